@@ -1,0 +1,122 @@
+"""Finds catalogues, their specs and their builders, without pydantic and without importing a catalogue.
+
+A catalogue is a package with `specs/` and `builders/`, announced by an entry point in the group
+`connectomics_zoo.catalogs` whose value is the package's name.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
+
+GROUP = "connectomics_zoo.catalogs"
+
+Kind = Literal["models", "tasks", "experiments"]
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """An installed catalogue."""
+
+    name: str
+    package: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One spec file of a catalogue; `version` is None for the current version of a model."""
+
+    catalog: Catalog
+    kind: Kind
+    name: str
+    version: str | None
+    path: Path
+
+    @property
+    def family(self) -> str:
+        """The folder that a model's file lies in."""
+        return self.path.parent.name
+
+
+@functools.cache
+def catalogs() -> tuple[Catalog, ...]:
+    """Return the installed catalogues, the built-in one first."""
+    found: dict[str, Catalog] = {}
+    for point in importlib.metadata.entry_points(group=GROUP):
+        module = importlib.util.find_spec(point.value)
+        if module is None or not module.submodule_search_locations:
+            raise SpecError(
+                f"the catalogue {point.name!r} names the package {point.value!r}, which cannot be found; reinstall it."
+            )
+        entry = Catalog(point.name, point.value, Path(next(iter(module.submodule_search_locations))))
+        if found.setdefault(point.name, entry) != entry:
+            raise SpecError(
+                f"two catalogues are called {point.name!r} ({found[point.name].package} and {point.value}), uninstall one."
+            )
+    return tuple(sorted(found.values(), key=lambda item: (item.name != "zoo", item.name)))
+
+
+@functools.cache
+def entries(kind: Kind) -> tuple[Entry, ...]:
+    """Return every spec file of `kind` in every catalogue, sorted by catalogue, family, name and version."""
+    result = []
+    for catalog in catalogs():
+        for path in sorted((catalog.folder / "specs" / kind).glob("**/*.yaml")):
+            name, _, version = path.stem.partition("@")
+            result.append(Entry(catalog, kind, name, version or None, path))
+    return tuple(result)
+
+
+def find(kind: Kind, name: str, *, version: str | None = None, catalog: str | None = None) -> Entry:
+    """Return the one entry called `name` (`catalog` and an older `version` narrow it).
+
+    Raises:
+        UnknownNameError: there is none; the nearest names are in the message.
+        SpecError: several catalogues have it; the message gives the spellings that tell them apart.
+    """
+    label = kind.removesuffix("s")
+    if catalog is not None and catalog not in {item.name for item in catalogs()}:
+        known = [item.name for item in catalogs()]
+        raise UnknownNameError(f"unknown catalogue {catalog!r}: {nearest(catalog, known)}")
+    named = [item for item in entries(kind) if item.name == name and catalog in (None, item.catalog.name)]
+    matches = [item for item in named if item.version == version]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        spellings = " or ".join(f"{item.catalog.name}:{name}" for item in matches)
+        raise SpecError(f"{label} {name!r} is in several catalogues: write {spellings}.")
+    if named:
+        versions = [item.version for item in named if item.version]
+        raise UnknownNameError(f"{label} {name!r} has no version {version!r}: {nearest(version or '', versions)}")
+    raise UnknownNameError(f"unknown {label} {name!r}: {nearest(name, {item.name for item in entries(kind)})}")
+
+
+@functools.cache
+def builders() -> dict[str, str]:
+    """Return the closed index of builders: name to import path, from the catalogues' `builders/*.py`."""
+    index: dict[str, str] = {}
+    for catalog in catalogs():
+        for path in sorted((catalog.folder / "builders").glob("[a-z]*.py")):
+            import_path = f"{catalog.package}.builders.{path.stem}"
+            if index.setdefault(path.stem, import_path) != import_path:
+                raise SpecError(f"two builders are called {path.stem!r} ({index[path.stem]} and {import_path}).")
+    return index
+
+
+def builder_import_path(name: str) -> str:
+    """Return the import path of the builder called `name`.
+
+    Raises:
+        UnknownNameError: no catalogue has it.
+    """
+    index = builders()
+    if name not in index:
+        raise UnknownNameError(f"unknown builder {name!r}: {nearest(name, index)}")
+    return index[name]

@@ -1,0 +1,91 @@
+"""The command `zoo`: one file a verb, imported when it is asked for; the only place that turns errors into exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any, cast
+
+import click
+
+from connectomics_zoo.errors import ZooError, nearest
+
+VERBS = {
+    "list": "List the models, with filters",
+    "show": "Show everything that is declared about a model, task, experiment or run",
+    "verify": "Prove what the specs declare",
+    "train": "Train a model on your volumes",
+    "predict": "Predict a volume with a trained run",
+    "evaluate": "Score a prediction against the truth",
+    "new": "Write a new spec from an existing one",
+    "diff": "Compare two specs field by field",
+    "schema": "Print a JSON Schema",
+    "phantom": "Make a small EM-like volume with ground truth",
+    "completion": "Print the shell completion script",
+}
+"""Each verb is the command of the same name in `connectomics_zoo.cli.<verb>`, and its help line."""
+
+
+class _Verbs(click.Group):
+    """A group that imports a verb's module only when that verb runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"connectomics_zoo.cli.{cmd_name}")
+        return cast("click.Command", module.command)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            raise click.UsageError(f"unknown verb {args[0]!r}: {nearest(args[0], VERBS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        import importlib.metadata
+
+        click.echo(f"zoo {importlib.metadata.version('connectomics-zoo')}")
+        ctx.exit()
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
+)
+def cli() -> None:
+    """Models for 3-D electron-microscopy segmentation: declared, proved, trained.
+
+    Data goes to stdout, notes to stderr. Exit codes: 0 good, 1 a check failed, 2 wrong usage.
+    """
+
+
+def main() -> None:
+    """Run the command line; every user error becomes one sentence on stderr (a traceback under ZOO_DEBUG=1)."""
+    try:
+        cli.main(prog_name="zoo", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.Abort:
+        click.echo("zoo: stopped.", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        click.echo(f"zoo: {error.format_message()}", err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader of a pipe (`zoo list | head`) has gone; Python must not complain at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except ZooError as error:
+        if os.environ.get("ZOO_DEBUG") == "1":
+            raise
+        click.echo(f"zoo: {error}", err=True)
+        sys.exit(error.exit_code)

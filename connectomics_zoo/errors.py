@@ -1,0 +1,71 @@
+"""Typed errors: one sentence each, saying what was wrong, the value, what is allowed and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ZooError(ValueError):
+    """Base of every error a user can cause; the command line prints it and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class UnknownNameError(ZooError, LookupError):
+    """A name (model, task, experiment, field, …) that does not exist; the nearest ones are suggested."""
+
+
+class SpecError(ZooError):
+    """A spec file that cannot be read or does not follow its schema."""
+
+
+class InputSizeError(ZooError):
+    """An input tensor whose spatial size or channels the network does not accept."""
+
+
+class LimitError(ZooError):
+    """A request that exceeds a stated limit (parameters, file size), refused before memory is taken."""
+
+
+class WeightsError(ZooError):
+    """Weights that are missing, unsafe, damaged or do not fit the network."""
+
+
+class VolumeError(ZooError):
+    """An image or label volume that cannot be read or does not fit its use."""
+
+
+class OutputError(ZooError):
+    """A place that cannot be written, or where something would be overwritten."""
+
+
+class MissingPackageError(ZooError, ImportError):
+    """An optional package that was asked for is not installed."""
+
+
+class CheckFailedError(ZooError):
+    """A check ran and failed (exit code 1, as opposed to wrong usage)."""
+
+    exit_code = 1
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `", did you mean 'a' or 'b'?"`-style help for a misspelt `name`, or what is known.
+
+    Matching ignores case, `-` and `_`, so `MedNeXt_s` finds `mednext-S`.
+    """
+    by_key: dict[str, str] = {}
+    for candidate in known:
+        by_key.setdefault(_key(candidate), candidate)
+    matches = difflib.get_close_matches(_key(name), by_key, n=3, cutoff=0.5)
+    if matches:
+        return "did you mean " + " or ".join(repr(by_key[match]) for match in matches) + "?"
+    names = sorted(by_key.values())
+    if len(names) > 12:
+        return f"known are {', '.join(names[:12])} and {len(names) - 12} more."
+    return f"known are {', '.join(names)}." if names else "none is known."
+
+
+def _key(name: str) -> str:
+    return name.lower().replace("_", "-")

@@ -1,0 +1,117 @@
+"""`load`: a network from a reference, with everything that is known about it attached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from connectomics_zoo.build import build, measure_static
+from connectomics_zoo.errors import SpecError, WeightsError, nearest
+from connectomics_zoo.registry import Reference, get_spec, parse_reference, resolve_model, spec_path
+from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.weights import PICKLES, WEIGHTS_FILE, LoadReport, file_sha256, read_weights, transfer
+
+
+def load(
+    ref: str | Path | ModelSpec,
+    *,
+    pretrained: bool | str = False,
+    in_channels: int | None = None,
+    out_channels: int | None = None,
+    deep_supervision: bool | None = None,
+    arch: Mapping[str, Any] | None = None,
+    init_from: str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> nn.Module:
+    """Return the network of `ref` in evaluation mode, with `.spec` and `.load_report`.
+
+    Args:
+        ref: a reference: `name`, `name@1.0.0`, `name.tag` (with those weights), `catalog:name`, a YAML file, a
+            run folder (with its weights), or a spec.
+        pretrained: True for the model's first weights, or the tag of others.
+        in_channels: channels of the input, where they differ from the spec's.
+        out_channels: channels of the outputs, where they differ from the spec's.
+        deep_supervision: have the heads at all scales; by default, if the spec has them.
+        arch: fields of the architecture to change, by name.
+        init_from: weights to start from: a safetensors file, a run folder or `name.tag`; kernels may be smaller
+            (UpKern) and channels may differ.
+        device: where the network goes.
+
+    Raises:
+        UnknownNameError: there is no such model, tag, or field.
+        SpecError: a value is not allowed.
+        WeightsError: the weights are missing or do not fit.
+    """
+    reference = None if isinstance(ref, ModelSpec) else parse_reference(ref)
+    declared = get_spec(ref)
+    spec = resolve_model(declared, in_channels=in_channels, out_channels=out_channels, arch=arch)
+    source = _own_weights(reference, declared, pretrained)
+    if source is not None and init_from is not None:
+        raise WeightsError(f"{ref!s} brings its own weights, leave out either them or init_from={str(init_from)!r}.")
+    if deep_supervision is None:
+        deep_supervision = len(spec.outputs) > 1
+    elif deep_supervision and len(spec.outputs) == 1:
+        raise SpecError(f"{spec.name} has one output only, load it without deep_supervision=True.")
+
+    network = build(spec, deep_supervision=deep_supervision)
+    if source is not None:
+        report = transfer(network, read_weights(source), spec=spec, source=str(source))
+    elif init_from is not None:
+        path = find_weights(init_from)
+        report = transfer(network, read_weights(path), spec=spec, source=str(path), resample_kernels=True)
+    else:
+        report = LoadReport("initialisation", reinitialised=tuple(network.state_dict()))
+    if spec.expect is None:
+        spec = spec.model_copy(update={"expect": measure_static(spec)})
+    attached: Any = network
+    attached.spec = spec
+    attached.load_report = report
+    return network.to(device).eval()
+
+
+def _own_weights(reference: Reference | None, spec: ModelSpec, pretrained: bool | str) -> Path | None:
+    """Return the weights file that the reference itself asks for, or None."""
+    if reference is not None and reference.path is not None and reference.path.is_dir():
+        return find_weights(reference.path)
+    tag = reference.tag if reference is not None and reference.tag else pretrained
+    if not tag:
+        return None
+    if reference is None:
+        raise WeightsError(
+            f"{spec.name}: weights lie beside a spec's file, load it by name or path for pretrained={tag!r}."
+        )
+    return weights_path(spec, tag if isinstance(tag, str) else None, folder=spec_path(reference).parent)
+
+
+def weights_path(spec: ModelSpec, tag: str | None, *, folder: Path) -> Path:
+    """Return the checked file of the weights `tag` (None: the first) of the spec that lies in `folder`.
+
+    Raises:
+        WeightsError: there is no such tag, or the file is not the one that the spec declares.
+    """
+    if not spec.weights:
+        raise WeightsError(f"{spec.name} has no trained weights, load it without pretrained or train it.")
+    chosen = next(iter(spec.weights)) if tag is None else tag
+    if chosen not in spec.weights:
+        raise WeightsError(f"{spec.name} has no weights {chosen!r}: {nearest(chosen, spec.weights)}")
+    path = folder / spec.weights[chosen].file
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such weights file, put it beside the spec.")
+    if path.is_symlink() or file_sha256(path) != spec.weights[chosen].sha256:
+        raise WeightsError(f"{path}: not the file that {spec.name}.{chosen} declares (sha256 differs), get it again.")
+    return path
+
+
+def find_weights(source: str | Path) -> Path:
+    """Return the weights file that `source` means: the file itself, that of a run folder, or of `name.tag`."""
+    path = Path(source)
+    if path.is_dir():
+        return path / WEIGHTS_FILE
+    if path.suffix in (".safetensors", *PICKLES) or path.is_file():
+        return path
+    reference = parse_reference(source)
+    return weights_path(get_spec(source), reference.tag, folder=spec_path(reference).parent)

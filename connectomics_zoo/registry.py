@@ -1,0 +1,214 @@
+"""References to specs, and specs as resolved by overrides: from a string to a complete, validated spec."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from connectomics_zoo import catalog
+from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
+from connectomics_zoo.reading import read_yaml
+from connectomics_zoo.schema.base import describe
+from connectomics_zoo.schema.builder import BuilderConfig, Interface, builder_module
+from connectomics_zoo.schema.experiment import ExperimentSpec, RunSpec
+from connectomics_zoo.schema.model import ModelSpec, SizeRule
+from connectomics_zoo.schema.task import TaskSpec
+
+RUN_SPEC = "spec.yaml"
+"""Name of the resolved spec in a run folder."""
+
+_Spec = TypeVar("_Spec", bound=BaseModel)
+
+_REFERENCE = re.compile(
+    r"^(?:(?P<catalog>[A-Za-z][\w-]*):)?(?P<name>[A-Za-z][\w-]*)(?:@(?P<version>\d+\.\d+\.\d+))?(?:\.(?P<tag>[A-Za-z][\w-]*))?$"
+)
+
+
+class Reference(NamedTuple):
+    """A parsed reference: either `path` (a YAML file or a run folder) or a catalogue name."""
+
+    text: str
+    name: str = ""
+    catalog: str | None = None
+    version: str | None = None
+    tag: str | None = None
+    path: Path | None = None
+
+
+def parse_reference(text: str | Path) -> Reference:
+    """Return what `text` refers to: `name`, `name@1.0.0`, `name.tag`, `catalog:name`, a YAML file or a run folder.
+
+    A text with a path separator or the suffix `.yaml` is a path; anything else is a name.
+
+    Raises:
+        UnknownNameError: it is neither, or both a name in a catalogue and a folder here.
+    """
+    path = Path(text)
+    text = str(text)
+    if "/" in text or "\\" in text or text in (".", "..") or path.suffix in (".yaml", ".yml"):
+        if text.startswith("hf://"):
+            raise UnknownNameError(
+                f"{text!r}: references to the Hugging Face Hub are not read by this version, give a local path."
+            )
+        if not path.exists():
+            raise UnknownNameError(f"{text!r} does not exist, give a YAML file, a run folder or the name of a model.")
+        return Reference(text=text, path=path)
+    match = _REFERENCE.match(text)
+    if match is None:
+        raise UnknownNameError(
+            f"{text!r} is no reference, write name, name@1.0.0, name.tag, catalog:name, a path to a YAML file or a run folder."
+        )
+    known = {entry.name for entry in catalog.entries("models")}
+    if path.is_dir():
+        if match["name"] not in known:
+            return Reference(text=text, path=path)
+        raise UnknownNameError(
+            f"{text!r} is a model and a folder here, write ./{text} or {_home(match['name'])}:{text}."
+        )
+    return Reference(text, match["name"], match["catalog"], match["version"], match["tag"])
+
+
+def _home(name: str) -> str:
+    return next(entry.catalog.name for entry in catalog.entries("models") if entry.name == name)
+
+
+def validate(kind: type[_Spec], document: Mapping[str, Any], *, source: str) -> _Spec:
+    """Return `document` as a spec of type `kind`; `source` names it in the error.
+
+    Raises:
+        SpecError: it does not follow the schema; the message names every wrong field (five at most).
+    """
+    try:
+        return kind.model_validate(dict(document))
+    except ValidationError as error:
+        raise SpecError(f"{source}: {describe(error)}") from None
+
+
+def find_entry(reference: Reference) -> catalog.Entry:
+    """Return the catalogue entry of a reference by name, the current version where none is asked for."""
+    if reference.version is not None:
+        current = [
+            entry
+            for entry in catalog.entries("models")
+            if entry.name == reference.name
+            and entry.version is None
+            and reference.catalog in (None, entry.catalog.name)
+        ]
+        if len(current) == 1 and read_yaml(current[0].path).get("version") == reference.version:
+            return current[0]
+    return catalog.find("models", reference.name, version=reference.version, catalog=reference.catalog)
+
+
+def spec_path(reference: Reference) -> Path:
+    """Return the file that holds the model (or run) spec of `reference`."""
+    if reference.path is None:
+        return find_entry(reference).path
+    if reference.path.is_dir():
+        if not (reference.path / RUN_SPEC).is_file():
+            raise UnknownNameError(f"{reference.text!r} is a folder without {RUN_SPEC}, a run folder has one.")
+        return reference.path / RUN_SPEC
+    return reference.path
+
+
+def get_spec(ref: str | Path | ModelSpec) -> ModelSpec:
+    """Return the complete, validated spec of a model.
+
+    Args:
+        ref: a reference (see `parse_reference`) or a spec, which is returned as it is.
+
+    Raises:
+        UnknownNameError: there is no such model, version or file.
+        SpecError: the file does not follow the schema.
+    """
+    if isinstance(ref, ModelSpec):
+        return ref
+    path = spec_path(parse_reference(ref))
+    document = read_yaml(path)
+    if document.get("kind") == "run":
+        return validate(RunSpec, document, source=str(path)).model
+    return validate(ModelSpec, document, source=str(path))
+
+
+def get_run(folder: str | Path) -> RunSpec:
+    """Return the resolved spec of a run folder.
+
+    Raises:
+        UnknownNameError: `folder` is no run folder.
+    """
+    path = Path(folder) / RUN_SPEC
+    if not path.is_file():
+        raise UnknownNameError(
+            f"{str(folder)!r} is no run folder: it has no {RUN_SPEC}; give the folder that zoo train made."
+        )
+    return validate(RunSpec, read_yaml(path), source=str(path))
+
+
+def get_task(ref: str | Path) -> TaskSpec:
+    """Return the task called `ref`, or in the YAML file `ref`."""
+    path = _path_of("tasks", ref)
+    return validate(TaskSpec, read_yaml(path), source=str(path))
+
+
+def get_experiment(ref: str | Path) -> ExperimentSpec:
+    """Return the experiment called `ref`, or in the YAML file `ref`."""
+    path = _path_of("experiments", ref)
+    return validate(ExperimentSpec, read_yaml(path), source=str(path))
+
+
+def _path_of(kind: catalog.Kind, ref: str | Path) -> Path:
+    return Path(ref) if Path(ref).suffix in (".yaml", ".yml") else catalog.find(kind, str(ref)).path
+
+
+def resolve_model(
+    ref: str | Path | ModelSpec,
+    *,
+    in_channels: int | None = None,
+    out_channels: int | None = None,
+    arch: Mapping[str, Any] | None = None,
+) -> ModelSpec:
+    """Return the model's spec with overrides: complete, with the interface that the new architecture has.
+
+    Where an override changes the network, what was measured of the declared one is dropped; `build.measure`
+    measures it anew. The recipe's patch size is raised to the next legal size where it is no longer legal.
+
+    Raises:
+        UnknownNameError: `arch` has a key that the builder does not have.
+        SpecError: a value is not allowed.
+    """
+    spec = get_spec(ref)
+    if in_channels is None and out_channels is None and not arch:
+        return spec
+    document = spec.model_dump(mode="json")
+    known = type(spec.arch).model_fields
+    for key in arch or {}:
+        if key not in known:
+            raise UnknownNameError(f"unknown key arch.{key} for {spec.name}: {nearest(key, known)}")
+    config = validate_arch(spec.builder, spec.arch.override(arch or {}), source=f"arch of {spec.name}")
+    document["arch"] = config.model_dump(mode="json")
+    interface = builder_module(spec.builder).interface(config)
+    channels = out_channels if out_channels is not None else spec.outputs[0].channels
+    document["input"] = {
+        "channels": in_channels if in_channels is not None else spec.input.channels,
+        "axes": interface.axes,
+        "size": {"minimum": interface.minimum, "step": interface.step},
+    }
+    document["outputs"] = [{**output._asdict(), "channels": channels} for output in interface.outputs]
+    document["training"]["patch_size"] = _legal_patch(spec, interface)
+    changed = validate(ModelSpec, document | {"expect": None}, source=spec.name)
+    same_network = (changed.arch, changed.input, changed.outputs) == (spec.arch, spec.input, spec.outputs)
+    return spec if same_network else changed
+
+
+def _legal_patch(spec: ModelSpec, interface: Interface) -> tuple[int, ...]:
+    rank = len(interface.minimum)
+    patch = (interface.minimum + spec.training.patch_size)[-rank:]
+    return SizeRule(minimum=interface.minimum, step=interface.step).round_up(patch)
+
+
+def validate_arch(builder: str, arch: Mapping[str, Any], *, source: str) -> BuilderConfig:
+    """Return `arch` as the configuration of `builder`, complete with its defaults."""
+    return validate(builder_module(builder).Config, arch, source=source)

@@ -1,0 +1,1 @@
+"""The types of model, task and experiment specs: the one place with defaults."""

@@ -1,0 +1,65 @@
+"""The base of every spec type: strict, frozen, documented; plus the value types that several specs share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, ValidationError
+
+
+class Node(BaseModel):
+    """Base class: unknown keys are errors, nothing is coerced, NaN is refused, instances are frozen."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
+    )
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
+"""A name: a letter, then at most 63 letters, digits, `_` or `-`."""
+
+Version = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})$")]
+"""A semantic version `major.minor.patch`."""
+
+Sentence = Annotated[str, StringConstraints(min_length=1, max_length=400)]
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+Size = Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Strict(False), Field(min_length=2, max_length=3)]
+"""Voxels per axis, (z, y, x), or (y, x) for a 2-D network."""
+
+Shape = Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Strict(False), Field(min_length=4, max_length=5)]
+"""A tensor's shape (B, C, Z, Y, X), or (B, C, Y, X) for a 2-D network."""
+
+
+def describe(error: ValidationError) -> str:
+    """Return pydantic's findings as one line: `arch.kernel_size: … (got 4); …`, at most five of them."""
+    findings = []
+    for item in error.errors(include_url=False)[:5]:
+        path = _path(item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        given = item.get("input")
+        shown = "" if item["type"] == "missing" or isinstance(given, dict) else f" (got {_short(given)})"
+        findings.append(f"{path}: {message}{shown}" if path else f"{message}{shown}")
+    more = error.error_count() - len(findings)
+    return "; ".join(findings) + (f"; and {more} more" if more > 0 else "")
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not part.startswith(("function-", "tuple[", "list[")):
+            path += f".{part}" if path else part
+    return path
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

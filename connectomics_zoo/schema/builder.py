@@ -1,0 +1,78 @@
+"""What a builder is: a module with `Config`, `interface(config)` and `build(config, …)`, found in a closed index.
+
+A builder lives in a catalogue's `builders/<name>.py`. Importing it must not import torch; `build` may.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+from connectomics_zoo import catalog
+from connectomics_zoo.schema.base import Node
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class BuilderConfig(Node):
+    """Base of every builder's `Config`: the fields under `arch` in a model spec."""
+
+    def override(self, changes: Mapping[str, object]) -> dict[str, object]:
+        """Return this configuration's fields with `changes`, to be validated anew."""
+        return {**self.model_dump(mode="json"), **changes}
+
+
+class OutputGeometry(NamedTuple):
+    """One output as the architecture determines it."""
+
+    name: str
+    stride: tuple[int, ...]
+    loss_weight: float
+
+
+class Interface(NamedTuple):
+    """What an architecture takes and returns; a spec declares the same, and `zoo verify` compares both."""
+
+    axes: str
+    minimum: tuple[int, ...]
+    step: tuple[int, ...]
+    outputs: tuple[OutputGeometry, ...]
+
+
+class Builder(Protocol):
+    """The three names that a builder module has."""
+
+    Config: type[BuilderConfig]
+
+    def interface(self, config: Any) -> Interface:
+        """Return the legal sizes and the outputs that follow from `config`, without torch."""
+        ...
+
+    def build(self, config: Any, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
+        """Return the freshly initialised network.
+
+        In training with `deep_supervision` it returns a dict in the order of the interface's outputs;
+        otherwise one tensor of logits at full resolution.
+        """
+        ...
+
+
+def builder_module(name: str) -> Builder:
+    """Return the builder called `name` from the installed catalogues.
+
+    Raises:
+        UnknownNameError: no catalogue has it.
+        SpecError: the module lacks one of a builder's three names.
+    """
+    from connectomics_zoo.errors import SpecError
+
+    module = importlib.import_module(catalog.builder_import_path(name))
+    for required in ("Config", "interface", "build"):
+        if not hasattr(module, required):
+            raise SpecError(f"the builder {name!r} ({module.__name__}) has no {required!r}, a builder needs it.")
+    if not inspect.isfunction(vars(module)["build"]):
+        raise SpecError(f"the builder {name!r}: 'build' is not a function, make it one.")
+    return cast("Builder", module)

@@ -1,0 +1,162 @@
+"""`ExperimentSpec`: model + task + data + training; and `RunSpec`, the same with every reference resolved."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Optional
+
+from pydantic import Field, create_model, model_validator
+
+from connectomics_zoo.schema.base import Name, Node, Sentence, Size, Version
+from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.schema.task import TaskSpec
+from connectomics_zoo.schema.training import TrainingSpec
+
+Range = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]], Field(strict=False)]
+"""Half-open range of voxel indices, [first, last + 1]."""
+
+VoxelSize = Annotated[
+    tuple[
+        Annotated[float, Field(gt=0, le=1e6)],
+        Annotated[float, Field(gt=0, le=1e6)],
+        Annotated[float, Field(gt=0, le=1e6)],
+    ],
+    Field(strict=False),
+]
+"""Edge lengths of a voxel in nanometres, (z, y, x)."""
+
+
+class Region(Node):
+    """A box in a volume, in the volume's own voxels; an axis left out is taken whole."""
+
+    z: Range | None = None
+    """Sections, [first, last + 1]."""
+    y: Range | None = None
+    """Rows, [first, last + 1]."""
+    x: Range | None = None
+    """Columns, [first, last + 1]."""
+
+
+class VolumePair(Node):
+    """An image volume and its labels."""
+
+    image: Annotated[str, Field(min_length=1)]
+    """`file.h5:dataset`, `file.tif`, or `volume.zarr:array`; relative to `data.root` where that is given."""
+    label: Annotated[str, Field(min_length=1)]
+    """The label volume, of the same shape."""
+    region: Region = Region()
+    """The part that is used."""
+
+
+class DataSpec(Node):
+    """The volumes of an experiment."""
+
+    root: str | None = None
+    """Folder of the volumes; `???` marks one that must be given (`data.root=FOLDER`)."""
+    train: Annotated[tuple[VolumePair, ...], Field(strict=False)] = ()
+    """Volumes to train on."""
+    validation: Annotated[tuple[VolumePair, ...], Field(strict=False)] = ()
+    """Volumes to validate on."""
+    voxel_size_nm: VoxelSize | None = None
+    """Voxel size (z, y, x) in nanometres, where the files do not say it."""
+    downsample: Annotated[
+        tuple[
+            Annotated[int, Field(ge=1, le=64)],
+            Annotated[int, Field(ge=1, le=64)],
+            Annotated[int, Field(ge=1, le=64)],
+        ],
+        Field(strict=False),
+    ] = (1, 1, 1)
+    """Volume voxels per network voxel (z, y, x): images are averaged, labels decided by majority, and
+    predictions interpolated back."""
+    intensity_range: Annotated[tuple[float, float], Field(strict=False)] | None = None
+    """Grey values that become 0 and 1; without it, the range of the integer type, or 0 to 1 for floats."""
+    license: Sentence | None = None
+    """Licence of the data."""
+    attribution: Sentence | None = None
+    """Whom to credit for the data."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_volume_may_stand_for_a_list(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            value = {
+                key: [item] if key in ("train", "validation") and isinstance(item, dict) else item
+                for key, item in value.items()
+            }
+        return value
+
+    @model_validator(mode="after")
+    def _ordered_range(self) -> DataSpec:
+        if self.intensity_range is not None and not self.intensity_range[0] < self.intensity_range[1]:
+            raise ValueError(f"intensity_range {list(self.intensity_range)} is empty, give [low, high] with low < high")
+        return self
+
+
+class PredictionSpec(Node):
+    """How a volume is predicted: MedNeXt normalises per window, so a run pins its window."""
+
+    window: Size | None = None
+    """Window in network voxels (z, y, x); without it, the training patch."""
+    overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.5
+    """Fraction of a window that it shares with the next one along each axis."""
+
+
+# The same fields as TrainingSpec, all optional: what an experiment changes of its model's recipe.
+TrainingChanges: type[Node] = create_model(  # type: ignore[call-overload]
+    "TrainingChanges",
+    __base__=Node,
+    __doc__="What the experiment changes of its model's training recipe.",
+    **{
+        name: (Optional[field.rebuild_annotation()], Field(None, description=field.description))  # noqa: UP045
+        for name, field in TrainingSpec.model_fields.items()
+    },
+)
+
+
+class ExperimentSpec(Node):
+    """A whole run: model + task + data + training."""
+
+    schema_version: Literal[1]
+    """Version of this format."""
+    name: Name
+    """Name of the experiment; also the stem of its file in a catalogue."""
+    summary: Sentence
+    """What the experiment is, in one sentence."""
+    model: Annotated[str, Field(min_length=1)]
+    """Reference of the model (`mednext-S`, `mednext-S@1.0.0`, a path)."""
+    task: Annotated[str, Field(min_length=1)]
+    """Name or path of the task."""
+    arch: dict[str, Any] = {}
+    """What the experiment changes of the model's `arch`."""
+    data: DataSpec
+    """The volumes."""
+    training: TrainingChanges = TrainingChanges()  # type: ignore[valid-type]
+    """What the experiment changes of the model's recipe."""
+    prediction: PredictionSpec = PredictionSpec()
+    """How volumes are predicted."""
+
+
+class RunSpec(Node):
+    """An experiment with everything resolved: what `zoo train` runs, and what a run folder holds."""
+
+    schema_version: Literal[1]
+    """Version of this format."""
+    kind: Literal["run"]
+    """Tells a run's spec from a model's."""
+    name: Name
+    """Name of the run: the experiment's, or model and task."""
+    model: ModelSpec
+    """The complete model, with the channels that the task needs."""
+    task: TaskSpec
+    """The complete task."""
+    data: DataSpec
+    """The volumes."""
+    training: TrainingSpec
+    """The complete recipe."""
+    prediction: PredictionSpec
+    """How volumes are predicted; the window is always stated."""
+    versions: dict[str, str] = {}
+    """Versions of python, torch and this package that made the run."""
+
+
+__all__ = ["DataSpec", "ExperimentSpec", "PredictionSpec", "Region", "RunSpec", "Version", "VolumePair"]

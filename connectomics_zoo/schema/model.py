@@ -1,0 +1,224 @@
+"""`ModelSpec`: everything that is declared about one version of one model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from connectomics_zoo.schema.base import Name, Node, Sentence, Sha256, Shape, Size, Version
+from connectomics_zoo.schema.builder import BuilderConfig, builder_module
+from connectomics_zoo.schema.training import TrainingSpec
+
+
+class SizeRule(Node):
+    """The legal input sizes: `minimum + n * step` voxels per axis, n = 0, 1, 2, …"""
+
+    minimum: Size
+    """The smallest legal size per axis, in voxels."""
+    step: Size
+    """The distance between legal sizes per axis, in voxels."""
+
+    @model_validator(mode="after")
+    def _same_axes(self) -> SizeRule:
+        if len(self.minimum) != len(self.step):
+            raise ValueError(f"minimum has {len(self.minimum)} axes and step has {len(self.step)}, give both the same")
+        return self
+
+    def allows(self, size: tuple[int, ...]) -> bool:
+        """Whether `size` (voxels per axis) is legal."""
+        return len(size) == len(self.minimum) and all(
+            given >= low and (given - low) % step == 0
+            for given, low, step in zip(size, self.minimum, self.step, strict=True)
+        )
+
+    def describe(self) -> str:
+        """The rule in words, such as `16 + n*16, 32 + n*16, 32 + n*16`."""
+        return ", ".join(f"{low} + n*{step}" for low, step in zip(self.minimum, self.step, strict=True))
+
+    def round_up(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """The smallest legal size that is at least `size` on every axis."""
+        return tuple(
+            low + max(0, -(-(given - low) // step)) * step
+            for given, low, step in zip(size, self.minimum, self.step, strict=True)
+        )
+
+
+class InputSpec(Node):
+    """What the network takes: a float tensor (B, channels, Z, Y, X), or (B, channels, Y, X)."""
+
+    channels: Annotated[int, Field(ge=1, le=1024)]
+    """Number of input channels."""
+    axes: Literal["zyx", "yx"]
+    """The spatial axes, slowest first."""
+    size: SizeRule
+    """The legal spatial sizes."""
+
+
+class OutputSpec(Node):
+    """One output of the network in training; the first one is what it returns in evaluation."""
+
+    name: Name
+    """Its key in the dict that the network returns in training with deep supervision."""
+    channels: Annotated[int, Field(ge=1, le=1024)]
+    """Number of channels: raw logits, without activation."""
+    stride: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(strict=False, min_length=2, max_length=3)]
+    """Input voxels per output voxel along each axis."""
+    loss_weight: Annotated[float, Field(ge=0, le=1000)]
+    """The factor of this output's loss in the sum that training minimises."""
+
+
+class ParameterCounts(Node):
+    """Exact numbers of parameters (buffers not counted)."""
+
+    training: Annotated[int, Field(ge=1)]
+    """With the deep-supervision heads."""
+    inference: Annotated[int, Field(ge=1)]
+    """Without them."""
+
+
+class Flops(Node):
+    """Floating-point operations of one forward pass in evaluation."""
+
+    input_shape: Shape
+    """The input's shape (B, C, Z, Y, X)."""
+    total: Annotated[int, Field(ge=1)]
+    """Operations; one multiply-add counts as two, norms and activations are not counted."""
+
+
+class ProbeOutput(Node):
+    """Numbers of one output for name-seeded weights and input."""
+
+    rms: Annotated[float, Field(ge=0)]
+    """Root mean square over all elements."""
+    values: Annotated[tuple[float, ...], Field(strict=False, min_length=3, max_length=16)]
+    """Elements at evenly spaced flat positions."""
+
+
+class Probe(Node):
+    """What the network computes when every weight and the input follow from its name and shape alone."""
+
+    input_shape: Shape
+    """The input's shape (B, C, Z, Y, X)."""
+    outputs: dict[str, ProbeOutput]
+    """Per output name, in evaluation arithmetic."""
+
+
+class Expectation(Node):
+    """What a real build gives; recorded by `scripts/record`, proved by `zoo verify`, never typed."""
+
+    parameters: ParameterCounts
+    """Parameter counts with and without the deep-supervision heads."""
+    buffers: Annotated[int, Field(ge=0)] = 0
+    """Number of buffer elements (running statistics and the like)."""
+    fingerprint: Sha256
+    """Digest over the sorted (key, shape, dtype) of the state dict with all heads."""
+    flops: Flops | None = None
+    """Cost of a forward pass at a stated input; absent where it was not measured."""
+    probe: Probe | None = None
+    """Outputs for name-seeded weights; absent where it was not measured."""
+
+
+class WeightsEntry(Node):
+    """Trained weights that lie beside the spec."""
+
+    file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.safetensors$")]
+    """File name, in the folder of the spec."""
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """Digest of the file; a file that differs is refused."""
+    task: Name
+    """The task that they solve."""
+    dataset: Sentence
+    """What they were trained on, with its attribution."""
+    license: Sentence
+    """Licence of the weights (SPDX identifier where there is one)."""
+    metrics: dict[str, float] = {}
+    """Scores on the stated validation data."""
+
+
+class Source(Node):
+    """Where the architecture comes from and how to cite it."""
+
+    paper: Sentence
+    """Title of the paper."""
+    url: Sentence
+    """Address of the paper (DOI or arXiv)."""
+    code: Sentence
+    """The implementation that builds the network, and the original where that differs."""
+    license: Sentence
+    """Licence of that implementation (SPDX identifier)."""
+    bibtex: Annotated[str, StringConstraints(min_length=10, max_length=4000)]
+    """Citation."""
+
+
+class ModelSpec(Node):
+    """One complete model: its network, its interface, what was measured of it, its recipe and its weights."""
+
+    schema_version: Literal[1]
+    """Version of this format."""
+    name: Name
+    """Name of the model; also the stem of its file in a catalogue."""
+    version: Version
+    """Version of this spec; what determines the network never changes under the same version."""
+    family: Name
+    """Group of related models; also the folder of its file in a catalogue."""
+    summary: Sentence
+    """What the model is, in one sentence."""
+    builder: Name
+    """Which builder makes the network: a name in the catalogue's closed index, never an import path."""
+    arch: SerializeAsAny[BuilderConfig]
+    """The builder's configuration."""
+    input: InputSpec
+    """What the network takes."""
+    outputs: Annotated[tuple[OutputSpec, ...], Field(strict=False, min_length=1, max_length=16)]
+    """What it returns: full resolution first, then the deep-supervision outputs."""
+    expect: Expectation | None
+    """What a real build gives; null only in a spec whose network was changed and not measured since."""
+    training: TrainingSpec
+    """The recipe that `zoo train` starts from."""
+    weights: dict[Name, WeightsEntry] = {}
+    """Trained weights by tag; the first one is what `pretrained=True` loads."""
+    source: Source
+    """Paper, code, licence and citation."""
+    changes: dict[Version, Sentence]
+    """What each version changed."""
+
+    @field_validator("arch", mode="before")
+    @classmethod
+    def _arch_of_builder(cls, value: Any, info: ValidationInfo) -> Any:
+        if "builder" not in info.data or isinstance(value, BuilderConfig):
+            return value
+        config_type: type[BuilderConfig] = builder_module(info.data["builder"]).Config
+        return config_type.model_validate(value)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelSpec:
+        names = [output.name for output in self.outputs]
+        if len(set(names)) != len(names):
+            raise ValueError(f"outputs have the names {names}, each must be different")
+        if any(stride != 1 for stride in self.outputs[0].stride):
+            raise ValueError(f"the first output has stride {self.outputs[0].stride}, it must be full resolution")
+        rank = len(self.input.axes)
+        ranks = {len(self.input.size.minimum), *(len(output.stride) for output in self.outputs)}
+        if ranks != {rank}:
+            raise ValueError(f"input.axes is {self.input.axes!r}, but sizes or strides have {sorted(ranks)} axes")
+        if self.version not in self.changes:
+            raise ValueError(f"changes has no entry for version {self.version}, say what it changed")
+        if not self.input.size.allows(self.training.patch_size):
+            raise ValueError(
+                f"training.patch_size {list(self.training.patch_size)} is not a legal input size, "
+                f"legal are {self.input.size.describe()}"
+            )
+        return self
+
+    @property
+    def reference(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version}"

@@ -1,0 +1,44 @@
+"""`TrainingSpec`: the recipe of a training run, with the only defaults that there are."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from connectomics_zoo.schema.base import Node, Size
+
+
+class TrainingSpec(Node):
+    """How a network is trained."""
+
+    optimizer: Literal["adamw"] = "adamw"
+    """Optimiser."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1.0e-3
+    """Peak learning rate."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Decoupled weight decay."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Learning rate over the run: constant, or a cosine down to zero."""
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Optimiser steps over which the rate rises linearly from zero."""
+    gradient_clip: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    """Largest norm of the gradient; 0 leaves it as it is."""
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "bf16-mixed"
+    """Arithmetic; where the device lacks it, training says so and uses the nearest safe one."""
+    patch_size: Size
+    """Training patch in network voxels, (z, y, x)."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 2
+    """Patches per optimiser step."""
+    max_steps: Annotated[int, Field(ge=1, le=100_000_000)] = 20_000
+    """Optimiser steps of the run."""
+    validate_every: Annotated[int, Field(ge=1, le=100_000_000)] = 500
+    """Optimiser steps between validations (and checkpoints)."""
+    foreground_probability: Annotated[float, Field(ge=0, le=1)] = 0.66
+    """Fraction of the patches that are centred on a foreground voxel."""
+    augmentation: Literal["none", "flips", "full"] = "full"
+    """`flips`: flips and those 90-degree rotations that keep the voxel size; `full`: these and gain, offset and noise."""
+    workers: Annotated[int, Field(ge=0, le=256)] = 0
+    """Processes that read and augment patches; 0 does it in the training process."""
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """Seed of initialisation, sampling and augmentation."""

@@ -1,0 +1,248 @@
+"""Reads, writes and transfers weights: strictly, with a report in which every tensor has its place."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from connectomics_zoo.build import build_meta
+from connectomics_zoo.errors import OutputError, WeightsError
+from connectomics_zoo.schema.model import ModelSpec
+
+WEIGHTS_FILE = "model.safetensors"
+"""Name of the weights in a run folder."""
+
+PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".tar")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Where each tensor of a loaded network came from; together the four groups hold every key."""
+
+    source: str
+    """What was loaded: a file, or `initialisation`."""
+    exact: tuple[str, ...] = ()
+    """Keys that were copied as they are."""
+    adapted: tuple[tuple[str, str], ...] = ()
+    """Keys that were converted, each with the rule."""
+    reinitialised: tuple[str, ...] = ()
+    """Keys of the network that keep their fresh initialisation."""
+    dropped: tuple[str, ...] = ()
+    """Keys of the source that the network has no use for."""
+
+    def summary(self) -> str:
+        """One line: how many tensors of each kind."""
+        parts = [f"{len(self.exact)} exact"]
+        for label, keys in (
+            ("adapted", [f"{key} ({rule})" for key, rule in self.adapted]),
+            ("re-initialised", list(self.reinitialised)),
+            ("dropped", list(self.dropped)),
+        ):
+            if keys:
+                shown = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
+                parts.append(f"{len(keys)} {label}: {shown}")
+        return f"{self.source}: " + "; ".join(parts)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors in the safetensors file at `path`.
+
+    Raises:
+        WeightsError: it is missing, damaged, or not safetensors; a pickle is refused before a byte is read.
+    """
+    if path.suffix in PICKLES:
+        raise WeightsError(
+            f"{path}: {path.suffix} files are pickles, which can run code when they are read; only .safetensors is loaded."
+        )
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such weights file, check the path.")
+    try:
+        with safe_open(path, framework="pt") as stream:
+            return {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 (no iterator of its own)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({error}), get it again.") from None
+
+
+def write_weights(network: nn.Module, path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write the network's state dict to `path` as safetensors; at no moment does a half-written file have that name."""
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        save_file(tensors, partial, metadata=dict(metadata or {}))
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}), give a writable place.") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of the file at `path`."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The keys of a network by what decides their shape, found by building it with other channels."""
+
+    stem: frozenset[str]
+    """Keys that follow the number of input channels."""
+    head: frozenset[str]
+    """Keys that follow the number of output channels."""
+    scales: frozenset[str]
+    """Keys that only deep supervision has."""
+
+
+def find_roles(spec: ModelSpec) -> Roles:
+    """Return the roles of the keys of `spec`'s network, from builds without memory."""
+    base = _shapes(spec)
+    wider_input = spec.model_copy(update={"input": spec.input.model_copy(update={"channels": spec.input.channels + 1})})
+    wider_output = spec.model_copy(
+        update={
+            "outputs": tuple(output.model_copy(update={"channels": output.channels + 1}) for output in spec.outputs)
+        }
+    )
+    single = build_meta(spec, deep_supervision=False).state_dict()
+    return Roles(
+        stem=_changed(base, _shapes(wider_input)),
+        head=_changed(base, _shapes(wider_output)),
+        scales=frozenset(base.keys() - single.keys()),
+    )
+
+
+def _shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    state = build_meta(spec, deep_supervision=True).state_dict()
+    return {key: tuple(tensor.shape) for key, tensor in state.items()}
+
+
+def _changed(first: dict[str, tuple[int, ...]], second: dict[str, tuple[int, ...]]) -> frozenset[str]:
+    return frozenset(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
+
+
+def transfer(
+    network: nn.Module,
+    weights: Mapping[str, Tensor],
+    *,
+    spec: ModelSpec,
+    source: str,
+    resample_kernels: bool = False,
+) -> LoadReport:
+    """Copy `weights` into `network` and report on every tensor.
+
+    Equal shapes are copied. Where the channels differ, the stem is adapted and the heads are re-initialised;
+    deep-supervision heads may be absent on either side. With `resample_kernels`, larger kernels are made from
+    smaller ones by trilinear interpolation (UpKern, Roy et al. 2023). Anything else is an error, and then
+    nothing has been copied.
+
+    Args:
+        network: the network of `spec`, freshly initialised.
+        weights: tensors by key.
+        spec: the resolved spec of `network`.
+        source: names the weights in the report and in errors.
+        resample_kernels: allow UpKern.
+
+    Raises:
+        WeightsError: a key is missing or unknown, or a shape cannot be adapted.
+    """
+    state = network.state_dict()
+    mismatched = {key for key in state.keys() & weights.keys() if state[key].shape != weights[key].shape}
+    missing = state.keys() - weights.keys()
+    unknown = weights.keys() - state.keys()
+    if not (mismatched or missing or unknown):
+        _copy(network, weights)
+        return LoadReport(source, exact=tuple(state))
+
+    roles = find_roles(spec)
+    adapted: dict[str, str] = {}
+    values: dict[str, Tensor] = {}
+    fresh = set(missing & roles.scales)
+    for key in mismatched:
+        old, new = weights[key], state[key]
+        if key in roles.stem and (axis := _one_axis(old, new)) is not None:
+            values[key] = _adapt_channels(old, new.shape[axis], axis)
+            adapted[key] = f"{old.shape[axis]} to {new.shape[axis]} input channels by their mean, sum kept"
+        elif key in roles.head and _one_axis(old, new) is not None:
+            fresh.add(key)
+        elif resample_kernels and _is_smaller_kernel(old, new):
+            values[key] = _resample_kernel(old, tuple(new.shape[2:]))
+            adapted[key] = f"kernel {_edges(old)} to {_edges(new)} by interpolation (UpKern)"
+    unfit = [
+        f"{key} {list(weights[key].shape)} for {list(state[key].shape)}" for key in mismatched - fresh - values.keys()
+    ]
+    _refuse(source, missing=missing - fresh, unknown=unknown - roles.scales, unfit=unfit)
+    exact = {key: weights[key] for key in state.keys() & weights.keys() - mismatched}
+    _copy(network, {**exact, **values})
+    return LoadReport(
+        source,
+        exact=tuple(key for key in state if key in exact),
+        adapted=tuple((key, adapted[key]) for key in state if key in adapted),
+        reinitialised=tuple(key for key in state if key in fresh),
+        dropped=tuple(sorted(unknown)),
+    )
+
+
+def _copy(network: nn.Module, values: Mapping[str, Tensor]) -> None:
+    state = network.state_dict()
+    with torch.no_grad():
+        for key, value in values.items():
+            state[key].copy_(value)
+
+
+def _refuse(source: str, *, missing: set[str], unknown: set[str], unfit: list[str]) -> None:
+    problems = []
+    for label, keys in (
+        ("missing", sorted(missing)),
+        ("unknown", sorted(unknown)),
+        ("of another shape", sorted(unfit)),
+    ):
+        if keys:
+            shown = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
+            problems.append(f"{len(keys)} {label} ({shown})")
+    if problems:
+        raise WeightsError(
+            f"{source}: the weights do not fit the network: {'; '.join(problems)}; load the model that they were trained as."
+        )
+
+
+def _one_axis(old: Tensor, new: Tensor) -> int | None:
+    """The one axis along which two shapes differ, or None."""
+    if old.ndim != new.ndim:
+        return None
+    axes = [axis for axis in range(old.ndim) if old.shape[axis] != new.shape[axis]]
+    return axes[0] if len(axes) == 1 else None
+
+
+def _adapt_channels(old: Tensor, channels: int, axis: int) -> Tensor:
+    mean = old.float().mean(dim=axis, keepdim=True) * (old.shape[axis] / channels)
+    return mean.repeat_interleave(channels, dim=axis)
+
+
+def _is_smaller_kernel(old: Tensor, new: Tensor) -> bool:
+    return (
+        old.ndim == new.ndim
+        and old.ndim >= 4
+        and old.shape[:2] == new.shape[:2]
+        and all(small <= large for small, large in zip(old.shape[2:], new.shape[2:], strict=True))
+    )
+
+
+def _resample_kernel(old: Tensor, size: tuple[int, ...]) -> Tensor:
+    mode = "trilinear" if len(size) == 3 else "bilinear"
+    return F.interpolate(old.float(), size=size, mode=mode, align_corners=False)
+
+
+def _edges(kernel: Tensor) -> str:
+    return "x".join(str(edge) for edge in kernel.shape[2:])

@@ -1,0 +1,208 @@
+"""Builder of MedNeXt: every parameter of the network, its legal sizes and its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from connectomics_zoo.errors import LimitError, MissingPackageError
+from connectomics_zoo.schema.builder import BuilderConfig, Interface, OutputGeometry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+STAGES = 9
+"""Four encoder stages, the bottleneck and four decoder stages."""
+
+MAX_PARAMETERS = 10**10
+
+Kernel = Annotated[int, Field(ge=1, le=15, json_schema_extra={"not": {"multipleOf": 2}})]
+Ratio = Annotated[int, Field(ge=1, le=64)]
+Blocks = Annotated[int, Field(ge=1, le=64)]
+
+
+class Config(BuilderConfig):
+    """MedNeXt (Roy et al., 2023)."""
+
+    base_channels: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Channels at full resolution; each of the four downsamplings doubles them."""
+    kernel_size: Kernel | None = None
+    """Edge of the depthwise kernels (odd), of encoder and decoder alike."""
+    encoder_kernel_size: Kernel | None = None
+    """Edge of the encoder's kernels, where they differ from the decoder's."""
+    decoder_kernel_size: Kernel | None = None
+    """Edge of the kernels of bottleneck and decoder, where they differ from the encoder's."""
+    expansion_ratios: (
+        Ratio | Annotated[tuple[Ratio, ...], Field(strict=False, min_length=STAGES, max_length=STAGES)]
+    ) = 2
+    """Hidden channels of a block per input channel: one number, or one for each of the nine stages."""
+    block_counts: Annotated[tuple[Blocks, ...], Field(strict=False, min_length=STAGES, max_length=STAGES)] = (
+        2,
+    ) * STAGES
+    """Blocks in each of the nine stages."""
+    residual: bool = True
+    """Residual connection around each block."""
+    resample_residual: bool = True
+    """Residual connection (1x1x1 convolution) around each down- and upsampling block."""
+    norm: Literal["group", "layer"] = "group"
+    """`group`: one group a channel, statistics over space; `layer`: statistics over channels, voxel by voxel."""
+    spatial_dims: Literal[2, 3] = 3
+    """2 for images, 3 for volumes."""
+    grn: bool = False
+    """Global response normalisation of the hidden channels (ConvNeXt V2), but for the first downsampling block,
+    which has none in the original."""
+    checkpointing: bool = False
+    """Recompute each block in the backward pass: less memory, about a third more time."""
+    backend: Literal["native", "nnunet_mednext"] = "native"
+    """`nnunet_mednext` uses the original package, which must be installed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kernels(cls, value: object) -> object:
+        """`kernel_size` fills in for the one of the separate sizes that is not given."""
+        if not isinstance(value, dict):
+            return value
+        encoder = value.get("encoder_kernel_size")
+        decoder = value.get("decoder_kernel_size")
+        both = value.get("kernel_size")
+        if both is None and (encoder is None or decoder is None):
+            raise ValueError("give kernel_size, or encoder_kernel_size and decoder_kernel_size")
+        if encoder is None and decoder is None:
+            return value
+        if None not in (both, encoder, decoder):
+            raise ValueError(
+                "kernel_size has no effect beside encoder_kernel_size and decoder_kernel_size, leave it out"
+            )
+        return {
+            **value,
+            "kernel_size": None,
+            "encoder_kernel_size": both if encoder is None else encoder,
+            "decoder_kernel_size": both if decoder is None else decoder,
+        }
+
+    def override(self, changes: Mapping[str, object]) -> dict[str, object]:
+        """As everywhere, but a new `kernel_size` replaces both separate sizes, and a separate one replaces its half."""
+        merged = super().override(changes)
+        separate = ("encoder_kernel_size", "decoder_kernel_size")
+        given = [name for name in separate if changes.get(name) is not None]
+        if given and changes.get("kernel_size") is None:
+            for name, kernel in zip(separate, self.kernels, strict=True):
+                merged[name] = changes.get(name) or kernel
+            merged["kernel_size"] = None
+        elif changes.get("kernel_size") is not None and not given:
+            merged |= dict.fromkeys(separate)
+        return merged
+
+    @model_validator(mode="after")
+    def _possible(self) -> Config:
+        for name in ("kernel_size", "encoder_kernel_size", "decoder_kernel_size"):
+            kernel = getattr(self, name)
+            if kernel is not None and kernel % 2 == 0:
+                raise ValueError(f"{name} {kernel} is even, a depthwise kernel needs a centre: give an odd number")
+        if self.backend == "nnunet_mednext" and self.norm == "layer" and self.spatial_dims == 2:
+            raise ValueError("backend 'nnunet_mednext' computes layer norm wrongly in 2-D, use backend 'native'")
+        if self.approximate_parameters > MAX_PARAMETERS:
+            raise LimitError(
+                f"asks for about {self.approximate_parameters:.1e} parameters, at most {MAX_PARAMETERS:.0e} are allowed"
+            )
+        return self
+
+    @property
+    def ratios(self) -> tuple[int, ...]:
+        """The nine expansion ratios."""
+        ratios = self.expansion_ratios
+        return (ratios,) * STAGES if isinstance(ratios, int) else ratios
+
+    @property
+    def kernels(self) -> tuple[int, int]:
+        """The kernel sizes of encoder and decoder."""
+        encoder = self.encoder_kernel_size or self.kernel_size
+        decoder = self.decoder_kernel_size or self.kernel_size
+        assert encoder is not None
+        assert decoder is not None
+        return encoder, decoder
+
+    @property
+    def approximate_parameters(self) -> int:
+        """Parameters of the blocks alone, to a few per cent: for the limit, before anything is built."""
+        total = 0
+        for stage, (ratio, count) in enumerate(zip(self.ratios, self.block_counts, strict=True)):
+            channels = self.base_channels * 2 ** (4 - abs(4 - stage))
+            kernel = self.kernels[stage >= 4]
+            total += count * (2 * ratio * channels**2 + channels * kernel**self.spatial_dims)
+        return total
+
+
+def interface(config: Config) -> Interface:
+    """Four halvings: legal sizes are multiples of 16, of which at most the first axis (sections) may be 16 alone.
+
+    At 16 on every axis the bottleneck is one voxel, and a norm over one voxel is undefined.
+    """
+    dims = config.spatial_dims
+    outputs = [OutputGeometry("output", (1,) * dims, 1.0)]
+    outputs += [OutputGeometry(f"ds_{level}", (2**level,) * dims, 0.5**level) for level in range(1, 5)]
+    return Interface(
+        axes="zyx"[3 - dims :],
+        minimum=(16, 32, 32)[3 - dims :],
+        step=(16,) * dims,
+        outputs=tuple(outputs),
+    )
+
+
+def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
+    """Return the network, our own or the original's."""
+    if config.backend == "nnunet_mednext":
+        return _build_original(
+            config, in_channels=in_channels, out_channels=out_channels, deep_supervision=deep_supervision
+        )
+    from zoo.builders.nets.mednext import MedNeXt
+
+    encoder_kernel, decoder_kernel = config.kernels
+    return MedNeXt(
+        in_channels=in_channels,
+        out_channels=out_channels,
+        base_channels=config.base_channels,
+        encoder_kernel_size=encoder_kernel,
+        decoder_kernel_size=decoder_kernel,
+        expansion_ratios=config.ratios,
+        block_counts=config.block_counts,
+        residual=config.residual,
+        resample_residual=config.resample_residual,
+        norm=config.norm,
+        spatial_dims=config.spatial_dims,
+        grn=config.grn,
+        checkpointing=config.checkpointing,
+        deep_supervision=deep_supervision,
+    )
+
+
+def _build_original(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
+    import importlib.util
+
+    if importlib.util.find_spec("nnunet_mednext") is None:
+        raise MissingPackageError(
+            "backend 'nnunet_mednext' needs the original MedNeXt, which is not installed: "
+            "pip install git+https://github.com/MIC-DKFZ/MedNeXt, or use backend 'native' (the same network)."
+        )
+    from zoo.builders.nets.mednext_original import OriginalMedNeXt
+
+    encoder_kernel, decoder_kernel = config.kernels
+    return OriginalMedNeXt(
+        in_channels=in_channels,
+        n_channels=config.base_channels,
+        n_classes=out_channels,
+        exp_r=list(config.ratios),
+        kernel_size=None,
+        enc_kernel_size=encoder_kernel,
+        dec_kernel_size=decoder_kernel,
+        deep_supervision=deep_supervision,
+        do_res=config.residual,
+        do_res_up_down=config.resample_residual,
+        checkpoint_style="outside_block" if config.checkpointing else None,
+        block_counts=list(config.block_counts),
+        norm_type=config.norm,
+        dim=f"{config.spatial_dims}d",
+        grn=config.grn,
+    )
