@@ -1,1 +1,1 @@
-"""The engine."""
+"""The engine of the model zoo; its public API is `import zoo`."""

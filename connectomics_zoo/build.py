@@ -46,9 +46,10 @@ class InputGuard:
             )
         if not self.rule.allows(shape[2:]):
             nearest = self.rule.round_up(shape[2:])
+            smaller = any(legal < given for legal, given in zip(nearest, shape[2:], strict=True))
             raise InputSizeError(
                 f"{self.name} does not accept the spatial size {shape[2:]}, legal are {self.rule.describe()} "
-                f"voxels along {', '.join(self.axes)}: pad it to {nearest}."
+                f"voxels along {', '.join(self.axes)}: {'resize' if smaller else 'pad'} it to {nearest}."
             )
 
 
@@ -116,22 +117,20 @@ def probe_shape(spec: ModelSpec) -> tuple[int, ...]:
     return (1, spec.input.channels, *spec.input.size.minimum)
 
 
-def all_outputs(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Return every output without gradients: the first as in evaluation, the others as in training."""
-    with torch.no_grad():
-        training = network.train()(x)
-        evaluation = network.eval()(x)
-    if isinstance(training, dict):
-        return {**training, next(iter(training)): evaluation}
-    return {"output": evaluation}
-
-
 def run_probe(spec: ModelSpec, input_shape: tuple[int, ...]) -> Probe:
-    """Return what the network of `spec` computes on the CPU, in float32, for name-seeded weights and input."""
+    """Return what the network of `spec` computes on the CPU, in float32, for name-seeded weights and input.
+
+    The first output is that of evaluation, the others are those of training.
+    """
     network = build(spec, deep_supervision=True)
     seed_parameters(network)
-    outputs = {name: _summarise(value) for name, value in all_outputs(network, seeded_input(input_shape)).items()}
-    return Probe(input_shape=input_shape, outputs=outputs)
+    x = seeded_input(input_shape)
+    with torch.no_grad():
+        # Evaluation comes first: a pass in training moves running statistics.
+        outputs = {spec.outputs[0].name: network.eval()(x)}
+        if len(spec.outputs) > 1:
+            outputs = {**network.train()(x), **outputs}
+    return Probe(input_shape=input_shape, outputs={name: _summarise(value) for name, value in outputs.items()})
 
 
 def _summarise(output: Tensor) -> ProbeOutput:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from connectomics_zoo.build import build, measure_static
-from connectomics_zoo.errors import SpecError, WeightsError, nearest
+from connectomics_zoo.errors import SpecError, WeightsError, ZooError, nearest
 from connectomics_zoo.registry import Reference, get_spec, parse_reference, resolve_model, spec_path
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.weights import PICKLES, WEIGHTS_FILE, LoadReport, file_sha256, read_weights, transfer
@@ -45,6 +45,7 @@ def load(
         UnknownNameError: there is no such model, tag, or field.
         SpecError: a value is not allowed.
         WeightsError: the weights are missing or do not fit.
+        ZooError: the device cannot be used.
     """
     reference = None if isinstance(ref, ModelSpec) else parse_reference(ref)
     declared = get_spec(ref)
@@ -57,6 +58,7 @@ def load(
     elif deep_supervision and len(spec.outputs) == 1:
         raise SpecError(f"{spec.name} has one output only, load it without deep_supervision=True.")
 
+    _check_device(device)
     network = build(spec, deep_supervision=deep_supervision)
     if source is not None:
         report = transfer(network, read_weights(source), spec=spec, source=str(source))
@@ -73,8 +75,22 @@ def load(
     return network.to(device).eval()
 
 
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises the latter where it was built without CUDA
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ZooError(
+            f"device {str(device)!r} cannot be used here ({reason}), give one that is there, such as 'cpu'."
+        ) from None
+
+
 def _own_weights(reference: Reference | None, spec: ModelSpec, pretrained: bool | str) -> Path | None:
     """Return the weights file that the reference itself asks for, or None."""
+    if reference is not None and isinstance(pretrained, str):
+        own = "its own weights" if reference.path is not None and reference.path.is_dir() else reference.tag
+        if own not in (None, pretrained):
+            raise WeightsError(f"{reference.text} means {own}, leave out pretrained={pretrained!r}.")
     if reference is not None and reference.path is not None and reference.path.is_dir():
         return find_weights(reference.path)
     tag = reference.tag if reference is not None and reference.tag else pretrained
@@ -101,7 +117,9 @@ def weights_path(spec: ModelSpec, tag: str | None, *, folder: Path) -> Path:
     path = folder / spec.weights[chosen].file
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such weights file, put it beside the spec.")
-    if path.is_symlink() or file_sha256(path) != spec.weights[chosen].sha256:
+    if path.is_symlink():
+        raise WeightsError(f"{path}: is a link, weights are read from the spec's own folder only: copy the file there.")
+    if file_sha256(path) != spec.weights[chosen].sha256:
         raise WeightsError(f"{path}: not the file that {spec.name}.{chosen} declares (sha256 differs), get it again.")
     return path
 

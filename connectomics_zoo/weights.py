@@ -61,7 +61,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix in PICKLES:
         raise WeightsError(
-            f"{path}: {path.suffix} files are pickles, which can run code when they are read; only .safetensors is loaded."
+            f"{path}: {path.suffix} files are pickles, which can run code when they are read; "
+            "only .safetensors is loaded."
         )
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such weights file, check the path.")
@@ -79,8 +80,9 @@ def write_weights(network: nn.Module, path: Path, *, metadata: Mapping[str, str]
     try:
         save_file(tensors, partial, metadata=dict(metadata or {}))
         partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}), give a writable place.") from None
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OutputError(f"{path}: cannot be written ({reason}), give a writable place.") from None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -142,10 +144,10 @@ def transfer(
 ) -> LoadReport:
     """Copy `weights` into `network` and report on every tensor.
 
-    Equal shapes are copied. Where the channels differ, the stem is adapted and the heads are re-initialised;
-    deep-supervision heads may be absent on either side. With `resample_kernels`, larger kernels are made from
-    smaller ones by trilinear interpolation (UpKern, Roy et al. 2023). Anything else is an error, and then
-    nothing has been copied.
+    Equal shapes are copied, other precisions converted. Where the channels differ, the stem is adapted and the
+    heads are re-initialised; deep-supervision heads may be absent on either side. With `resample_kernels`, larger
+    kernels are made from smaller ones by trilinear interpolation (UpKern, Roy et al. 2023). Anything else is an
+    error, and then nothing has been copied.
 
     Args:
         network: the network of `spec`, freshly initialised.
@@ -155,43 +157,54 @@ def transfer(
         resample_kernels: allow UpKern.
 
     Raises:
-        WeightsError: a key is missing or unknown, or a shape cannot be adapted.
+        WeightsError: a key is missing or unknown, or a shape or type cannot be adapted.
     """
     state = network.state_dict()
-    mismatched = {key for key in state.keys() & weights.keys() if state[key].shape != weights[key].shape}
+    shared = state.keys() & weights.keys()
     missing = state.keys() - weights.keys()
     unknown = weights.keys() - state.keys()
-    if not (mismatched or missing or unknown):
+    changed = {key for key in shared if _kind(state[key]) != _kind(weights[key])}
+    if not (changed or missing or unknown):
         _copy(network, weights)
         return LoadReport(source, exact=tuple(state))
 
     roles = find_roles(spec)
-    adapted: dict[str, str] = {}
-    values: dict[str, Tensor] = {}
+    adapted: dict[str, tuple[Tensor, str]] = {}
     fresh = set(missing & roles.scales)
-    for key in mismatched:
+    unfit: list[str] = []
+    for key in changed:
         old, new = weights[key], state[key]
-        if key in roles.stem and (axis := _one_axis(old, new)) is not None:
-            values[key] = _adapt_channels(old, new.shape[axis], axis)
-            adapted[key] = f"{old.shape[axis]} to {new.shape[axis]} input channels by their mean, sum kept"
+        channels = spec.input.channels if key in roles.stem else None
+        adaptation = _adapt(old, new, input_channels=channels, resample_kernels=resample_kernels)
+        if adaptation is not None:
+            adapted[key] = adaptation
         elif key in roles.head and _one_axis(old, new) is not None:
             fresh.add(key)
-        elif resample_kernels and _is_smaller_kernel(old, new):
-            values[key] = _resample_kernel(old, tuple(new.shape[2:]))
-            adapted[key] = f"kernel {_edges(old)} to {_edges(new)} by interpolation (UpKern)"
-    unfit = [
-        f"{key} {list(weights[key].shape)} for {list(state[key].shape)}" for key in mismatched - fresh - values.keys()
-    ]
+        else:
+            unfit.append(f"{key} {_describe(old, new)} for {_describe(new, old)}")
     _refuse(source, missing=missing - fresh, unknown=unknown - roles.scales, unfit=unfit)
-    exact = {key: weights[key] for key in state.keys() & weights.keys() - mismatched}
-    _copy(network, {**exact, **values})
+    exact = {key: weights[key] for key in shared - changed}
+    _copy(network, exact | {key: value for key, (value, _) in adapted.items()})
     return LoadReport(
         source,
         exact=tuple(key for key in state if key in exact),
-        adapted=tuple((key, adapted[key]) for key in state if key in adapted),
+        adapted=tuple((key, adapted[key][1]) for key in state if key in adapted),
         reinitialised=tuple(key for key in state if key in fresh),
         dropped=tuple(sorted(unknown)),
     )
+
+
+def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype
+
+
+def _describe(tensor: Tensor, other: Tensor) -> str:
+    """What tells `tensor` from `other`: its shape, or its type where the shapes are equal."""
+    return str(list(tensor.shape)) if tensor.shape != other.shape else _dtype(tensor)
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _copy(network: nn.Module, values: Mapping[str, Tensor]) -> None:
@@ -206,15 +219,42 @@ def _refuse(source: str, *, missing: set[str], unknown: set[str], unfit: list[st
     for label, keys in (
         ("missing", sorted(missing)),
         ("unknown", sorted(unknown)),
-        ("of another shape", sorted(unfit)),
+        ("of another shape or type", sorted(unfit)),
     ):
         if keys:
             shown = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
             problems.append(f"{len(keys)} {label} ({shown})")
     if problems:
         raise WeightsError(
-            f"{source}: the weights do not fit the network: {'; '.join(problems)}; load the model that they were trained as."
+            f"{source}: the weights do not fit the network: {'; '.join(problems)}; "
+            "load the model that they were trained as."
         )
+
+
+def _adapt(
+    old: Tensor, new: Tensor, *, input_channels: int | None, resample_kernels: bool
+) -> tuple[Tensor, str] | None:
+    """Return `old` in the shape and type of `new`, and the rule that made it, or None where none fits.
+
+    `input_channels` are the network's, if the tensor follows them.
+    """
+    if not (old.dtype == new.dtype or (old.is_floating_point() and new.is_floating_point())):
+        return None
+    value, rules = old, []
+    if old.shape != new.shape:
+        axis = _one_axis(old, new)
+        if axis is not None and new.shape[axis] == input_channels and axis == (0 if new.ndim == 1 else 1):
+            value = _adapt_channels(old, input_channels, axis)
+            rules.append(f"{old.shape[axis]} to {input_channels} input channels by their mean")
+            rules += ["sum kept"] if new.ndim > 1 else []
+        elif resample_kernels and _is_smaller_kernel(old, new):
+            value = _resample_kernel(old, tuple(new.shape[2:]))
+            rules.append(f"kernel {_edges(old)} to {_edges(new)} by interpolation (UpKern)")
+        else:
+            return None
+    if old.dtype != new.dtype:
+        rules.append(f"{_dtype(old)} to {_dtype(new)}")
+    return value, ", ".join(rules)
 
 
 def _one_axis(old: Tensor, new: Tensor) -> int | None:
@@ -226,7 +266,10 @@ def _one_axis(old: Tensor, new: Tensor) -> int | None:
 
 
 def _adapt_channels(old: Tensor, channels: int, axis: int) -> Tensor:
-    mean = old.float().mean(dim=axis, keepdim=True) * (old.shape[axis] / channels)
+    """The mean over the input channels, `channels` times; what a convolution sums over them stays the same."""
+    mean = old.float().mean(dim=axis, keepdim=True)
+    if old.ndim > 1:
+        mean = mean * (old.shape[axis] / channels)
     return mean.repeat_interleave(channels, dim=axis)
 
 

@@ -1,4 +1,4 @@
-"""The command `zoo`: one file a verb, imported when it is asked for; the only place that turns errors into exit codes."""
+"""The command `zoo`: one file a verb, imported when it is asked for; turns errors into sentences and exit codes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from typing import Any, cast
 
 import click
+from click.shell_completion import CompletionItem
 
 from connectomics_zoo.errors import ZooError, nearest
 
@@ -44,6 +45,18 @@ class _Verbs(click.Group):
             raise click.UsageError(f"unknown verb {args[0]!r}: {nearest(args[0], VERBS)}")
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader of a pipe (`zoo list | head`) has gone; Python must not complain at exit either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        verbs = [CompletionItem(verb, help=text) for verb, text in VERBS.items() if verb.startswith(incomplete)]
+        return verbs or click.Command.shell_complete(self, ctx, incomplete)  # a Group's would import every verb
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
@@ -57,35 +70,35 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Verbs, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
 )
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Models for 3-D electron-microscopy segmentation: declared, proved, trained.
 
     Data goes to stdout, notes to stderr. Exit codes: 0 good, 1 a check failed, 2 wrong usage.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main() -> None:
     """Run the command line; every user error becomes one sentence on stderr (a traceback under ZOO_DEBUG=1)."""
     try:
-        cli.main(prog_name="zoo", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        # Click returns the code of a `ctx.exit` here, and otherwise what the verb returned, which is nothing.
+        code: int | None = cli.main(prog_name="zoo", standalone_mode=False)
     except click.Abort:
         click.echo("zoo: stopped.", err=True)
         sys.exit(130)
     except click.ClickException as error:
         click.echo(f"zoo: {error.format_message()}", err=True)
         sys.exit(2)
-    except BrokenPipeError:
-        # The reader of a pipe (`zoo list | head`) has gone; Python must not complain at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except ZooError as error:
         if os.environ.get("ZOO_DEBUG") == "1":
             raise
         click.echo(f"zoo: {error}", err=True)
         sys.exit(error.exit_code)
+    if code:
+        sys.exit(code)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from connectomics_zoo.errors import nearest
 
 
 class Node(BaseModel):
@@ -19,6 +23,27 @@ class Node(BaseModel):
         validate_default=True,
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest_keys(cls, value: Any) -> Any:
+        """Refuse unknown keys here, where the known ones are at hand; `extra="forbid"` says it to the JSON Schema."""
+        unknown = [key for key in value if key not in cls.model_fields] if isinstance(value, dict) else []
+        if unknown:
+            raise ValidationError.from_exception_data(
+                cls.__name__,
+                [
+                    InitErrorDetails(
+                        type=PydanticCustomError(
+                            "unknown_key", "unknown key, {nearest}", {"nearest": nearest(str(key), cls.model_fields)}
+                        ),
+                        loc=(str(key),),
+                        input=value[key],
+                    )
+                    for key in unknown
+                ],
+            )
+        return value
+
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
 """A name: a letter, then at most 63 letters, digits, `_` or `-`."""
@@ -30,10 +55,17 @@ Sentence = Annotated[str, StringConstraints(min_length=1, max_length=400)]
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
-Size = Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Strict(False), Field(min_length=2, max_length=3)]
+MAX_EDGE = 65536
+"""The largest number of voxels along an axis that a spec can state."""
+
+_Edge = Annotated[int, Field(ge=1, le=MAX_EDGE)]
+
+Size = Annotated[tuple[_Edge, ...], Strict(False), Field(min_length=2, max_length=3)]
 """Voxels per axis, (z, y, x), or (y, x) for a 2-D network."""
 
-Shape = Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Strict(False), Field(min_length=4, max_length=5)]
+Shape = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=MAX_EDGE)], ...], Strict(False), Field(min_length=4, max_length=5)
+]
 """A tensor's shape (B, C, Z, Y, X), or (B, C, Y, X) for a 2-D network."""
 
 
@@ -41,16 +73,18 @@ def describe(error: ValidationError) -> str:
     """Return pydantic's findings as one line: `arch.kernel_size: … (got 4); …`, at most five of them."""
     findings = []
     for item in error.errors(include_url=False)[:5]:
-        path = _path(item["loc"])
+        path = readable_path(item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         given = item.get("input")
-        shown = "" if item["type"] == "missing" or isinstance(given, dict) else f" (got {_short(given)})"
+        silent = item["type"] in ("missing", "unknown_key") or isinstance(given, dict)
+        shown = "" if silent else f" (got {_short(given)})"
         findings.append(f"{path}: {message}{shown}" if path else f"{message}{shown}")
     more = error.error_count() - len(findings)
     return "; ".join(findings) + (f"; and {more} more" if more > 0 else "")
 
 
-def _path(location: tuple[int | str, ...]) -> str:
+def readable_path(location: Iterable[int | str]) -> str:
+    """Return a location as it reads in a spec: `outputs[1].stride`."""
     path = ""
     for part in location:
         if isinstance(part, int):

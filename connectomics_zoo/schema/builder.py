@@ -11,10 +11,24 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from connectomics_zoo import catalog
+from connectomics_zoo.errors import LimitError
 from connectomics_zoo.schema.base import Node
 
 if TYPE_CHECKING:
     from torch import nn
+
+MAX_PARAMETERS = 10**10
+"""The largest network that a spec may ask for."""
+
+
+def refuse_too_many(parameters: int) -> None:
+    """Refuse a configuration that asks for about `parameters` parameters, before anything is built.
+
+    Raises:
+        LimitError: that is more than `MAX_PARAMETERS`.
+    """
+    if parameters > MAX_PARAMETERS:
+        raise LimitError(f"asks for about {parameters:.1e} parameters, at most {MAX_PARAMETERS:.0e} are allowed")
 
 
 class BuilderConfig(Node):

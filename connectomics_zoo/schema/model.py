@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from connectomics_zoo.schema.base import Name, Node, Sentence, Sha256, Shape, Size, Version
+from connectomics_zoo.schema.base import MAX_EDGE, Name, Node, Sentence, Sha256, Shape, Size, Version
 from connectomics_zoo.schema.builder import BuilderConfig, builder_module
 from connectomics_zoo.schema.training import TrainingSpec
 
@@ -40,13 +40,16 @@ class SizeRule(Node):
         )
 
     def describe(self) -> str:
-        """The rule in words, such as `16 + n*16, 32 + n*16, 32 + n*16`."""
-        return ", ".join(f"{low} + n*{step}" for low, step in zip(self.minimum, self.step, strict=True))
+        """The rule in words, such as `16 + n*16, 32 + n*16, 32 + n*16`; an axis with one legal size has that alone."""
+        return ", ".join(
+            str(low) if low + step > MAX_EDGE else f"{low} + n*{step}"
+            for low, step in zip(self.minimum, self.step, strict=True)
+        )
 
     def round_up(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        """The smallest legal size that is at least `size` on every axis."""
+        """The smallest legal size that is at least `size` on every axis, or the largest one where none is."""
         return tuple(
-            low + max(0, -(-(given - low) // step)) * step
+            low + min(max(0, -(-(given - low) // step)), max(0, (MAX_EDGE - low) // step)) * step
             for given, low, step in zip(size, self.minimum, self.step, strict=True)
         )
 

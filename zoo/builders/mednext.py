@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
-from connectomics_zoo.errors import LimitError, MissingPackageError
-from connectomics_zoo.schema.builder import BuilderConfig, Interface, OutputGeometry
+from connectomics_zoo.errors import MissingPackageError
+from connectomics_zoo.schema.builder import BuilderConfig, Interface, OutputGeometry, refuse_too_many
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,15 +17,26 @@ if TYPE_CHECKING:
 STAGES = 9
 """Four encoder stages, the bottleneck and four decoder stages."""
 
-MAX_PARAMETERS = 10**10
-
 Kernel = Annotated[int, Field(ge=1, le=15, json_schema_extra={"not": {"multipleOf": 2}})]
 Ratio = Annotated[int, Field(ge=1, le=64)]
 Blocks = Annotated[int, Field(ge=1, le=64)]
 
+_KERNELS_GIVEN: JsonDict = {
+    "anyOf": [
+        {"properties": {"kernel_size": {"type": "integer"}}, "required": ["kernel_size"]},
+        {
+            "properties": {"encoder_kernel_size": {"type": "integer"}, "decoder_kernel_size": {"type": "integer"}},
+            "required": ["encoder_kernel_size", "decoder_kernel_size"],
+        },
+    ]
+}
+"""What `Config` demands of the kernel sizes, for JSON Schema."""
+
 
 class Config(BuilderConfig):
     """MedNeXt (Roy et al., 2023)."""
+
+    model_config = ConfigDict(json_schema_extra=_KERNELS_GIVEN)
 
     base_channels: Annotated[int, Field(ge=1, le=1024)] = 32
     """Channels at full resolution; each of the four downsamplings doubles them."""
@@ -103,10 +115,7 @@ class Config(BuilderConfig):
                 raise ValueError(f"{name} {kernel} is even, a depthwise kernel needs a centre: give an odd number")
         if self.backend == "nnunet_mednext" and self.norm == "layer" and self.spatial_dims == 2:
             raise ValueError("backend 'nnunet_mednext' computes layer norm wrongly in 2-D, use backend 'native'")
-        if self.approximate_parameters > MAX_PARAMETERS:
-            raise LimitError(
-                f"asks for about {self.approximate_parameters:.1e} parameters, at most {MAX_PARAMETERS:.0e} are allowed"
-            )
+        refuse_too_many(self.approximate_parameters)
         return self
 
     @property

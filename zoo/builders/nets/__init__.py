@@ -1,0 +1,1 @@
+"""The networks that are written here, in plain PyTorch."""

@@ -1,0 +1,115 @@
+"""`zoo evaluate PREDICTION TRUTH`: score a prediction against the truth."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from connectomics_zoo.cli.console import note, print_json, stdout_console
+from connectomics_zoo.errors import SpecError
+
+if TYPE_CHECKING:
+    from connectomics_zoo.evaluate import Report
+
+NAMES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "precision": "precision",
+    "recall": "recall",
+    "true_positive": "right voxels",
+    "false_positive": "false voxels",
+    "false_negative": "missed voxels",
+    "adapted_rand_error": "adapted Rand error",
+    "rand_precision": "Rand precision",
+    "rand_recall": "Rand recall",
+    "voi": "variation of information (bits)",
+    "voi_split": "  of it splits",
+    "voi_merge": "  of it merges",
+    "objects_predicted": "objects predicted",
+    "objects_true": "objects in the truth",
+}
+"""How the table calls each score."""
+
+
+@click.command("evaluate", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("prediction")
+@click.argument("truth")
+@click.option(
+    "--kind",
+    type=click.Choice(["semantic", "instances"]),
+    help="Score foreground and classes, or objects [default: from the labels].",
+)
+@click.option(
+    "--threshold",
+    type=float,
+    help="The prediction holds probabilities, the foreground is above this [default: 0.5 where it does].",
+)
+@click.option("--region", metavar="z=A:B,…", help="Score this part of the truth alone, as in z=13:16,y=0:512.")
+@click.option(
+    "--ignore-label",
+    "ignore_labels",
+    type=int,
+    multiple=True,
+    help="Voxels with this label in the truth do not count; may be repeated [default: 0 for instances].",
+)
+@click.option("--picture", metavar="FILE.png", help="Draw image, truth, prediction and errors (needs --image).")
+@click.option("--image", metavar="VOLUME", help="The image, for --picture.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def command(
+    prediction: str,
+    truth: str,
+    kind: Literal["semantic", "instances"] | None,
+    threshold: float | None,
+    region: str | None,
+    ignore_labels: tuple[int, ...],
+    picture: str | None,
+    image: str | None,
+    as_json: bool,
+) -> None:
+    """Score PREDICTION against TRUTH, block by block.
+
+    Both are file.h5:dataset, file.tif, a folder of sections or volume.zarr:array. Floats are probabilities, and so
+    is uint8 beyond 1, where 255 stands for 1; other whole numbers are labels.
+    """
+    if (picture is None) != (image is None):
+        raise SpecError("--picture needs --image and --image needs --picture, give both or none.")
+    from connectomics_zoo.evaluate import evaluate
+
+    report = evaluate(
+        prediction, truth, kind=kind, threshold=threshold, region=region, ignore_labels=ignore_labels or None
+    )
+    if picture is not None and image is not None:
+        from connectomics_zoo.picture import draw_volumes
+
+        draw_volumes(picture, image=image, truth=truth, prediction=prediction, threshold=threshold, region=region)
+        note(f"drew {picture}")
+    if as_json:
+        print_json(dataclasses.asdict(report))
+    else:
+        _print_table(report)
+
+
+def _print_table(report: Report) -> None:
+    from rich.table import Table
+
+    where = ", ".join(f"{axis}={first}:{stop}" for axis, (first, stop) in zip("zyx", report.region, strict=True))
+    ignored = f", {report.ignored_voxels} ignored" if report.ignored_voxels else ""
+    console = stdout_console()
+    console.print(f"{report.prediction} against {report.truth}", markup=False)
+    console.print(f"{report.kind}, prediction read as {report.read_as}", markup=False)
+    console.print(f"{where}: {report.voxels} voxels{ignored}", markup=False)
+    table = Table()
+    table.add_column("score")
+    table.add_column("mean" if report.classes else "value", justify="right")
+    for label in report.classes:
+        table.add_column(f"class {label}", justify="right")
+    for name, value in report.scores.items():
+        cells = [_number(scores[name]) for scores in report.classes.values()]
+        table.add_row(NAMES[name], _number(value), *cells)
+    console.print(table)
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4f}"

@@ -1,0 +1,145 @@
+"""`zoo predict RUN VOLUME OUT`: predict a volume with a trained run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import click
+
+from connectomics_zoo.errors import InputSizeError
+
+PLAIN_INTERVAL_SECONDS = 10.0
+"""Between two lines of progress where there is no terminal."""
+
+
+@click.command("predict", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("run")
+@click.argument("volume")
+@click.argument("out")
+@click.option("--window", metavar="Z,Y,X", help="Window in network voxels [default: the run's].")
+@click.option("--overlap", type=float, help="Fraction that neighbouring windows share [default: the run's].")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--batch-size", type=int, default=1, show_default=True, help="Windows at a time.")
+@click.option(
+    "--output",
+    type=click.Choice(["probability", "label"]),
+    default="probability",
+    show_default=True,
+    help="Every channel's value, or the labels that the task makes of them.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["uint8", "float16", "float32"]),
+    default="uint8",
+    show_default=True,
+    help="Data type of probabilities; uint8 holds 255 times the probability.",
+)
+@click.option("--region", metavar="z=A:B,…", help="Predict this part alone, as in z=13:16,y=0:512.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one line of JSON.")
+def command(
+    run: str,
+    volume: str,
+    out: str,
+    window: str | None,
+    overlap: float | None,
+    device: str,
+    batch_size: int,
+    output: Literal["probability", "label"],
+    dtype: Literal["uint8", "float16", "float32"],
+    region: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Predict VOLUME with the network in the run folder RUN and write the result to OUT.
+
+    VOLUME is file.h5:dataset, file.tif, a folder of sections or volume.zarr:array; OUT is file.h5:dataset, file.tif
+    or volume.zarr. The volume is never in memory as a whole, and OUT appears complete or not at all.
+    """
+    sizes = None if window is None else _parse_window(window)
+    from connectomics_zoo.predict import predict
+
+    with _progress() as progress:
+        report = predict(
+            run,
+            volume,
+            out,
+            window=sizes,
+            overlap=overlap,
+            device=device,
+            batch_size=batch_size,
+            output=output,
+            dtype=dtype,
+            region=region,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(report)))
+        return
+    shape = " x ".join(str(size) for size in report.shape)
+    click.echo(
+        f"{report.out}: {shape} {report.dtype} ({report.output}) in {report.seconds:.1f} s, "
+        f"{_speed(report.voxels_per_second)}, {report.windows} windows on {report.device} in {report.precision}"
+    )
+
+
+def _parse_window(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputSizeError(f"the window {text!r} is not understood, write it as 16,128,128.") from None
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Show voxels a second and the time left on stderr: a bar in a terminal, a line now and then elsewhere."""
+    if not sys.stderr.isatty():
+        yield _plain_lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("predict"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("predict", total=None, speed="")
+        begin = time.monotonic()
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, speed=_speed(done / (time.monotonic() - begin)))
+
+        yield show
+
+
+def _plain_lines() -> Callable[[int, int], None]:
+    begin = last = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < PLAIN_INTERVAL_SECONDS or done == 0:
+            return
+        last = now
+        left = (now - begin) * (total - done) / done
+        click.echo(
+            f"predict: {100 * done // total} % of {total} voxels, {_speed(done / (now - begin))}, {left:.0f} s left",
+            err=True,
+        )
+
+    return show
+
+
+def _speed(voxels_per_second: float) -> str:
+    return f"{voxels_per_second / 1e6:.3g} Mvoxel/s"

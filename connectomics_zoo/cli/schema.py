@@ -1,0 +1,17 @@
+"""`zoo schema`: prints the JSON Schema of a kind of spec."""
+
+from __future__ import annotations
+
+import click
+
+from connectomics_zoo.json_schema import KINDS, Kind, schema_text
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(KINDS))
+def command(kind: Kind) -> None:
+    """Print the JSON Schema (draft 2020-12) of a model, task or experiment spec.
+
+    A YAML file names it for editors in its first line: # yaml-language-server: $schema=PATH
+    """
+    click.echo(schema_text(kind), nl=False)

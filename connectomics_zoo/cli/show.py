@@ -1,0 +1,231 @@
+"""`zoo show`: everything that is declared about a model, task, experiment or run, with overrides applied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from connectomics_zoo.cli.console import complete_reference, print_json, print_rows, print_yaml, stdout_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from connectomics_zoo.compare import Spec
+    from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, RunSpec
+    from connectomics_zoo.schema.model import ModelSpec
+    from connectomics_zoo.schema.task import TaskSpec
+
+_EPILOG = """\b
+Examples:
+  zoo show mednext-S
+  zoo show mednext-S arch.kernel_size=5 input.channels=2
+  zoo show mednext-S --yaml > my-model.yaml
+  zoo show mito
+  zoo show runs/my-run --json
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("ref", shell_complete=complete_reference)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--kind",
+    type=click.Choice(["model", "task", "experiment", "run"]),
+    help="What REF is, where the name alone does not say it; of a run, `model` is its model.",
+)
+@click.option("--yaml", "output", flag_value="yaml", help="Print the complete spec alone, as YAML.")
+@click.option("--json", "output", flag_value="json", help="Print the complete spec alone, as JSON.")
+def command(ref: str, overrides: tuple[str, ...], kind: Any, output: str | None) -> None:
+    """Show a summary of REF and its complete spec, with every default stated.
+
+    REF is a name, name@1.0.0, name.tag, catalog:name, a YAML file, or a run folder. Overrides address fields of the
+    spec; in a model these are arch.*, input.channels, outputs.channels, training.* and the words about it.
+    """
+    from connectomics_zoo.find import find_spec
+    from connectomics_zoo.overrides import parse_overrides
+
+    declared = find_spec(ref, kind=kind)
+    changes = parse_overrides(overrides)
+    spec = _change(declared, changes, source=ref) if changes else declared
+    document = spec_document(spec)
+    if output == "json":
+        print_json(document)
+        return
+    from connectomics_zoo.reading import dump_yaml
+
+    if output is None:
+        _print_summary(spec, declared)
+    print_yaml(dump_yaml(document))
+
+
+def spec_document(spec: Spec) -> dict[str, Any]:
+    """Return the complete spec as data; an experiment leaves out what it does not change of its model's recipe."""
+    from connectomics_zoo.schema.experiment import ExperimentSpec
+
+    return spec.model_dump(mode="json", exclude_none=isinstance(spec, ExperimentSpec))
+
+
+def _change(spec: Spec, changes: Mapping[str, Any], *, source: str) -> Spec:
+    from connectomics_zoo.errors import SpecError
+    from connectomics_zoo.overrides import merge, override_model
+    from connectomics_zoo.registry import validate
+    from connectomics_zoo.schema.experiment import RunSpec
+    from connectomics_zoo.schema.model import ModelSpec
+
+    if isinstance(spec, RunSpec):
+        raise SpecError(f"{source} is a run, which is what it was: leave the overrides out, or show its model.")
+    if isinstance(spec, ModelSpec):
+        return override_model(spec, changes)
+    return validate(type(spec), merge(spec_document(spec), changes), source=source)
+
+
+def _print_summary(spec: Spec, declared: Spec) -> None:
+    from connectomics_zoo.schema.experiment import ExperimentSpec, RunSpec
+    from connectomics_zoo.schema.model import ModelSpec
+
+    console = stdout_console()
+    if isinstance(spec, ModelSpec):
+        _print_model(console, spec)
+    elif isinstance(spec, RunSpec):
+        _print_run(console, spec)
+    elif isinstance(spec, ExperimentSpec):
+        _print_experiment(console, spec)
+    else:
+        _print_task(console, spec)
+    _print_changes(console, spec, declared)
+    console.print()
+
+
+def _print_model(console: Console, spec: ModelSpec) -> None:
+    _print_title(console, f"{spec.name} {spec.version}", spec.summary)
+    facts = {"family": spec.family, "builder": spec.builder}
+    if spec.expect is None:
+        facts["parameters"] = "not measured for this network (zoo new measures them)"
+    else:
+        counts = spec.expect.parameters
+        facts["parameters"] = f"{counts.training:,} in training, {counts.inference:,} in inference"
+        if spec.expect.flops is not None:
+            shape = " × ".join(map(str, spec.expect.flops.input_shape))
+            facts["cost"] = f"{spec.expect.flops.total / 1e9:,.1f} GFLOPs at an input of {shape}"
+    facts["input"] = f"{spec.input.channels} channel(s), axes {', '.join(spec.input.axes)}"
+    facts["legal sizes"] = f"{spec.input.size.describe()} voxels, n = 0, 1, 2, …"
+    weights = [f"{tag}: {entry.task}, {entry.dataset} ({entry.license})" for tag, entry in spec.weights.items()]
+    facts |= {
+        "weights": "\n".join(weights) or "none",
+        "paper": spec.source.paper,
+        "url": spec.source.url,
+        "code": spec.source.code,
+        "licence": spec.source.license,
+    }
+    _print_facts(console, facts)
+    console.print()
+    print_rows(
+        console,
+        ("output", "channels", "stride", "loss weight"),
+        [
+            (output.name, str(output.channels), "×".join(map(str, output.stride)), f"{output.loss_weight:g}")
+            for output in spec.outputs
+        ],
+    )
+
+
+def _print_task(console: Console, spec: TaskSpec) -> None:
+    _print_title(console, spec.name, spec.summary)
+    threshold = f" at {spec.decode.threshold:g}" if spec.decode.method == "threshold" else ""
+    _print_facts(console, {"decoding": f"{spec.decode.method}{threshold}", "metrics": ", ".join(spec.metrics)})
+    console.print()
+    print_rows(
+        console,
+        ("channel", "activation", "target", "losses"),
+        [
+            (
+                channel.name,
+                channel.activation,
+                channel.target.kind,
+                " + ".join(f"{loss.weight:g} {loss.kind}" for loss in channel.losses) or "-",
+            )
+            for channel in spec.channels
+        ],
+    )
+
+
+def _print_experiment(console: Console, spec: ExperimentSpec) -> None:
+    _print_title(console, spec.name, spec.summary)
+    document = spec_document(spec)
+    changed = {**document["arch"], **document["training"]}
+    facts = {"model": spec.model, "task": spec.task, "changes": _listed(changed) or "none"}
+    if spec.data.root == "???":
+        facts["start"] = f"zoo train {spec.name} data.root=FOLDER"
+    _print_facts(console, facts)
+    _print_volumes(console, spec.data)
+
+
+def _print_run(console: Console, spec: RunSpec) -> None:
+    _print_title(console, spec.name, f"A run of {spec.model.reference} for {spec.task.name}.")
+    window = " × ".join(map(str, spec.prediction.window or ()))
+    facts = {
+        "model": spec.model.reference,
+        "task": spec.task.name,
+        "training": _listed(spec.training.model_dump(mode="json")),
+        "prediction": f"window {window}, overlap {spec.prediction.overlap:g}",
+        "versions": _listed(spec.versions),
+    }
+    _print_facts(console, facts)
+    _print_volumes(console, spec.data)
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def _print_volumes(console: Console, data: DataSpec) -> None:
+    rows = []
+    for use, pairs in (("train", data.train), ("validation", data.validation)):
+        for pair in pairs:
+            limits = pair.region.model_dump(exclude_none=True)
+            region = ", ".join(f"{axis} {first} to {last - 1}" for axis, (first, last) in limits.items())
+            rows.append((use, pair.image, pair.label, region or "all"))
+    if rows:
+        console.print()
+        print_rows(console, ("use", "image", "label", "region"), rows)
+
+
+def _print_changes(console: Console, spec: Spec, declared: Spec) -> None:
+    if spec is declared:
+        return
+    from connectomics_zoo.compare import compare
+
+    differences = compare(declared, second=spec).differences
+    rows = [
+        (item.path, _value(item.before), _value(item.after))
+        for item in differences
+        if not item.path.startswith("expect.")
+    ]
+    console.print()
+    print_rows(console, ("changed field", "declared", "here"), rows)
+
+
+def _value(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+def _print_title(console: Console, title: str, summary: str) -> None:
+    from rich.text import Text
+
+    console.print(Text(title, style="bold"))
+    console.print(Text(summary))
+    console.print()
+
+
+def _print_facts(console: Console, facts: Mapping[str, str]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in facts.items():
+        table.add_row(name, Text(text))
+    console.print(table)

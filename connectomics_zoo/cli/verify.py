@@ -1,0 +1,160 @@
+"""`zoo verify`: proves what the specs declare, and names each declaration that does not hold."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from connectomics_zoo.cli.console import complete_model, note, stdout_console
+from connectomics_zoo.errors import CheckFailedError, OutputError
+from connectomics_zoo.verify import LEVELS, Check, Level, Progress, VerifyReport, verify
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_EPILOG = """\b
+Levels, each with the ones before it:
+  schema   reads: pydantic, JSON Schema, names, versions, lock (imports no torch)
+  build    builds without memory: parameters, fingerprint, FLOPs, shapes of all scales
+  forward  runs forward and backward: legal sizes, gradients, the recorded numbers
+  weights  loads the declared weights: digest, keys, shapes
+
+\b
+Examples:
+  zoo verify
+  zoo verify 'mednext*' --level build
+  zoo verify my-models/my-net.yaml runs/mito --json
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("patterns", nargs=-1, metavar="[PATTERN]...", shell_complete=complete_model)
+@click.option("--level", type=click.Choice(LEVELS), default="forward", show_default=True, help="How deep to look.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Also write JUnit XML.")
+def command(patterns: tuple[str, ...], level: Level, as_json: bool, junit: Path | None) -> None:
+    """Prove what the specs declare, of the models that match PATTERN (all without one).
+
+    PATTERN is a wildcard over names, the name of a model or family, name@version, a YAML file or a run folder.
+    Exits with 1 when a check failed.
+    """
+    if junit is not None:
+        _require_writable(junit)
+    with _progress(level) as progress:
+        report = verify(patterns, level=level, progress=progress)
+    if junit is not None:
+        _write(junit, report.to_junit())
+    if as_json:
+        click.echo(report.to_json(), nl=False)
+    else:
+        _print_report(report)
+    failed = [model for model in report.models if not model.passed]
+    if failed:
+        count = sum(len(model.failures) for model in failed)
+        names = ", ".join(model.source for model in failed[:5])
+        more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
+        raise CheckFailedError(f"{count} check(s) failed in {names}{more}: mend the spec, or give it a new version.")
+
+
+def _print_report(report: VerifyReport) -> None:
+    stdout_console().print(_table(report))
+    for model in report.models:
+        if not model.passed:
+            click.echo(f"\n{model.source}")
+        found: dict[tuple[str, ...], list[Check]] = {}
+        for check in model.failures:
+            found.setdefault(_finding(check), []).append(check)
+        for first, *again in found.values():
+            deeper = sorted({check.level for check in again} - {first.level}, key=LEVELS.index)
+            also = f" (and at level {', '.join(deeper)})" if deeper else ""
+            click.echo(f"  {first.level}: {first.describe()}{also}")
+
+
+def _finding(check: Check) -> tuple[str, ...]:
+    """What makes two failures the same to a reader: deeper levels find again what shallow ones found."""
+    values = (str(check.declared), str(check.measured))
+    return (check.path, *values, "" if check.measured is not None else check.note)
+
+
+def _table(report: VerifyReport) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for header in ("model", "version", "level", "checks", "seconds"):
+        table.add_column(header, justify="right" if header in ("checks", "seconds") else "left", overflow="fold")
+    table.add_column("result", no_wrap=True)
+    for model in report.models:
+        result = Text("passed", "green") if model.passed else Text(f"{len(model.failures)} failed", "bold red")
+        table.add_row(
+            Text(model.name),
+            Text(model.version or "-"),
+            report.level,
+            str(len(model.checks)),
+            f"{model.seconds:.1f}",
+            result,
+        )
+    return table
+
+
+@contextlib.contextmanager
+def _progress(level: Level) -> Iterator[Progress | None]:
+    """A bar on stderr in a terminal, plain lines with an estimate of the time left elsewhere."""
+    if level == "schema":  # over at once
+        yield None
+        return
+    if not sys.stderr.isatty():
+        yield _print_lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, label: bar.update(task, completed=done, total=total, description=label)
+
+
+def _print_lines() -> Progress:
+    start = time.monotonic()
+
+    def show(done: int, total: int, label: str) -> None:
+        if label and total > 1:
+            left = f", about {(time.monotonic() - start) / done * (total - done):.0f} s left" if done else ""
+            note(f"[{done + 1}/{total}] {label}{left}")
+
+    return show
+
+
+def _require_writable(path: Path) -> None:
+    """Refuse at once what could not be written after minutes of work."""
+    if not path.parent.is_dir():
+        raise OutputError(f"{path.parent}: there is no such folder, make it first.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise OutputError(f"{path}: cannot be written, give a writable place.")
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}), give a writable place.") from None
+    finally:
+        partial.unlink(missing_ok=True)

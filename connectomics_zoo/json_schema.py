@@ -1,0 +1,216 @@
+"""JSON Schemas (draft 2020-12) of the three kinds of spec, generated from the pydantic types."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+import jsonschema
+from jsonschema.exceptions import best_match
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema
+
+from connectomics_zoo import catalog
+from connectomics_zoo.schema.base import readable_path
+from connectomics_zoo.schema.builder import builder_module
+from connectomics_zoo.schema.experiment import ExperimentSpec
+from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.schema.task import TaskSpec
+
+Kind = Literal["model", "task", "experiment"]
+
+KINDS: tuple[Kind, ...] = ("model", "task", "experiment")
+
+TYPES: dict[Kind, type[BaseModel]] = {"model": ModelSpec, "task": TaskSpec, "experiment": ExperimentSpec}
+"""The type that each kind of spec is generated from."""
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+_MAX_MESSAGE = 200
+
+
+class _Untitled(GenerateJsonSchema):
+    """Without a title on every field, which would only repeat its name."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def schema_for(kind: Kind, *, home: str | None = None) -> dict[str, Any]:
+    """Return the JSON Schema of `kind`, with the descriptions of the types' docstrings.
+
+    A model's `arch` is checked against its builder's fields. What JSON Schema cannot say (a legal patch size,
+    distinct names, an entry for the version in `changes`) is left to pydantic.
+
+    Args:
+        kind: which spec.
+        home: the catalogue whose builders, beside the built-in ones, `builder` may name; by default every
+            installed one.
+    """
+    schema = TYPES[kind].model_json_schema(schema_generator=_Untitled)
+    if kind == "model":
+        _compose_arch(schema, _builders(home))
+        _add_model_rules(schema)
+    elif kind == "task":
+        _add_task_rules(schema)
+    else:
+        _add_experiment_rules(schema)
+    _close_mappings(schema)
+    version = schema["properties"]["schema_version"]["const"]
+    return {
+        "$schema": _DIALECT,
+        "$id": f"urn:connectomics-zoo:{kind}:{version}",
+        **schema,
+        "title": f"connectomics-zoo {kind} spec",
+    }
+
+
+def schema_text(kind: Kind, *, home: str | None = None) -> str:
+    """Return the JSON Schema of `kind` as the text of its file."""
+    return json.dumps(schema_for(kind, home=home), indent=2, ensure_ascii=False) + "\n"
+
+
+class Finding(NamedTuple):
+    """What is wrong with a document."""
+
+    path: str
+    """Where, such as `outputs[1].stride`; empty for the whole document."""
+    message: str
+    """What."""
+
+
+def check_document(kind: Kind, document: Any) -> list[str]:
+    """Return what is wrong with `document` by its JSON Schema: `path: message`, an empty list if nothing is.
+
+    As in pydantic's strict mode, and unlike in plain JSON Schema, 1.0 is no whole number.
+    """
+    return [f"{path}: {message}" if path else message for path, message in findings(kind, document)]
+
+
+def findings(kind: Kind, document: Any) -> list[Finding]:
+    """Return what is wrong with `document`, as `check_document` does, with the paths apart."""
+    validator = _validator(kind, tuple(catalog.builders()))
+    return [_finding(error) for error in sorted(validator.iter_errors(document), key=_position)]
+
+
+@functools.cache
+def _validator(kind: Kind, builders: tuple[str, ...]) -> Any:
+    """The validator of `kind`; `builders` only tells one set of installed catalogues from another."""
+    schema = schema_for(kind)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    types = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    strict: Any = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=types)  # type: ignore[no-untyped-call]
+    return strict(schema)
+
+
+def _position(error: Any) -> str:
+    return str(error.json_path)
+
+
+def _finding(error: Any) -> Finding:
+    specific = best_match([error]) or error
+    alternatives = list(dict.fromkeys(item.message for item in specific.context))
+    message = " or ".join(alternatives) or str(specific.message)
+    if len(message) > _MAX_MESSAGE:
+        message = f"{message[: _MAX_MESSAGE // 2]} … {message[-_MAX_MESSAGE // 2 :]}"
+    return Finding(readable_path(specific.absolute_path), message)
+
+
+def _builders(home: str | None) -> list[str]:
+    packages = [item.package for item in catalog.catalogs() if home is None or item.name in ("zoo", home)]
+    prefixes = tuple(f"{package}.builders." for package in packages)
+    return [name for name, import_path in catalog.builders().items() if import_path.startswith(prefixes)]
+
+
+def _compose_arch(schema: dict[str, Any], builders: Iterable[str]) -> None:
+    """Make `builder` an enumeration, and let it decide the schema of `arch`."""
+    definitions = schema["$defs"]
+    definitions.pop("BuilderConfig", None)
+    choices = []
+    for name in sorted(builders):
+        config = builder_module(name).Config.model_json_schema(
+            schema_generator=_Untitled, ref_template=f"#/$defs/{name}.{{model}}"
+        )
+        definitions |= {f"{name}.{key}": value for key, value in config.pop("$defs", {}).items()}
+        definitions[f"arch.{name}"] = {**config, "title": f"arch of {name}"}
+        choices.append(_when({"builder": {"const": name}}, {"arch": {"$ref": f"#/$defs/arch.{name}"}}))
+    properties = schema["properties"]
+    properties["builder"] = {
+        "description": properties["builder"]["description"],
+        "enum": sorted(builders),
+    }
+    properties["arch"] = {"description": properties["arch"]["description"], "type": "object"}
+    schema["allOf"] = choices
+
+
+def _when(condition: dict[str, Any], consequence: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "if": {"properties": condition, "required": list(condition)},
+        "then": {"properties": consequence},
+    }
+
+
+def _add_model_rules(schema: dict[str, Any]) -> None:
+    """Say in JSON Schema what `ModelSpec`'s validators say: full resolution first, and one rank everywhere."""
+    schema["properties"]["outputs"]["prefixItems"] = [
+        {"$ref": "#/$defs/OutputSpec", "properties": {"stride": {"items": {"const": 1}}}}
+    ]
+    for axes in ("zyx", "yx"):
+        rank = {"minItems": len(axes), "maxItems": len(axes)}
+        schema["allOf"].append(
+            _when(
+                {"input": {"type": "object", "properties": {"axes": {"const": axes}}, "required": ["axes"]}},
+                {
+                    "input": {"properties": {"size": {"properties": {"minimum": rank, "step": rank}}}},
+                    "outputs": {"items": {"properties": {"stride": rank}}},
+                    "training": {"properties": {"patch_size": rank}},
+                },
+            )
+        )
+
+
+def _add_task_rules(schema: dict[str, Any]) -> None:
+    """Say in JSON Schema what `TaskSpec`'s validators say about activations and losses."""
+    channels = schema["properties"]["channels"]
+    softmax = {"type": "object", "properties": {"activation": {"const": "softmax"}}, "required": ["activation"]}
+    has_loss = {"type": "object", "properties": {"losses": {"type": "array", "minItems": 1}}, "required": ["losses"]}
+    channels["contains"] = has_loss
+    channels["not"] = {"contains": softmax, "minContains": 1, "maxContains": 1}
+    schema["$defs"]["ChannelSpec"]["allOf"] = [
+        _when(
+            {"losses": {"type": "array", "contains": {"type": "object", "properties": {"kind": {"const": loss}}}}},
+            {"activation": {"const": activation}},
+        )
+        for loss, activation in (("cross_entropy", "softmax"), ("bce", "sigmoid"))
+    ]
+    schema["allOf"] = [
+        _when(
+            {"decode": {"type": "object", "properties": {"method": {"const": "argmax"}}, "required": ["method"]}},
+            {"channels": {"items": {"properties": {"activation": {"const": "softmax"}}}}},
+        )
+    ]
+
+
+def _add_experiment_rules(schema: dict[str, Any]) -> None:
+    """Let one volume stand where a list may, as `DataSpec` does."""
+    properties = schema["$defs"]["DataSpec"]["properties"]
+    for name in ("train", "validation"):
+        many = properties[name]
+        description, default = many.pop("description"), many.pop("default")
+        properties[name] = {"description": description, "default": default, "anyOf": [many, many["items"]]}
+
+
+def _close_mappings(schema: Any) -> None:
+    """Refuse keys that do not match the pattern of a mapping's keys, which pydantic's schema leaves open."""
+    if isinstance(schema, dict):
+        if "patternProperties" in schema:
+            schema.setdefault("additionalProperties", False)
+        for value in schema.values():
+            _close_mappings(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            _close_mappings(value)

@@ -1,0 +1,321 @@
+"""Draws image, truth, prediction and errors side by side, for people to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+
+from connectomics_zoo.errors import OutputError, VolumeError
+from connectomics_zoo.evaluate.contingency import count_pairs
+from connectomics_zoo.regions import box_shape, region_box
+from connectomics_zoo.schema.experiment import Region
+from connectomics_zoo.volumes import PartialOutput, VoxelSize, open_volume
+
+# From the palette of Okabe and Ito (2008), whose colours everybody can tell apart.
+BLUE, VERMILLION, YELLOW = (86, 180, 233), (213, 94, 0), (240, 228, 66)
+
+PANEL_INCHES = 4.0
+DOTS_PER_INCH = 160
+MAX_SECTIONS = 8
+MAX_EDGE = 1024
+"""Pixels of a section that are drawn along each axis; of a larger one, the middle."""
+
+_RGB = NDArray[np.float32]
+
+
+def draw_comparison(
+    path: str | Path,
+    *,
+    raw: NDArray[Any],
+    truth: NDArray[Any],
+    prediction: NDArray[Any],
+    threshold: float = 0.5,
+    voxel_size_nm: VoxelSize | None = None,
+    section_names: Sequence[str] | None = None,
+    title: str = "",
+) -> None:
+    """Write a PNG with a row for each section: image, truth, prediction, errors.
+
+    Where truth or prediction is a mask (or a probability), the errors are false and missed voxels and the Dice of
+    the section; where both hold objects, they are the boundaries that only one of them has.
+
+    Args:
+        path: a file ending in .png; an existing one is replaced, whole or not at all.
+        raw: grey values (N, Y, X), N = 1..8 sections.
+        truth: labels of the same shape.
+        prediction: labels, or floats that are probabilities, of the same shape.
+        threshold: the foreground of probabilities is above this.
+        voxel_size_nm: (z, y, x), for the scale bar; without it there is none.
+        section_names: what to write beside each row, such as `z = 14`.
+        title: a line above everything.
+
+    Raises:
+        OutputError: `path` cannot be written.
+        VolumeError: the shapes differ.
+    """
+    _check_shapes(raw, truth, prediction)
+    target = Path(path)
+    if target.suffix.lower() != ".png":
+        raise OutputError(f"{target}: pictures are PNG files, give a name that ends in .png.")
+    pixel = (1.0, 1.0) if voxel_size_nm is None else (voxel_size_nm[1], voxel_size_nm[2])
+    aspect = pixel[0] / pixel[1]
+    are_masks = prediction.dtype.kind == "f" or min(len(np.unique(truth)), len(np.unique(prediction))) <= 2
+    draw: Callable[..., None] = partial(_draw_masks, threshold=threshold) if are_masks else _draw_objects
+    if not are_masks:
+        truth, prediction = _numbered_alike(truth, prediction)
+    figure, panels = _make_figure(len(raw), height=PANEL_INCHES * aspect * raw.shape[1] / raw.shape[2])
+    for column, name in enumerate(("image", "truth", "prediction", "errors")):
+        panels[0][column].set_title(name, fontsize=13)
+    low, high = np.percentile(raw, (0.5, 99.5))
+    for row, axes in enumerate(panels):
+        grey = np.clip((raw[row].astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
+        draw(axes, np.repeat(grey[..., np.newaxis], 3, axis=2), truth[row], prediction[row], aspect=aspect)
+        if section_names is not None:
+            axes[0].set_ylabel(section_names[row], fontsize=13)
+        if voxel_size_nm is not None:
+            _draw_scale_bar(axes[0], shape=raw.shape[1:], pixel_nm=pixel)
+    _draw_legend(figure, are_masks=are_masks)
+    if title:
+        figure.suptitle(title, fontsize=14)
+    _save(figure, target)
+
+
+def draw_volumes(
+    path: str | Path,
+    *,
+    image: str | Path,
+    truth: str | Path,
+    prediction: str | Path,
+    threshold: float | None = None,
+    region: Region | str | None = None,
+    sections: int = 3,
+    title: str = "",
+) -> None:
+    """Draw up to `sections` evenly spaced sections of three volumes; see `draw_comparison`.
+
+    Of sections larger than 1024 pixels the middle is drawn. The prediction is as large as the truth, or as the
+    region. In uint8 beyond 1, 255 stands for probability 1 where the truth is a mask or a `threshold` is given.
+    """
+    with open_volume(image) as grey, open_volume(truth) as true, open_volume(prediction) as predicted:
+        if grey.shape != true.shape:
+            raise VolumeError(f"{grey.location} and {true.location} have the shapes {grey.shape} and {true.shape}.")
+        box = region_box(region, shape=true.shape)
+        if predicted.shape not in (true.shape, box_shape(box)):
+            raise VolumeError(
+                f"{predicted.location} has the shape {predicted.shape}, neither the truth's {true.shape} nor the "
+                f"region's {box_shape(box)}: give the volumes that belong together."
+            )
+        offset = (0, 0, 0) if predicted.shape == true.shape else tuple(part.start for part in box)
+        depth = box_shape(box)[0]
+        count = min(sections, depth)
+        rows = [box[0].start + int((index + 0.5) * depth / count) for index in range(count)]
+        y, x = (_middle(part) for part in box[1:])
+        stacks = []
+        for volume, shift in ((grey, (0, 0, 0)), (true, (0, 0, 0)), (predicted, offset)):
+            ys, xs = (slice(part.start - by, part.stop - by) for part, by in zip((y, x), shift[1:], strict=True))
+            blocks = [volume.read((slice(row - shift[0], row - shift[0] + 1), ys, xs)) for row in rows]
+            stacks.append(np.concatenate([block if block.ndim == 3 else block[0] for block in blocks]))
+        if (
+            stacks[2].dtype == np.uint8
+            and stacks[2].max() > 1
+            and (threshold is not None or len(np.unique(stacks[1])) <= 2)
+        ):
+            stacks[2] = stacks[2] / np.float32(255)
+        draw_comparison(
+            path,
+            raw=stacks[0],
+            truth=stacks[1],
+            prediction=stacks[2],
+            threshold=0.5 if threshold is None else threshold,
+            voxel_size_nm=grey.voxel_size_nm or true.voxel_size_nm,
+            section_names=[f"z = {row}" for row in rows],
+            title=title,
+        )
+
+
+def _middle(part: slice) -> slice:
+    spare = max(0, part.stop - part.start - MAX_EDGE)
+    first = part.start + spare // 2
+    return slice(first, part.stop - (spare - spare // 2))
+
+
+def _check_shapes(raw: NDArray[Any], truth: NDArray[Any], prediction: NDArray[Any]) -> None:
+    if raw.ndim != 3 or not raw.shape == truth.shape == prediction.shape:
+        raise VolumeError(
+            f"image, truth and prediction have the shapes {raw.shape}, {truth.shape} and {prediction.shape}, a picture "
+            "needs three equal ones (sections, y, x)."
+        )
+    if not 1 <= len(raw) <= MAX_SECTIONS:
+        raise VolumeError(f"a picture has 1 to {MAX_SECTIONS} sections, not {len(raw)}, choose some.")
+
+
+def _make_figure(rows: int, *, height: float) -> tuple[Figure, list[list[Axes]]]:
+    figure = Figure(figsize=(4 * PANEL_INCHES + 0.5, rows * height + 1.3), dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels: list[list[Axes]] = figure.subplots(rows, 4, squeeze=False).tolist()
+    for axes in panels:
+        for panel in axes:
+            panel.set_xticks([])
+            panel.set_yticks([])
+    return figure, panels
+
+
+def _draw_masks(
+    axes: list[Axes],
+    grey: _RGB,
+    truth: NDArray[Any],
+    prediction: NDArray[Any],
+    *,
+    aspect: float,
+    threshold: float,
+) -> None:
+    """Fill truth and probability, outline them, and colour right, false and missed voxels."""
+    strength = prediction.astype(np.float32) if prediction.dtype.kind == "f" else (prediction > 0).astype(np.float32)
+    true, found = truth > 0, strength > threshold
+    errors = _blend(grey, BLUE, 0.45 * (true & found))
+    errors = _blend(errors, VERMILLION, 0.75 * (found & ~true))
+    errors = _blend(errors, YELLOW, 0.75 * (true & ~found))
+    images = (grey, _blend(grey, YELLOW, 0.3 * true), _blend(grey, BLUE, 0.6 * np.clip(strength, 0, 1)), errors)
+    for panel, picture in zip(axes, images, strict=True):
+        panel.imshow(picture, aspect=aspect)
+    for panel, mask, colour in ((axes[1], true, YELLOW), (axes[2], found, BLUE)):
+        if mask.any() and not mask.all():
+            panel.contour(mask, levels=[0.5], colors=[_unit(colour)], linewidths=0.9)
+    total = true.sum() + found.sum()
+    dice = 2 * (true & found).sum() / total if total else 1.0
+    axes[3].text(
+        0.98, 0.02, f"Dice {dice:.3f}", transform=axes[3].transAxes, ha="right", va="bottom", **_label_style(13)
+    )
+
+
+def _draw_objects(
+    axes: list[Axes], grey: _RGB, truth: NDArray[Any], prediction: NDArray[Any], *, aspect: float
+) -> None:
+    """Colour the objects of both, and the boundaries that both, one or the other has."""
+    true, found = _boundaries(truth), _boundaries(prediction)
+    near_true, near_found = _grown(true), _grown(found)
+    errors = _blend(grey, BLUE, 0.8 * (true & near_found))
+    errors = _blend(errors, VERMILLION, 1.0 * (found & ~near_true))
+    errors = _blend(errors, YELLOW, 1.0 * (true & ~near_found))
+    images = (grey, _coloured(grey, truth), _coloured(grey, prediction), errors)
+    for panel, picture in zip(axes, images, strict=True):
+        panel.imshow(picture, aspect=aspect)
+
+
+def _draw_legend(figure: Figure, *, are_masks: bool) -> None:
+    names = (
+        ("right", "false (only predicted)", "missed (only true)")
+        if are_masks
+        else ("boundary of both", "of the prediction alone: a split", "of the truth alone: a merge")
+    )
+    patches = [
+        Patch(facecolor=_unit(colour), edgecolor="black", linewidth=0.5, label=name)
+        for colour, name in zip((BLUE, VERMILLION, YELLOW), names, strict=True)
+    ]
+    figure.legend(handles=patches, loc="outside lower right", ncols=3, fontsize=12, frameon=False)
+
+
+def _draw_scale_bar(panel: Axes, *, shape: tuple[int, ...], pixel_nm: tuple[float, float]) -> None:
+    """Draw a bar of a round length, at most a quarter of the section's width."""
+    height, width = shape
+    length_nm = _round_length(width * pixel_nm[1] / 4)
+    pixels = length_nm / pixel_nm[1]
+    left, bottom = 0.03 * width, 0.965 * height
+    bar = Rectangle((left, bottom - 0.012 * height), pixels, 0.012 * height, facecolor="white", edgecolor="black")
+    bar.set_linewidth(0.6)
+    panel.add_patch(bar)
+    name = f"{length_nm / 1000:g} µm" if length_nm >= 1000 else f"{length_nm:g} nm"
+    panel.text(left, bottom - 0.025 * height, name, ha="left", va="bottom", **_label_style(12))
+
+
+def _round_length(length: float) -> float:
+    """The largest of 1, 2, 5, 10, 20, … that is at most `length`."""
+    power = 10.0 ** np.floor(np.log10(length))
+    return float(max(step * power for step in (1, 2, 5) if step * power <= length))
+
+
+def _label_style(size: int) -> dict[str, Any]:
+    return {"fontsize": size, "color": "white", "path_effects": [withStroke(linewidth=2.5, foreground="black")]}
+
+
+def _unit(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+    red, green, blue = (value / 255 for value in colour)
+    return (red, green, blue)
+
+
+def _blend(picture: _RGB, colour: tuple[int, int, int], strength: NDArray[Any]) -> _RGB:
+    alpha = strength.astype(np.float32)[..., np.newaxis]
+    blended: _RGB = picture * (1 - alpha) + np.array(_unit(colour), dtype=np.float32) * alpha
+    return blended
+
+
+def _numbered_alike(truth: NDArray[Any], prediction: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Number the objects of both anew, so that the largest part of a true object has its number, hence its colour."""
+    true_labels, true_numbers = np.unique(truth, return_inverse=True)
+    labels, numbers = np.unique(prediction, return_inverse=True)
+    table = count_pairs(numbers.reshape(truth.shape), true_numbers.reshape(truth.shape))
+    # Number 0 is the background of both; true objects come next, and then what has no true object to itself.
+    of_true = np.where(true_labels == 0, 0, np.arange(1, len(true_labels) + 1))
+    of_predicted = np.where(labels == 0, 0, np.arange(len(labels)) + len(true_labels) + 1)
+    taken = np.zeros(len(true_labels), dtype=bool)
+    placed = labels == 0
+    for pair in np.argsort(-table.counts, kind="stable"):
+        label, true = table.prediction[pair], table.truth[pair]
+        if not placed[label] and not taken[true] and true_labels[true] != 0:
+            of_predicted[label] = of_true[true]
+            taken[true] = True
+        placed[label] = True
+    return of_true[true_numbers.reshape(truth.shape)], of_predicted[numbers.reshape(truth.shape)]
+
+
+def _coloured(grey: _RGB, labels: NDArray[Any]) -> _RGB:
+    """Give each label a colour of its own that depends on the label alone; 0 stays grey."""
+    values, inverse = np.unique(labels, return_inverse=True)
+    hue = (values.astype(np.float64) * 0.6180339887498949) % 1  # the golden ratio spreads neighbours apart
+    value = 0.75 + 0.25 * ((values.astype(np.float64) * 0.3819660112501051 * 3) % 1)
+    angles = (hue[:, np.newaxis] + np.array([0, 2 / 3, 1 / 3])) * 2 * np.pi
+    colours = (value[:, np.newaxis] * (0.55 + 0.45 * np.cos(angles))).astype(np.float32)
+    alpha = (0.5 * (labels > 0)).astype(np.float32)[..., np.newaxis]
+    mixed: _RGB = grey * (1 - alpha) + colours[inverse.reshape(labels.shape)] * alpha
+    return mixed
+
+
+def _boundaries(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Pixels whose right or lower neighbour has another label."""
+    edges = np.zeros(labels.shape, dtype=bool)
+    edges[:-1] |= labels[:-1] != labels[1:]
+    edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    return edges
+
+
+def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Grow by two pixels, within which two boundaries are the same."""
+    for _ in range(2):
+        grown = mask.copy()
+        grown[1:] |= mask[:-1]
+        grown[:-1] |= mask[1:]
+        grown[:, 1:] |= mask[:, :-1]
+        grown[:, :-1] |= mask[:, 1:]
+        mask = grown
+    return mask
+
+
+def _save(figure: Figure, target: Path) -> None:
+    output = PartialOutput(target, overwrite=True)
+    try:
+        figure.savefig(output.path, format="png")
+        output.commit()
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror}), give a writable place.") from None
+    finally:
+        output.discard()

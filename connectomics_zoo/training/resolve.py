@@ -1,0 +1,163 @@
+"""From a reference and overrides to a complete `RunSpec`, with every file looked at before anything is made."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from connectomics_zoo import catalog
+from connectomics_zoo.errors import SpecError
+from connectomics_zoo.overrides import merge
+from connectomics_zoo.reading import read_yaml
+from connectomics_zoo.registry import RUN_SPEC, get_experiment, get_run, get_task, parse_reference, resolve_model, validate
+from connectomics_zoo.schema.experiment import ExperimentSpec, PredictionSpec, RunSpec
+from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.schema.training import TrainingSpec
+from connectomics_zoo.volumes import check_pair, open_volume
+
+REQUIRED = "???"
+"""Stands in an experiment for what the user must give."""
+
+
+def resolve_run(ref: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
+    """Return the complete run of an experiment, or of a model with the overrides that make it one.
+
+    Every volume is opened and compared with its labels.
+
+    Args:
+        ref: an experiment or a model: a name, or a path to a YAML file.
+        overrides: nested fields to change, as `overrides.parse_overrides` gives them.
+
+    Raises:
+        ZooError: a name, key, value, file, or volume is wrong; nothing has been written.
+    """
+    document = merge(_base_document(ref), overrides)
+    experiment = validate(ExperimentSpec, document, source=str(ref))
+    return complete(experiment, source=str(ref))
+
+
+def continue_run(folder: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
+    """Return the run in `folder` with overrides of its `training` (more steps) and `data`.
+
+    Raises:
+        SpecError: an override would change the network or the task.
+    """
+    run = get_run(folder)
+    fixed = sorted(overrides.keys() - {"training", "data", "prediction"})
+    if fixed:
+        raise SpecError(f"{fixed[0]!r} cannot change when a run is resumed, only training, data and prediction can.")
+    return validate(RunSpec, merge(run.model_dump(mode="json"), overrides), source=str(Path(folder) / RUN_SPEC))
+
+
+def _base_document(ref: str | Path) -> dict[str, Any]:
+    """Return an experiment's document, or the one that a model alone makes."""
+    path = Path(ref)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file() and "builder" not in read_yaml(path):
+            return get_experiment(path).model_dump(mode="json", exclude_unset=True)
+    elif str(ref) in {entry.name for entry in catalog.entries("experiments")}:
+        return get_experiment(ref).model_dump(mode="json", exclude_unset=True)
+    reference = parse_reference(ref)
+    if reference.tag is not None:
+        raise SpecError(f"{reference.text!r} names trained weights, train the model {reference.name!r} itself.")
+    return {
+        "schema_version": 1,
+        "name": reference.name or path.stem,
+        "summary": f"{reference.text} on the user's volumes.",
+        "model": reference.text,
+        "task": REQUIRED,
+        "data": {},
+    }
+
+
+def complete(experiment: ExperimentSpec, *, source: str) -> RunSpec:
+    """Return `experiment` with its model, task and recipe resolved; see `resolve_run`."""
+    if experiment.task == REQUIRED:
+        names = ", ".join(sorted({entry.name for entry in catalog.entries("tasks")}))
+        raise SpecError(f"{source}: no task is given, add task=NAME with one of {names}.")
+    task = get_task(experiment.task)
+    data = experiment.data
+    if data.root == REQUIRED:
+        raise SpecError(f"{source}: the folder of the volumes is not given, add data.root=FOLDER.")
+    if not data.train:
+        raise SpecError(
+            f"{source}: there is no volume to train on, add data.train.image=FILE:DATASET data.train.label=FILE:DATASET."
+        )
+    for pair in (*data.train, *data.validation):
+        if REQUIRED in (pair.image, pair.label):
+            raise SpecError(f"{source}: a volume is not given, add data.train.image=… and data.train.label=… (or validation).")
+    in_channels, voxel_size_nm = _inspect_volumes(experiment, continuous=_any_continuous(task))
+    model = resolve_model(
+        experiment.model, in_channels=in_channels, out_channels=len(task.channels), arch=experiment.arch
+    )
+    recipe = model.training.model_dump(mode="json") | experiment.training.model_dump(mode="json", exclude_none=True)
+    training = validate(TrainingSpec, recipe, source=f"training of {source}")
+    _check_patch(model, training.patch_size, what="training.patch_size")
+    window = experiment.prediction.window or training.patch_size
+    _check_patch(model, window, what="prediction.window")
+    return RunSpec(
+        schema_version=1,
+        kind="run",
+        name=experiment.name,
+        model=model,
+        task=task,
+        data=data.model_copy(update={"voxel_size_nm": data.voxel_size_nm or voxel_size_nm}),
+        training=training,
+        prediction=PredictionSpec(window=window, overlap=experiment.prediction.overlap),
+        versions={
+            "python": platform.python_version(),
+            "torch": version("torch"),
+            "monai": version("monai"),
+            "connectomics-zoo": version("connectomics-zoo"),
+        },
+    )
+
+
+def _any_continuous(task: Any) -> bool:
+    return any(channel.target.kind == "value" for channel in task.channels)
+
+
+def _inspect_volumes(
+    experiment: ExperimentSpec, *, continuous: bool
+) -> tuple[int, tuple[float, float, float] | None]:
+    """Open every pair, check it, and return the number of channels and the voxel size that they share."""
+    data = experiment.data
+    root = Path(data.root).expanduser() if data.root is not None else None
+    channels: set[int] = set()
+    voxel_sizes: set[tuple[float, float, float]] = set()
+    for pair in (*data.train, *data.validation):
+        with (
+            open_volume(pair.image, root=root, voxel_size_nm=data.voxel_size_nm) as image,
+            open_volume(pair.label, root=root, voxel_size_nm=data.voxel_size_nm) as label,
+        ):
+            check_pair(image, label, continuous=continuous)
+            for axis, length in zip("zyx", image.shape, strict=True):
+                limits = getattr(pair.region, axis)
+                if limits is not None and not limits[0] < limits[1] <= length:
+                    raise SpecError(
+                        f"region {axis}: [{limits[0]}, {limits[1]}] is not inside {pair.image}, "
+                        f"which has {length} voxels along {axis}: give first < last + 1 <= {length}."
+                    )
+            channels.add(image.channels or 1)
+            if image.voxel_size_nm is not None:
+                voxel_sizes.add(image.voxel_size_nm)
+    if len(channels) > 1:
+        raise SpecError(f"the images have {sorted(channels)} channels, all must have the same number.")
+    if len(voxel_sizes) > 1:
+        raise SpecError(f"the images have the voxel sizes {sorted(voxel_sizes)} nm, all must have the same: resample them.")
+    return channels.pop(), voxel_sizes.pop() if voxel_sizes else None
+
+
+def _check_patch(model: ModelSpec, size: tuple[int, ...], *, what: str) -> None:
+    rule = model.input.size
+    if len(model.input.axes) != 3:
+        raise SpecError(f"{model.name} is a 2-D network, and training works on volumes: choose arch.spatial_dims=3.")
+    if not rule.allows(size):
+        legal = list(rule.round_up(size)) if len(size) == len(rule.minimum) else list(rule.minimum)
+        raise SpecError(
+            f"{what} {list(size)} is not legal for {model.name} (legal: {rule.describe()} along z, y, x), "
+            f"for example {what}={legal}.".replace(" ", " ")
+        )

@@ -1,0 +1,6 @@
+"""Proves what specs declare, by reading, building and running the models; importing it imports no torch."""
+
+from connectomics_zoo.verify.report import LEVELS, Check, Level, ModelReport, VerifyReport
+from connectomics_zoo.verify.run import Progress, verify
+
+__all__ = ["LEVELS", "Check", "Level", "ModelReport", "Progress", "VerifyReport", "verify"]

@@ -1,0 +1,98 @@
+"""`verify`: runs the levels over the chosen specs and puts the report together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from connectomics_zoo import catalog, lock
+from connectomics_zoo.errors import ZooError
+from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.verify.report import LEVELS, Check, Level, ModelReport, VerifyReport
+from connectomics_zoo.verify.schema_level import check_file
+from connectomics_zoo.verify.select import Target, select
+
+Progress = Callable[[int, int, str], None]
+"""Called with (specs done, specs in all, the spec that comes next); at the end the last one is empty."""
+
+
+def verify(
+    patterns: Sequence[str] = (),
+    *,
+    level: Level = "forward",
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Prove what specs declare, by reading, building and running their networks.
+
+    Args:
+        patterns: wildcards over names, references (`name`, `name@1.0.0`, `catalog:name`), YAML files or run
+            folders; without any, every version of every model in every catalogue.
+        level: how deep, each level with the ones before it: `schema` reads (and imports no torch), `build`
+            builds without memory, `forward` runs forward and backward, `weights` loads the declared weights.
+        progress: told before each spec, and at the end.
+
+    Raises:
+        UnknownNameError: a pattern means nothing.
+        ZooError: there is no such level.
+    """
+    if level not in LEVELS:
+        raise ZooError(f"unknown level {level!r}, choose one of {', '.join(LEVELS)}.")
+    targets = select([patterns] if isinstance(patterns, str) else patterns)
+    reports = []
+    for index, target in enumerate(targets):
+        if progress is not None:
+            progress(index, len(targets), target.label)
+        reports.append(_verify_target(target, level))
+    if progress is not None:
+        progress(len(targets), len(targets), "")
+    return VerifyReport(level, (*reports, *_withdrawn(patterns, targets)))
+
+
+def _verify_target(target: Target, level: Level) -> ModelReport:
+    start = time.perf_counter()
+    spec, checks = check_file(target)
+    if spec is not None:
+        for deeper in LEVELS[1 : LEVELS.index(level) + 1]:
+            checks += _run_level(deeper, spec, target)
+    return ModelReport(
+        name=str(target.path) if spec is None else spec.name,
+        version="" if spec is None else spec.version,
+        source=target.label,
+        checks=tuple(checks),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _run_level(level: Level, spec: ModelSpec, target: Target) -> list[Check]:
+    # Imported here, because only these levels may import torch.
+    if level == "build":
+        from connectomics_zoo.verify.build_level import check_build
+
+        return check_build(spec)
+    if level == "forward":
+        from connectomics_zoo.verify.forward_level import check_forward
+
+        return check_forward(spec)
+    from connectomics_zoo.verify.weights_level import check_weights
+
+    return check_weights(spec, target)
+
+
+def _withdrawn(patterns: Sequence[str], targets: Sequence[Target]) -> list[ModelReport]:
+    """Report what was released and has no file any more, of the chosen models (without patterns: of all)."""
+    reports = []
+    for home in catalog.catalogs():
+        chosen = {target.entry.name for target in targets if target.entry is not None and target.entry.catalog == home}
+        if not chosen and patterns:
+            continue
+        try:
+            references = lock.withdrawn(home)
+        except ZooError:
+            continue  # a lock that cannot be read fails the check of each of its specs
+        for reference in references:
+            name, _, version = reference.partition("@")
+            if name in chosen or not patterns:
+                note = f"was released and has no file any more, put it back as {reference}.yaml"
+                check = Check("file", ok=False, note=note)
+                reports.append(ModelReport(name, version, f"{home.name}:{reference}", (check,), seconds=0.0))
+    return reports

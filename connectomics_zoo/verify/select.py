@@ -1,0 +1,72 @@
+"""From patterns, references and paths to the spec files that are verified."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from connectomics_zoo import catalog
+from connectomics_zoo.errors import UnknownNameError, nearest
+from connectomics_zoo.registry import RUN_SPEC, parse_reference, spec_path
+
+
+@dataclass(frozen=True)
+class Target:
+    """A spec file that is verified."""
+
+    path: Path
+    """The file."""
+    entry: catalog.Entry | None
+    """Its place in a catalogue, None for a file of the user's."""
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it is the resolved spec of a run folder, which also holds weights."""
+        return self.path.name == RUN_SPEC
+
+    @property
+    def label(self) -> str:
+        """How the file is called in a report."""
+        if self.entry is None:
+            return str(self.path)
+        return f"{self.entry.catalog.name}:{self.path.stem}"
+
+
+def select(patterns: Sequence[str]) -> list[Target]:
+    """Return the model specs that `patterns` mean, each once, in the order of the catalogues; all without patterns.
+
+    A pattern with `*`, `?` or `[`, or the name of a family, is matched against names and families in any case,
+    as `zoo list` does, and means all versions; anything else is a reference, the path of a YAML file, or a run
+    folder.
+
+    Raises:
+        UnknownNameError: a pattern means nothing; the nearest names are in the message.
+    """
+    entries = catalog.entries("models")
+    by_path = {entry.path.resolve(): entry for entry in entries}
+    chosen: dict[Path, Target] = {}
+    for pattern in patterns or ["*"]:
+        for path in _paths(pattern, entries):
+            chosen.setdefault(path.resolve(), Target(path, by_path.get(path.resolve())))
+    places = {path: place for place, path in enumerate(by_path)}
+    return sorted(chosen.values(), key=lambda target: places.get(target.path.resolve(), len(places)))
+
+
+def _paths(pattern: str, entries: Sequence[catalog.Entry]) -> list[Path]:
+    families = {entry.family for entry in entries} - {entry.name for entry in entries}
+    is_wildcard = any(character in pattern for character in "*?[") and not Path(pattern).exists()
+    if not is_wildcard and pattern not in families:
+        return [spec_path(parse_reference(pattern))]
+    found = [entry.path for entry in entries if _matches(pattern, entry)]
+    if not found:
+        names = {entry.name for entry in entries}
+        raise UnknownNameError(f"no model matches {pattern!r}: {nearest(pattern.strip('*?'), names)}")
+    return found
+
+
+def _matches(pattern: str, entry: catalog.Entry) -> bool:
+    texts = (entry.name, entry.path.stem, entry.family)
+    spellings = [*texts, *(f"{entry.catalog.name}:{text}" for text in texts)]
+    return any(fnmatch.fnmatchcase(spelling.casefold(), pattern.casefold()) for spelling in spellings)

@@ -1,0 +1,64 @@
+"""Checks that reading and writing share: regions, data types, and errors of the file libraries."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from connectomics_zoo.errors import VolumeError, ZooError
+
+Region = tuple[slice, slice, slice]
+"""A box of voxels: slices of whole numbers along z, y and x, with step 1."""
+
+DTYPES = "bool, whole numbers of 8 to 64 bits, or floats of 16 to 64 bits"
+
+
+def is_supported(dtype: np.dtype[Any]) -> bool:
+    """Whether a volume may have this data type."""
+    return dtype.kind in "biuf" and dtype.itemsize <= 8
+
+
+def resolve_region(region: Region, *, shape: tuple[int, int, int], location: str) -> Region:
+    """Return `region` with every start and stop filled in.
+
+    Raises:
+        VolumeError: it has a step, is empty, or reaches out of the volume.
+    """
+    resolved = []
+    for axis, part, size in zip("zyx", region, shape, strict=True):
+        start = 0 if part.start is None else part.start
+        stop = size if part.stop is None else part.stop
+        if part.step not in (None, 1):
+            raise VolumeError(f"{location}: the region has step {part.step} along {axis}, only 1 is allowed.")
+        if not 0 <= start < stop <= size:
+            raise VolumeError(
+                f"{location}: the region [{start}, {stop}) along {axis} is empty or not inside [0, {size}), "
+                "choose one inside."
+            )
+        resolved.append(slice(int(start), int(stop)))
+    return (resolved[0], resolved[1], resolved[2])
+
+
+@contextmanager
+def readable(location: object, *, kind: str) -> Iterator[None]:
+    """Turn what a file library raises on a damaged or unreadable file into one `VolumeError`."""
+    try:
+        yield
+    except (ZooError, MemoryError):
+        raise
+    # h5py, tifffile, zarr and their codecs promise no set of errors for damaged files.
+    except Exception as error:
+        raise VolumeError(
+            f"{location}: cannot be read as {kind} ({reason(error)}), check that it is complete and of that kind."
+        ) from error
+
+
+def reason(error: BaseException) -> str:
+    """Return in a few words what `error` says."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,122 @@
+"""Reads and writes one dataset of an HDF5 file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from connectomics_zoo.volumes.checks import readable
+from connectomics_zoo.volumes.location import dataset_error
+from connectomics_zoo.volumes.metadata import (
+    VoxelSize,
+    axes_from_attributes,
+    default_axes,
+    voxel_size_from_attributes,
+)
+
+# Writing a block that is not aligned to chunks reads, changes and writes each chunk again; the default
+# cache of 1 MiB would do that on disk.
+_WRITE_CACHE_BYTES = 64 * 2**20
+
+
+class Hdf5Array:
+    """An open dataset; `read` touches only the chunks that the index needs."""
+
+    def __init__(self, path: Path, *, dataset: str | None) -> None:
+        with readable(path, kind="HDF5"):
+            self._file = h5py.File(path, "r")
+        try:
+            with readable(path, kind="HDF5"):
+                self.dataset: str | None = _choose_dataset(self._file, dataset=dataset, path=path)
+                self._array = self._file[self.dataset]
+                # Without a type (h5py.Empty) or a shape there is nothing to read; rank 0 says so.
+                self.shape: tuple[int, ...] = tuple(self._array.shape or ())
+                self.dtype: np.dtype[Any] = self._array.dtype
+                attributes = dict(self._array.attrs)
+                rank = len(self.shape)
+                self.axes = axes_from_attributes(attributes, rank=rank) or default_axes(rank)
+                self.voxel_size_nm = voxel_size_from_attributes(attributes, axes=self.axes or "")
+        except BaseException:
+            self._file.close()
+            raise
+
+    def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
+        """Return the block of voxels at `index`, one slice for each axis of the file."""
+        with readable(f"{self._file.filename}:{self.dataset}", kind="HDF5"):
+            return np.asarray(self._array[index])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _choose_dataset(file: Any, *, dataset: str | None, path: Path) -> str:
+    """Return the path of `dataset`, or of the only dataset in the file or group."""
+    inside = dataset or "/"
+    if isinstance(file.get(inside), h5py.Dataset):
+        return inside
+    known = hdf5_datasets(file)
+    below = known if dataset is None else [name for name in known if name.startswith(f"{dataset}/")]
+    if len(below) == 1:
+        return below[0]
+    if dataset is not None and below:
+        raise dataset_error(f"{path}:{dataset}", dataset=None, known=below)
+    raise dataset_error(str(path), dataset=dataset, known=known)
+
+
+def hdf5_datasets(file: Any) -> list[str]:
+    """Return the paths of all datasets in an open HDF5 file."""
+    names: list[str] = []
+
+    def collect(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            names.append(name)
+
+    file.visititems(collect)
+    return names
+
+
+def write_voxel_size(array: Any, *, voxel_size_nm: VoxelSize | None) -> None:
+    """Set the attributes of an HDF5 dataset that say its axes and voxel size."""
+    array.attrs["axes"] = "zyx" if len(array.shape) == 3 else "czyx"
+    if voxel_size_nm is not None:
+        array.attrs["voxel_size_nm"] = voxel_size_nm
+        array.attrs["resolution"] = voxel_size_nm  # CREMI's readers
+        array.attrs["element_size_um"] = [length / 1000 for length in voxel_size_nm]  # Fiji, ilastik
+
+
+class Hdf5Sink:
+    """A new HDF5 file with one dataset."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        dataset: str | None,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        voxel_size_nm: VoxelSize | None,
+        chunks: tuple[int, ...],
+    ) -> None:
+        assert dataset is not None
+        self._file = h5py.File(path, "w", rdcc_nbytes=_WRITE_CACHE_BYTES)
+        try:
+            self._array = self._file.create_dataset(
+                dataset, shape=shape, dtype=dtype, chunks=chunks, compression="gzip", compression_opts=1, shuffle=True
+            )
+            write_voxel_size(self._array, voxel_size_nm=voxel_size_nm)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def write(self, index: tuple[slice, ...], block: npt.NDArray[Any]) -> None:
+        """Write `block` at `index`."""
+        self._array[index] = block
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self._file.close()

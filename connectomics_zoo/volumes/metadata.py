@@ -1,0 +1,217 @@
+"""Reads axes and voxel sizes from the attributes and headers that HDF5, TIFF and Zarr files carry.
+
+Whatever is missing, malformed or without a known unit is unknown (None), never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+from xml.etree import ElementTree
+
+VoxelSize = tuple[float, float, float]
+"""Edge lengths of a voxel (z, y, x) in nanometres."""
+
+_NANOMETRES: dict[str, float] = {
+    "angstrom": 0.1,
+    "Å": 0.1,
+    "nm": 1.0,
+    "nanometer": 1.0,
+    "nanometre": 1.0,
+    "µm": 1e3,  # micro sign
+    "μm": 1e3,  # Greek mu
+    "\\u00b5m": 1e3,  # as ImageJ escapes it
+    "um": 1e3,
+    "micron": 1e3,
+    "micrometer": 1e3,
+    "micrometre": 1e3,
+    "mm": 1e6,
+    "millimeter": 1e6,
+    "millimetre": 1e6,
+    "cm": 1e7,
+    "centimeter": 1e7,
+    "centimetre": 1e7,
+    "inch": 2.54e7,
+    "m": 1e9,
+    "meter": 1e9,
+    "metre": 1e9,
+}
+
+
+def nanometres(unit: object) -> float | None:
+    """Return how many nanometres one `unit` has, or None if it is no known length."""
+    name = _text(unit).strip()
+    for candidate in (name, name.lower(), name.lower().removesuffix("s")):
+        if candidate in _NANOMETRES:
+            return _NANOMETRES[candidate]
+    return None
+
+
+def as_voxel_size(values: object) -> VoxelSize | None:
+    """Return three positive, finite numbers as a voxel size, and anything else as None."""
+    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
+        return None
+    try:
+        z, y, x = (float(value) for value in values)
+    except (TypeError, ValueError):
+        return None
+    return (z, y, x) if all(math.isfinite(value) and value > 0 for value in (z, y, x)) else None
+
+
+def declared_axes(names: object, *, rank: int) -> str | None:
+    """Return axis `names` ("zyx", ["c", "z", "y", "x"], …) as one string of the letters tczyx, or None."""
+    is_text = isinstance(names, str | bytes)
+    letters = list(_text(names)) if is_text else [_text(name) for name in _list(names)]
+    joined = "".join(letters).lower()
+    valid = len(letters) == len(joined) == rank == len(set(joined)) and set(joined) <= set("tczyx")
+    return joined if valid else None
+
+
+def default_axes(rank: int) -> str | None:
+    """Return the axes of an array that does not say: (z, y, x) or (c, z, y, x)."""
+    return {3: "zyx", 4: "czyx"}.get(rank)
+
+
+def axes_from_attributes(attributes: Mapping[str, Any], *, rank: int) -> str | None:
+    """Return the axes in an `axes` attribute or in vigra's and ilastik's `axistags`, or None."""
+    if "axes" in attributes:
+        return declared_axes(attributes["axes"], rank=rank)
+    if "axistags" in attributes:
+        try:
+            tags = json.loads(_text(attributes["axistags"]))["axes"]
+            return declared_axes([tag["key"] for tag in tags], rank=rank)
+        except (ValueError, KeyError, TypeError):
+            return None
+    return None
+
+
+def voxel_size_from_attributes(attributes: Mapping[str, Any], *, axes: str) -> VoxelSize | None:
+    """Return the voxel size in an array's attributes.
+
+    Read are `voxel_size_nm`, `resolution` (CREMI) and `voxel_size` (gunpowder), in nm unless `units` says
+    otherwise, and `element_size_um` (Fiji, ilastik). Values are in the order of the array's axes.
+    """
+    for key, factor in (("voxel_size_nm", 1.0), ("resolution", None), ("voxel_size", None)):
+        if key in attributes:
+            factors = [factor] * 3 if factor is not None else _unit_factors(attributes.get("units"))
+            return _spatial(attributes[key], axes=axes, factors=factors)
+    if "element_size_um" in attributes:
+        return _spatial(attributes["element_size_um"], axes=axes, factors=[1e3] * 3)
+    return None
+
+
+def _unit_factors(units: object) -> list[float | None]:
+    if units is None:
+        return [1.0] * 3
+    names = [_text(units)] * 3 if isinstance(units, str | bytes) else [_text(unit) for unit in _list(units)]
+    return [nanometres(name) for name in names[-3:]]
+
+
+def _spatial(values: object, *, axes: str, factors: Sequence[float | None]) -> VoxelSize | None:
+    """Pick z, y and x out of `values`, which has one value for each axis or each spatial axis."""
+    numbers = _list(values)
+    spatial = [axis for axis in axes if axis in "zyx"]
+    if len(numbers) == len(axes):
+        numbers = [number for axis, number in zip(axes, numbers, strict=True) if axis in "zyx"]
+    if len(numbers) != len(spatial) or len(factors) != len(spatial) or None in factors:
+        return None
+    try:
+        by_axis = {
+            axis: float(number) * float(factor or 0)
+            for axis, number, factor in zip(spatial, numbers, factors, strict=True)
+        }
+        return as_voxel_size([by_axis[axis] for axis in "zyx"])
+    except (TypeError, ValueError, KeyError):
+        return None
+
+
+def multiscales_entry(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the first OME-NGFF multiscale image in a group's attributes (0.4, or 0.5 under `ome`)."""
+    holder = attributes.get("ome", attributes)
+    entries = holder.get("multiscales") if isinstance(holder, Mapping) else None
+    if isinstance(entries, list) and entries and isinstance(entries[0], dict):
+        levels = entries[0].get("datasets")
+        if isinstance(levels, list) and levels and all(isinstance(level, dict) for level in levels):
+            return entries[0]
+    return None
+
+
+def axes_from_multiscales(entry: Mapping[str, Any], *, rank: int) -> str | None:
+    """Return the axes of an OME-NGFF multiscale image; before version 0.3 it was always tczyx."""
+    names = entry.get("axes")
+    if names is None:
+        return "tczyx" if rank == 5 else None
+    if not isinstance(names, list):
+        return None
+    return declared_axes([name.get("name", "") if isinstance(name, dict) else name for name in names], rank=rank)
+
+
+def voxel_size_from_multiscales(entry: Mapping[str, Any], *, level: str, axes: str) -> VoxelSize | None:
+    """Return the voxel size of one level of an OME-NGFF multiscale image, None without units."""
+    named = entry.get("axes")
+    levels = [item for item in entry["datasets"] if str(item.get("path", "")).strip("/") == level]
+    if not isinstance(named, list) or len(levels) != 1:
+        return None
+    units = {item.get("name"): item.get("unit") for item in named if isinstance(item, dict)}
+    scales = [_scale(item, count=len(axes)) for item in (levels[0], entry)]
+    if scales[0] is None:
+        return None
+    whole = scales[1] or [1.0] * len(axes)
+    total = [fine * coarse for fine, coarse in zip(scales[0], whole, strict=True)]
+    factors = [nanometres(units.get(axis)) for axis in axes if axis in "zyx"]
+    return _spatial(total, axes=axes, factors=factors)
+
+
+def _scale(holder: Mapping[str, Any], *, count: int) -> list[float] | None:
+    transformations = holder.get("coordinateTransformations")
+    for item in transformations if isinstance(transformations, list) else []:
+        if isinstance(item, dict) and item.get("type") == "scale":
+            values = _list(item.get("scale"))
+            numeric = all(isinstance(value, int | float) for value in values)
+            return [float(value) for value in values] if numeric and len(values) == count else None
+    return None
+
+
+def voxel_size_from_imagej(
+    metadata: Mapping[str, Any], *, y_resolution: object, x_resolution: object
+) -> VoxelSize | None:
+    """Return the voxel size in ImageJ's `unit` and `spacing` and the TIFF tags in pixels for each unit."""
+    unit = metadata.get("unit")
+    factors = [nanometres(metadata.get(key, unit)) for key in ("zunit", "yunit", "unit")]
+    pixels = [_ratio(y_resolution), _ratio(x_resolution)]
+    if None in factors or None in pixels or "spacing" not in metadata:
+        return None
+    lengths = [metadata["spacing"], *(1.0 / pixel for pixel in pixels if pixel)]
+    return _spatial(lengths, axes="zyx", factors=factors)
+
+
+def _ratio(value: object) -> float | None:
+    parts = _list(value)
+    return parts[0] / parts[1] if len(parts) == 2 and parts[0] and parts[1] else None
+
+
+def voxel_size_from_ome(xml: str) -> VoxelSize | None:
+    """Return PhysicalSizeZ, Y and X of the first image of an OME-XML header."""
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return None
+    pixels = next((item for item in root.iter() if item.tag.rpartition("}")[2] == "Pixels"), None)
+    if pixels is None:
+        return None
+    lengths = [pixels.get(f"PhysicalSize{axis}") for axis in "ZYX"]
+    # The schema's default unit is the micrometre.
+    factors = [nanometres(pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "ZYX"]
+    return _spatial(lengths, axes="zyx", factors=factors)
+
+
+def _list(values: object) -> list[Any]:
+    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
+        return []
+    return list(values)
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

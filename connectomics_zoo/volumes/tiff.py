@@ -1,0 +1,312 @@
+"""Reads and writes TIFF volumes: one file with all sections, or a folder with one file a section.
+
+Letters in this file are tifffile's: Z Y X, C channels, T time, S samples of a pixel (colour), I and Q
+axes that the file does not name.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from connectomics_zoo.errors import MissingPackageError, VolumeError
+from connectomics_zoo.volumes.checks import readable
+from connectomics_zoo.volumes.metadata import (
+    VoxelSize,
+    as_voxel_size,
+    voxel_size_from_imagej,
+    voxel_size_from_ome,
+)
+
+# OME-XML has no name for the other types.
+_OME_DTYPES = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64"})
+
+
+class TiffArray:
+    """An open TIFF stack; `read` maps it into memory, or decodes only the strips and tiles it needs."""
+
+    dataset: str | None = None
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with readable(path, kind="TIFF"):
+            self._file = tifffile.TiffFile(path)
+        try:
+            with readable(path, kind="TIFF"):
+                self._open()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self) -> None:
+        _refuse_cut_off(self._file, path=self._path)
+        series = _only_series(self._file, path=self._path)
+        self._pages = series if isinstance(series, list) else series.pages
+        first = self._pages[0]
+        _refuse_undecodable(first.keyframe, path=self._path)
+        header = _shaped_header(self._file)
+        self.axes: str | None
+        self.shape: tuple[int, ...]
+        if isinstance(series, list):
+            self.axes, self.shape = "zyx", (len(series), *first.shape)
+        else:
+            self.axes, self.shape = _axes_and_shape(series, path=self._path)
+        self.voxel_size_nm = _voxel_size(self._file, header=header, page=first)
+        self._is_bool = header.get("dtype") == "bool"
+        stored = np.dtype(first.dtype)
+        self.dtype: np.dtype[Any] = np.dtype(bool) if self._is_bool else stored
+        self._memory_map: npt.NDArray[Any] | None = None
+        offset = None if isinstance(series, list) else series.dataoffset
+        if offset is not None:
+            self._memory_map = np.memmap(
+                self._path, dtype=stored.newbyteorder(self._file.byteorder), mode="r", offset=offset, shape=self.shape
+            )
+
+    def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
+        """Return the block of voxels at `index`, one slice for each axis of the file."""
+        with readable(self._path, kind="TIFF"):
+            mapped = self._memory_map
+            block = self._read_pages(index) if mapped is None else np.array(mapped[index])
+        return block != 0 if self._is_bool else block
+
+    def _read_pages(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
+        *leading, rows, columns = index
+        page_numbers = np.arange(math.prod(self.shape[:-2])).reshape(self.shape[:-2])[tuple(leading)]
+        size = (rows.stop - rows.start, columns.stop - columns.start)
+        block = np.empty((page_numbers.size, *size), dtype=self._pages[0].dtype)
+        for position, number in enumerate(page_numbers.flat):
+            block[position] = _read_plane(self._pages[int(number)], rows=rows, columns=columns)
+        return block.reshape(*page_numbers.shape, *size)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._memory_map = None
+        self._file.close()
+
+
+class TiffFolder:
+    """A folder of single-section TIFFs in natural order; `read` opens only the sections it needs."""
+
+    dataset: str | None = None
+    axes: str | None = "zyx"
+    voxel_size_nm: VoxelSize | None = None
+
+    def __init__(self, folder: Path) -> None:
+        self._paths = sorted(
+            (
+                path
+                for path in folder.iterdir()
+                if path.suffix.lower() in (".tif", ".tiff") and not path.name.startswith(".")
+            ),
+            key=lambda path: _natural_key(path.name),
+        )
+        if not self._paths:
+            raise VolumeError(f"{folder}: the folder holds no .tif file, check the path.")
+        with readable(self._paths[0], kind="TIFF"), tifffile.TiffFile(self._paths[0]) as file:
+            page = _only_plane(file, path=self._paths[0])
+            _refuse_undecodable(page.keyframe, path=self._paths[0])
+            self.shape: tuple[int, ...] = (len(self._paths), *page.shape)
+            self.dtype: np.dtype[Any] = np.dtype(page.dtype)
+
+    def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
+        """Return the block of voxels at `index`, slices along z, y and x."""
+        sections, rows, columns = index
+        size = (rows.stop - rows.start, columns.stop - columns.start)
+        paths = self._paths[sections]
+        block = np.empty((len(paths), *size), dtype=self.dtype)
+        for position, path in enumerate(paths):
+            with readable(path, kind="TIFF"), tifffile.TiffFile(path) as file:
+                page = _only_plane(file, path=path)
+                if (page.shape, page.dtype) != (self.shape[1:], self.dtype):
+                    raise VolumeError(
+                        f"{path}: is {page.dtype} of shape {page.shape}, and {self._paths[0].name} is {self.dtype} "
+                        f"of shape {self.shape[1:]}, but all sections of a volume must agree."
+                    )
+                block[position] = _read_plane(page, rows=rows, columns=columns)
+        return block
+
+    def close(self) -> None:
+        """Nothing stays open between two reads."""
+
+
+def _natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Sort key under which `slice_2` comes before `slice_10`."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
+
+
+def _refuse_cut_off(file: Any, *, path: Path) -> None:
+    """Refuse a file whose chain of pages leads nowhere: tifffile takes the pages before that for all."""
+    layout, handle = file.tiff, file.filehandle
+    last = file.pages[len(file.pages) - 1].offset
+    handle.seek(last)
+    (tags,) = struct.unpack(layout.tagnoformat, handle.read(layout.tagnosize))
+    handle.seek(last + layout.tagnosize + tags * layout.tagsize)
+    (following,) = struct.unpack(layout.offsetformat, handle.read(layout.offsetsize))
+    if following != 0:
+        raise VolumeError(f"{path}: ends after {len(file.pages)} pages in the middle of the next one, copy it again.")
+
+
+def _only_series(file: Any, *, path: Path) -> Any:
+    """Return the one image series in the file, or the list of pages if it is many equal planes."""
+    if len(file.series) == 1:
+        return file.series[0]
+    kinds = {(series.axes, series.shape, series.dtype) for series in file.series}
+    if len(kinds) == 1 and file.series[0].axes == "YX":
+        # One section after the other was appended, each as an image of its own.
+        return [series.pages[0] for series in file.series]
+    shapes = ", ".join(str(series.shape) for series in file.series[:5])
+    raise VolumeError(f"{path}: holds {len(file.series)} images (shapes {shapes}), save the volume alone.")
+
+
+def _only_plane(file: Any, *, path: Path) -> Any:
+    if len(file.pages) != 1 or file.pages[0].axes != "YX":
+        raise VolumeError(
+            f"{path}: holds {len(file.pages)} pages with axes {file.pages[0].axes!r}, but in a folder of slices "
+            "each file must be one grey section."
+        )
+    return file.pages[0]
+
+
+def _axes_and_shape(series: Any, *, path: Path) -> tuple[str | None, tuple[int, ...]]:
+    """Return axes and shape, without the axes of length 1 that OME and ImageJ always have."""
+    axes, shape = str(series.axes), tuple(int(size) for size in series.shape)
+    if series.kind == "ome" and axes == "YX":
+        axes, shape = "ZYX", (1, *shape)  # OME declares the number of sections even if it is one
+    if "S" in axes or series.keyframe.axes != "YX" or not axes.endswith("YX"):
+        raise VolumeError(
+            f"{path}: is a colour or blocked TIFF with axes {axes!r}, save it as grey sections, one on a page."
+        )
+    leading = axes[:-2]
+    if "T" in leading and len(leading) > 1:
+        raise VolumeError(f"{path}: is a time series (axes {axes!r}, shape {shape}), save one time point alone.")
+    # Whatever a program calls the only leading axis of a stack, it counts the sections.
+    names = {1: "z", 2: "zc" if leading[-1:] == "C" else "cz"}.get(len(leading))
+    return (None if names is None else names + "yx"), shape
+
+
+def _refuse_undecodable(keyframe: Any, *, path: Path) -> None:
+    """Raise now what tifffile would raise at the first strip: a codec it lacks."""
+    try:
+        keyframe.decode(None, 0)
+    except ValueError as error:
+        name = getattr(keyframe.compression, "name", keyframe.compression)
+        if importlib.util.find_spec("imagecodecs") is None:
+            raise MissingPackageError(
+                f"{path}: decoding its {name} compression needs another package, run `pip install imagecodecs`."
+            ) from error
+        raise VolumeError(f"{path}: its {name} compression cannot be decoded, save it uncompressed.") from error
+
+
+def _shaped_header(file: Any) -> Mapping[str, Any]:
+    """Return the JSON header that tifffile writes into TIFFs of no other dialect."""
+    description = file.pages[0].description
+    if not file.is_shaped or not description.startswith("{"):
+        return {}
+    header = json.loads(description)
+    return header if isinstance(header, dict) else {}
+
+
+def _voxel_size(file: Any, *, header: Mapping[str, Any], page: Any) -> VoxelSize | None:
+    if file.is_ome:
+        return voxel_size_from_ome(file.ome_metadata or "")
+    if "voxel_size_nm" in header:
+        return as_voxel_size(header["voxel_size_nm"])
+    tags = page.keyframe.tags
+    return voxel_size_from_imagej(
+        file.imagej_metadata or header if file.is_imagej or header else {},
+        y_resolution=tags.valueof("YResolution"),
+        x_resolution=tags.valueof("XResolution"),
+    )
+
+
+def _read_plane(page: Any, *, rows: slice, columns: slice) -> npt.NDArray[Any]:
+    """Return a crop of one page; strips and tiles outside of the crop are neither read nor decoded."""
+    decode = page.keyframe.decode
+    crop = np.empty((rows.stop - rows.start, columns.stop - columns.start), dtype=page.dtype)
+    handle = page.parent.filehandle
+    for number, (offset, count) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True)):
+        _, (_, _, top, left, _), (_, height, width, _) = decode(None, number)
+        y0, y1 = max(top, rows.start), min(top + height, rows.stop)
+        x0, x1 = max(left, columns.start), min(left + width, columns.stop)
+        if y0 >= y1 or x0 >= x1:
+            continue
+        target = crop[y0 - rows.start : y1 - rows.start, x0 - columns.start : x1 - columns.start]
+        if count == 0:  # a segment that was never written
+            target[...] = page.keyframe.nodata
+            continue
+        handle.seek(offset)
+        data = handle.read(count)
+        if len(data) != count:
+            raise VolumeError(f"{handle.path}: ends in the middle of an image, copy it again.")
+        segment = decode(data, number, jpegtables=page.jpegtables)[0]
+        target[...] = segment[0, y0 - top : y1 - top, x0 - left : x1 - left, 0]
+    return crop
+
+
+class TiffSink:
+    """A new uncompressed TIFF that is written through a memory map; `dataset` and `chunks` mean nothing here."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        dataset: str | None,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        voxel_size_nm: VoxelSize | None,
+        chunks: tuple[int, ...],
+    ) -> None:
+        axes = "ZYX" if len(shape) == 3 else "CZYX"
+        # OME cannot tell one channel from no axis of channels, nor channels of one section from a stack.
+        is_ome = dtype.name in _OME_DTYPES and (axes == "ZYX" or min(shape[:2]) > 1)
+        stored = np.dtype("uint8") if dtype.kind == "b" else dtype
+        self._array: npt.NDArray[Any] = tifffile.memmap(
+            path,
+            shape=shape,
+            dtype=stored,
+            ome=is_ome,
+            photometric="minisblack",
+            metadata={
+                "axes": axes,
+                **(_ome_header if is_ome else _json_header)(dtype=dtype, voxel_size_nm=voxel_size_nm),
+            },
+        )
+        if hasattr(os, "posix_fallocate"):
+            # The file is sparse: without room on the disk, a later write into the map would be a bus error.
+            with path.open("r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+
+    def write(self, index: tuple[slice, ...], block: npt.NDArray[Any]) -> None:
+        """Write `block` at `index`."""
+        self._array[index] = block
+
+    def close(self) -> None:
+        """Flush the map to the file."""
+        assert isinstance(self._array, np.memmap)
+        self._array.flush()
+        del self._array
+
+
+def _ome_header(*, dtype: np.dtype[Any], voxel_size_nm: VoxelSize | None) -> dict[str, Any]:
+    header: dict[str, Any] = {}
+    for axis, length in zip("ZYX", voxel_size_nm or (), strict=False):
+        header |= {f"PhysicalSize{axis}": length, f"PhysicalSize{axis}Unit": "nm"}
+    return header
+
+
+def _json_header(*, dtype: np.dtype[Any], voxel_size_nm: VoxelSize | None) -> dict[str, Any]:
+    # TIFF packs booleans into bits, which no map can write, so they are bytes that say what they are.
+    header: dict[str, Any] = {"dtype": dtype.name}
+    return header if voxel_size_nm is None else {**header, "voxel_size_nm": list(voxel_size_nm)}

@@ -1,0 +1,211 @@
+"""Opens a volume for lazy reading, whatever its format."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from connectomics_zoo.errors import VolumeError
+from connectomics_zoo.volumes.checks import DTYPES, Region, is_supported, resolve_region
+from connectomics_zoo.volumes.hdf5 import Hdf5Array
+from connectomics_zoo.volumes.location import Location, find_volume
+from connectomics_zoo.volumes.metadata import VoxelSize
+from connectomics_zoo.volumes.tiff import TiffArray, TiffFolder
+from connectomics_zoo.volumes.zarr_store import ZarrArray
+
+_VOXEL_SIZE_TOLERANCE = 0.01
+
+
+class _OpenArray(Protocol):
+    """What a format gives: an array in the axes of the file, which may be any order of tczyx."""
+
+    dataset: str | None
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    axes: str | None
+    voxel_size_nm: VoxelSize | None
+
+    def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]: ...
+
+    def close(self) -> None: ...
+
+
+class Volume:
+    """A volume on disk, (z, y, x) or (c, z, y, x); `read` loads only the part that it is asked for.
+
+    It may be pickled and used after a fork: each process opens the file for itself at its first read.
+    Within a process it is for one thread.
+    """
+
+    def __init__(self, location: Location, *, array: _OpenArray, voxel_size_nm: VoxelSize | None) -> None:
+        self._where = Location(location.path, array.dataset, location.format)
+        self._axes = _checked_axes(array, location=self.location)
+        if not is_supported(array.dtype):
+            raise VolumeError(f"{self.location}: has the data type {array.dtype}, a volume may have {DTYPES}.")
+        sizes = dict(zip(self._axes, array.shape, strict=True))
+        self.shape: tuple[int, int, int] = (sizes["z"], sizes["y"], sizes["x"])
+        self.channels: int | None = sizes.get("c")
+        self.dtype: np.dtype[Any] = array.dtype.newbyteorder("=")
+        self.voxel_size_nm = _agreed_voxel_size(array.voxel_size_nm, voxel_size_nm, location=self.location)
+        self._array: _OpenArray | None = array
+        self._process = os.getpid()
+
+    @property
+    def location(self) -> str:
+        """Path and dataset, from which the volume can be opened again."""
+        return str(self._where)
+
+    def read(self, region: Region) -> npt.NDArray[Any]:
+        """Return the voxels of `region` as (Z, Y, X) or (C, Z, Y, X), in native byte order.
+
+        Raises:
+            VolumeError: the region is empty or reaches out of the volume, the file is damaged there, or it
+                holds NaN or infinity there.
+        """
+        resolved = resolve_region(region, shape=self.shape, location=self.location)
+        slices = {**dict(zip("zyx", resolved, strict=True)), "t": slice(0, 1), "c": slice(0, self.channels)}
+        block = self._opened().read(tuple(slices[axis] for axis in self._axes))
+        axes = self._axes
+        if "t" in axes:
+            block, axes = block.squeeze(axes.index("t")), axes.replace("t", "")
+        order = "zyx" if self.channels is None else "czyx"
+        block = block.transpose([axes.index(axis) for axis in order])
+        block = np.ascontiguousarray(block, dtype=self.dtype)
+        self._refuse_non_finite(block, region=resolved)
+        return block
+
+    def _opened(self) -> _OpenArray:
+        if self._array is not None and self._process != os.getpid():
+            # Inherited by a fork: the position in the file would be shared with the parent.
+            self._array.close()
+            self._array = None
+        if self._array is None:
+            self._array = _open_array(self._where)
+            self._process = os.getpid()
+        return self._array
+
+    def _refuse_non_finite(self, block: npt.NDArray[Any], *, region: Region) -> None:
+        if block.dtype.kind != "f":
+            return
+        finite = np.isfinite(block)
+        if finite.all():
+            return
+        first = np.unravel_index(int(np.argmin(finite)), block.shape)
+        starts = [0] * (block.ndim - 3) + [part.start for part in region]
+        position = tuple(start + int(step) for start, step in zip(starts, first, strict=True))
+        names = "(z, y, x)" if block.ndim == 3 else "(c, z, y, x)"
+        raise VolumeError(
+            f"{self.location}: holds {block[first]} at {names} = {position}, replace it by a finite value first."
+        )
+
+    def close(self) -> None:
+        """Release the file; a later `read` opens it again."""
+        if self._array is not None:
+            self._array.close()
+            self._array = None
+
+    def __enter__(self) -> Volume:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_array": None}
+
+
+def open_volume(location: str | Path, *, root: Path | None = None, voxel_size_nm: VoxelSize | None = None) -> Volume:
+    """Open `file.h5:dataset`, `file.tif`, a folder of .tif sections, or `volume.zarr:array` for reading.
+
+    Without a dataset, the only array in the file is meant, or the finest level of an OME-NGFF image.
+    A relative location is below `root`. `voxel_size_nm` is for files that do not say theirs.
+
+    Raises:
+        VolumeError: nothing is there, or it is no volume of real numbers in three dimensions (and
+            channels), or `voxel_size_nm` contradicts the file.
+        MissingPackageError: its compression or format needs a package that is not installed.
+    """
+    where = find_volume(location, root=root)
+    array = _open_array(where)
+    try:
+        return Volume(where, array=array, voxel_size_nm=voxel_size_nm)
+    except BaseException:
+        array.close()
+        raise
+
+
+def _open_array(location: Location) -> _OpenArray:
+    if location.format == "hdf5":
+        return Hdf5Array(location.path, dataset=location.dataset)
+    if location.format == "zarr":
+        return ZarrArray(location.path, dataset=location.dataset)
+    return TiffArray(location.path) if location.format == "tiff" else TiffFolder(location.path)
+
+
+def _checked_axes(array: _OpenArray, *, location: str) -> str:
+    axes, shape = array.axes, array.shape
+    if axes is None:
+        raise VolumeError(
+            f"{location}: has {len(shape)} dimensions (shape {shape}), a volume has three, (z, y, x), or four, "
+            "(c, z, y, x)."
+        )
+    if not set("zyx") <= set(axes):
+        raise VolumeError(f"{location}: has the axes {axes!r} (shape {shape}), a volume needs z, y and x.")
+    if 0 in shape:
+        raise VolumeError(f"{location}: is empty (shape {shape}), check that it was written completely.")
+    if "t" in axes and shape[axes.index("t")] != 1:
+        raise VolumeError(f"{location}: is a time series (axes {axes!r}, shape {shape}), save one time point alone.")
+    return axes
+
+
+def _agreed_voxel_size(found: VoxelSize | None, given: VoxelSize | None, *, location: str) -> VoxelSize | None:
+    if found is not None and given is not None and not _nearly_equal(found, given):
+        raise VolumeError(
+            f"{location}: says that its voxels are {_format(found)} nm, and voxel_size_nm is {_format(given)}, "
+            "correct one or leave voxel_size_nm out."
+        )
+    return found if found is not None else given
+
+
+def _nearly_equal(first: VoxelSize, second: VoxelSize) -> bool:
+    return all(
+        abs(one - other) <= _VOXEL_SIZE_TOLERANCE * max(one, other) for one, other in zip(first, second, strict=True)
+    )
+
+
+def _format(voxel_size_nm: VoxelSize) -> str:
+    return "(" + ", ".join(f"{length:g}" for length in voxel_size_nm) + ")"
+
+
+def check_pair(image: Volume, label: Volume, *, continuous: bool = False) -> None:
+    """Check that `label` can be the truth of `image`; only `continuous` labels may be floats.
+
+    Raises:
+        VolumeError: their shapes or voxel sizes differ (by more than 1 %, where both are known), or a data
+            type does not fit.
+    """
+    both = f"{image.location} and {label.location}"
+    if image.shape != label.shape:
+        raise VolumeError(
+            f"{both}: image and label have the shapes {image.shape} and {label.shape}, and they must be equal."
+        )
+    if image.dtype.kind == "b":
+        raise VolumeError(f"{image.location}: the image is bool, and must hold grey values, are the two swapped?")
+    if not continuous and label.dtype.kind == "f":
+        raise VolumeError(
+            f"{label.location}: the label is {label.dtype}, and must hold whole numbers or bool, convert it."
+        )
+    if image.voxel_size_nm is None or label.voxel_size_nm is None:
+        return
+    if not _nearly_equal(image.voxel_size_nm, label.voxel_size_nm):
+        raise VolumeError(
+            f"{both}: image and label say that their voxels are {_format(image.voxel_size_nm)} and "
+            f"{_format(label.voxel_size_nm)} nm, and they must be equal, correct one."
+        )

@@ -1,0 +1,286 @@
+"""Creates volumes in HDF5, TIFF or Zarr, so that a file appears complete or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from connectomics_zoo.errors import OutputError
+from connectomics_zoo.volumes.checks import DTYPES, Region, is_supported, readable, reason, resolve_region
+from connectomics_zoo.volumes.hdf5 import Hdf5Sink, hdf5_datasets
+from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, Format, split_location
+from connectomics_zoo.volumes.metadata import VoxelSize, as_voxel_size
+from connectomics_zoo.volumes.tiff import TiffSink
+from connectomics_zoo.volumes.zarr_store import ZarrSink, zarr_arrays
+
+_CHUNKS = (64, 128, 128)
+
+
+class _Sink(Protocol):
+    def write(self, index: tuple[slice, ...], block: npt.NDArray[Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+_SINKS: dict[Format, Callable[..., _Sink]] = {"hdf5": Hdf5Sink, "tiff": TiffSink, "zarr": ZarrSink}
+
+
+class PartialOutput:
+    """A temporary sibling of an output, renamed to it when complete.
+
+    Raises:
+        OutputError: the target exists and must not be overwritten, or its folder cannot be written.
+    """
+
+    def __init__(self, target: Path, *, overwrite: bool) -> None:
+        self.target = target
+        self.path = target.with_name(f".{target.name}.partial-{os.getpid()}")
+        self._overwrite = overwrite
+        self._refuse_existing()
+        if not target.parent.is_dir():
+            raise OutputError(f"{target}: there is no folder {target.parent}, create it first.")
+        if not os.access(target.parent, os.W_OK):
+            raise OutputError(f"{target}: the folder {target.parent} cannot be written, choose another one.")
+        self.discard()
+
+    def _refuse_existing(self) -> None:
+        if os.path.lexists(self.target) and not self._overwrite:
+            raise OutputError(f"{self.target}: exists already, choose another name or allow overwriting.")
+
+    def commit(self) -> None:
+        """Move the finished output to its place."""
+        self._refuse_existing()
+        old = self.target.with_name(f".{self.target.name}.old-{os.getpid()}")
+        # A folder cannot replace another one, so the old one steps aside, and comes back if that fails.
+        moved = self.path.is_dir() and self.target.exists()
+        if moved:
+            self.target.rename(old)
+        try:
+            self.path.replace(self.target)
+        except OSError:
+            if moved:
+                old.rename(self.target)
+            raise
+        if moved:
+            shutil.rmtree(old)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Commit at the end of the block, and leave nothing behind if it fails.
+
+        Raises:
+            OutputError: the file system does not take it.
+        """
+        try:
+            yield
+            self.commit()
+        except (OSError, RuntimeError) as error:
+            raise OutputError(f"{self.target}: cannot be written ({reason(error)}), choose another place.") from error
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        if self.path.is_dir():
+            shutil.rmtree(self.path)
+        else:
+            self.path.unlink(missing_ok=True)
+
+
+class WritableVolume:
+    """A volume that is being written; it appears at its location when closed without an error.
+
+    Use it in a `with` block: if that ends with an exception, nothing is left behind.
+    """
+
+    def __init__(
+        self,
+        location: str,
+        *,
+        output: PartialOutput,
+        sink: _Sink,
+        shape: tuple[int, int, int],
+        channels: int | None,
+        dtype: np.dtype[Any],
+        voxel_size_nm: VoxelSize | None,
+    ) -> None:
+        self.location = location
+        self.shape = shape
+        self.channels = channels
+        self.dtype = dtype
+        self.voxel_size_nm = voxel_size_nm
+        self._output = output
+        self._sink: _Sink | None = sink
+
+    def write(self, region: Region, array: npt.NDArray[Any]) -> None:
+        """Write `array`, (Z, Y, X) or (C, Z, Y, X), at `region`; its data type must fit without loss.
+
+        Raises:
+            VolumeError: the region is empty or reaches out of the volume.
+            OutputError: shape or data type do not fit, or the disk does not take it.
+        """
+        assert self._sink is not None, "the volume is closed"
+        resolved = resolve_region(region, shape=self.shape, location=self.location)
+        index = resolved if self.channels is None else (slice(0, self.channels), *resolved)
+        expected = tuple(part.stop - part.start for part in index)
+        if array.shape != expected:
+            raise OutputError(f"{self.location}: the block has shape {array.shape}, the region {expected}.")
+        if not np.can_cast(array.dtype, self.dtype, casting="safe"):
+            raise OutputError(
+                f"{self.location}: the block is {array.dtype}, which {self.dtype} cannot hold, convert it first."
+            )
+        try:
+            self._sink.write(index, array)
+        except (OSError, RuntimeError) as error:
+            raise OutputError(f"{self.location}: cannot be written ({reason(error)}).") from error
+
+    def close(self) -> None:
+        """Finish the volume and move it to its place; nothing is left behind if that fails.
+
+        Raises:
+            OutputError: the disk is full, or something else took the place meanwhile.
+        """
+        if self._sink is None:
+            return
+        sink, self._sink = self._sink, None
+        with self._output.writing():
+            sink.close()
+
+    def discard(self) -> None:
+        """Remove what was written so far."""
+        if self._sink is None:
+            return
+        sink, self._sink = self._sink, None
+        try:
+            sink.close()
+        finally:
+            self._output.discard()
+
+    def __enter__(self) -> WritableVolume:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.discard()
+
+
+def create_volume(
+    location: str | Path,
+    *,
+    shape: tuple[int, int, int],
+    dtype: npt.DTypeLike,
+    channels: int | None,
+    voxel_size_nm: VoxelSize | None,
+    chunks: tuple[int, int, int] | None = None,
+    overwrite: bool = False,
+) -> WritableVolume:
+    """Create `file.h5:dataset` (default `main`), `file.tif`, or `volume.zarr[:group]` for writing.
+
+    A file or store holds the one volume: none is added to an existing file, and `overwrite` replaces a
+    file only if it holds nothing else. HDF5 and Zarr are compressed in `chunks` (z, y, x); TIFF is not.
+    Zarr is OME-NGFF with the level `0` in the group.
+
+    Raises:
+        OutputError: the target exists, or shape, data type, suffix or folder are not possible.
+    """
+    path, dataset = split_location(str(location))
+    data_type = np.dtype(dtype)
+    _check_request(path, dataset=dataset, dtype=data_type, chunks=chunks)
+    _check_numbers(path, shape=shape, channels=channels, chunks=chunks, voxel_size_nm=voxel_size_nm)
+    kind = FORMAT_OF_SUFFIX[path.suffix.lower()]
+    if kind == "hdf5" and dataset is None:
+        dataset = "main"
+    if overwrite and path.exists():
+        _refuse_losing_other_data(path, dataset=dataset)
+    output = PartialOutput(path, overwrite=overwrite)
+    edges = tuple(min(edge, size) for edge, size in zip(chunks or _CHUNKS, shape, strict=True))
+    try:
+        sink = _SINKS[kind](
+            output.path,
+            dataset=dataset,
+            shape=shape if channels is None else (channels, *shape),
+            dtype=data_type,
+            voxel_size_nm=voxel_size_nm,
+            chunks=edges if channels is None else (1, *edges),
+        )
+    except BaseException as error:
+        output.discard()
+        if isinstance(error, OSError):
+            raise OutputError(f"{path}: cannot be written ({reason(error)}), choose another place.") from error
+        raise
+    return WritableVolume(
+        str(path) if dataset is None else f"{path}:{dataset}",
+        output=output,
+        sink=sink,
+        shape=shape,
+        channels=channels,
+        dtype=data_type,
+        voxel_size_nm=voxel_size_nm,
+    )
+
+
+def _check_request(
+    path: Path, *, dataset: str | None, dtype: np.dtype[Any], chunks: tuple[int, int, int] | None
+) -> None:
+    kind = FORMAT_OF_SUFFIX.get(path.suffix.lower())
+    if kind is None:
+        raise OutputError(
+            f"{path}: volumes with the suffix {path.suffix!r} cannot be written, use {', '.join(FORMAT_OF_SUFFIX)}."
+        )
+    if kind == "tiff" and dataset is not None:
+        raise OutputError(f"{path}: a TIFF has no datasets, leave ':{dataset}' out.")
+    if kind == "tiff" and chunks is not None:
+        raise OutputError(f"{path}: a TIFF is written without chunks, leave {chunks} out.")
+    if not is_supported(dtype):
+        raise OutputError(f"{path}: the data type {dtype} cannot be written, a volume may have {DTYPES}.")
+
+
+def _check_numbers(
+    path: Path,
+    *,
+    shape: tuple[int, int, int],
+    channels: int | None,
+    chunks: tuple[int, int, int] | None,
+    voxel_size_nm: VoxelSize | None,
+) -> None:
+    for name, sizes in (("shape", shape), ("chunks", chunks)):
+        if sizes is not None and (len(sizes) != 3 or min(sizes) < 1):
+            raise OutputError(f"{path}: {name} {sizes} is not possible, give three whole numbers from 1 up.")
+    if channels is not None and channels < 1:
+        raise OutputError(f"{path}: channels {channels} is not possible, give None or a number from 1 up.")
+    if voxel_size_nm is not None and as_voxel_size(voxel_size_nm) is None:
+        raise OutputError(f"{path}: voxel_size_nm {voxel_size_nm} is not possible, give three positive lengths.")
+
+
+def _refuse_losing_other_data(path: Path, *, dataset: str | None) -> None:
+    """Refuse to replace a file or folder that holds more than the volume that will be written."""
+    kind = FORMAT_OF_SUFFIX[path.suffix.lower()]
+    if path.is_dir() != (kind == "zarr"):
+        raise OutputError(f"{path}: is a {'folder' if path.is_dir() else 'file'}, choose another name.")
+    if kind == "tiff":
+        return
+    with readable(path, kind=kind):
+        if kind == "hdf5":
+            with h5py.File(path, "r") as file:
+                held = hdf5_datasets(file)
+            own = {dataset or "main"}
+        else:
+            held = [item.relative_to(path).as_posix() for item in zarr_arrays(path)]
+            own = {f"{dataset}/0" if dataset else "0"}
+    if not set(held) <= own or (kind == "zarr" and not held):
+        raise OutputError(
+            f"{path}: holds {', '.join(sorted(held)) or 'no volume'}, which would be lost, choose another name."
+        )

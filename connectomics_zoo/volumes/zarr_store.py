@@ -1,0 +1,202 @@
+"""Reads and writes one array of a Zarr store on disk (formats 2 and 3), with OME-NGFF metadata.
+
+The hierarchy is read from its JSON files, since zarr-python 2 and 3 differ there; voxels go through zarr.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from connectomics_zoo.errors import MissingPackageError
+from connectomics_zoo.volumes.checks import readable
+from connectomics_zoo.volumes.location import dataset_error
+from connectomics_zoo.volumes.metadata import (
+    VoxelSize,
+    axes_from_attributes,
+    axes_from_multiscales,
+    declared_axes,
+    default_axes,
+    multiscales_entry,
+    voxel_size_from_attributes,
+    voxel_size_from_multiscales,
+)
+
+_LIBRARY_VERSION = int(zarr.__version__.split(".")[0])
+
+
+class ZarrArray:
+    """An open array; `read` touches only the chunks that the index needs."""
+
+    def __init__(self, path: Path, *, dataset: str | None) -> None:
+        self._path = path
+        with readable(path, kind="Zarr"):
+            folder = _choose_array(path, dataset=dataset)
+            self.dataset = folder.relative_to(path).as_posix() if folder != path else None
+            node = _read_node(folder)
+            if node["zarr_format"] == 3 and _LIBRARY_VERSION < 3:
+                raise MissingPackageError(
+                    f"{path}: is in Zarr format 3, and zarr {zarr.__version__} reads format 2 only, "
+                    "run `pip install 'zarr>=3'` (Python 3.11 or newer)."
+                )
+            self._array: Any = zarr.open_array(str(folder), mode="r")
+            self.shape: tuple[int, ...] = tuple(self._array.shape)
+            self.dtype: np.dtype[Any] = np.dtype(self._array.dtype)
+            self._read_metadata(folder, node=node)
+
+    def _read_metadata(self, folder: Path, *, node: dict[str, Any]) -> None:
+        rank = len(self.shape)
+        attributes = node["attributes"]
+        entry, level = _multiscales_of(folder, store=self._path)
+        self.axes: str | None = (
+            (axes_from_multiscales(entry, rank=rank) if entry else None)
+            or declared_axes(node["dimension_names"], rank=rank)
+            or axes_from_attributes(attributes, rank=rank)
+            or default_axes(rank)
+        )
+        self.voxel_size_nm: VoxelSize | None = None
+        if self.axes is not None:
+            scaled = voxel_size_from_multiscales(entry, level=level, axes=self.axes) if entry is not None else None
+            self.voxel_size_nm = scaled or voxel_size_from_attributes(attributes, axes=self.axes)
+
+    def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
+        """Return the block of voxels at `index`, one slice for each axis of the array."""
+        with readable(self._path, kind="Zarr"):
+            return np.asarray(self._array[index])
+
+    def close(self) -> None:
+        """Nothing stays open between two reads."""
+
+
+def _read_node(folder: Path) -> dict[str, Any]:
+    """Return kind ("array" or "group"), format, attributes and dimension names of a node, or {}."""
+    if (folder / "zarr.json").is_file():
+        document = _read_json(folder / "zarr.json")
+        return {
+            "kind": document["node_type"],
+            "zarr_format": 3,
+            "attributes": document.get("attributes", {}),
+            "dimension_names": document.get("dimension_names") or (),
+        }
+    for name, kind in ((".zarray", "array"), (".zgroup", "group")):
+        if (folder / name).is_file():
+            attributes = _read_json(folder / ".zattrs") if (folder / ".zattrs").is_file() else {}
+            return {"kind": kind, "zarr_format": 2, "attributes": attributes, "dimension_names": ()}
+    return {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(document, dict):
+        raise TypeError(f"{path.name} holds no JSON object")
+    return document
+
+
+def zarr_arrays(folder: Path) -> list[Path]:
+    """Return the folders of all arrays in and below `folder`, without looking into their chunks."""
+    if _read_node(folder).get("kind") == "array":
+        return [folder]
+    below = (zarr_arrays(item) for item in sorted(folder.iterdir()) if item.is_dir())
+    return [path for paths in below for path in paths]
+
+
+def _choose_array(path: Path, *, dataset: str | None) -> Path:
+    """Return the folder of the array `dataset`, or of the only array or finest level in it."""
+    folder = path / dataset if dataset else path
+    node = _read_node(folder) if folder.is_dir() else {}
+    if node.get("kind") == "array":
+        return folder
+    known = zarr_arrays(path)
+    entry = multiscales_entry(node.get("attributes", {}))
+    if entry is not None:
+        finest = folder / str(entry["datasets"][0].get("path", "")).strip("/")
+        if finest in known:
+            return finest
+    below = [item for item in known if item.is_relative_to(folder)]
+    if len(below) == 1:
+        return below[0]
+    if dataset is not None and below:
+        names = [item.relative_to(path).as_posix() for item in below]
+        raise dataset_error(f"{path}:{dataset}", dataset=None, known=names)
+    names = [item.relative_to(path).as_posix() for item in known if item != path]
+    raise dataset_error(str(path), dataset=dataset, known=names)
+
+
+def _multiscales_of(folder: Path, *, store: Path) -> tuple[dict[str, Any] | None, str]:
+    """Return the multiscale image that has `folder` as a level, and the path of the level in it."""
+    for group in folder.parents:
+        if not group.is_relative_to(store):
+            break
+        entry = multiscales_entry(_read_node(group).get("attributes", {}))
+        level = folder.relative_to(group).as_posix()
+        if entry is not None and any(str(item.get("path", "")).strip("/") == level for item in entry["datasets"]):
+            return entry, level
+    return None, ""
+
+
+class ZarrSink:
+    """A new Zarr store: an OME-NGFF image with the one level "0".
+
+    zarr-python 3 writes Zarr format 3 with OME-NGFF 0.5, and zarr-python 2 format 2 with OME-NGFF 0.4.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        dataset: str | None,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        voxel_size_nm: VoxelSize | None,
+        chunks: tuple[int, ...],
+    ) -> None:
+        attributes = _multiscales_attributes(rank=len(shape), voxel_size_nm=voxel_size_nm)
+        library: Any = zarr
+        if _LIBRARY_VERSION >= 3:
+            root = library.open_group(str(path), mode="w", zarr_format=3)
+            image = root.require_group(dataset) if dataset else root
+            image.attrs.update({"ome": {"version": "0.5", "multiscales": [attributes]}})
+            self._array: Any = image.create_array(
+                "0",
+                shape=shape,
+                dtype=dtype,
+                chunks=chunks,
+                compressors=library.codecs.ZstdCodec(level=3),
+                fill_value=0,
+                dimension_names=list("czyx"[-len(shape) :]),
+            )
+        else:
+            root = library.open_group(str(path), mode="w")
+            image = root.require_group(dataset) if dataset else root
+            image.attrs.update({"multiscales": [{"version": "0.4", **attributes}]})
+            self._array = image.create_dataset(
+                "0",
+                shape=shape,
+                dtype=dtype,
+                chunks=chunks,
+                compressor=library.Zstd(level=3),
+                fill_value=0,
+                dimension_separator="/",
+            )
+
+    def write(self, index: tuple[slice, ...], block: npt.NDArray[Any]) -> None:
+        """Write `block` at `index`."""
+        self._array[index] = block
+
+    def close(self) -> None:
+        """Nothing is held back between two writes."""
+
+
+def _multiscales_attributes(*, rank: int, voxel_size_nm: VoxelSize | None) -> dict[str, Any]:
+    unit = {} if voxel_size_nm is None else {"unit": "nanometer"}
+    axes: list[dict[str, str]] = [{"name": axis, "type": "space", **unit} for axis in "zyx"]
+    scale = [1.0, 1.0, 1.0] if voxel_size_nm is None else list(voxel_size_nm)
+    if rank == 4:
+        axes, scale = [{"name": "c", "type": "channel"}, *axes], [1.0, *scale]
+    level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+    return {"axes": axes, "datasets": [level]}

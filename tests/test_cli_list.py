@@ -1,0 +1,151 @@
+"""`zoo list`: exact and complete in a pipe, readable on any terminal, and never broken by a broken file."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import re
+import sys
+
+import pytest
+
+from connectomics_zoo.cli import list as list_verb
+from connectomics_zoo.listing import FIELDS, MAX_EDGE, read_rows
+from connectomics_zoo.schema.model import SizeRule
+
+
+def test_the_list_has_a_line_for_each_model_with_exact_numbers(run_zoo):
+    code, out, err = run_zoo("list", "mednext-S")
+    assert (code, err) == (0, "")
+    header, rule, row, footnote = out.splitlines()
+    assert header.split() == [
+        "name",
+        "version",
+        "family",
+        "parameters",
+        "GFLOPs",
+        "scales",
+        "legal",
+        "sizes",
+        "weights",
+    ]
+    assert set(rule) == {"─"}
+    assert row.split()[:4] == ["mednext-S", "1.0.0", "mednext", "5,552,843"]
+    assert row.split()[5:7] == ["5", "16,32,32+16n"]
+    assert footnote.startswith("GFLOPs at an input of 1×1×64×64×64.")
+
+
+def test_the_list_as_json_has_every_field(run_zoo):
+    code, out, _ = run_zoo("list", "--json", "--sort", "-parameters", "--where", "family == 'mednext'")
+    rows = json.loads(out)
+    assert code == 0
+    assert [set(row) for row in rows] == [set(FIELDS)] * len(rows)
+    assert len(rows) >= 8
+    parameters = [row["parameters"] for row in rows]
+    assert parameters == sorted(parameters, reverse=True)
+
+
+def test_an_empty_list_is_an_answer_with_a_note(run_zoo):
+    assert run_zoo("list", "zzz*") == (0, "", "zoo: no model matches.\n")
+    assert run_zoo("list", "zzz*", "--json") == (0, "[]\n", "zoo: no model matches.\n")
+
+
+def test_a_broken_spec_is_a_note_and_the_others_are_listed(run_zoo, add_spec):
+    path = add_spec("broken", text="a: [1")
+    code, out, err = run_zoo("list")
+    assert code == 0
+    assert "mednext-S" in out
+    assert "broken" not in out
+    assert err.startswith(f"zoo: broken spec, not listed: {path}: line ")
+    assert err.count("\n") == 1
+
+
+def test_older_versions_are_listed_on_request(run_zoo, add_spec):
+    add_spec("mednext-XS", {"version": "2.0.0"})
+    add_spec("mednext-XS@1.0.0")
+    assert len(json.loads(run_zoo("list", "mednext-XS", "--json")[1])) == 1
+    rows = json.loads(run_zoo("list", "mednext-XS", "--json", "--all-versions")[1])
+    assert [row["version"] for row in rows] == ["1.0.0", "2.0.0"]
+
+
+def test_brackets_in_a_file_are_text_not_markup(run_zoo, add_spec):
+    add_spec("odd", {"weights": {"[red]x[/]": {}, ":smile:": {}}})
+    assert "[red]x[/], :smile:" in run_zoo("list", "odd")[1]
+
+
+def test_a_piped_table_is_complete_however_narrow_the_terminal_was(run_zoo, add_spec, monkeypatch):
+    name = "a" * 64
+    add_spec(name, {"weights": {f"tag-{index}": {} for index in range(20)}})
+    monkeypatch.setenv("COLUMNS", "40")
+    _, out, _ = run_zoo("list", "a*")
+    row = out.splitlines()[2]
+    assert row.startswith(f"{name} ")
+    assert row.rstrip().endswith("tag-18, tag-19")
+    assert "…" not in row
+
+
+class _Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Print a table of rows on a terminal of some width, and return its lines."""
+
+    def show(rows, width):
+        stream = _Terminal()
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setenv("TERM", "xterm")
+        list_verb._print_table(rows)
+        return re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
+
+    return show
+
+
+def _names(lines):
+    """The names in a table: a row of several lines has its name in the first."""
+    return [line.split()[0] for line in lines[2:] if line.strip() and not line.startswith((" ", "GFLOPs"))]
+
+
+def test_the_builtin_models_fit_80_columns_with_every_column(terminal):
+    rows = [row for row in read_rows().rows if row.catalog == "zoo"]
+    lines = terminal(rows, 80)
+    assert max(map(len, lines)) <= 80
+    headers = ["name", "version", "family", "params", "GFLOPs", "scales", "legal", "sizes", "weights"]
+    assert lines[0].split() == headers
+    assert _names(lines)[: len(rows)] == [row.name for row in rows]
+
+
+@pytest.mark.parametrize("width", [30, 45, 60, 70, 79, 100, 200])
+def test_any_terminal_gets_a_table_that_fits_with_names_in_one_piece(terminal, width):
+    rows = [row for row in read_rows().rows if len(row.name) <= 20]
+    lines = terminal(rows, width)
+    assert max(map(len, lines)) <= width
+    assert _names(lines)[: len(rows)] == [row.name for row in rows]
+    assert ("This terminal is too narrow for:" in " ".join(" ".join(lines).split())) == ("family" not in lines[0])
+
+
+@pytest.mark.parametrize(
+    ("minimum", "step", "text"),
+    [
+        ([32, 32, 32], [16, 16, 16], "32+16n"),
+        ([16, 32, 32], [16, 16, 16], "16,32,32+16n"),
+        ([1, 16, 32], [1, 16, 16], "1,16,32+1,16,16n"),
+        ([64, 64], [65536, 65536], "64"),
+        ([64, 64, 64], [1, 65536, 65536], "64+1,65536,65536n"),
+    ],
+)
+def test_legal_sizes_are_written_in_short(minimum, step, text):
+    row = dataclasses.replace(read_rows().rows[0], minimum=minimum, step=step)
+    assert list_verb._legal_sizes(row, exact=True) == text
+    assert list_verb._legal_sizes(row, exact=False).replace("\n", "") == text
+
+
+def test_the_largest_edge_is_that_of_the_schema():
+    sizes = SizeRule(minimum=(MAX_EDGE, MAX_EDGE), step=(1, 1))
+    assert sizes.minimum == (MAX_EDGE, MAX_EDGE)
+    with pytest.raises(ValueError, match=f"less than or equal to {MAX_EDGE}"):
+        SizeRule(minimum=(MAX_EDGE + 1, MAX_EDGE), step=(1, 1))

@@ -1,0 +1,222 @@
+"""The layers: imports point down, the catalogue and the list stay light, and only the command line prints."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import connectomics_zoo
+import zoo
+
+ENGINE = Path(connectomics_zoo.__file__).parent
+CATALOG = Path(zoo.__file__).parent
+
+LAYERS = (
+    {"errors", "reading", "catalog"},
+    {"schema"},
+    {"registry", "overrides", "listing", "where", "compare", "find", "lock", "json_schema"},
+    {
+        "seeding",
+        "build",
+        "weights",
+        "load",
+        "losses",
+        "targets",
+        "decoding",
+        "intensity",
+        "regions",
+        "resample",
+        "volumes",
+        "phantom",
+    },
+    {"verify", "record", "training", "predict", "evaluate", "picture", "compat", "new"},
+    {"cli"},
+)
+LAYER_OF = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
+
+HEAVY = {"torch", "lightning", "monai", "numpy"}
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(folder.rglob("*.py"))
+    assert len(files) >= 3
+    return files
+
+
+def _engine_files() -> list[Path]:
+    return [path for path in _files(ENGINE) if path != ENGINE / "__init__.py"]
+
+
+def _part(path: Path) -> str:
+    """The part of the engine that a file belongs to: `schema` for schema/base.py."""
+    return path.relative_to(ENGINE).parts[0].removesuffix(".py")
+
+
+def _imports(nodes: Iterator[ast.AST] | list[ast.stmt]) -> set[str]:
+    """The dotted names that import statements among `nodes` name; of `from a import b`, both `a` and `a.b`."""
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where they point"
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _all_imports(path: Path) -> set[str]:
+    return _imports(ast.walk(_tree(path)))
+
+
+def _top_imports(path: Path) -> set[str]:
+    """The first part of what is imported when the file is: not in functions, not for type checkers alone."""
+    statements: list[ast.stmt] = []
+    for node in _tree(path).body:
+        if isinstance(node, ast.If):
+            statements += node.orelse if "TYPE_CHECKING" in ast.dump(node.test) else node.body + node.orelse
+        else:
+            statements.append(node)
+    return {name.partition(".")[0] for name in _imports(statements)}
+
+
+def _parts_imported(path: Path) -> set[str]:
+    prefix = "connectomics_zoo."
+    parts = {name.removeprefix(prefix).partition(".")[0] for name in _all_imports(path) if name.startswith(prefix)}
+    return parts & LAYER_OF.keys()
+
+
+def test_every_part_of_the_engine_has_a_layer_and_every_layer_its_parts():
+    assert {_part(path) for path in _engine_files()} == set(LAYER_OF)
+
+
+@pytest.mark.parametrize("path", _engine_files(), ids=lambda path: str(path.relative_to(ENGINE)))
+def test_imports_point_down_the_layers(path):
+    part = _part(path)
+    above = {name for name in _parts_imported(path) if LAYER_OF[name] > LAYER_OF[part]}
+    assert not above, f"{part} is in layer {LAYER_OF[part]} and imports {above} from above"
+
+
+def test_the_parts_of_the_engine_import_each_other_in_no_circle():
+    graph: dict[str, set[str]] = {part: set() for part in LAYER_OF}
+    for path in _engine_files():
+        graph[_part(path)] |= _parts_imported(path) - {_part(path)}
+    while free := {part for part, needs in graph.items() if not needs & graph.keys()}:
+        graph = {part: needs for part, needs in graph.items() if part not in free}
+    assert not graph, f"these import each other: {graph}"
+
+
+def test_the_engine_knows_no_catalogue():
+    for path in _engine_files():
+        assert not [name for name in _all_imports(path) if name.partition(".")[0] == "zoo"], path
+
+
+def test_the_catalogue_uses_of_the_engine_only_errors_and_schema():
+    for path in _files(CATALOG / "builders"):
+        names = [name for name in _all_imports(path) if name.startswith("connectomics_zoo.")]
+        parts = {name.split(".")[1] for name in names}
+        assert parts <= {"errors", "schema"}, path
+
+
+def test_nothing_heavy_is_imported_at_the_top_of_a_builder_or_below_layer_3():
+    builders = sorted((CATALOG / "builders").glob("*.py"))
+    light = [path for path in _engine_files() if LAYER_OF[_part(path)] < 3 or _part(path) == "cli"]
+    assert len(builders) >= 2
+    assert len(light) > 15
+    for path in [*builders, *light]:
+        assert not _top_imports(path) & HEAVY, path
+
+
+def test_the_list_and_the_catalogue_need_no_pydantic():
+    for part in ("errors", "reading", "catalog", "listing", "where"):
+        assert "pydantic" not in _top_imports(ENGINE / f"{part}.py")
+
+
+def test_only_the_command_line_prints():
+    for path in [path for path in [*_engine_files(), *_files(CATALOG)] if ENGINE / "cli" not in path.parents]:
+        nodes = list(ast.walk(_tree(path)))
+        # What a function called print_… does is in its name.
+        named = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name.startswith("print_")]
+        inside = {id(node) for function in named for node in ast.walk(function)}
+        calls = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call) and id(node) not in inside}
+        assert not calls & {"print", "sys.stdout.write", "sys.stderr.write", "click.echo"}, path
+        assert not {"rich", "click"} & {name.partition(".")[0] for name in _all_imports(path)}, path
+
+
+def test_the_first_line_of_every_file_says_what_it_is_for():
+    for path in [*_files(ENGINE), *_files(CATALOG)]:
+        docstring = ast.get_docstring(_tree(path))
+        assert docstring, path
+        assert docstring.splitlines()[0].endswith("."), path
+
+
+def _loaded(code: str) -> set[str]:
+    """The top-level modules that a fresh interpreter has loaded after `code`."""
+    report = "\nimport json, sys\nsys.stderr.write('LOADED' + json.dumps(list(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code + report], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in json.loads(result.stderr.rpartition("LOADED")[2])}
+
+
+def _command(*args: str) -> str:
+    return f"import sys; sys.argv = {['zoo', *args]!r}; from connectomics_zoo.cli.main import main; main()"
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import zoo", HEAVY | {"pydantic", "click", "rich", "yaml"}),
+        ("import zoo; zoo.list_models()", HEAVY | {"pydantic", "click", "rich"}),
+        ("import zoo; zoo.get_spec('mednext-S')", HEAVY),
+        (_command("list"), HEAVY | {"pydantic"}),
+        (_command("list", "--json", "--where", "parameters < 1e9"), HEAVY | {"pydantic", "rich"}),
+        (_command("show", "mednext-S"), HEAVY),
+        (_command("show", "mednext-S", "arch.kernel_size=5"), HEAVY),
+        (_command("show", "mito", "--json"), HEAVY),
+        (_command("diff", "mednext-S", "mednext-B"), HEAVY),
+        (_command("completion", "bash"), HEAVY | {"pydantic"}),
+    ],
+)  # fmt: skip
+def test_light_work_loads_nothing_heavy(code, absent):
+    loaded = _loaded(code)
+    assert "zoo" in loaded or "connectomics_zoo" in loaded
+    assert not loaded & absent
+
+
+def test_the_help_of_every_verb_loads_nothing_heavy():
+    code = (
+        "from connectomics_zoo.cli.main import VERBS, cli\n"
+        "from click.testing import CliRunner\n"
+        "for verb in VERBS:\n"
+        "    assert CliRunner().invoke(cli, [verb, '--help']).exit_code == 0, verb\n"
+    )
+    assert not _loaded(code) & HEAVY
+
+
+def _seconds(code: str, *, times: int) -> float:
+    """The shortest of several runs of a fresh interpreter."""
+    durations = []
+    for _ in range(times):
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        durations.append(time.perf_counter() - begin)
+    return min(durations)
+
+
+def test_importing_zoo_takes_under_30_milliseconds():
+    code = "import time; t = time.perf_counter(); import zoo; print(time.perf_counter() - t)"
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)]
+    assert min(float(run.stdout) for run in runs) < 0.030
+
+
+def test_the_list_takes_under_a_quarter_of_importing_torch():
+    assert _seconds(_command("list"), times=5) < _seconds("import torch", times=2) / 4

@@ -1,0 +1,220 @@
+"""References: every form means one spec, and what is unknown or ambiguous is an error that says what to write."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from connectomics_zoo import catalog
+from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
+from connectomics_zoo.find import find_spec
+from connectomics_zoo.reading import dump_yaml
+from connectomics_zoo.registry import (
+    RUN_SPEC,
+    get_experiment,
+    get_run,
+    get_spec,
+    get_task,
+    parse_reference,
+    resolve_model,
+    spec_path,
+)
+from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, PredictionSpec, RunSpec
+from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.schema.task import TaskSpec
+
+S_FILE = catalog.find("models", "mednext-S").path
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    model = get_spec("mednext-S")
+    run = RunSpec(
+        schema_version=1,
+        kind="run",
+        name="my-run",
+        model=model,
+        task=get_task("mito"),
+        data=DataSpec(),
+        training=model.training,
+        prediction=PredictionSpec(window=model.training.patch_size),
+    )
+    folder = tmp_path / "runs" / "my-run"
+    folder.mkdir(parents=True)
+    (folder / RUN_SPEC).write_text(dump_yaml(run.model_dump(mode="json")))
+    return folder
+
+
+EXPERIMENT = "{schema_version: 1, name: mine, summary: Mine., model: mednext-S, task: mito, data: {root: '???'}}"
+
+
+@pytest.mark.parametrize("text", ["mednext-S", "mednext-S@1.0.0", "zoo:mednext-S", "zoo:mednext-S@1.0.0", str(S_FILE)])
+def test_every_form_of_a_reference_means_the_same_spec(text):
+    spec = get_spec(text)
+    assert isinstance(spec, ModelSpec)
+    assert spec.reference == "mednext-S@1.0.0"
+
+
+def test_a_spec_is_a_reference_to_itself():
+    spec = get_spec("mednext-S")
+    assert get_spec(spec) is spec
+
+
+def test_the_parts_of_a_reference_are_told_apart():
+    assert parse_reference("zoo:mednext-S@1.0.0.mito")[1:] == ("mednext-S", "zoo", "1.0.0", "mito", None)
+    assert parse_reference("mednext-S.vnc-mito")[1:] == ("mednext-S", None, None, "vnc-mito", None)
+
+
+def test_a_path_may_be_relative_and_without_a_folder(tmp_path, monkeypatch):
+    shutil.copy(S_FILE, tmp_path / "my.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert get_spec("my.yaml").name == "mednext-S"
+    assert get_spec("./my.yaml").name == "mednext-S"
+    assert spec_path(parse_reference("my.yaml")).name == "my.yaml"
+
+
+def test_a_run_folder_is_a_reference_to_its_model(run_folder, monkeypatch):
+    assert get_spec(run_folder).name == "mednext-S"
+    assert get_spec(run_folder / RUN_SPEC).name == "mednext-S"
+    assert get_run(run_folder).name == "my-run"
+    monkeypatch.chdir(run_folder.parent)
+    assert get_spec("my-run").name == "mednext-S"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("MedNext-s", r"unknown model 'MedNext-s': did you mean 'mednext-S'"),
+        ("mednet_s", r"unknown model 'mednet_s': did you mean 'mednext-S'"),
+        ("mednext-S@9.9.9", r"model 'mednext-S' has no version '9.9.9'"),
+        ("mednext-S@1.0", r"'mednext-S@1.0' is no reference, write name, name@1.0.0, name.tag, catalog:name"),
+        ("zo:mednext-S", r"unknown catalogue 'zo': did you mean 'zoo'"),
+        ("mednext S", r"'mednext S' is no reference"),
+        ("", r"'' is no reference"),
+        ("none.yaml", r"'none.yaml' does not exist, give a YAML file, a run folder or the name of a model"),
+        ("runs/none", r"'runs/none' does not exist"),
+        ("hf://org/repo@main", r"references to the Hugging Face Hub are not read by this version"),
+    ],
+)
+def test_a_wrong_reference_is_an_error_that_says_what_to_write(text, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnknownNameError, match=message):
+        get_spec(text)
+
+
+def test_a_folder_without_a_spec_is_no_run(tmp_path):
+    with pytest.raises(UnknownNameError, match=rf"is a folder without {RUN_SPEC}, a run folder has one"):
+        get_spec(tmp_path)
+    with pytest.raises(UnknownNameError, match=rf"is no run folder: it has no {RUN_SPEC}"):
+        get_run(tmp_path)
+
+
+def test_a_name_that_is_also_a_folder_must_say_which(tmp_path, monkeypatch):
+    (tmp_path / "mednext-S").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnknownNameError, match=r"is a model and a folder here, write ./mednext-S or zoo:mednext-S"):
+        get_spec("mednext-S")
+    assert get_spec("zoo:mednext-S").name == "mednext-S"
+
+
+def test_a_name_in_two_catalogues_must_say_which(add_spec):
+    add_spec("mednext-S", {"summary": "The other one."})
+    with pytest.raises(SpecError, match=r"'mednext-S' is in several catalogues: write zoo:mednext-S or other:med"):
+        get_spec("mednext-S")
+    assert get_spec("other:mednext-S").summary == "The other one."
+    assert get_spec("zoo:mednext-S").summary != "The other one."
+
+
+def test_a_name_in_the_second_catalogue_alone_needs_no_catalogue(add_spec):
+    add_spec("mednext-XS")
+    assert get_spec("mednext-XS").name == "mednext-XS"
+
+
+def test_an_older_version_lies_beside_the_current_one(add_spec):
+    add_spec("mednext-XS", {"version": "2.0.0", "changes": {"2.0.0": "New."}})
+    add_spec("mednext-XS@1.0.0", {"summary": "The old one."})
+    assert get_spec("mednext-XS").version == "2.0.0"
+    assert get_spec("mednext-XS@2.0.0").version == "2.0.0"
+    assert get_spec("mednext-XS@1.0.0").summary == "The old one."
+    with pytest.raises(UnknownNameError, match=r"'mednext-XS' has no version '3.0.0': .*'?1.0.0"):
+        get_spec("mednext-XS@3.0.0")
+
+
+def test_a_spec_that_breaks_its_schema_names_the_file_and_the_field(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(S_FILE.read_text().replace("builder: mednext", "builder: mednxt"))
+    with pytest.raises(SpecError, match=r"bad.yaml: .*unknown builder 'mednxt': did you mean 'mednext'"):
+        get_spec(path)
+    path.write_text(S_FILE.read_text().replace("family: mednext", "family: [mednext]"))
+    with pytest.raises(SpecError, match=r"bad.yaml: family: Input should be a valid string"):
+        get_spec(path)
+
+
+def test_tasks_and_experiments_go_by_name_and_by_path(tmp_path):
+    assert get_task("mito").name == "mito"
+    assert get_task(catalog.find("tasks", "mito").path).name == "mito"
+    path = tmp_path / "mine.yaml"
+    path.write_text(EXPERIMENT)
+    assert get_experiment(path).model == "mednext-S"
+    with pytest.raises(UnknownNameError, match=r"unknown task 'mitos': did you mean 'mito'"):
+        get_task("mitos")
+
+
+def test_the_kind_of_a_reference_is_found_out(tmp_path, run_folder):
+    path = tmp_path / "mine.yaml"
+    path.write_text(EXPERIMENT)
+    assert isinstance(find_spec("mednext-S"), ModelSpec)
+    assert isinstance(find_spec("mednext-S@1.0.0"), ModelSpec)
+    assert isinstance(find_spec("mito"), TaskSpec)
+    assert isinstance(find_spec(str(path)), ExperimentSpec)
+    assert isinstance(find_spec(str(run_folder)), RunSpec)
+    assert isinstance(find_spec(str(run_folder / RUN_SPEC)), RunSpec)
+    assert isinstance(find_spec(str(run_folder), kind="model"), ModelSpec)
+
+
+def test_a_name_of_two_kinds_must_say_which(add_spec):
+    add_spec("twice")
+    add_spec("twice", {"summary": "A task."}, kind="tasks")
+    with pytest.raises(SpecError, match=r"'twice' is a model and a task, say which with --kind model"):
+        find_spec("twice")
+    assert isinstance(find_spec("twice", kind="task"), TaskSpec)
+    assert isinstance(find_spec("twice", kind="model"), ModelSpec)
+
+
+def test_what_is_no_spec_of_any_kind_is_an_error(tmp_path):
+    path = tmp_path / "compose.yaml"
+    path.write_text("services: {}")
+    with pytest.raises(SpecError, match=r"compose.yaml: no model, task or experiment .*, is it a spec\?"):
+        find_spec(str(path))
+    with pytest.raises(UnknownNameError, match=r"unknown model, task or experiment 'mitto': did you mean 'mito'"):
+        find_spec("mitto")
+
+
+def test_resolving_raises_the_patch_to_a_legal_one_and_keeps_an_unchanged_network():
+    spec = resolve_model("mednext-S", arch={"kernel_size": 3})
+    assert spec.expect is not None
+    flat = resolve_model("mednext-S", arch={"spatial_dims": 2})
+    assert flat.input.size.allows(flat.training.patch_size)
+
+
+def test_every_builtin_spec_is_called_after_its_file_and_lies_in_its_family():
+    models = [entry for entry in catalog.entries("models") if entry.catalog.name == "zoo"]
+    assert len(models) >= 8
+    for entry in models:
+        spec = get_spec(entry.path)
+        assert (spec.name, spec.family) == (entry.name, entry.family)
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "help_text"),
+    [
+        ("mednext_s", ["mednext-S", "rsunet"], "did you mean 'mednext-S'?"),
+        ("RSUNET", ["mednext-S", "rsunet"], "did you mean 'rsunet'?"),
+        ("zzz", ["b", "a"], "known are a, b."),
+        ("zzz", [], "none is known."),
+        ("zzz", [f"n{n:02}" for n in range(20)], f"known are {', '.join(f'n{n:02}' for n in range(12))} and 8 more."),
+    ],
+)
+def test_the_nearest_names_are_offered_in_any_case(name, known, help_text):
+    assert nearest(name, known) == help_text

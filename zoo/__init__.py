@@ -1,0 +1,72 @@
+"""The built-in catalogue and the public API; every name is imported when it is first used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from connectomics_zoo.compat import build_model, print_available_architectures
+
+    from connectomics_zoo.errors import ZooError
+    from connectomics_zoo.evaluate import evaluate
+    from connectomics_zoo.listing import list_models
+    from connectomics_zoo.load import load
+    from connectomics_zoo.predict import predict
+    from connectomics_zoo.registry import get_experiment, get_spec, get_task
+    from connectomics_zoo.training import train
+    from connectomics_zoo.verify import verify
+
+    __version__: str
+
+__all__ = [  # noqa: RUF022 (in the order of use)
+    "list_models",
+    "get_spec",
+    "get_task",
+    "get_experiment",
+    "load",
+    "verify",
+    "train",
+    "predict",
+    "evaluate",
+    "print_available_architectures",
+    "build_model",
+    "ZooError",
+    "__version__",
+]
+
+# The same as the imports above, which only type checkers see (a test compares them).
+_MODULES = {
+    "build_model": "connectomics_zoo.compat",
+    "print_available_architectures": "connectomics_zoo.compat",
+    "ZooError": "connectomics_zoo.errors",
+    "evaluate": "connectomics_zoo.evaluate",
+    "list_models": "connectomics_zoo.listing",
+    "load": "connectomics_zoo.load",
+    "predict": "connectomics_zoo.predict",
+    "get_experiment": "connectomics_zoo.registry",
+    "get_spec": "connectomics_zoo.registry",
+    "get_task": "connectomics_zoo.registry",
+    "train": "connectomics_zoo.training",
+    "verify": "connectomics_zoo.verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        import importlib
+
+        value = getattr(importlib.import_module(_MODULES[name]), name)
+    elif name == "__version__":
+        import importlib.metadata
+
+        value = importlib.metadata.version("connectomics-zoo")
+    else:
+        from connectomics_zoo.errors import nearest
+
+        raise AttributeError(f"module 'zoo' has no attribute {name!r}, {nearest(name, __all__)}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,97 @@
+"""Builder of MONAI's BasicUNet, the plain five-level U-Net."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from connectomics_zoo.schema.builder import BuilderConfig, Interface, refuse_too_many
+from zoo.builders._shared import (
+    Activation,
+    Groups,
+    Norm,
+    Probability,
+    Upsampling,
+    Width,
+    check_groups,
+    monai_norm,
+    needs_two_voxels,
+    volume_interface,
+    weights,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+HALVINGS = 4
+
+
+class Config(BuilderConfig):
+    """BasicUNet (Falk et al., 2019), as MONAI builds it."""
+
+    channels: Annotated[tuple[Width, ...], Field(strict=False, min_length=6, max_length=6)] = (
+        32,
+        32,
+        64,
+        128,
+        256,
+        32,
+    )
+    """Channels of the five levels, full resolution first, and of the last decoder block (full resolution again)."""
+    norm: Norm = "batch"
+    """Normalisation after each convolution."""
+    num_groups: Groups = 8
+    """Groups of norm `group`, which must divide all channels."""
+    activation: Activation = "relu"
+    """Activation after each norm."""
+    upsampling: Upsampling = "deconv"
+    """How the decoder doubles the resolution."""
+    dropout: Probability = 0.0
+    """Dropout after each norm, in training."""
+    spatial_dims: Literal[2, 3] = 3
+    """2 for images, 3 for volumes."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Config:
+        check_groups(self.norm, self.num_groups, self.channels)
+        refuse_too_many(self.approximate_parameters)
+        return self
+
+    @property
+    def approximate_parameters(self) -> int:
+        """Weights of the convolutions."""
+        *levels, last = self.channels
+        total = weights(levels[0], levels[0]) + weights(levels[0] + levels[1] + last, last)
+        for fine, coarse in pairwise(levels):
+            total += weights(fine + coarse, coarse) + weights(coarse, coarse, (2, 2, 2))
+        for fine, coarse in pairwise(levels[1:]):
+            total += weights(2 * fine + coarse // 2, fine)
+        return total
+
+
+def interface(config: Config) -> Interface:
+    """Any size whose bottleneck is not empty is legal: MONAI pads where a size was odd before its halving."""
+    rule = volume_interface(
+        [(2,) * config.spatial_dims] * HALVINGS,
+        two_voxels=needs_two_voxels(config.norm, config.num_groups, [config.channels[HALVINGS]]),
+    )
+    return rule._replace(step=(1,) * config.spatial_dims)
+
+
+def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
+    """Return MONAI's network; it has one output, with and without `deep_supervision`."""
+    from monai.networks.nets.basic_unet import BasicUNet
+
+    network: nn.Module = BasicUNet(
+        spatial_dims=config.spatial_dims,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        features=config.channels,
+        act=config.activation,
+        norm=monai_norm(config.norm, config.num_groups),
+        dropout=config.dropout,
+        upsample=config.upsampling,
+    )
+    return network

@@ -1,0 +1,91 @@
+"""Builder of MONAI's SwinUNETR, a shifted-window transformer with a convolutional decoder."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, model_validator
+
+from connectomics_zoo.schema.builder import BuilderConfig, Interface, refuse_too_many
+from zoo.builders._shared import Probability, volume_interface, weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+STAGES = 4
+
+PerStage = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=256)], ...],
+    Field(strict=False, min_length=STAGES, max_length=STAGES),
+]
+
+
+class Config(BuilderConfig):
+    """Swin UNETR (Hatamizadeh et al., 2022), as MONAI builds it: instance norm, windows of 7 tokens."""
+
+    feature_size: Annotated[int, Field(ge=12, le=1536, multiple_of=12)] = 48
+    """Channels at full resolution and of the tokens, doubled by each of the four stages."""
+    depths: PerStage = (2, 2, 2, 2)
+    """Transformer blocks of each stage."""
+    num_heads: PerStage = (3, 6, 12, 24)
+    """Attention heads of each stage, which must divide its channels."""
+    dropout: Probability = 0.0
+    """Dropout of tokens and hidden layers, in training."""
+    attention_dropout: Probability = 0.0
+    """Dropout of attention weights, in training."""
+    path_dropout: Probability = 0.0
+    """Probability that training skips the last block; it rises linearly from zero at the first."""
+    checkpointing: bool = False
+    """Recompute the transformer blocks in the backward pass: less memory, more time."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Config:
+        for stage, heads in enumerate(self.num_heads):
+            width = self.feature_size * 2**stage
+            if width % heads:
+                raise ValueError(f"num_heads {heads} does not divide the {width} channels of stage {stage}, change it")
+        refuse_too_many(self.approximate_parameters)
+        return self
+
+    @property
+    def approximate_parameters(self) -> int:
+        """Weights of the transformer and of the convolutions."""
+        size = self.feature_size
+        total = 2 * weights(16 * size, 16 * size) + 2 * weights(size, size)
+        for stage, depth in enumerate(self.depths):
+            width = size * 2**stage
+            total += depth * 12 * width**2 + 16 * width**2
+            total += 4 * weights(width, width) + weights(width, width) + weights(2 * width, width, (2, 2, 2))
+        return total
+
+
+def interface(config: Config) -> Interface:
+    """Five halvings (MONAI itself refuses other sizes), and instance norm at the coarsest level."""
+    return volume_interface([(2, 2, 2)] * (STAGES + 1), two_voxels=True)
+
+
+def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
+    """Return MONAI's network; it has one output, with and without `deep_supervision`."""
+    import torch
+    from monai.networks.nets.swin_unetr import SwinUNETR
+
+    # MONAI's constructor reads a value from a tensor, which the meta device cannot give: build on the CPU, then move.
+    device = torch.empty(0).device
+    # MONAI 1.4 still wants an input size, for a check that its forward repeats.
+    unused: dict[str, Any] = {"img_size": (32, 32, 32)} if "img_size" in inspect.signature(SwinUNETR).parameters else {}
+    with torch.device("cpu"):
+        network: nn.Module = SwinUNETR(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            depths=config.depths,
+            num_heads=config.num_heads,
+            feature_size=config.feature_size,
+            drop_rate=config.dropout,
+            attn_drop_rate=config.attention_dropout,
+            dropout_path_rate=config.path_dropout,
+            use_checkpoint=config.checkpointing,
+            spatial_dims=3,
+            **unused,
+        )
+    return network.to(device)

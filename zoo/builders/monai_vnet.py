@@ -1,0 +1,55 @@
+"""Builder of MONAI's VNet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from connectomics_zoo.errors import SpecError
+from connectomics_zoo.schema.builder import BuilderConfig, Interface
+from zoo.builders._shared import Probability, volume_interface
+
+if TYPE_CHECKING:
+    from torch import nn
+
+BASE_CHANNELS = 16
+"""Channels at full resolution, fixed by the architecture."""
+
+
+class Config(BuilderConfig):
+    """V-Net (Milletari et al., 2016), as MONAI builds it: fixed widths, 5 x 5 x 5 kernels, batch norm."""
+
+    activation: Literal["elu", "prelu"] = "elu"
+    """Activation: ELU as in MONAI's default, or PReLU (one slope a channel) as in the paper."""
+    dropout: Probability = 0.5
+    """Dropout of whole channels in the two coarsest levels and in all skip connections, in training."""
+
+
+def interface(config: Config) -> Interface:
+    """Four halvings."""
+    return volume_interface([(2, 2, 2)] * 4, two_voxels=True)
+
+
+def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
+    """Return MONAI's network; it has one output, with and without `deep_supervision`.
+
+    Raises:
+        SpecError: the input's channels do not divide 16, as the first residual connection needs.
+    """
+    if BASE_CHANNELS % in_channels:
+        raise SpecError(
+            f"V-Net repeats its input up to {BASE_CHANNELS} channels and cannot do so with {in_channels}, "
+            "give it 1, 2, 4, 8 or 16 input channels."
+        )
+    from monai.networks.nets.vnet import VNet
+    from torch import nn
+
+    network: nn.Module = VNet(
+        spatial_dims=3,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        act=("elu", {"inplace": True}) if config.activation == "elu" else "prelu",
+    )
+    for module in network.modules():
+        if isinstance(module, nn.Dropout3d):  # not by MONAI's arguments, which leave two of them at 0.5
+            module.p = config.dropout
+    return network

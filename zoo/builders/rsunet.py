@@ -1,0 +1,114 @@
+"""Builder of the residual symmetric U-Net (RSUNet) for electron microscopy, isotropic or anisotropic."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from connectomics_zoo.schema.builder import BuilderConfig, Interface, refuse_too_many
+from zoo.builders._shared import (
+    Groups,
+    Kernel,
+    Stride,
+    Width,
+    at_bottleneck,
+    check_length,
+    largest_divisor,
+    total_stride,
+    volume_interface,
+    weights,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SUPERVISED = 4
+"""At most so many levels, the coarsest, have a deep-supervision head."""
+
+
+class Config(BuilderConfig):
+    """Residual symmetric U-Net (Lee et al., 2017)."""
+
+    channels: Annotated[tuple[Width, ...], Field(strict=False, min_length=2, max_length=8)] = (
+        16,
+        32,
+        64,
+        128,
+    )
+    """Channels of each level, full resolution first."""
+    strides: Annotated[tuple[Stride, ...], Field(strict=False, min_length=1, max_length=7)] = ((1, 2, 2),) * 3
+    """Downsampling (z, y, x) from each level to the next."""
+    kernel_sizes: Annotated[tuple[Kernel, ...], Field(strict=False, min_length=2, max_length=8)] = ((3, 3, 3),) * 4
+    """Kernel (z, y, x) of each level; [1, 3, 3] keeps sections apart."""
+    stem_kernel_size: Kernel | None = None
+    """Kernel of the convolution that embeds the image. None leaves it out: the first block then normalises and
+    rectifies the image itself, as in PyTorch Connectomics."""
+    head_kernel_size: Kernel = (1, 1, 1)
+    """Kernel of the convolution that makes the logits."""
+    norm: Literal["batch", "group", "instance", "none"] = "batch"
+    """Normalisation before each activation."""
+    num_groups: Groups = 8
+    """Groups of norm `group`; where they do not divide the channels, the next smaller number that does."""
+    activation: Literal["relu", "leakyrelu", "prelu", "elu"] = "relu"
+    """Activation before each convolution."""
+    negative_slope: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Slope of `leakyrelu` below zero."""
+    initial_slope: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """Slope of `prelu` below zero before training."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Config:
+        levels = len(self.channels)
+        check_length("strides", self.strides, levels - 1, f"a network of {levels} levels")
+        check_length("kernel_sizes", self.kernel_sizes, levels, f"a network of {levels} levels")
+        if total_stride(self.strides) == (1, 1, 1):
+            raise ValueError("strides are all 1, a U-Net needs a coarser level: give one of them a 2")
+        refuse_too_many(self.approximate_parameters)
+        return self
+
+    @property
+    def supervised(self) -> tuple[int, ...]:
+        """The levels that have a deep-supervision head, from fine to coarse."""
+        depth = len(self.strides)
+        return tuple(range(max(1, depth - SUPERVISED + 1), depth + 1))
+
+    @property
+    def approximate_parameters(self) -> int:
+        """Weights of the convolutions."""
+        total = 4 * weights(self.channels[0], self.channels[0], self.kernel_sizes[0])
+        for level, (fine, coarse) in enumerate(zip(self.channels, self.channels[1:], strict=False)):
+            total += weights(fine + 3 * coarse, coarse, self.kernel_sizes[level + 1])
+            total += weights(coarse, fine, (1, 1, 1)) + 4 * weights(fine, fine, self.kernel_sizes[level])
+        return total
+
+
+def interface(config: Config) -> Interface:
+    """Every stride must divide evenly, or the skip connections do not fit."""
+    widths = at_bottleneck(config.channels, config.strides)
+    single = config.norm == "group" and any(largest_divisor(width, config.num_groups) == width for width in widths)
+    return volume_interface(
+        config.strides,
+        two_voxels=config.norm in ("batch", "instance") or single,
+        supervised=config.supervised,
+    )
+
+
+def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
+    """Return our own network."""
+    from zoo.builders.nets.rsunet import RSUNet
+
+    return RSUNet(
+        in_channels=in_channels,
+        out_channels=out_channels,
+        channels=config.channels,
+        strides=config.strides,
+        kernel_sizes=config.kernel_sizes,
+        stem_kernel_size=config.stem_kernel_size,
+        head_kernel_size=config.head_kernel_size,
+        norm=config.norm,
+        num_groups=config.num_groups,
+        activation=config.activation,
+        slope=config.negative_slope if config.activation == "leakyrelu" else config.initial_slope,
+        supervised=config.supervised if deep_supervision else (),
+    )
