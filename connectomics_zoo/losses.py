@@ -40,23 +40,28 @@ def task_loss(logits: Tensor, targets: Tensor, *, task: TaskSpec) -> Tensor:
         targets: the same shape, values in 0..1.
         task: the task, with C channels.
     """
+    logits = logits.float()
     values = activate(logits, task=task)
+    softmax = [index for index, channel in enumerate(task.channels) if channel.activation == "softmax"]
+    # Not the logarithm of the values: where those underflow, its gradient is zero or infinite.
+    normaliser = logits[:, softmax].logsumexp(dim=1) if softmax else logits[:, 0]
     terms = [
-        loss.weight * _term(loss, logits[:, index].float(), values[:, index], targets[:, index])
+        loss.weight * _term(loss, logits[:, index], values[:, index], targets[:, index], normaliser=normaliser)
         for index, channel in enumerate(task.channels)
         for loss in channel.losses
     ]
     return torch.stack(terms).sum()
 
 
-def _term(loss: LossSpec, logits: Tensor, values: Tensor, targets: Tensor) -> Tensor:
+def _term(loss: LossSpec, logits: Tensor, values: Tensor, targets: Tensor, *, normaliser: Tensor) -> Tensor:
+    """One term of one channel (B, Z, Y, X); `normaliser` is the log-sum-exp of the softmax channels' logits."""
     if loss.kind == "bce":
         return F.binary_cross_entropy_with_logits(logits, targets)
     if loss.kind == "dice":
         overlap = (values * targets).sum()
         return 1 - (2 * overlap + DICE_EPSILON) / (values.sum() + targets.sum() + DICE_EPSILON)
     if loss.kind == "cross_entropy":
-        return -(targets * values.clamp_min(torch.finfo(values.dtype).tiny).log()).mean()
+        return (targets * (normaliser - logits)).mean()
     return F.mse_loss(values, targets)
 
 

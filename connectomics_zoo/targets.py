@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +15,7 @@ ANISOTROPIC = 2.0
 
 
 def make_targets(
-    labels: NDArray[np.generic], *, task: TaskSpec, voxel_size_nm: tuple[float, ...] | None
+    labels: NDArray[Any], *, task: TaskSpec, voxel_size_nm: tuple[float, ...] | None
 ) -> NDArray[np.float32]:
     """Return the targets (C, Z, Y, X), one channel for each of the task's.
 
@@ -55,7 +57,7 @@ def _boundary_axes(voxel_size_nm: tuple[float, ...] | None) -> tuple[int, ...]:
     return (1, 2)
 
 
-def _boundaries(labels: NDArray[np.generic], *, axes: tuple[int, ...]) -> NDArray[np.bool_]:
+def _boundaries(labels: NDArray[Any], *, axes: tuple[int, ...]) -> NDArray[np.bool_]:
     """Both voxels of every face between two labels along `axes`."""
     result = np.zeros(labels.shape, dtype=bool)
     for axis in axes:

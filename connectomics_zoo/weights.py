@@ -75,7 +75,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def write_weights(network: nn.Module, path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
     """Write the network's state dict to `path` as safetensors; at no moment does a half-written file have that name."""
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
+    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in network.state_dict().items()}
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         save_file(tensors, partial, metadata=dict(metadata or {}))

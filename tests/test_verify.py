@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -123,7 +124,7 @@ def test_level_schema_imports_no_torch():
     ("patterns", "expected"),
     [
         (["mednext-S"], ["mednext-S"]),
-        (["mednext-S@1.0.0", "zoo:mednext-S", str(S_FILE)], ["mednext-S"]),
+        (["mednext-S@1.0.0", "zoo:mednext-S", str(S_FILE), os.path.relpath(S_FILE)], ["mednext-S"]),
         (["mednext-[SB]"], ["mednext-B", "mednext-S"]),
         (["MEDNEXT-?"], ["mednext-B", "mednext-L", "mednext-M", "mednext-S"]),
         (["zoo:*-k5"], ["mednext-B-k5", "mednext-L-k5", "mednext-M-k5", "mednext-S-k5"]),

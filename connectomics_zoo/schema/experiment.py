@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 from pydantic import Field, create_model, model_validator
 
@@ -101,16 +101,21 @@ class PredictionSpec(Node):
     """Fraction of a window that it shares with the next one along each axis."""
 
 
-# The same fields as TrainingSpec, all optional: what an experiment changes of its model's recipe.
-TrainingChanges: type[Node] = create_model(  # type: ignore[call-overload]
-    "TrainingChanges",
-    __base__=Node,
-    __doc__="What the experiment changes of its model's training recipe.",
-    **{
-        name: (Optional[field.rebuild_annotation()], Field(None, description=field.description))  # noqa: UP045
-        for name, field in TrainingSpec.model_fields.items()
-    },
-)
+if TYPE_CHECKING:
+
+    class TrainingChanges(Node):
+        """What the experiment changes of its model's training recipe."""
+else:
+    # The same fields as TrainingSpec, all optional.
+    TrainingChanges = create_model(
+        "TrainingChanges",
+        __base__=Node,
+        __doc__="What the experiment changes of its model's training recipe.",
+        **{
+            name: (Optional[field.rebuild_annotation()], Field(None, description=field.description))  # noqa: UP045
+            for name, field in TrainingSpec.model_fields.items()
+        },
+    )
 
 
 class ExperimentSpec(Node):
@@ -130,7 +135,7 @@ class ExperimentSpec(Node):
     """What the experiment changes of the model's `arch`."""
     data: DataSpec
     """The volumes."""
-    training: TrainingChanges = TrainingChanges()  # type: ignore[valid-type]
+    training: TrainingChanges = TrainingChanges()
     """What the experiment changes of the model's recipe."""
     prediction: PredictionSpec = PredictionSpec()
     """How volumes are predicted."""

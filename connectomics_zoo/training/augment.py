@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from connectomics_zoo.schema.training import TrainingSpec
-
 SAME_SIZE = 0.1
 """Two voxel edges that differ by at most this fraction count as equal."""
 
@@ -73,9 +71,5 @@ def _vary_intensity(image: Array, generator: np.random.Generator) -> Array:
     offset = generator.uniform(-OFFSET, OFFSET)
     sigma = generator.uniform(0, NOISE)
     noise = generator.standard_normal(image.shape, dtype=np.float32)
-    return ((image - mean) * gain + mean + offset + sigma * noise).astype(np.float32)
-
-
-def augmentation_of(training: TrainingSpec) -> str:
-    """The recipe's mode of augmentation."""
-    return training.augmentation
+    varied: Array = ((image - mean) * gain + mean + offset + sigma * noise).astype(np.float32)
+    return varied

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.intensity import scale_intensity
 from connectomics_zoo.resample import downsample_image, downsample_labels
-from connectomics_zoo.schema.experiment import DataSpec, RunSpec, VolumePair
+from connectomics_zoo.schema.experiment import DataSpec, Region, RunSpec, VolumePair
 from connectomics_zoo.targets import make_targets
 from connectomics_zoo.training.augment import augment, rotation_planes
 from connectomics_zoo.volumes import Volume, open_volume
@@ -34,7 +35,7 @@ class Patch(NamedTuple):
     targets: Tensor
     """(C, Z, Y, X)."""
     mask: Tensor
-    """(1, Z, Y, X), 1 where the patch lies inside the region that counts."""
+    """(1, Z, Y, X), 1 where validation scores the patch."""
 
 
 class PairReader:
@@ -47,8 +48,10 @@ class PairReader:
         self.image: Volume = open_volume(pair.image, root=self.root, voxel_size_nm=data.voxel_size_nm)
         self.label: Volume = open_volume(pair.label, root=self.root, voxel_size_nm=data.voxel_size_nm)
         factors = data.downsample
-        self.extent = tuple(-(-length // factor) for length, factor in zip(self.image.shape, factors, strict=True))
-        self.box = _network_box(pair, self.image.shape, factors)
+        self.whole: Box = network_box(Region(), self.image.shape, factors)
+        """The whole volume, in network voxels."""
+        self.box: Box = network_box(pair.region, self.image.shape, factors)
+        """The pair's region, in network voxels."""
 
     @property
     def voxel_size_nm(self) -> tuple[float, ...] | None:
@@ -58,18 +61,18 @@ class PairReader:
             return None
         return tuple(edge * factor for edge, factor in zip(size, self.data.downsample, strict=True))
 
-    def read_image(self, box: Box) -> NDArray[np.float32]:
-        """Return the intensities (C, Z, Y, X) in `box`, reflected where it reaches beyond the volume."""
-        inside, padding = _clip(box, self.extent)
+    def read_image(self, box: Box, *, within: Box) -> NDArray[np.float32]:
+        """Return the intensities (C, Z, Y, X) in `box`, reflected where it reaches out of `within`."""
+        inside, padding = _clip(box, within)
         raw = self.image.read(self._volume_slices(inside))
         raw = raw if raw.ndim == 4 else raw[None]
         scaled = scale_intensity(raw, dtype=self.image.dtype, intensity_range=self.data.intensity_range)
         channels = [downsample_image(channel, self.data.downsample) for channel in scaled]
         return np.pad(np.stack(channels), ((0, 0), *padding), mode="reflect").astype(np.float32, copy=False)
 
-    def read_label(self, box: Box) -> NDArray[np.generic]:
-        """Return the labels (Z, Y, X) in `box`, reflected where it reaches beyond the volume."""
-        inside, padding = _clip(box, self.extent)
+    def read_label(self, box: Box, *, within: Box) -> NDArray[Any]:
+        """Return the labels (Z, Y, X) in `box`, reflected where it reaches out of `within`."""
+        inside, padding = _clip(box, within)
         labels = downsample_labels(self.label.read(self._volume_slices(inside)), self.data.downsample)
         return np.pad(labels, padding, mode="reflect")
 
@@ -81,37 +84,51 @@ class PairReader:
         return z, y, x
 
 
-def _network_box(pair: VolumePair, shape: tuple[int, ...], factors: tuple[int, ...]) -> Box:
-    """The pair's region in network voxels; a voxel that is partly outside is left out unless nothing else is left."""
+def network_box(region: Region, shape: tuple[int, ...], factors: tuple[int, ...]) -> Box:
+    """Return the network voxels that lie wholly inside `region` of a volume of `shape`.
+
+    Raises:
+        VolumeError: there is none along an axis.
+    """
     ranges = []
-    for axis, length, factor in zip("zyx", shape, factors, strict=True):
-        first, last = getattr(pair.region, axis) or (0, length)
+    for axis, limits, length, factor in zip("zyx", (region.z, region.y, region.x), shape, factors, strict=True):
+        first, last = limits or (0, length)
         low = -(-first // factor)
         high = -(-last // factor) if last == length else last // factor
-        ranges.append((low, max(high, low + 1)))
+        if low >= high:
+            raise VolumeError(
+                f"region {axis}: [{first}, {last}] holds no whole block of {factor} voxels (data.downsample), "
+                "make it larger or downsample less."
+            )
+        ranges.append((low, high))
     z, y, x = ranges
     return z, y, x
 
 
-def _clip(box: Box, extent: tuple[int, ...]) -> tuple[Box, tuple[tuple[int, int], ...]]:
-    """The part of `box` inside the volume, and how much of it lies before and behind that part."""
-    inside = tuple((max(first, 0), min(last, length)) for (first, last), length in zip(box, extent, strict=True))
-    padding = tuple(
-        (inner[0] - outer[0], outer[1] - inner[1]) for inner, outer in zip(inside, box, strict=True)
-    )
+def _clip(box: Box, within: Box) -> tuple[Box, tuple[tuple[int, int], ...]]:
+    """The part of `box` inside `within`, and how much of it lies before and behind that part."""
+    inside = tuple((max(first, low), min(last, high)) for (first, last), (low, high) in zip(box, within, strict=True))
+    padding = tuple((inner[0] - outer[0], outer[1] - inner[1]) for inner, outer in zip(inside, box, strict=True))
     z, y, x = inside
     return (z, y, x), padding
 
 
 class TrainingPatches(IterableDataset[Patch]):
-    """An endless stream of random patches; the same seed and number of workers give the same stream."""
+    """An endless stream of random patches; the same seed and number of workers give the same stream.
 
-    def __init__(self, run: RunSpec) -> None:
+    Args:
+        run: the complete run.
+        skip: optimiser steps that a resumed run has behind it; they choose another stream, so that its patches are
+            not drawn again.
+    """
+
+    def __init__(self, run: RunSpec, *, skip: int = 0) -> None:
         self.run = run
+        self.skip = skip
 
     def __iter__(self) -> Iterator[Patch]:
         worker = get_worker_info()
-        generator = np.random.default_rng([self.run.training.seed, worker.id if worker is not None else 0])
+        generator = np.random.default_rng([self.run.training.seed, self.skip, worker.id if worker is not None else 0])
         readers = [PairReader(pair, self.run.data) for pair in self.run.data.train]
         volumes = np.array([np.prod([last - first for first, last in reader.box]) for reader in readers], dtype=float)
         while True:
@@ -123,10 +140,11 @@ class TrainingPatches(IterableDataset[Patch]):
         box = _random_box(reader.box, recipe.patch_size, generator)
         if generator.random() < recipe.foreground_probability:
             box = self._foreground_box(reader, box, generator)
-        targets = make_targets(reader.read_label(box), task=self.run.task, voxel_size_nm=reader.voxel_size_nm)
+        # Reflected at the region, not read beyond it: what lies there may be what the run is validated on.
+        labels = reader.read_label(box, within=reader.box)
         image, targets = augment(
-            reader.read_image(box),
-            targets,
+            reader.read_image(box, within=reader.box),
+            make_targets(labels, task=self.run.task, voxel_size_nm=reader.voxel_size_nm),
             mode=recipe.augmentation,
             planes=rotation_planes(recipe.patch_size, reader.voxel_size_nm),
             generator=generator,
@@ -136,7 +154,7 @@ class TrainingPatches(IterableDataset[Patch]):
     def _foreground_box(self, reader: PairReader, box: Box, generator: np.random.Generator) -> Box:
         """Move `box` so that a labelled voxel is at its centre, as far as the region allows."""
         for _ in range(FOREGROUND_TRIES):
-            found = np.argwhere(reader.read_label(box) > 0)
+            found = np.argwhere(reader.read_label(box, within=reader.box) > 0)
             if len(found):
                 offset = found[int(generator.integers(len(found)))]
                 centre = tuple(first + int(step) for (first, _), step in zip(box, offset, strict=True))
@@ -179,7 +197,7 @@ class ValidationPatches(Dataset[Patch]):
         self.items = [
             (index, box, scored)
             for index, reader in enumerate(self.readers)
-            for box, scored in grid_boxes(reader.box, run.training.patch_size, reader.extent)
+            for box, scored in grid_boxes(reader.box, run.training.patch_size, reader.whole)
         ]
 
     def __len__(self) -> int:
@@ -188,17 +206,19 @@ class ValidationPatches(Dataset[Patch]):
     def __getitem__(self, index: int) -> Patch:
         reader_index, box, scored = self.items[index]
         reader = self.readers[reader_index]
-        targets = make_targets(reader.read_label(box), task=self.run.task, voxel_size_nm=reader.voxel_size_nm)
+        labels = reader.read_label(box, within=reader.whole)
+        targets = make_targets(labels, task=self.run.task, voxel_size_nm=reader.voxel_size_nm)
         mask = np.zeros((1, *self.run.training.patch_size), dtype=np.float32)
         z, y, x = (slice(low - first, high - first) for (first, _), (low, high) in zip(box, scored, strict=True))
         mask[:, z, y, x] = 1
-        return Patch(torch.from_numpy(reader.read_image(box)), torch.from_numpy(targets), torch.from_numpy(mask))
+        image = reader.read_image(box, within=reader.whole)
+        return Patch(torch.from_numpy(image), torch.from_numpy(targets), torch.from_numpy(mask))
 
 
-def grid_boxes(region: Box, size: tuple[int, ...], extent: tuple[int, ...]) -> list[tuple[Box, Box]]:
+def grid_boxes(region: Box, size: tuple[int, ...], whole: Box) -> list[tuple[Box, Box]]:
     """Return patches of `size` that cover `region`, each with the part of the region that it alone is scored on."""
     axes = []
-    for (first, last), edge, length in zip(region, size, extent, strict=True):
+    for (first, last), edge, (_, length) in zip(region, size, whole, strict=True):
         if last - first <= edge:  # one patch, around the region's middle, inside the volume if it fits there
             start = min(max((first + last - edge) // 2, 0), max(length - edge, 0))
             axes.append([((start, start + edge), (first, last))])
@@ -208,6 +228,4 @@ def grid_boxes(region: Box, size: tuple[int, ...], extent: tuple[int, ...]) -> l
             high = min(low + edge, last)
             tiles.append(((high - edge, high), (low, high)))
         axes.append(tiles)
-    return [
-        ((z[0], y[0], x[0]), (z[1], y[1], x[1])) for z in axes[0] for y in axes[1] for x in axes[2]
-    ]
+    return [((z[0], y[0], x[0]), (z[1], y[1], x[1])) for z in axes[0] for y in axes[1] for x in axes[2]]

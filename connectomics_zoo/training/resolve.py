@@ -12,7 +12,15 @@ from connectomics_zoo import catalog
 from connectomics_zoo.errors import SpecError
 from connectomics_zoo.overrides import merge
 from connectomics_zoo.reading import read_yaml
-from connectomics_zoo.registry import RUN_SPEC, get_experiment, get_run, get_task, parse_reference, resolve_model, validate
+from connectomics_zoo.registry import (
+    RUN_SPEC,
+    get_experiment,
+    get_run,
+    get_task,
+    parse_reference,
+    resolve_model,
+    validate,
+)
 from connectomics_zoo.schema.experiment import ExperimentSpec, PredictionSpec, RunSpec
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.training import TrainingSpec
@@ -88,7 +96,9 @@ def complete(experiment: ExperimentSpec, *, source: str) -> RunSpec:
         )
     for pair in (*data.train, *data.validation):
         if REQUIRED in (pair.image, pair.label):
-            raise SpecError(f"{source}: a volume is not given, add data.train.image=… and data.train.label=… (or validation).")
+            raise SpecError(
+                f"{source}: a volume is not given, add data.train.image=… and data.train.label=… (or validation)."
+            )
     in_channels, voxel_size_nm = _inspect_volumes(experiment, continuous=_any_continuous(task))
     model = resolve_model(
         experiment.model, in_channels=in_channels, out_channels=len(task.channels), arch=experiment.arch
@@ -120,9 +130,7 @@ def _any_continuous(task: Any) -> bool:
     return any(channel.target.kind == "value" for channel in task.channels)
 
 
-def _inspect_volumes(
-    experiment: ExperimentSpec, *, continuous: bool
-) -> tuple[int, tuple[float, float, float] | None]:
+def _inspect_volumes(experiment: ExperimentSpec, *, continuous: bool) -> tuple[int, tuple[float, float, float] | None]:
     """Open every pair, check it, and return the number of channels and the voxel size that they share."""
     data = experiment.data
     root = Path(data.root).expanduser() if data.root is not None else None
@@ -147,7 +155,9 @@ def _inspect_volumes(
     if len(channels) > 1:
         raise SpecError(f"the images have {sorted(channels)} channels, all must have the same number.")
     if len(voxel_sizes) > 1:
-        raise SpecError(f"the images have the voxel sizes {sorted(voxel_sizes)} nm, all must have the same: resample them.")
+        raise SpecError(
+            f"the images have the voxel sizes {sorted(voxel_sizes)} nm, all must have the same: resample them."
+        )
     return channels.pop(), voxel_sizes.pop() if voxel_sizes else None
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
@@ -72,8 +71,6 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
 
     # MONAI's constructor reads a value from a tensor, which the meta device cannot give: build on the CPU, then move.
     device = torch.empty(0).device
-    # MONAI 1.4 still wants an input size, for a check that its forward repeats.
-    unused: dict[str, Any] = {"img_size": (32, 32, 32)} if "img_size" in inspect.signature(SwinUNETR).parameters else {}
     with torch.device("cpu"):
         network: nn.Module = SwinUNETR(
             in_channels=in_channels,
@@ -86,6 +83,5 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
             dropout_path_rate=config.path_dropout,
             use_checkpoint=config.checkpointing,
             spatial_dims=3,
-            **unused,
         )
     return network.to(device)

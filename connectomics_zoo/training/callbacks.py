@@ -1,0 +1,149 @@
+"""What happens beside the steps: progress, checkpoints for resuming, and the best weights so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+
+from connectomics_zoo.training.module import SegmentationModule
+from connectomics_zoo.weights import WEIGHTS_FILE, write_weights
+
+CHECKPOINT_FILE = "checkpoints/last.ckpt"
+"""Lightning's checkpoint in a run folder, for resuming only: network, optimiser and step."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training run is."""
+
+    step: int
+    """Optimiser steps done."""
+    max_steps: int
+    """Optimiser steps of the run."""
+    loss: float
+    """The last step's loss."""
+    seconds_left: float
+    """Estimated from the steps of this call."""
+    metrics: dict[str, float]
+    """The last validation's metrics, empty before the first one."""
+
+
+class ReportProgress(L.Callback):
+    """Calls `report` after every step and validation."""
+
+    def __init__(self, report: Callable[[Progress], None]) -> None:
+        self.report = report
+        self.begin = 0.0
+        self.first_step = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of this call."""
+        self.begin = time.monotonic()
+        self.first_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
+        """Report the step that has just ended."""
+        self._tell(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Report the new metrics."""
+        if not trainer.sanity_checking:
+            self._tell(trainer)
+
+    def _tell(self, trainer: L.Trainer) -> None:
+        done = trainer.global_step - self.first_step
+        left = trainer.max_steps - trainer.global_step
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.report(
+            Progress(
+                step=trainer.global_step,
+                max_steps=trainer.max_steps,
+                loss=metrics.get("train/loss", float("nan")),
+                seconds_left=left * (time.monotonic() - self.begin) / max(done, 1),
+                metrics={name: value for name, value in metrics.items() if name.startswith("val/")},
+            )
+        )
+
+
+class KeepWeights(L.Callback):
+    """Writes `model.safetensors` whenever `metric` improves; without one, with every checkpoint and at the end."""
+
+    def __init__(self, folder: Path, *, metric: str | None, every: int) -> None:
+        self.folder = folder
+        self.metric = metric
+        self.every = every
+        self.best: dict[str, float] = {}
+        """Metrics and step of the weights that are kept; empty before the first ones."""
+
+    def state_dict(self) -> dict[str, dict[str, float]]:
+        """Keep the best score across a resume."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, dict[str, float]]) -> None:
+        """Take up the best score of the run that is resumed."""
+        self.best = state_dict["best"]
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object) -> None:
+        """Without validation, keep the newest weights."""
+        if self.metric is None and trainer.global_step % self.every == 0:
+            self._write(trainer, pl_module, {})
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the weights if they are the best so far."""
+        assert self.metric is not None
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        key = f"val/{self.metric}"
+        if key not in self.best or metrics[key] > self.best[key]:
+            self._write(trainer, pl_module, metrics)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Without validation, or where the run was too short for one, keep the last weights."""
+        if self.metric is None or not self.best:
+            self._write(trainer, pl_module, {})
+
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, metrics: dict[str, float]) -> None:
+        assert isinstance(pl_module, SegmentationModule)
+        write_weights(pl_module.network, self.folder / WEIGHTS_FILE)
+        self.best = {**metrics, "step": float(trainer.global_step)}
+
+
+class KeepCheckpoint(L.Callback):
+    """Writes the checkpoint for resuming every `every` steps, at the end, and when the run is stopped.
+
+    Comes after `KeepWeights` among a trainer's callbacks, whose state it holds.
+    """
+
+    def __init__(self, folder: Path, *, every: int) -> None:
+        self.path = folder / CHECKPOINT_FILE
+        self.every = every
+        self.written_at = -1
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
+        """Write at every `every`-th step, unless a validation follows that belongs to the state."""
+        if trainer.global_step % self.every == 0 and not trainer.enable_validation:
+            self._write(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the state with this validation in it."""
+        self._write(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the last state."""
+        self._write(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Write the state in which the run was stopped, by a signal or a damaged volume; not a diverged one."""
+        if not isinstance(exception, FloatingPointError) and trainer.training:
+            self._write(trainer)
+
+    def _write(self, trainer: L.Trainer) -> None:
+        if self.written_at == trainer.global_step:
+            return
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        trainer.save_checkpoint(partial)
+        partial.replace(self.path)
+        self.written_at = trainer.global_step

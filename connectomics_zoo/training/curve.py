@@ -1,0 +1,59 @@
+"""Draws the curve of a run: training loss and validation metric over the steps."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+SMOOTHING = 0.9
+"""Weight of the past in the smoothed loss."""
+
+
+def draw_curve(log: Path, picture: Path, *, title: str, metric: str) -> None:
+    """Write a PNG with the curves in Lightning's CSV `log`.
+
+    Args:
+        log: `metrics.csv` of the run.
+        picture: the PNG to write.
+        title: name of the run.
+        metric: the validation metric to draw.
+    """
+    losses = read_series(log, "train/loss")
+    scores = read_series(log, f"val/{metric}")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set(title=title, xlabel="optimiser step", ylabel="training loss (all scales)")
+    if losses:
+        steps, values = zip(*losses, strict=True)
+        axes.plot(steps, values, color="0.8", linewidth=0.8)
+        axes.plot(steps, _smooth(values), color="tab:blue", label="training loss")
+    if scores:
+        right = axes.twinx()
+        steps, values = zip(*scores, strict=True)
+        right.plot(steps, values, color="tab:orange", marker="o", markersize=3, label=f"validation {metric}")
+        right.set(ylabel=f"validation {metric}", ylim=(0, 1))
+        best = max(scores, key=lambda item: item[1])
+        right.annotate(f"{best[1]:.3f}", best, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    partial = picture.with_name(f".{picture.name}.partial")
+    figure.savefig(partial, format="png", dpi=150)
+    partial.replace(picture)
+
+
+def read_series(log: Path, column: str) -> list[tuple[int, float]]:
+    """Return the (step, value) pairs of `column` in Lightning's CSV `log`; empty where there are none."""
+    if not log.is_file():
+        return []
+    with log.open(newline="", encoding="utf-8") as stream:
+        return [(int(row["step"]), float(row[column])) for row in csv.DictReader(stream) if row.get(column)]
+
+
+def _smooth(values: tuple[float, ...]) -> list[float]:
+    smoothed = [values[0]]
+    for value in values[1:]:
+        smoothed.append(SMOOTHING * smoothed[-1] + (1 - SMOOTHING) * value)
+    return smoothed

@@ -1,0 +1,101 @@
+"""The LightningModule: a network, its task's loss over the declared scales, and validation over whole regions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from connectomics_zoo.evaluate.scores import overlap_scores
+from connectomics_zoo.losses import activate, supervised_losses
+from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.training.data import Patch
+
+
+class SegmentationModule(L.LightningModule):
+    """Trains `network` as `run` says.
+
+    Args:
+        run: the complete run.
+        network: the network of `run.model`.
+    """
+
+    def __init__(self, run: RunSpec, network: nn.Module) -> None:
+        super().__init__()
+        self.run = run
+        self.network = network
+        self.counts = torch.zeros(len(run.task.channels), 3, dtype=torch.float64)
+        """True positives, false positives and false negatives of each channel in this validation."""
+
+    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+        """(B, C, Z, Y, X) -> what the network returns."""
+        outputs: Tensor | dict[str, Tensor] = self.network(x)
+        return outputs
+
+    def training_step(self, batch: Patch, batch_index: int) -> Tensor:
+        """Return the summed loss; log it for each scale."""
+        losses = supervised_losses(
+            self(_as_network_input(batch.image)), batch.targets, model=self.run.model, task=self.run.task
+        )
+        for name, loss in losses.items():
+            self.log("train/loss" if name == "loss" else f"train/loss_{name}", loss.detach())
+        if not torch.isfinite(losses["loss"]):
+            raise FloatingPointError(f"the loss is {losses['loss'].item()} at step {self.global_step}")
+        return losses["loss"]
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the counts of the last validation."""
+        self.counts.zero_()
+
+    def validation_step(self, batch: Patch, batch_index: int) -> None:
+        """Count hits and misses where the mask is 1."""
+        values = activate(self(_as_network_input(batch.image)), task=self.run.task)
+        decode = self.run.task.decode
+        if decode.method == "argmax":
+            winner = values.argmax(dim=1, keepdim=True)
+            found = winner == torch.arange(values.shape[1], device=values.device).view(1, -1, 1, 1, 1)
+        else:
+            found = values > decode.threshold
+        truth = batch.targets > 0.5
+        scored = batch.mask > 0
+        groups = (found & truth & scored, found & ~truth & scored, ~found & truth & scored)
+        self.counts += torch.stack([group.sum(dim=(0, 2, 3, 4)) for group in groups], dim=1).double().cpu()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the task's metrics, as the mean over its foreground channels."""
+        counts = self.counts.long().tolist()
+        scores = [
+            overlap_scores(
+                true_positive=counts[index][0], false_positive=counts[index][1], false_negative=counts[index][2]
+            )
+            for index, channel in enumerate(self.run.task.channels)
+            if channel.target.kind != "background"
+        ]
+        for name in self.run.task.metrics:
+            self.log(f"val/{name}", sum(score[name] for score in scores) / len(scores))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, with a linear warm-up and the recipe's schedule."""
+        recipe = self.run.training
+        trainable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trainable, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+        def factor(step: int) -> float:
+            if step < recipe.warmup_steps:
+                return (step + 1) / recipe.warmup_steps
+            if recipe.schedule == "constant":
+                return 1.0
+            progress = (step - recipe.warmup_steps) / max(1, recipe.max_steps - recipe.warmup_steps)
+            return 0.5 * (1 + float(torch.cos(torch.tensor(min(1.0, progress) * torch.pi))))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _as_network_input(image: Tensor) -> Tensor:
+    """Channels last on the CPU, where convolutions are about twice as fast that way."""
+    if image.device.type == "cpu":
+        return image.to(memory_format=torch.channels_last_3d)
+    return image

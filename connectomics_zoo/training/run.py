@@ -1,0 +1,228 @@
+"""`train`: a run folder from an experiment, or from a model and the overrides that make it one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch.utils.data import DataLoader
+
+from connectomics_zoo.build import build, measure_static
+from connectomics_zoo.errors import CheckFailedError, OutputError, UnknownNameError
+from connectomics_zoo.reading import dump_yaml
+from connectomics_zoo.registry import RUN_SPEC
+from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.training.callbacks import CHECKPOINT_FILE, KeepCheckpoint, KeepWeights, Progress, ReportProgress
+from connectomics_zoo.training.curve import draw_curve
+from connectomics_zoo.training.data import TrainingPatches, ValidationPatches
+from connectomics_zoo.training.module import SegmentationModule
+from connectomics_zoo.training.resolve import continue_run, resolve_run
+
+METRICS_FILE = "metrics.json"
+"""Name of the final scores in a run folder."""
+
+_Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a training run gave."""
+
+    folder: Path
+    """The run folder, itself a reference for `load` and `predict`."""
+    steps: int
+    """Optimiser steps done in all."""
+    metrics: dict[str, float]
+    """Metrics (`val/dice`, …) and `step` of the weights that were kept."""
+
+
+def train(
+    ref: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    output: str | Path | None = None,
+    resume: bool = False,
+    fast_dev_run: bool = False,
+    device: str = "auto",
+    progress: Callable[[Progress], None] | None = None,
+) -> TrainReport:
+    """Train a model and return where the run lies.
+
+    Everything that can be wrong with spec, overrides and volumes is found before the run folder is made.
+
+    Args:
+        ref: an experiment or a model; with `resume`, a run folder.
+        overrides: nested fields to change: `{"task": "mito", "data": {"train": {"image": …}}}`.
+        output: the run folder to make; by default a new one in `runs/`.
+        resume: go on with the run folder `ref`.
+        fast_dev_run: two steps and one validation patch, to see that all works; leaves nothing.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        progress: is told of every step.
+
+    Raises:
+        ZooError: something is wrong with the arguments, or the run folder cannot be made.
+        CheckFailedError: the loss is no longer finite.
+    """
+    run = continue_run(ref, overrides or {}) if resume else resolve_run(ref, overrides or {})
+    L.seed_everything(run.training.seed, workers=True, verbose=False)
+    network = build(run.model, deep_supervision=len(run.model.outputs) > 1)
+    if run.model.expect is None:
+        run = run.model_copy(update={"model": run.model.model_copy(update={"expect": measure_static(run.model)})})
+    precision, accelerator = choose_precision(run.training.precision, device)
+    if accelerator == "cpu":
+        network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    module = SegmentationModule(run, network)
+    if fast_dev_run:
+        with _quiet():
+            trainer = _trainer(run, precision, accelerator, fast_dev_run=2, callbacks=[], loggers=[])
+        _fit(trainer, module, run, checkpoint=None)
+        return TrainReport(folder=Path(), steps=trainer.global_step, metrics={})
+
+    folder = Path(ref) if resume else _make_folder(run, output)
+    checkpoint = folder / CHECKPOINT_FILE
+    if resume and not checkpoint.is_file():
+        raise UnknownNameError(f"{folder} has no {CHECKPOINT_FILE} to resume from, train it anew.")
+    _write_spec(run, folder)
+    keep = KeepWeights(folder, metric=run.task.metrics[0] if run.data.validation else None)
+    callbacks: list[L.Callback] = [keep, KeepCheckpoint(folder, every=run.training.validate_every)]
+    if progress is not None:
+        callbacks.append(ReportProgress(progress))
+    loggers = [
+        CSVLogger(folder, name="", version="logs", prefix="", flush_logs_every_n_steps=10),
+        TensorBoardLogger(folder, name="", version="logs", default_hp_metric=False),
+    ]
+    with _quiet():
+        trainer = _trainer(run, precision, accelerator, fast_dev_run=0, callbacks=callbacks, loggers=loggers)
+    _fit(trainer, module, run, checkpoint=checkpoint if resume else None)
+    report = TrainReport(folder=folder, steps=trainer.global_step, metrics=keep.best)
+    content = {"steps": report.steps, **report.metrics}
+    (folder / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    draw_curve(folder / "logs" / "metrics.csv", folder / "curve.png", title=run.name, metric=run.task.metrics[0])
+    return report
+
+
+def choose_precision(wanted: _Precision, device: str) -> tuple[_Precision, str]:
+    """Return the arithmetic and Lightning accelerator for `device`; where they cannot do `wanted`, say so and fall back.
+
+    CPUs compute in float32: their low-precision convolutions are slower, and in torch 2.13 in one case wrong.
+    """
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise UnknownNameError(f"unknown device {device!r}, give auto, cpu, cuda or mps.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UnknownNameError("the device 'cuda' is not available here, give auto or cpu.")
+    if device == "cuda":
+        if wanted == "bf16-mixed" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            _log.warning("this GPU has no bfloat16, training in 16-mixed instead of %s", wanted)
+            return "16-mixed", device
+        return wanted, device
+    if wanted != "32-true":
+        _log.warning("training on the %s in 32-true instead of %s", device, wanted)
+    return "32-true", device
+
+
+def _trainer(
+    run: RunSpec,
+    precision: _Precision,
+    accelerator: str,
+    *,
+    fast_dev_run: int,
+    callbacks: list[L.Callback],
+    loggers: list[Any],
+) -> L.Trainer:
+    recipe = run.training
+    return L.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,
+        max_steps=recipe.max_steps,
+        max_epochs=-1,
+        val_check_interval=min(recipe.validate_every, recipe.max_steps),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        gradient_clip_val=recipe.gradient_clip or None,
+        log_every_n_steps=1 if recipe.max_steps < 50 else 10,
+        fast_dev_run=fast_dev_run,
+        callbacks=callbacks,
+        logger=loggers,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _fit(trainer: L.Trainer, module: SegmentationModule, run: RunSpec, *, checkpoint: Path | None) -> None:
+    recipe = run.training
+    loader = DataLoader(
+        TrainingPatches(run, skip=_steps_done(checkpoint)),
+        batch_size=recipe.batch_size,
+        num_workers=recipe.workers,
+        persistent_workers=recipe.workers > 0,
+    )
+    validation = DataLoader(ValidationPatches(run), batch_size=1) if run.data.validation else None
+    try:
+        with _quiet():
+            trainer.fit(module, loader, validation, ckpt_path=checkpoint)
+    except FloatingPointError as error:
+        raise CheckFailedError(f"{error}: the training diverged, lower training.learning_rate.") from None
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+def _steps_done(checkpoint: Path | None) -> int:
+    """Steps of the run that is resumed: its patches are not drawn again."""
+    if checkpoint is None:
+        return 0
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return int(state["global_step"])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's advice (loggers, workers, GPUs that are not used) is for its own users, not for ours."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning.*")
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _make_folder(run: RunSpec, output: str | Path | None) -> Path:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path(output) if output is not None else Path("runs") / f"{run.name}-{run.task.name}-{stamp}"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} exists and is not empty, choose another folder or resume it with --resume.")
+    try:
+        (folder / CHECKPOINT_FILE).parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, "permission denied")
+    except OSError as error:
+        raise OutputError(f"{folder}: the run folder cannot be made ({error.strerror}), choose another one.") from None
+    return folder
+
+
+def _write_spec(run: RunSpec, folder: Path) -> None:
+    partial = folder / f".{RUN_SPEC}.partial"
+    partial.write_text(dump_yaml(run.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+    partial.replace(folder / RUN_SPEC)
