@@ -120,7 +120,7 @@ def check(spec: ModelSpec, *, home: Catalog | None = None) -> list[Finding]:
         return compare(spec, released)
     if home is None:
         return []
-    note = f"not in {lock_path(home)}, add it with: scripts/record {spec.reference}"
+    note = f"not in {lock_path(home)}, add it with: zoo record {spec.reference}"
     return [Finding("version", spec.version, None, note)]
 
 

@@ -202,7 +202,7 @@ def replace_block(text: str, key: str, block: str) -> str:
 def expect_block(expect: Expectation) -> str:
     """Return `expect` as YAML in the style of the catalogue, with where it comes from."""
     lines = [
-        "expect:                           # recorded by scripts/record from a real build, never typed",
+        "expect:                           # recorded by zoo record from a real build, never typed",
         f"  parameters: {{training: {expect.parameters.training}, inference: {expect.parameters.inference}}}",
         f"  buffers: {expect.buffers}",
         f"  fingerprint: {expect.fingerprint}",

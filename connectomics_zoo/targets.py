@@ -40,7 +40,8 @@ def make_targets(
             low, high = float(labels.min()), float(labels.max())
             if not 0 <= low <= high <= 1:
                 raise VolumeError(
-                    f"the channel {channel.name!r} takes labels as values, which must lie in 0..1 and lie in {low}..{high}."
+                    f"the channel {channel.name!r} takes labels as values, which must lie in 0..1 and lie in "
+                    f"{low:g}..{high:g}."
                 )
             channels.append(labels)
     return np.stack(channels).astype(np.float32)

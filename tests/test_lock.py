@@ -87,7 +87,7 @@ def test_prose_and_weights_may_change():
 def test_another_version_is_not_yet_released_and_the_finding_says_how_to_release_it():
     (finding,) = lock.check(changed(version="1.1.0", changes={"1.1.0": "More."}), home=HOME)
     assert finding.path == "version"
-    assert finding.note == f"not in {HOME.folder}/specs/lock.json, add it with: scripts/record mednext-S@1.1.0"
+    assert finding.note == f"not in {HOME.folder}/specs/lock.json, add it with: zoo record mednext-S@1.1.0"
 
 
 def test_a_file_of_the_users_is_held_against_the_lock_only_under_a_released_name():

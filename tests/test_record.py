@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +10,8 @@ from click.testing import CliRunner
 
 from connectomics_zoo import catalog, lock, record
 from connectomics_zoo.build import measure
-from connectomics_zoo.errors import OutputError, SpecError
+from connectomics_zoo.cli.record import command
+from connectomics_zoo.errors import OutputError, SpecError, UnknownNameError
 from connectomics_zoo.json_schema import KINDS, schema_text
 from connectomics_zoo.reading import parse_yaml, read_yaml
 from connectomics_zoo.registry import get_spec
@@ -24,14 +20,6 @@ from connectomics_zoo.verify import verify
 REPOSITORY = Path(__file__).parent.parent
 TINY = {"base_channels": 2, "kernel_size": 3, "block_counts": [1] * 9}
 STATIC = {"arch": TINY, "expect": None}
-
-
-@pytest.fixture(scope="module")
-def script():
-    loader = importlib.machinery.SourceFileLoader("record_script", str(REPOSITORY / "scripts" / "record"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
-    loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -213,42 +201,36 @@ def test_a_number_reads_back_as_it_was_in_every_dialect_of_yaml(value):
     assert type(yaml.safe_load(text)) is float
 
 
-def test_the_script_says_what_it_would_change_and_exits_with_1_in_check_mode(add_spec, script):
+def test_the_script_says_what_it_would_change_and_exits_with_1_in_check_mode(add_spec):
     path = add_spec("tiny", STATIC)
     before = path.read_text()
-    result = CliRunner().invoke(script.main, ["tiny", "--check"])
+    result = CliRunner().invoke(command, ["tiny", "--check"])
     assert result.exit_code == 1
     assert f"{path}: expect: recorded" in result.stdout
     assert "lock.json: tiny@1.0.0: released" in result.stdout
     assert "record: [1/1] other:tiny" in result.stderr
     assert "record: 5 file(s) would change, 0 change(s) refused." in result.stderr
     assert path.read_text() == before
-    assert CliRunner().invoke(script.main, ["tiny"]).exit_code == 0
+    assert CliRunner().invoke(command, ["tiny"]).exit_code == 0
     assert path.read_text() != before
-    assert CliRunner().invoke(script.main, ["tiny", "--check"]).exit_code == 0
+    assert CliRunner().invoke(command, ["tiny", "--check"]).exit_code == 0
 
 
-def test_the_script_exits_with_1_when_it_refuses_and_2_for_wrong_usage(add_spec, script):
+def test_the_script_exits_with_1_when_it_refuses_and_2_for_wrong_usage(add_spec):
     path = add_spec("tiny", STATIC)
-    assert CliRunner().invoke(script.main, ["tiny"]).exit_code == 0
+    assert CliRunner().invoke(command, ["tiny"]).exit_code == 0
     path.write_text(path.read_text().replace("base_channels: 2", "base_channels: 3"))
-    refused = CliRunner().invoke(script.main, ["tiny"])
+    refused = CliRunner().invoke(command, ["tiny"])
     assert refused.exit_code == 1
     assert "tiny@1.0.0 is released, and arch.base_channels would change from 2 to 3" in refused.stderr
-    unknown = CliRunner().invoke(script.main, ["tinny"])
-    assert unknown.exit_code == 2
-    assert "record: unknown model 'tinny': did you mean 'tiny'" in unknown.stderr
+    unknown = CliRunner().invoke(command, ["tinny"])
+    assert isinstance(unknown.exception, UnknownNameError)
+    assert "unknown model 'tinny': did you mean 'tiny'" in str(unknown.exception)
 
 
 def test_the_committed_catalogue_is_recorded():
-    result = subprocess.run(
-        [sys.executable, str(REPOSITORY / "scripts" / "record"), "mednext-S", "--check"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert os.access(REPOSITORY / "scripts" / "record", os.X_OK)
+    result = CliRunner().invoke(command, ["mednext-S", "--check"])
+    assert result.exit_code == 0, result.output
 
 
 def test_the_lock_file_is_stable_json(add_spec, folder):

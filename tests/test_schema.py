@@ -107,7 +107,7 @@ def test_pydantic_refuses_also_what_json_schema_cannot_say(changes, message):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_committed_schema_is_the_generated_one(kind):
     committed = (HOME.folder / "specs" / "schema" / f"{kind}.schema.json").read_text(encoding="utf-8")
-    assert committed == schema_text(kind, home="zoo"), "run scripts/record"
+    assert committed == schema_text(kind, home="zoo"), "run zoo record"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -214,15 +214,15 @@ def test_two_files_of_one_version_fail(add_spec, tmp_path):
 
 def test_a_spec_of_a_catalogue_must_be_in_its_lock_and_measured(add_spec):
     found = failures(verify([str(add_spec("mine", {"expect": None}))], level="schema"))
-    assert found["version"].note.endswith("specs/lock.json, add it with: scripts/record mine@1.0.0")
-    assert found["expect"].note == "was not measured, record it with: scripts/record mine@1.0.0"
+    assert found["version"].note.endswith("specs/lock.json, add it with: zoo record mine@1.0.0")
+    assert found["expect"].note == "was not measured, record it with: zoo record mine@1.0.0"
 
 
 @pytest.mark.parametrize("part", ["flops", "probe"])
 def test_a_spec_of_a_catalogue_must_have_every_measurement(add_spec, part):
     expect = {key: value for key, value in read_yaml(S_FILE)["expect"].items() if key != part}
     found = failures(verify([str(add_spec("mine", {"expect": expect}))], level="schema"))
-    assert found[f"expect.{part}"].note == "was not measured, record it with: scripts/record mine@1.0.0"
+    assert found[f"expect.{part}"].note == "was not measured, record it with: zoo record mine@1.0.0"
 
 
 def test_a_file_of_the_users_may_be_unmeasured_and_is_in_no_lock(tiny):

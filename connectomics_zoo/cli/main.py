@@ -21,6 +21,7 @@ VERBS = {
     "evaluate": "Score a prediction against the truth",
     "new": "Write a new spec from an existing one",
     "diff": "Compare two specs field by field",
+    "record": "Write measured values, the lock and the schemas into the catalogues",
     "schema": "Print a JSON Schema",
     "phantom": "Make a small EM-like volume with ground truth",
     "completion": "Print the shell completion script",

@@ -61,16 +61,20 @@ def command(
     logging.basicConfig(format="zoo: %(message)s", level=logging.WARNING)
     from connectomics_zoo.training import train
 
-    with _progress() as progress:
-        report = train(
-            ref,
-            changes,
-            output=output,
-            resume=resume,
-            fast_dev_run=fast_dev_run,
-            device=device,
-            progress=progress,
-        )
+    try:
+        with _progress() as progress:
+            report = train(
+                ref,
+                changes,
+                output=output,
+                resume=resume,
+                fast_dev_run=fast_dev_run,
+                device=device,
+                progress=progress,
+            )
+    except KeyboardInterrupt as stop:
+        note(str(stop))
+        raise
     if fast_dev_run:
         note(f"{report.steps} steps and a validation patch went well, nothing was kept.")
     elif as_json:

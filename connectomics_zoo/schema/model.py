@@ -115,7 +115,7 @@ class Probe(Node):
 
 
 class Expectation(Node):
-    """What a real build gives; recorded by `scripts/record`, proved by `zoo verify`, never typed."""
+    """What a real build gives; recorded by `zoo record`, proved by `zoo verify`, never typed."""
 
     parameters: ParameterCounts
     """Parameter counts with and without the deep-supervision heads."""

@@ -97,7 +97,7 @@ class KeepWeights(L.Callback):
         assert self.metric is not None
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         key = f"val/{self.metric}"
-        if key not in self.best or metrics[key] > self.best[key]:
+        if key not in self.best or metrics[key] >= self.best[key]:
             self._write(trainer, pl_module, metrics)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -120,7 +120,13 @@ class KeepCheckpoint(L.Callback):
     def __init__(self, folder: Path, *, every: int) -> None:
         self.path = folder / CHECKPOINT_FILE
         self.every = every
+        self.started = False
         self.written_at = -1
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on the trainer holds the run's state: a resumed checkpoint has been read."""
+        self.started = True
+        self.written_at = trainer.global_step if self.path.is_file() else -1
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
         """Write at every `every`-th step, unless a validation follows that belongs to the state."""
@@ -137,7 +143,7 @@ class KeepCheckpoint(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Write the state in which the run was stopped, by a signal or a damaged volume; not a diverged one."""
-        if not isinstance(exception, FloatingPointError) and trainer.training:
+        if self.started and not isinstance(exception, FloatingPointError):
             self._write(trainer)
 
     def _write(self, trainer: L.Trainer) -> None:

@@ -8,21 +8,24 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+LOG_FILE = "metrics.csv"
+"""Name of the CSV log of the last stretch of a run."""
+
 SMOOTHING = 0.9
 """Weight of the past in the smoothed loss."""
 
 
-def draw_curve(log: Path, picture: Path, *, title: str, metric: str) -> None:
-    """Write a PNG with the curves in Lightning's CSV `log`.
+def draw_curve(logs: Path, picture: Path, *, title: str, metric: str) -> None:
+    """Write a PNG with the curves of a run.
 
     Args:
-        log: `metrics.csv` of the run.
+        logs: folder of the run's CSV logs.
         picture: the PNG to write.
         title: name of the run.
         metric: the validation metric to draw.
     """
-    losses = read_series(log, "train/loss")
-    scores = read_series(log, f"val/{metric}")
+    losses = read_series(logs, "train/loss")
+    scores = read_series(logs, f"val/{metric}")
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -44,12 +47,25 @@ def draw_curve(log: Path, picture: Path, *, title: str, metric: str) -> None:
     partial.replace(picture)
 
 
-def read_series(log: Path, column: str) -> list[tuple[int, float]]:
-    """Return the (step, value) pairs of `column` in Lightning's CSV `log`; empty where there are none."""
-    if not log.is_file():
-        return []
-    with log.open(newline="", encoding="utf-8") as stream:
-        return [(int(row["step"]), float(row[column])) for row in csv.DictReader(stream) if row.get(column)]
+def keep_log(logs: Path, *, step: int) -> None:
+    """Rename the CSV log of a run that is resumed after `step`: Lightning would begin it anew."""
+    log = logs / LOG_FILE
+    if log.is_file():
+        log.replace(log.with_name(f"{log.stem}-until-{step:09d}{log.suffix}"))
+
+
+def read_series(logs: Path, column: str) -> list[tuple[int, float]]:
+    """Return the (step, value) pairs of `column` in the CSV logs of a run, which has one for every resume.
+
+    Of a step that was done twice, since the run was killed after its last checkpoint, the later value counts.
+    """
+    values: dict[int, float] = {}
+    for log in sorted(logs.glob("metrics*.csv")):
+        with log.open(newline="", encoding="utf-8") as stream:
+            rows = [(int(row["step"]), float(row[column])) for row in csv.DictReader(stream) if row.get(column)]
+        if rows:
+            values = {step: value for step, value in values.items() if step < rows[0][0]} | dict(rows)
+    return sorted(values.items())
 
 
 def _smooth(values: tuple[float, ...]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -10,24 +11,32 @@ from typing import Any
 
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import SpecError
+from connectomics_zoo.intensity import scale_intensity
 from connectomics_zoo.overrides import merge
 from connectomics_zoo.reading import read_yaml
 from connectomics_zoo.registry import (
     RUN_SPEC,
     get_experiment,
     get_run,
+    get_spec,
     get_task,
     parse_reference,
     resolve_model,
     validate,
 )
-from connectomics_zoo.schema.experiment import ExperimentSpec, PredictionSpec, RunSpec
+from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, PredictionSpec, RunSpec, VolumePair
 from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.training import TrainingSpec
-from connectomics_zoo.volumes import check_pair, open_volume
+from connectomics_zoo.targets import is_continuous, make_targets
+from connectomics_zoo.training.data import network_box
+from connectomics_zoo.volumes import Volume, check_pair, open_volume
 
 REQUIRED = "???"
 """Stands in an experiment for what the user must give."""
+
+SCANNED_VOXELS = 2**28
+"""Float volumes up to this size are looked through for NaN before anything is made, larger ones as they are read."""
 
 
 def resolve_run(ref: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
@@ -57,7 +66,18 @@ def continue_run(folder: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
     fixed = sorted(overrides.keys() - {"training", "data", "prediction"})
     if fixed:
         raise SpecError(f"{fixed[0]!r} cannot change when a run is resumed, only training, data and prediction can.")
-    return validate(RunSpec, merge(run.model_dump(mode="json"), overrides), source=str(Path(folder) / RUN_SPEC))
+    source = str(Path(folder) / RUN_SPEC)
+    resumed = validate(RunSpec, merge(run.model_dump(mode="json"), overrides), source=source)
+    channels, _ = inspect_volumes(resumed.data, task=resumed.task)
+    if channels != run.model.input.channels:
+        raise SpecError(
+            f"{source}: the images have {channels} channels, and the network that is resumed takes "
+            f"{run.model.input.channels}."
+        )
+    _check_patch(resumed.model, resumed.training.patch_size, what="training.patch_size")
+    if resumed.prediction.window is not None:
+        _check_patch(resumed.model, resumed.prediction.window, what="prediction.window")
+    return resumed
 
 
 def _base_document(ref: str | Path) -> dict[str, Any]:
@@ -73,7 +93,7 @@ def _base_document(ref: str | Path) -> dict[str, Any]:
         raise SpecError(f"{reference.text!r} names trained weights, train the model {reference.name!r} itself.")
     return {
         "schema_version": 1,
-        "name": reference.name or path.stem,
+        "name": get_spec(ref).name,
         "summary": f"{reference.text} on the user's volumes.",
         "model": reference.text,
         "task": REQUIRED,
@@ -92,14 +112,16 @@ def complete(experiment: ExperimentSpec, *, source: str) -> RunSpec:
         raise SpecError(f"{source}: the folder of the volumes is not given, add data.root=FOLDER.")
     if not data.train:
         raise SpecError(
-            f"{source}: there is no volume to train on, add data.train.image=FILE:DATASET data.train.label=FILE:DATASET."
+            f"{source}: there is no volume to train on, "
+            "add data.train.image=FILE:DATASET data.train.label=FILE:DATASET."
         )
-    for pair in (*data.train, *data.validation):
-        if REQUIRED in (pair.image, pair.label):
-            raise SpecError(
-                f"{source}: a volume is not given, add data.train.image=… and data.train.label=… (or validation)."
-            )
-    in_channels, voxel_size_nm = _inspect_volumes(experiment, continuous=_any_continuous(task))
+    for part, pairs in (("train", data.train), ("validation", data.validation)):
+        for index, pair in enumerate(pairs):
+            for what, location in (("image", pair.image), ("label", pair.label)):
+                if location == REQUIRED:
+                    key = f"data.{part}.{what}" if len(pairs) == 1 else f"data.{part}.{index}.{what}"
+                    raise SpecError(f"{source}: a volume is not given, add {key}=FILE:DATASET.")
+    in_channels, voxel_size_nm = inspect_volumes(data, task=task)
     model = resolve_model(
         experiment.model, in_channels=in_channels, out_channels=len(task.channels), arch=experiment.arch
     )
@@ -126,29 +148,26 @@ def complete(experiment: ExperimentSpec, *, source: str) -> RunSpec:
     )
 
 
-def _any_continuous(task: Any) -> bool:
-    return any(channel.target.kind == "value" for channel in task.channels)
+def inspect_volumes(data: DataSpec, *, task: TaskSpec) -> tuple[int, tuple[float, float, float] | None]:
+    """Open every pair, check it, and return the number of channels and the voxel size that they share.
 
-
-def _inspect_volumes(experiment: ExperimentSpec, *, continuous: bool) -> tuple[int, tuple[float, float, float] | None]:
-    """Open every pair, check it, and return the number of channels and the voxel size that they share."""
-    data = experiment.data
+    Raises:
+        ZooError: a volume, a region, or what they have in common is wrong.
+    """
     root = Path(data.root).expanduser() if data.root is not None else None
     channels: set[int] = set()
     voxel_sizes: set[tuple[float, float, float]] = set()
+    continuous = any(is_continuous(task))
     for pair in (*data.train, *data.validation):
         with (
             open_volume(pair.image, root=root, voxel_size_nm=data.voxel_size_nm) as image,
             open_volume(pair.label, root=root, voxel_size_nm=data.voxel_size_nm) as label,
         ):
             check_pair(image, label, continuous=continuous)
-            for axis, length in zip("zyx", image.shape, strict=True):
-                limits = getattr(pair.region, axis)
-                if limits is not None and not limits[0] < limits[1] <= length:
-                    raise SpecError(
-                        f"region {axis}: [{limits[0]}, {limits[1]}] is not inside {pair.image}, "
-                        f"which has {length} voxels along {axis}: give first < last + 1 <= {length}."
-                    )
+            box = _region_box(pair, image)
+            network_box(pair.region, image.shape, data.downsample)
+            if math.prod(part.stop - part.start for part in box) <= SCANNED_VOXELS:
+                _scan(image, label, box, data=data, task=task)
             channels.add(image.channels or 1)
             if image.voxel_size_nm is not None:
                 voxel_sizes.add(image.voxel_size_nm)
@@ -161,13 +180,38 @@ def _inspect_volumes(experiment: ExperimentSpec, *, continuous: bool) -> tuple[i
     return channels.pop(), voxel_sizes.pop() if voxel_sizes else None
 
 
+def _region_box(pair: VolumePair, image: Volume) -> tuple[slice, slice, slice]:
+    slices = []
+    for axis, length in zip("zyx", image.shape, strict=True):
+        first, stop = getattr(pair.region, axis) or (0, length)
+        if not first < stop <= length:
+            raise SpecError(
+                f"region {axis}: [{first}, {stop}] is not inside {image.location}, which has {length} voxels along "
+                f"{axis}: give [first, last + 1] with 0 <= first < last + 1 <= {length}."
+            )
+        slices.append(slice(first, stop))
+    return slices[0], slices[1], slices[2]
+
+
+def _scan(image: Volume, label: Volume, box: tuple[slice, slice, slice], *, data: DataSpec, task: TaskSpec) -> None:
+    """Read what is made of floats, whose values may be anything, section by section."""
+    z, y, x = box
+    for first in range(z.start, z.stop):
+        section = (slice(first, first + 1), y, x)
+        if image.dtype.kind == "f":
+            scale_intensity(image.read(section), dtype=image.dtype, intensity_range=data.intensity_range)
+        if any(is_continuous(task)):
+            make_targets(label.read(section), task=task, voxel_size_nm=None)
+
+
 def _check_patch(model: ModelSpec, size: tuple[int, ...], *, what: str) -> None:
     rule = model.input.size
     if len(model.input.axes) != 3:
         raise SpecError(f"{model.name} is a 2-D network, and training works on volumes: choose arch.spatial_dims=3.")
     if not rule.allows(size):
         legal = list(rule.round_up(size)) if len(size) == len(rule.minimum) else list(rule.minimum)
+        text = str(legal).replace(" ", "")  # as a shell takes it
         raise SpecError(
             f"{what} {list(size)} is not legal for {model.name} (legal: {rule.describe()} along z, y, x), "
-            f"for example {what}={legal}.".replace(" ", " ")
+            f"for example {what}={text}."
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,19 +16,31 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from connectomics_zoo.build import build, measure_static
-from connectomics_zoo.errors import CheckFailedError, OutputError, UnknownNameError
+from connectomics_zoo.errors import (
+    CheckFailedError,
+    LimitError,
+    OutputError,
+    SpecError,
+    UnknownNameError,
+    WeightsError,
+    ZooError,
+)
 from connectomics_zoo.reading import dump_yaml
 from connectomics_zoo.registry import RUN_SPEC
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.training.callbacks import CHECKPOINT_FILE, KeepCheckpoint, KeepWeights, Progress, ReportProgress
-from connectomics_zoo.training.curve import draw_curve
+from connectomics_zoo.training.curve import draw_curve, keep_log
 from connectomics_zoo.training.data import TrainingPatches, ValidationPatches
 from connectomics_zoo.training.module import SegmentationModule
 from connectomics_zoo.training.resolve import continue_run, resolve_run
+
+LOGS = "logs"
+"""Name of the folder of CSV and TensorBoard logs in a run folder."""
 
 METRICS_FILE = "metrics.json"
 """Name of the final scores in a run folder."""
@@ -75,7 +88,10 @@ def train(
     Raises:
         ZooError: something is wrong with the arguments, or the run folder cannot be made.
         CheckFailedError: the loss is no longer finite.
+        KeyboardInterrupt: the run was stopped, by ctrl-C or SIGTERM; it can be resumed.
     """
+    if resume and output is not None:
+        raise OutputError(f"a resumed run goes on in its own folder {ref}, leave out the output {output}.")
     run = continue_run(ref, overrides or {}) if resume else resolve_run(ref, overrides or {})
     L.seed_everything(run.training.seed, workers=True, verbose=False)
     network = build(run.model, deep_supervision=len(run.model.outputs) > 1)
@@ -88,34 +104,37 @@ def train(
     if fast_dev_run:
         with _quiet():
             trainer = _trainer(run, precision, accelerator, fast_dev_run=2, callbacks=[], loggers=[])
-        _fit(trainer, module, run, checkpoint=None)
+        _fit(trainer, module, run, checkpoint=None, steps_done=0)
         return TrainReport(folder=Path(), steps=trainer.global_step, metrics={})
 
-    folder = Path(ref) if resume else _make_folder(run, output)
-    checkpoint = folder / CHECKPOINT_FILE
-    if resume and not checkpoint.is_file():
-        raise UnknownNameError(f"{folder} has no {CHECKPOINT_FILE} to resume from, train it anew.")
+    folder, steps_done = (Path(ref), _steps_done(Path(ref), run)) if resume else (_make_folder(run, output), 0)
     _write_spec(run, folder)
-    keep = KeepWeights(folder, metric=run.task.metrics[0] if run.data.validation else None)
-    callbacks: list[L.Callback] = [keep, KeepCheckpoint(folder, every=run.training.validate_every)]
+    every = run.training.validate_every
+    keep = KeepWeights(folder, metric=run.task.metrics[0] if run.data.validation else None, every=every)
+    callbacks: list[L.Callback] = [keep, KeepCheckpoint(folder, every=every)]
     if progress is not None:
         callbacks.append(ReportProgress(progress))
+    if resume:
+        keep_log(folder / LOGS, step=steps_done)
     loggers = [
-        CSVLogger(folder, name="", version="logs", prefix="", flush_logs_every_n_steps=10),
-        TensorBoardLogger(folder, name="", version="logs", default_hp_metric=False),
+        CSVLogger(folder, name="", version=LOGS, prefix="", flush_logs_every_n_steps=10),
+        TensorBoardLogger(folder, name="", version=LOGS, default_hp_metric=False),
     ]
     with _quiet():
         trainer = _trainer(run, precision, accelerator, fast_dev_run=0, callbacks=callbacks, loggers=loggers)
-    _fit(trainer, module, run, checkpoint=checkpoint if resume else None)
+    try:
+        _fit(trainer, module, run, checkpoint=folder / CHECKPOINT_FILE if resume else None, steps_done=steps_done)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{folder}: stopped after {trainer.global_step} steps, go on with --resume.") from None
     report = TrainReport(folder=folder, steps=trainer.global_step, metrics=keep.best)
     content = {"steps": report.steps, **report.metrics}
     (folder / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    draw_curve(folder / "logs" / "metrics.csv", folder / "curve.png", title=run.name, metric=run.task.metrics[0])
+    draw_curve(folder / LOGS, folder / "curve.png", title=run.name, metric=run.task.metrics[0])
     return report
 
 
 def choose_precision(wanted: _Precision, device: str) -> tuple[_Precision, str]:
-    """Return the arithmetic and Lightning accelerator for `device`; where they cannot do `wanted`, say so and fall back.
+    """Return the arithmetic and Lightning accelerator for `device`; what it cannot do is replaced, with a warning.
 
     CPUs compute in float32: their low-precision convolutions are slower, and in torch 2.13 in one case wrong.
     """
@@ -123,8 +142,9 @@ def choose_precision(wanted: _Precision, device: str) -> tuple[_Precision, str]:
         raise UnknownNameError(f"unknown device {device!r}, give auto, cpu, cuda or mps.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UnknownNameError("the device 'cuda' is not available here, give auto or cpu.")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[device]:
+        raise UnknownNameError(f"the device {device!r} is not available here, give auto or cpu.")
     if device == "cuda":
         if wanted == "bf16-mixed" and not torch.cuda.is_bf16_supported(including_emulation=False):
             _log.warning("this GPU has no bfloat16, training in 16-mixed instead of %s", wanted)
@@ -148,6 +168,8 @@ def _trainer(
     return L.Trainer(
         accelerator=accelerator,
         devices=1,
+        # Lightning's own requeueing under SLURM knows nothing of run folders.
+        plugins=[LightningEnvironment()],
         precision=precision,
         max_steps=recipe.max_steps,
         max_epochs=-1,
@@ -165,10 +187,12 @@ def _trainer(
     )
 
 
-def _fit(trainer: L.Trainer, module: SegmentationModule, run: RunSpec, *, checkpoint: Path | None) -> None:
+def _fit(
+    trainer: L.Trainer, module: SegmentationModule, run: RunSpec, *, checkpoint: Path | None, steps_done: int
+) -> None:
     recipe = run.training
     loader = DataLoader(
-        TrainingPatches(run, skip=_steps_done(checkpoint)),
+        TrainingPatches(run, skip=steps_done),
         batch_size=recipe.batch_size,
         num_workers=recipe.workers,
         persistent_workers=recipe.workers > 0,
@@ -179,16 +203,40 @@ def _fit(trainer: L.Trainer, module: SegmentationModule, run: RunSpec, *, checkp
             trainer.fit(module, loader, validation, ckpt_path=checkpoint)
     except FloatingPointError as error:
         raise CheckFailedError(f"{error}: the training diverged, lower training.learning_rate.") from None
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    except ZooError as error:
+        # A loader's worker wraps an error in its traceback, which ends in the sentence.
+        raise type(error)(str(error).splitlines()[-1].removeprefix(f"{_full_name(error)}: ")) from None
+    except torch.OutOfMemoryError:
+        raise LimitError(
+            f"the device has not enough memory for batches of {recipe.batch_size} patches of {list(recipe.patch_size)} "
+            f"with {run.model.name}, lower training.batch_size or training.patch_size."
+        ) from None
+    except SystemExit:  # how Lightning ends after SIGINT and SIGTERM
+        raise KeyboardInterrupt from None
 
 
-def _steps_done(checkpoint: Path | None) -> int:
-    """Steps of the run that is resumed: its patches are not drawn again."""
-    if checkpoint is None:
-        return 0
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    return int(state["global_step"])
+def _full_name(error: ZooError) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}"
+
+
+def _steps_done(folder: Path, run: RunSpec) -> int:
+    """Steps that the run to be resumed has behind it.
+
+    Raises:
+        UnknownNameError: it has no checkpoint.
+        SpecError: it is at its end.
+        WeightsError: its checkpoint is damaged.
+    """
+    checkpoint = folder / CHECKPOINT_FILE
+    if not checkpoint.is_file():
+        raise UnknownNameError(f"{folder} has no {CHECKPOINT_FILE} to resume from, train it anew.")
+    try:
+        steps = int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError):
+        raise WeightsError(f"{checkpoint}: is no checkpoint of a run, or damaged: train it anew.") from None
+    if steps >= run.training.max_steps:
+        raise SpecError(f"{folder} has done {steps} steps, give training.max_steps=N with a larger N to go on.")
+    return steps
 
 
 @contextmanager

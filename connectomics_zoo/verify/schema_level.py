@@ -154,4 +154,4 @@ def _expectation(spec: ModelSpec, *, required: bool) -> Iterator[Check]:
             names = [output.name for output in spec.outputs]
             yield equal("expect.probe.outputs", list(expect.probe.outputs), names, "one for each of outputs")
     for path in missing if required else ():
-        yield Check(path, ok=False, note=f"was not measured, record it with: scripts/record {spec.reference}")
+        yield Check(path, ok=False, note=f"was not measured, record it with: zoo record {spec.reference}")

@@ -1,0 +1,37 @@
+"""`zoo record`: write what nobody types into the catalogues: `expect` of each spec, the lock and the JSON Schemas."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+
+@click.command("record", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 if anything would be written.")
+@click.option("--relock", is_flag=True, help="Let released specs change: only before anybody has the release.")
+def command(patterns: tuple[str, ...], check: bool, relock: bool) -> None:
+    """Measure the models that match PATTERN (all without one) and record what is new.
+
+    A spec of a new name@version is added to its catalogue's lock. One that is there is never changed, unless
+    --relock is given; every change is printed.
+    """
+    from connectomics_zoo.record import plan, write
+
+    planned = plan(patterns, relock=relock, progress=_progress)
+    if not check:
+        write(planned.changes)
+    for change in planned.changes:
+        for reason in change.reasons:
+            click.echo(f"{change.path}: {reason}")
+    for refusal in planned.refused:
+        click.echo(f"record: {refusal}", err=True)
+    done = "would change" if check else "changed"
+    click.echo(f"record: {len(planned.changes)} file(s) {done}, {len(planned.refused)} change(s) refused.", err=True)
+    sys.exit(1 if planned.refused or (check and planned.changes) else 0)
+
+
+def _progress(done: int, total: int, label: str) -> None:
+    if label:
+        click.echo(f"record: [{done + 1}/{total}] {label}", err=True)
