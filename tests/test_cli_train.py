@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 
 import h5py
@@ -33,11 +32,11 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_command_of_the_help_works_as_written(run_zoo, here):
+def test_the_command_of_the_help_works_as_written(run_zoo, here, caplog):
     code, out, err = run_zoo("train", "mednext-S", *GOOD, "arch.kernel_size=5", "--output", "run")
     assert code == 0
-    assert out == "run: 2 steps (weights of step 2: )\n".replace(" (weights of step 2: )", "")
-    assert "zoo: training on the cpu in 32-true instead of 16-mixed\n" in err
+    assert out == "run: 2 steps\n"
+    assert caplog.messages == ["training on the cpu in 32-true instead of 16-mixed"]
     assert re.search(r"train: step 2/2, loss \d\.\d{3}, 0:00:00 left", err)
     code, out, _ = run_zoo("show", "run", "--json")
     assert code == 0
@@ -91,7 +90,7 @@ def instead(item):
 
 MISTAKES = [
     (["mednxt-S", *GOOD], "'mednxt-S': did you mean 'mednext-S'"),
-    (["vnc-mitto"], "'vnc-mitto': did you mean .*"),
+    (["vnc-mitto"], "unknown experiment or model 'vnc-mitto': did you mean 'vnc-mito'"),
     (["none.yaml"], "'none.yaml' does not exist"),
     (["mednext-S", *instead("task=mitto")], "unknown task 'mitto': did you mean 'mito'"),
     (["mednext-S", *without("task")], "mednext-S: no task is given, add task=NAME with one of binary, boundary, mem"),
@@ -143,23 +142,17 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(run_zoo, here, args, messa
     assert sorted(here.rglob("*")) == before
 
 
-def test_a_folder_that_cannot_be_written_is_refused(run_zoo, here):
-    (here / "closed").mkdir(mode=0o500)
-    if os.access(here / "closed", os.W_OK):
-        pytest.skip("this user may write everywhere")
-    code, _, err = run_zoo("train", "mednext-S", *GOOD, "--output", "closed/run")
-    assert code == 2
-    assert "closed/run: the run folder cannot be made (Permission denied)" in err
-
-
 def test_ctrl_c_says_how_to_go_on_and_exits_with_130(run_zoo, here, monkeypatch):
-    def interrupt(self, run):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("connectomics_zoo.training.data.TrainingPatches._draw", interrupt)
     code, _, err = run_zoo("train", "mednext-S", *GOOD, "--output", "run")
     assert code == 130
     assert "zoo: run: stopped after 0 steps, go on with --resume.\n" in err
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert run_zoo("train", "run", "--resume")[0] == 0
 
 
 def test_a_diverging_loss_exits_with_1(run_zoo, here, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def test_the_shared_volumes_fit_their_experiments(name, folder):
     assert run.data.attribution is not None
     pairs = (*run.data.train, *run.data.validation)
     ranges = [pair.region.z for pair in pairs]
-    assert all(one[1] <= other[0] for one, other in zip(ranges, ranges[1:], strict=False))
+    assert all(one[1] <= other[0] for one, other in itertools.pairwise(ranges))
 
 
 def test_boundary_targets_are_a_part_of_dense_labels(tmp_path):

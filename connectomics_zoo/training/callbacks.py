@@ -123,6 +123,10 @@ class KeepCheckpoint(L.Callback):
         self.started = False
         self.written_at = -1
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A new run has its state from here on, and can be stopped before its first step."""
+        self.started = trainer.ckpt_path is None
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """From here on the trainer holds the run's state: a resumed checkpoint has been read."""
         self.started = True

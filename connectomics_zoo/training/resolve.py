@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from connectomics_zoo import catalog
-from connectomics_zoo.errors import SpecError
+from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
 from connectomics_zoo.intensity import scale_intensity
 from connectomics_zoo.overrides import merge
 from connectomics_zoo.reading import read_yaml
@@ -83,12 +83,15 @@ def continue_run(folder: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
 def _base_document(ref: str | Path) -> dict[str, Any]:
     """Return an experiment's document, or the one that a model alone makes."""
     path = Path(ref)
-    if path.suffix in (".yaml", ".yml"):
-        if path.is_file() and "builder" not in read_yaml(path):
-            return get_experiment(path).model_dump(mode="json", exclude_unset=True)
-    elif str(ref) in {entry.name for entry in catalog.entries("experiments")}:
+    if path.suffix in (".yaml", ".yml") and path.is_file() and "builder" not in read_yaml(path):
+        return get_experiment(path).model_dump(mode="json", exclude_unset=True)
+    experiments = {entry.name for entry in catalog.entries("experiments")}
+    if str(ref) in experiments:
         return get_experiment(ref).model_dump(mode="json", exclude_unset=True)
     reference = parse_reference(ref)
+    known = experiments | {entry.name for entry in catalog.entries("models")}
+    if reference.path is None and reference.name not in known:
+        raise UnknownNameError(f"unknown experiment or model {reference.name!r}: {nearest(reference.name, known)}")
     if reference.tag is not None:
         raise SpecError(f"{reference.text!r} names trained weights, train the model {reference.name!r} itself.")
     return {

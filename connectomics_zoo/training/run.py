@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -263,8 +262,6 @@ def _make_folder(run: RunSpec, output: str | Path | None) -> Path:
         raise OutputError(f"{folder} exists and is not empty, choose another folder or resume it with --resume.")
     try:
         (folder / CHECKPOINT_FILE).parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(13, "permission denied")
     except OSError as error:
         raise OutputError(f"{folder}: the run folder cannot be made ({error.strerror}), choose another one.") from None
     return folder
