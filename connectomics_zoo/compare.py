@@ -19,7 +19,7 @@ EFFECTS: tuple[Effect, ...] = ("cosmetic", "weights-compatible", "breaking")
 Spec = ModelSpec | TaskSpec | ExperimentSpec | RunSpec
 
 RELATIVE_TOLERANCE = 1e-3
-"""Of a probe's numbers: what different machines' arithmetic needs, as in `zoo verify`."""
+"""Of a probe's numbers, relative to the declared one: what different machines' arithmetic needs."""
 
 ABSOLUTE_TOLERANCE = 1e-5
 """Of a probe's elements, relative to the output's root mean square: for elements near zero."""

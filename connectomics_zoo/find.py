@@ -41,7 +41,8 @@ def find_spec(ref: str, *, kind: Kind | None = None) -> Spec:
 
 def _find_kind(ref: str) -> Kind:
     names = {kind: {entry.name for entry in catalog.entries(folder)} for folder, kind in _FOLDERS.items()}
-    kinds = [kind for kind, known in names.items() if ref in known]
+    name = ref.rpartition(":")[2]
+    kinds = [kind for kind, known in names.items() if name in known]
     if len(kinds) > 1:
         raise SpecError(f"{ref!r} is a {' and a '.join(kinds)}, say which with --kind {kinds[0]}.")
     if kinds:

@@ -15,9 +15,6 @@ from connectomics_zoo.errors import LimitError, SpecError, UnknownNameError, nea
 from connectomics_zoo.reading import read_yaml
 from connectomics_zoo.where import compile_where
 
-MAX_EDGE = 65536
-"""Largest edge of an input that a spec may state, in voxels: a size rule that steps over it has one size."""
-
 _log = logging.getLogger(__name__)
 
 

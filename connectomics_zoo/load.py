@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from connectomics_zoo.build import build, measure_static
-from connectomics_zoo.errors import SpecError, WeightsError, ZooError, nearest
-from connectomics_zoo.registry import Reference, get_spec, parse_reference, resolve_model, spec_path
+from connectomics_zoo.errors import SpecError, WeightsError, ZooError
+from connectomics_zoo.registry import Reference, check_tag, get_spec, parse_reference, resolve_model, spec_path
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.weights import PICKLES, WEIGHTS_FILE, LoadReport, file_sha256, read_weights, transfer
 
@@ -109,11 +109,8 @@ def weights_path(spec: ModelSpec, tag: str | None, *, folder: Path) -> Path:
     Raises:
         WeightsError: there is no such tag, or the file is not the one that the spec declares.
     """
-    if not spec.weights:
-        raise WeightsError(f"{spec.name} has no trained weights, load it without pretrained or train it.")
+    check_tag(spec, tag)
     chosen = next(iter(spec.weights)) if tag is None else tag
-    if chosen not in spec.weights:
-        raise WeightsError(f"{spec.name} has no weights {chosen!r}: {nearest(chosen, spec.weights)}")
     path = folder / spec.weights[chosen].file
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such weights file, put it beside the spec.")

@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from connectomics_zoo import catalog
-from connectomics_zoo.build import measure
 from connectomics_zoo.compare import flatten
 from connectomics_zoo.errors import OutputError, SpecError
 from connectomics_zoo.overrides import override_model
@@ -57,6 +56,9 @@ def new_spec(name: str, *, base: str | Path | ModelSpec, changes: Mapping[str, A
     if "summary" not in changes:
         document["summary"] = f"{story}."
     spec = validate(ModelSpec, document, source=name)
+    # Imported here, so that what is not allowed is refused before torch is imported.
+    from connectomics_zoo.build import measure
+
     return spec.model_copy(update={"expect": measure(spec)})
 
 
@@ -69,11 +71,15 @@ def spec_file(name: str, *, output: Path) -> Path:
     path = output / f"{name}.yaml" if output.is_dir() or output.suffix not in (".yaml", ".yml") else output
     if path.stem != name:
         raise OutputError(f"{path}: a spec's file is called after its model, write {path.with_name(f'{name}.yaml')}.")
-    if path.exists() or path.is_symlink():
-        raise OutputError(f"{path} exists and is not overwritten, choose another name or place.")
+    _refuse_existing(path)
     if not path.parent.is_dir():
         raise OutputError(f"{path.parent}: there is no such folder, make it first.")
     return path
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists() or path.is_symlink():
+        raise OutputError(f"{path} exists and is not overwritten, choose another name or place.")
 
 
 def spec_text(spec: ModelSpec, *, path: Path) -> str:
@@ -100,11 +106,12 @@ def write_spec(spec: ModelSpec, *, path: Path) -> None:
     """Write `spec` to `path`; at no moment does a half-written file have that name.
 
     Raises:
-        OutputError: the folder cannot be written to.
+        OutputError: the folder cannot be written to, or the file exists by now.
     """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         partial.write_text(spec_text(spec, path=path), encoding="utf-8")
+        _refuse_existing(path)  # measuring took its time
         partial.replace(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}), give a writable place.") from None

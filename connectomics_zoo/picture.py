@@ -104,7 +104,8 @@ def draw_volumes(
     """Draw up to `sections` evenly spaced sections of three volumes; see `draw_comparison`.
 
     Of sections larger than 1024 pixels the middle is drawn. The prediction is as large as the truth, or as the
-    region. In uint8 beyond 1, 255 stands for probability 1 where the truth is a mask or a `threshold` is given.
+    region. In uint8, 255 stands for probability 1 where the file says so (`Volume.content`) or a `threshold` is given,
+    and beyond 1 also where the truth is a mask and the file does not say that it holds labels.
     """
     with open_volume(image) as grey, open_volume(truth) as true, open_volume(prediction) as predicted:
         if grey.shape != true.shape:
@@ -125,10 +126,9 @@ def draw_volumes(
             ys, xs = (slice(part.start - by, part.stop - by) for part, by in zip((y, x), shift[1:], strict=True))
             blocks = [volume.read((slice(row - shift[0], row - shift[0] + 1), ys, xs)) for row in rows]
             stacks.append(np.concatenate([block if block.ndim == 3 else block[0] for block in blocks]))
-        if (
-            stacks[2].dtype == np.uint8
-            and stacks[2].max() > 1
-            and (threshold is not None or len(np.unique(stacks[1])) <= 2)
+        guess = predicted.content is None and len(np.unique(stacks[1])) <= 2
+        if predicted.dtype == np.uint8 and (
+            predicted.content == "probability" or (stacks[2].max() > 1 and (threshold is not None or guess))
         ):
             stacks[2] = stacks[2] / np.float32(255)
         draw_comparison(

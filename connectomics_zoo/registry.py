@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from connectomics_zoo import catalog
-from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
+from connectomics_zoo.errors import SpecError, UnknownNameError, WeightsError, nearest
 from connectomics_zoo.reading import read_yaml
 from connectomics_zoo.schema.base import describe
 from connectomics_zoo.schema.builder import BuilderConfig, Interface, builder_module
@@ -98,8 +98,15 @@ def find_entry(reference: Reference) -> catalog.Entry:
             and entry.version is None
             and reference.catalog in (None, entry.catalog.name)
         ]
-        if len(current) == 1 and read_yaml(current[0].path).get("version") == reference.version:
+        versions = [read_yaml(entry.path).get("version") for entry in current]
+        if versions == [reference.version]:
             return current[0]
+        beside = {entry.version for entry in catalog.entries("models") if entry.name == reference.name}
+        if current and reference.version not in beside:
+            known = {str(version) for version in (*versions, *beside) if version is not None}
+            raise UnknownNameError(
+                f"model {reference.name!r} has no version {reference.version!r}: {nearest(reference.version, known)}"
+            )
     return catalog.find("models", reference.name, version=reference.version, catalog=reference.catalog)
 
 
@@ -123,14 +130,31 @@ def get_spec(ref: str | Path | ModelSpec) -> ModelSpec:
     Raises:
         UnknownNameError: there is no such model, version or file.
         SpecError: the file does not follow the schema.
+        WeightsError: the reference names weights that the spec does not have.
     """
     if isinstance(ref, ModelSpec):
         return ref
-    path = spec_path(parse_reference(ref))
+    reference = parse_reference(ref)
+    path = spec_path(reference)
     document = read_yaml(path)
     if document.get("kind") == "run":
         return validate(RunSpec, document, source=str(path)).model
-    return validate(ModelSpec, document, source=str(path))
+    spec = validate(ModelSpec, document, source=str(path))
+    if reference.tag is not None:
+        check_tag(spec, reference.tag)
+    return spec
+
+
+def check_tag(spec: ModelSpec, tag: str | None) -> None:
+    """Refuse a `tag` that the spec has no weights of; None asks for any.
+
+    Raises:
+        WeightsError: there are no such weights.
+    """
+    if not spec.weights:
+        raise WeightsError(f"{spec.name} has no trained weights, load it without pretrained or train it.")
+    if tag is not None and tag not in spec.weights:
+        raise WeightsError(f"{spec.name} has no weights {tag!r}: {nearest(tag, spec.weights)}")
 
 
 def get_run(folder: str | Path) -> RunSpec:
@@ -160,7 +184,10 @@ def get_experiment(ref: str | Path) -> ExperimentSpec:
 
 
 def _path_of(kind: catalog.Kind, ref: str | Path) -> Path:
-    return Path(ref) if Path(ref).suffix in (".yaml", ".yml") else catalog.find(kind, str(ref)).path
+    if Path(ref).suffix in (".yaml", ".yml"):
+        return Path(ref)
+    home, _, name = str(ref).rpartition(":")
+    return catalog.find(kind, name, catalog=home or None).path
 
 
 def resolve_model(

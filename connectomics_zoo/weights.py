@@ -111,12 +111,8 @@ class Roles:
 def find_roles(spec: ModelSpec) -> Roles:
     """Return the roles of the keys of `spec`'s network, from builds without memory."""
     base = _shapes(spec)
-    wider_input = spec.model_copy(update={"input": spec.input.model_copy(update={"channels": spec.input.channels + 1})})
-    wider_output = spec.model_copy(
-        update={
-            "outputs": tuple(output.model_copy(update={"channels": output.channels + 1}) for output in spec.outputs)
-        }
-    )
+    wider_input = spec.with_channels(inputs=spec.input.channels + 1)
+    wider_output = spec.with_channels(outputs=spec.outputs[0].channels + 1)
     single = build_meta(spec, deep_supervision=False).state_dict()
     return Roles(
         stem=_changed(base, _shapes(wider_input)),

@@ -28,8 +28,8 @@ from connectomics_zoo.build import (
     run_probe,
 )
 from connectomics_zoo.errors import InputSizeError
+from connectomics_zoo.reading import MAX_EDGE
 from connectomics_zoo.registry import get_spec, resolve_model
-from connectomics_zoo.schema.base import MAX_EDGE
 from connectomics_zoo.schema.model import ModelSpec, SizeRule
 from connectomics_zoo.seeding import seed_parameters, seeded_array, seeded_input
 

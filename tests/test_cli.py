@@ -19,6 +19,8 @@ from connectomics_zoo.reading import parse_yaml
 from connectomics_zoo.registry import get_spec, validate
 from connectomics_zoo.schema.model import ModelSpec
 
+MAIN = "from connectomics_zoo.cli.main import main; main()"
+
 MISTAKES = [
     (["lst"], "unknown verb 'lst': did you mean 'list'"),
     (["--nope"], "No such option"),
@@ -258,3 +260,36 @@ def test_a_phantom_is_written_once(run_zoo, tmp_path):
     with h5py.File(path) as file:
         assert (file["raw"][:] != first).any()
     assert [item.name for item in Path(tmp_path).iterdir()] == ["p.h5"]
+
+
+def test_a_stream_without_unicode_gets_the_table_with_replacements():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    run = subprocess.run(
+        [sys.executable, "-c", MAIN, "list", "mednext-S"], capture_output=True, text=True, env=environment
+    )
+    assert run.returncode == 0, run.stderr
+    assert "5,552,843" in run.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_is_one_sentence():
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run([sys.executable, "-c", MAIN, "list"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert run.returncode == 2
+    assert "No space left on device" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_network_that_is_too_large_is_refused_before_torch_is_imported():
+    code = f"import sys\ntry:\n    {MAIN}\nfinally:\n    assert 'torch' not in sys.modules"
+    overrides = [
+        "arch.base_channels=1024",
+        "arch.expansion_ratios=64",
+        "arch.block_counts=[64,64,64,64,64,64,64,64,64]",
+    ]
+    run = subprocess.run(
+        [sys.executable, "-c", code, "new", "huge", "--from", "mednext-S", *overrides], capture_output=True, text=True
+    )
+    assert run.returncode == 2
+    assert "asks for about 3.7e+12 parameters" in run.stderr
+    assert "AssertionError" not in run.stderr

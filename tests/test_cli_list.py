@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from connectomics_zoo.cli import list as list_verb
-from connectomics_zoo.listing import FIELDS, MAX_EDGE, read_rows
+from connectomics_zoo.listing import FIELDS, read_rows
+from connectomics_zoo.reading import MAX_EDGE
 from connectomics_zoo.schema.model import SizeRule
 
 

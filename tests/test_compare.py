@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from connectomics_zoo import compare as compare_module
 from connectomics_zoo.compare import compare, flatten
 from connectomics_zoo.errors import SpecError
 from connectomics_zoo.registry import get_spec, get_task, resolve_model, validate
 from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, PredictionSpec, RunSpec
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import TaskSpec
-from connectomics_zoo.verify import forward_level
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +82,6 @@ def test_rounding_of_the_probe_is_no_other_function(model):
     far = _changed(model, expect__probe__outputs__output__rms=rms * 1.01, arch__checkpointing=True)
     assert compare(model, second=close).effect == "weights-compatible"
     assert compare(model, second=far).effect == "breaking"
-
-
-def test_the_tolerances_are_those_of_verify():
-    assert compare_module.RELATIVE_TOLERANCE == forward_level.RELATIVE_TOLERANCE
-    assert compare_module.ABSOLUTE_TOLERANCE == forward_level.ABSOLUTE_TOLERANCE
 
 
 @pytest.mark.parametrize("arch", [{"kernel_size": 5}, {"norm": "layer"}, {"residual": False}, {"grn": True}])

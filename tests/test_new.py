@@ -78,7 +78,7 @@ def test_an_illegal_name_is_refused(name):
     ],
 )
 def test_a_wrong_change_is_refused_before_anything_is_built(monkeypatch, changes, error, message):
-    monkeypatch.setattr(new, "measure", lambda spec: pytest.fail("measured"))
+    monkeypatch.setattr(build, "measure", lambda spec: pytest.fail("measured"))
     with pytest.raises(error, match=message):
         new_spec("mine", base="mednext-S", changes=changes)
 
@@ -131,3 +131,12 @@ def test_in_a_catalogue_the_schema_is_named_relatively(small, tmp_path):
     folder.mkdir(parents=True)
     first = spec_text(small, path=folder / "small.yaml").splitlines()[0]
     assert first == "# yaml-language-server: $schema=../../schema/model.schema.json"
+
+
+def test_a_file_that_appeared_while_measuring_is_not_replaced(tmp_path, small):
+    path = tmp_path / "small.yaml"
+    path.write_text("mine")
+    with pytest.raises(OutputError, match="exists and is not overwritten"):
+        write_spec(small, path=path)
+    assert path.read_text() == "mine"
+    assert [item.name for item in tmp_path.iterdir()] == ["small.yaml"]

@@ -180,7 +180,7 @@ def test_a_written_phantom_opens_as_volumes(tmp_path):
 def test_a_phantom_is_not_written_over_another_file_unless_asked(tmp_path):
     made = phantom((12, 96, 96), 0, SECTIONS)
     (tmp_path / "a.h5").write_text("somebody else's")
-    with pytest.raises(OutputError, match=r"a.h5: exists already, choose another name or allow overwriting"):
+    with pytest.raises(OutputError, match=r"a.h5: exists already, choose another name or overwrite it \(--overwrite"):
         write_phantom(tmp_path / "a.h5", made)
     assert (tmp_path / "a.h5").read_text() == "somebody else's"
     write_phantom(tmp_path / "a.h5", made, overwrite=True)
@@ -197,3 +197,10 @@ def test_a_failure_while_writing_leaves_nothing_behind(tmp_path, monkeypatch, fa
     with pytest.raises((OutputError, KeyboardInterrupt), match=text):
         write_phantom(tmp_path / "a.h5", phantom())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_of_another_format_is_refused(tmp_path):
+    phantom = make_phantom(shape=(16, 32, 32), seed=0, voxel_size_nm=(8.0, 8.0, 8.0))
+    with pytest.raises(OutputError, match=r"a phantom is an HDF5 file, call it .*out\.h5"):
+        write_phantom(tmp_path / "out.tif", phantom)
+    assert not any(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from connectomics_zoo import catalog
-from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
+from connectomics_zoo.errors import SpecError, UnknownNameError, WeightsError, nearest
 from connectomics_zoo.find import find_spec
 from connectomics_zoo.reading import dump_yaml
 from connectomics_zoo.registry import (
@@ -218,3 +218,21 @@ def test_every_builtin_spec_is_called_after_its_file_and_lies_in_its_family():
 )
 def test_the_nearest_names_are_offered_in_any_case(name, known, help_text):
     assert nearest(name, known) == help_text
+
+
+def test_an_unknown_version_is_answered_with_the_known_one():
+    with pytest.raises(UnknownNameError, match=r"'mednext-S' has no version '9\.9\.9': known are 1\.0\.0"):
+        get_spec("mednext-S@9.9.9")
+
+
+def test_a_tag_that_the_model_has_no_weights_of_is_refused():
+    with pytest.raises(WeightsError, match="mednext-S has no trained weights"):
+        get_spec("mednext-S.vnc-mito")
+
+
+def test_tasks_and_experiments_take_their_catalogue_in_front():
+    assert get_task("zoo:mito") == get_task("mito")
+    assert get_experiment("zoo:vnc-mito") == get_experiment("vnc-mito")
+    with pytest.raises(UnknownNameError, match="unknown catalogue 'zooo': did you mean 'zoo'"):
+        get_task("zooo:mito")
+    assert find_spec("zoo:mito") == get_task("mito")

@@ -98,7 +98,7 @@ def test_an_error_while_overwriting_keeps_the_old_volume(tmp_path, name):
 @pytest.mark.parametrize("name", ["a.h5", "a.tif", "a.zarr"])
 def test_an_existing_volume_is_replaced_only_when_asked(tmp_path, name):
     write(tmp_path / name, example(3, 4, 5))
-    with refuses(f"{name}: exists already, choose another name or allow overwriting."):
+    with refuses(f"{name}: exists already, choose another name or overwrite it (--overwrite, overwrite=True)."):
         create(tmp_path / name)
     write(tmp_path / name, example(2, 2, 2), overwrite=True)
     assert open_volume(tmp_path / name).shape == (2, 2, 2)

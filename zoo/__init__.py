@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from connectomics_zoo.compat import build_model, print_available_architectures
-
     from connectomics_zoo.errors import ZooError
     from connectomics_zoo.evaluate import evaluate
     from connectomics_zoo.listing import list_models

@@ -70,8 +70,9 @@ def command(
 ) -> None:
     """Score PREDICTION against TRUTH, block by block.
 
-    Both are file.h5:dataset, file.tif, a folder of sections or volume.zarr:array. Floats are probabilities, and so
-    is uint8 beyond 1, where 255 stands for 1; other whole numbers are labels.
+    Both are file.h5:dataset, file.tif, a folder of sections or volume.zarr:array. What zoo predict wrote says itself
+    what it holds; elsewhere floats are probabilities, and so is uint8 beyond 1, where 255 stands for 1, and other
+    whole numbers are labels.
     """
     if (picture is None) != (image is None):
         raise SpecError("--picture needs --image and --image needs --picture, give both or none.")

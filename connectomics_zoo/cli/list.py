@@ -8,7 +8,8 @@ import click
 
 from connectomics_zoo.cli.console import PIPE_WIDTH, complete_model, note, print_json, stdout_console
 from connectomics_zoo.errors import UnknownNameError, nearest
-from connectomics_zoo.listing import FIELDS, MAX_EDGE, Listing, Row, filter_rows, read_rows, sort_rows
+from connectomics_zoo.listing import FIELDS, Listing, Row, filter_rows, read_rows, sort_rows
+from connectomics_zoo.reading import MAX_EDGE
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import logging
 import os
 import sys
 from typing import Any, cast
@@ -87,6 +89,11 @@ def cli(ctx: click.Context) -> None:
 
 def main() -> None:
     """Run the command line; every user error becomes one sentence on stderr (a traceback under ZOO_DEBUG=1)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # × and … where the terminal or pipe has no Unicode
+    # It reports damaged files at level ERROR, which we say in our own sentence.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
         # Click returns the code of a `ctx.exit` here, and otherwise what the verb returned, which is nothing.
         code: int | None = cli.main(prog_name="zoo", standalone_mode=False)
@@ -101,5 +108,11 @@ def main() -> None:
             raise
         click.echo(f"zoo: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if os.environ.get("ZOO_DEBUG") == "1":
+            raise
+        place = f"{error.filename}: " if error.filename is not None else ""
+        click.echo(f"zoo: {place}{error.strerror or error}, mend that and try again.", err=True)
+        sys.exit(2)
     if code:
         sys.exit(code)

@@ -8,9 +8,9 @@ from connectomics_zoo.json_schema import KINDS, Kind, schema_text
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("kind", type=click.Choice(KINDS), metavar="KIND")
 def command(kind: Kind) -> None:
-    """Print the JSON Schema (draft 2020-12) of a model, task or experiment spec.
+    """Print the JSON Schema (draft 2020-12) of a spec of KIND: model, task or experiment.
 
     A YAML file names it for editors in its first line: # yaml-language-server: $schema=PATH
     """

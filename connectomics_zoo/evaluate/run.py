@@ -65,8 +65,9 @@ def evaluate(
     """Score `prediction` against `truth`; neither is ever in memory as a whole.
 
     A semantic score has Dice, IoU, precision and recall of the foreground (truth > 0), or of every class where
-    both volumes hold several. Floats are probabilities, and so is uint8 beyond 1 (255 stands for 1). Scores of
-    instances are the adapted Rand error and the variation of information.
+    both volumes hold several. Floats are probabilities, and so is uint8 beyond 1 (255 stands for 1), unless the
+    prediction says itself what it holds (`Volume.content`), as `predict` writes it. Scores of instances are the
+    adapted Rand error and the variation of information.
 
     Args:
         prediction: `file.h5:dataset`, `file.tif`, a folder of sections or `volume.zarr:array`, as large as the
@@ -200,34 +201,43 @@ class _Reading:
 def _interpret(
     predicted: Volume, table: Contingency, *, kind: Kind | None, threshold: float | None, cut: float | None
 ) -> _Reading:
-    """Decide what is scored from the data type and the numbers of labels, or refuse to guess."""
+    """Decide what is scored from what the file says, the data type and the numbers of labels, or refuse to guess."""
     if cut is not None:
         if kind == "instances":
             raise VolumeError(
                 f"{predicted.location}: holds {predicted.dtype}, and instances are whole numbers: segment it first, or "
                 "score the foreground with kind 'semantic'."
             )
-        return _Reading("semantic", f"probabilities, foreground above {cut:g}", 0)
+        source = ", as the file says" if predicted.content == "probability" else ""
+        return _Reading("semantic", f"probabilities{source}, foreground above {cut:g}", 0)
     is_bytes, highest = predicted.dtype == np.uint8, int(table.prediction.max())
     if threshold is not None and not is_bytes and highest > 1:
         raise VolumeError(
             f"{predicted.location}: holds {predicted.dtype} up to {highest}, and a threshold is for probabilities "
             "(floats, or uint8 with 255 for 1) or a mask: leave it out."
         )
+    if predicted.content == "probability" and kind != "instances":
+        return _bytes_above(DEFAULT_THRESHOLD if threshold is None else threshold, source=", as the file says")
+    is_label = predicted.content == "label" and threshold is None
     several = min(len(np.unique(table.prediction)), len(np.unique(table.truth))) > 2
     if kind is None and threshold is None and several and is_bytes:
         raise VolumeError(
             f"{predicted.location}: holds uint8 up to {highest} against a truth with more than two labels, which can "
-            "be probabilities, classes or objects: give --threshold 0.5, --kind semantic or --kind instances."
+            + ("be classes or objects: give " if is_label else "be probabilities, classes or objects: give --threshold 0.5, ")
+            + "--kind semantic or --kind instances."
         )
     if kind == "instances" or (kind is None and threshold is None and several):
         return _Reading("instances", "objects, one for each label", None)
     if several and threshold is None:
         return _Reading("semantic", "classes, one for each label", None)
-    if is_bytes and highest > 1:
-        cut = DEFAULT_THRESHOLD if threshold is None else threshold
-        return _Reading("semantic", f"probabilities in uint8, foreground above {255 * cut:g} of 255", 255 * cut)
-    return _Reading("semantic", "a mask, foreground above 0", 0)
+    if is_bytes and highest > 1 and not is_label:
+        return _bytes_above(DEFAULT_THRESHOLD if threshold is None else threshold, source="")
+    return _Reading("semantic", f"{'labels, as the file says' if is_label else 'a mask'}, foreground above 0", 0)
+
+
+def _bytes_above(cut: float, *, source: str) -> _Reading:
+    """Read uint8 as probabilities; `source` says where that is known from."""
+    return _Reading("semantic", f"probabilities in uint8{source}, foreground above {255 * cut:g} of 255", 255 * cut)
 
 
 def _scores(

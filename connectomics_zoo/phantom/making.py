@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from connectomics_zoo.errors import OutputError
 from connectomics_zoo.phantom.grid import Integers, plan_grid
 from connectomics_zoo.phantom.rendering import acquire, render
 from connectomics_zoo.phantom.structure import distance_to_membrane, grow_cells, grow_organelles, label_half_width
 from connectomics_zoo.volumes.hdf5 import write_voxel_size
+from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX
 from connectomics_zoo.volumes.metadata import VoxelSize
 from connectomics_zoo.volumes.writing import PartialOutput
 
@@ -77,8 +79,11 @@ def write_phantom(path: Path, phantom: Phantom, *, overwrite: bool = False) -> N
     """Write one HDF5 file with the datasets `raw`, `neurons`, `mitochondria` and `membranes`.
 
     Raises:
-        OutputError: the file exists and `overwrite` is false, or it cannot be written; nothing is left behind.
+        OutputError: the name is not one of an HDF5 file, the file exists and `overwrite` is false, or it cannot be
+            written; nothing is left behind.
     """
+    if FORMAT_OF_SUFFIX.get(path.suffix.lower()) != "hdf5":
+        raise OutputError(f"{path}: a phantom is an HDF5 file, call it {path.with_suffix('.h5')}.")
     output = PartialOutput(path, overwrite=overwrite)
     with output.writing(), h5py.File(output.path, "w") as file:
         for name, array in (

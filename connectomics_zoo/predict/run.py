@@ -22,7 +22,7 @@ from connectomics_zoo.predict.slide import Forward, predict_column
 from connectomics_zoo.regions import box_shape, region_box
 from connectomics_zoo.registry import get_run, validate
 from connectomics_zoo.schema.experiment import PredictionSpec, Region, RunSpec
-from connectomics_zoo.volumes import Volume, WritableVolume, create_volume, open_volume
+from connectomics_zoo.volumes import Content, Volume, WritableVolume, create_volume, open_volume
 from connectomics_zoo.volumes.location import split_location
 
 VOXEL_SIZE_TOLERANCE = 0.1
@@ -186,6 +186,9 @@ def _create_output(
     if voxel_size_nm is None and spec.data.voxel_size_nm is not None:
         voxel_size_nm = spec.data.voxel_size_nm
         _log.warning("%s does not say its voxel size, took the run's, %s nm", source.location, _lengths(voxel_size_nm))
+    # Without an activation the values are no probabilities.
+    is_probability = all(channel.activation != "none" for channel in spec.task.channels)
+    content: Content | None = "label" if output == "label" else "probability" if is_probability else None
     is_tiff = Path(out).suffix.lower() in (".tif", ".tiff")
     return create_volume(
         out,
@@ -193,6 +196,7 @@ def _create_output(
         dtype=dtype,
         channels=None if channels == 1 else channels,
         voxel_size_nm=voxel_size_nm,
+        content=content,
         chunks=None if is_tiff else plan.chunk_shape(geometry),
         overwrite=overwrite,
     )

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, Va
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from connectomics_zoo.errors import nearest
+from connectomics_zoo.reading import MAX_EDGE
 
 
 class Node(BaseModel):
@@ -55,9 +56,6 @@ Sentence = Annotated[str, StringConstraints(min_length=1, max_length=400)]
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
-MAX_EDGE = 65536
-"""The largest number of voxels along an axis that a spec can state."""
-
 _Edge = Annotated[int, Field(ge=1, le=MAX_EDGE)]
 
 Size = Annotated[tuple[_Edge, ...], Strict(False), Field(min_length=2, max_length=3)]
@@ -74,13 +72,21 @@ def describe(error: ValidationError) -> str:
     findings = []
     for item in error.errors(include_url=False)[:5]:
         path = readable_path(item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
         given = item.get("input")
+        is_list_wanted = item["type"] in ("tuple_type", "list_type")
+        message = _list_wanted(given) if is_list_wanted else item["msg"].removeprefix("Value error, ")
         silent = item["type"] in ("missing", "unknown_key") or isinstance(given, dict)
         shown = "" if silent else f" (got {_short(given)})"
         findings.append(f"{path}: {message}{shown}" if path else f"{message}{shown}")
     more = error.error_count() - len(findings)
     return "; ".join(findings) + (f"; and {more} more" if more > 0 else "")
+
+
+def _list_wanted(given: Any) -> str:
+    """Say how to write the list that `given` is not."""
+    if isinstance(given, str) and "," in given:
+        return f"must be a list, write [{', '.join(part.strip() for part in given.split(','))}]"
+    return "must be a list, such as [16, 32, 32]" if isinstance(given, int | float) else "must be a list"
 
 
 def readable_path(location: Iterable[int | str]) -> str:

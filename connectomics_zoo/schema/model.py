@@ -13,7 +13,8 @@ from pydantic import (
     model_validator,
 )
 
-from connectomics_zoo.schema.base import MAX_EDGE, Name, Node, Sentence, Sha256, Shape, Size, Version
+from connectomics_zoo.reading import MAX_EDGE
+from connectomics_zoo.schema.base import Name, Node, Sentence, Sha256, Shape, Size, Version
 from connectomics_zoo.schema.builder import BuilderConfig, builder_module
 from connectomics_zoo.schema.training import TrainingSpec
 
@@ -220,6 +221,15 @@ class ModelSpec(Node):
                 f"legal are {self.input.size.describe()}"
             )
         return self
+
+    def with_channels(self, *, inputs: int | None = None, outputs: int | None = None) -> ModelSpec:
+        """Return the spec with other channels of the input, or of every output; what was measured is not dropped."""
+        changes: dict[str, Any] = {}
+        if inputs is not None:
+            changes["input"] = self.input.model_copy(update={"channels": inputs})
+        if outputs is not None:
+            changes["outputs"] = tuple(output.model_copy(update={"channels": outputs}) for output in self.outputs)
+        return self.model_copy(update=changes)
 
     @property
     def reference(self) -> str:

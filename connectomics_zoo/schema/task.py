@@ -44,9 +44,9 @@ class DecodeSpec(Node):
     """From channels to the labels that are scored."""
 
     method: Literal["threshold", "argmax"]
-    """`threshold`: 1 where `channel` exceeds `threshold`; `argmax`: index of the largest softmax channel."""
+    """`threshold`: for each channel 1 where it exceeds `threshold`; `argmax`: index of the largest softmax channel."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """The threshold."""
+    """Value, in 0..1, above which `threshold` makes foreground; `argmax` does not read it."""
 
 
 class TaskSpec(Node):

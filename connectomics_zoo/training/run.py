@@ -115,20 +115,14 @@ def train(
         callbacks.append(ReportProgress(progress))
     if resume:
         keep_log(folder / LOGS, step=steps_done)
-    loggers = [
-        CSVLogger(folder, name="", version=LOGS, prefix="", flush_logs_every_n_steps=10),
-        TensorBoardLogger(folder, name="", version=LOGS, default_hp_metric=False),
-    ]
     with _quiet():
-        trainer = _trainer(run, precision, accelerator, fast_dev_run=0, callbacks=callbacks, loggers=loggers)
+        trainer = _trainer(run, precision, accelerator, fast_dev_run=0, callbacks=callbacks, loggers=_loggers(folder))
     try:
         _fit(trainer, module, run, checkpoint=folder / CHECKPOINT_FILE if resume else None, steps_done=steps_done)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{folder}: stopped after {trainer.global_step} steps, go on with --resume.") from None
     report = TrainReport(folder=folder, steps=trainer.global_step, metrics=keep.best)
-    content = {"steps": report.steps, **report.metrics}
-    (folder / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    draw_curve(folder / LOGS, folder / "curve.png", title=run.name, metric=run.task.metrics[0])
+    _write_results(report, run)
     return report
 
 
@@ -271,3 +265,16 @@ def _write_spec(run: RunSpec, folder: Path) -> None:
     partial = folder / f".{RUN_SPEC}.partial"
     partial.write_text(dump_yaml(run.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
     partial.replace(folder / RUN_SPEC)
+
+
+def _write_results(report: TrainReport, run: RunSpec) -> None:
+    content = {"steps": report.steps, **report.metrics}
+    (report.folder / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    draw_curve(report.folder / LOGS, report.folder / "curve.png", title=run.name, metric=run.task.metrics[0])
+
+
+def _loggers(folder: Path) -> list[Any]:
+    return [
+        CSVLogger(folder, name="", version=LOGS, prefix="", flush_logs_every_n_steps=10),
+        TensorBoardLogger(folder, name="", version=LOGS, default_hp_metric=False),
+    ]

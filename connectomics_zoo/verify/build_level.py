@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,6 @@ from connectomics_zoo.build import (
 )
 from connectomics_zoo.schema.model import Expectation, Flops, ModelSpec, ParameterCounts
 from connectomics_zoo.verify.report import Check, collect, equal
-
-MAX_EDGE = 65536
-"""The largest size that a spec can name; an axis whose step leads beyond it has one legal size."""
 
 
 def check_build(spec: ModelSpec) -> list[Check]:
@@ -73,29 +70,18 @@ def _blame_channels(spec: ModelSpec, expect: Expectation) -> Iterator[Check]:
     The number of parameters is linear in the channels of input and outputs, so there is one candidate each.
     """
     count = count_parameters(build_meta(spec, deep_supervision=True))
-    candidates: tuple[tuple[str, int, Callable[[ModelSpec, int], ModelSpec]], ...] = (
-        ("input.channels", spec.input.channels, with_input_channels),
-        ("outputs[0].channels", spec.outputs[0].channels, with_output_channels),
-    )
-    for path, declared, change in candidates:
-        slope = count_parameters(build_meta(change(spec, declared + 1), deep_supervision=True)) - count
+    for path, side, declared in (
+        ("input.channels", "inputs", spec.input.channels),
+        ("outputs[0].channels", "outputs", spec.outputs[0].channels),
+    ):
+        wider = spec.with_channels(**{side: declared + 1})
+        slope = count_parameters(build_meta(wider, deep_supervision=True)) - count
         missing = expect.parameters.training - count
         if slope <= 0 or missing % slope or declared + missing // slope < 1:
             continue
         channels = declared + missing // slope
-        if fingerprint(build_meta(change(spec, channels), deep_supervision=True)) == expect.fingerprint:
+        if fingerprint(build_meta(spec.with_channels(**{side: channels}), deep_supervision=True)) == expect.fingerprint:
             yield equal(path, declared, channels, "by the recorded parameters and fingerprint")
-
-
-def with_input_channels(spec: ModelSpec, channels: int) -> ModelSpec:
-    """Return `spec` with other input channels."""
-    return spec.model_copy(update={"input": spec.input.model_copy(update={"channels": channels})})
-
-
-def with_output_channels(spec: ModelSpec, channels: int) -> ModelSpec:
-    """Return `spec` with other output channels."""
-    outputs = tuple(output.model_copy(update={"channels": channels}) for output in spec.outputs)
-    return spec.model_copy(update={"outputs": outputs})
 
 
 def _shapes(spec: ModelSpec, network: nn.Module) -> Iterator[Check]:
@@ -107,11 +93,9 @@ def _shapes(spec: ModelSpec, network: nn.Module) -> Iterator[Check]:
 
 
 def second_size(spec: ModelSpec) -> tuple[int, ...]:
-    """Return the legal size one step above the smallest one, on every axis that has one below `MAX_EDGE`."""
+    """Return the legal size one step above the smallest one, on every axis that has a second one."""
     rule = spec.input.size
-    return tuple(
-        low + step if low + step <= MAX_EDGE else low for low, step in zip(rule.minimum, rule.step, strict=True)
-    )
+    return rule.round_up(tuple(low + 1 for low in rule.minimum))
 
 
 def compare_outputs(spec: ModelSpec, returned: Tensor | dict[str, Tensor], size: tuple[int, ...]) -> Iterator[Check]:

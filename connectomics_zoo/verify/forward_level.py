@@ -9,17 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from connectomics_zoo.build import build, probe_shape, run_probe
+from connectomics_zoo.compare import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from connectomics_zoo.errors import InputSizeError, LimitError
 from connectomics_zoo.schema.model import ModelSpec, Probe
 from connectomics_zoo.verify.build_level import compare_outputs, second_size
 from connectomics_zoo.verify.report import Check, collect, equal
 from connectomics_zoo.weights import transfer
-
-RELATIVE_TOLERANCE = 1e-3
-"""Of a probe's numbers, relative to the declared one: what different machines' arithmetic needs."""
-
-ABSOLUTE_TOLERANCE = 1e-5
-"""Of a probe's elements, relative to the output's root mean square: for elements near zero."""
 
 MAX_ELEMENTS = 2**24
 """Elements of an input that is run: a spec that declares more is refused before memory is taken."""

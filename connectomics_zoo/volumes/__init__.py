@@ -1,11 +1,12 @@
 """Lazy reading and writing of volumes in HDF5, TIFF and Zarr."""
 
 from connectomics_zoo.volumes.checks import Region
-from connectomics_zoo.volumes.metadata import VoxelSize
+from connectomics_zoo.volumes.metadata import Content, VoxelSize
 from connectomics_zoo.volumes.volume import Volume, check_pair, open_volume
 from connectomics_zoo.volumes.writing import PartialOutput, WritableVolume, create_volume
 
 __all__ = [
+    "Content",
     "PartialOutput",
     "Region",
     "Volume",

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.location import dataset_error
 from connectomics_zoo.volumes.metadata import (
+    Content,
     VoxelSize,
     axes_from_attributes,
     default_axes,
@@ -40,6 +41,7 @@ class Hdf5Array:
                 rank = len(self.shape)
                 self.axes = axes_from_attributes(attributes, rank=rank) or default_axes(rank)
                 self.voxel_size_nm = voxel_size_from_attributes(attributes, axes=self.axes or "")
+                self.content: object = attributes.get("content")
         except BaseException:
             self._file.close()
             raise
@@ -100,6 +102,7 @@ class Hdf5Sink:
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         voxel_size_nm: VoxelSize | None,
+        content: Content | None,
         chunks: tuple[int, ...],
     ) -> None:
         assert dataset is not None
@@ -109,6 +112,8 @@ class Hdf5Sink:
                 dataset, shape=shape, dtype=dtype, chunks=chunks, compression="gzip", compression_opts=1, shuffle=True
             )
             write_voxel_size(self._array, voxel_size_nm=voxel_size_nm)
+            if content is not None:
+                self._array.attrs["content"] = content
         except BaseException:
             self._file.close()
             raise

@@ -8,11 +8,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, cast, get_args
 from xml.etree import ElementTree
+
+import numpy as np
 
 VoxelSize = tuple[float, float, float]
 """Edge lengths of a voxel (z, y, x) in nanometres."""
+
+Content = Literal["probability", "label"]
+"""What the values of a volume are: probabilities (in uint8, 255 stands for 1), or labels."""
+
+_OME_CONTENT = "content="
 
 _NANOMETRES: dict[str, float] = {
     "angstrom": 0.1,
@@ -205,6 +212,28 @@ def voxel_size_from_ome(xml: str) -> VoxelSize | None:
     # The schema's default unit is the micrometre.
     factors = [nanometres(pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "ZYX"]
     return _spatial(lengths, axes="zyx", factors=factors)
+
+
+def declared_content(name: object, *, dtype: np.dtype[Any]) -> Content | None:
+    """Return the content that a file declares, or None if it is unknown or the data type cannot hold it."""
+    text = _text(name)
+    fits = dtype.kind == "f" or dtype == np.uint8 if text == "probability" else dtype.kind != "f"
+    return cast("Content", text) if text in get_args(Content) and fits else None
+
+
+def content_description(content: Content) -> str:
+    """Return how the description of an OME image declares its content."""
+    return f"{_OME_CONTENT}{content}"
+
+
+def content_from_ome(xml: str) -> str | None:
+    """Return the content that the description of the first image of an OME-XML header declares, or None."""
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return None
+    text = next((item.text or "" for item in root.iter() if item.tag.rpartition("}")[2] == "Description"), "")
+    return text.removeprefix(_OME_CONTENT) if text.startswith(_OME_CONTENT) else None
 
 
 def _list(values: object) -> list[Any]:

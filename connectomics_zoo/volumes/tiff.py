@@ -23,8 +23,11 @@ import tifffile
 from connectomics_zoo.errors import MissingPackageError, VolumeError
 from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.metadata import (
+    Content,
     VoxelSize,
     as_voxel_size,
+    content_description,
+    content_from_ome,
     voxel_size_from_imagej,
     voxel_size_from_ome,
 )
@@ -63,6 +66,9 @@ class TiffArray:
         else:
             self.axes, self.shape = _axes_and_shape(series, path=self._path)
         self.voxel_size_nm = _voxel_size(self._file, header=header, page=first)
+        self.content: object = (
+            content_from_ome(self._file.ome_metadata or "") if self._file.is_ome else header.get("content")
+        )
         self._is_bool = header.get("dtype") == "bool"
         stored = np.dtype(first.dtype)
         self.dtype: np.dtype[Any] = np.dtype(bool) if self._is_bool else stored
@@ -101,6 +107,7 @@ class TiffFolder:
     dataset: str | None = None
     axes: str | None = "zyx"
     voxel_size_nm: VoxelSize | None = None
+    content: object = None
 
     def __init__(self, folder: Path) -> None:
         self._paths = sorted(
@@ -266,6 +273,7 @@ class TiffSink:
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         voxel_size_nm: VoxelSize | None,
+        content: Content | None,
         chunks: tuple[int, ...],
     ) -> None:
         axes = "ZYX" if len(shape) == 3 else "CZYX"
@@ -280,7 +288,9 @@ class TiffSink:
             photometric="minisblack",
             metadata={
                 "axes": axes,
-                **(_ome_header if is_ome else _json_header)(dtype=dtype, voxel_size_nm=voxel_size_nm),
+                **(_ome_header if is_ome else _json_header)(
+                    dtype=dtype, voxel_size_nm=voxel_size_nm, content=content
+                ),
             },
         )
         if hasattr(os, "posix_fallocate"):
@@ -299,14 +309,18 @@ class TiffSink:
         del self._array
 
 
-def _ome_header(*, dtype: np.dtype[Any], voxel_size_nm: VoxelSize | None) -> dict[str, Any]:
-    header: dict[str, Any] = {}
+def _ome_header(
+    *, dtype: np.dtype[Any], voxel_size_nm: VoxelSize | None, content: Content | None
+) -> dict[str, Any]:
+    header: dict[str, Any] = {} if content is None else {"Description": content_description(content)}
     for axis, length in zip("ZYX", voxel_size_nm or (), strict=False):
         header |= {f"PhysicalSize{axis}": length, f"PhysicalSize{axis}Unit": "nm"}
     return header
 
 
-def _json_header(*, dtype: np.dtype[Any], voxel_size_nm: VoxelSize | None) -> dict[str, Any]:
+def _json_header(
+    *, dtype: np.dtype[Any], voxel_size_nm: VoxelSize | None, content: Content | None
+) -> dict[str, Any]:
     # TIFF packs booleans into bits, which no map can write, so they are bytes that say what they are.
-    header: dict[str, Any] = {"dtype": dtype.name}
+    header: dict[str, Any] = {"dtype": dtype.name} if content is None else {"dtype": dtype.name, "content": content}
     return header if voxel_size_nm is None else {**header, "voxel_size_nm": list(voxel_size_nm)}

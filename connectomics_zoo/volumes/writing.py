@@ -18,7 +18,7 @@ from connectomics_zoo.errors import OutputError
 from connectomics_zoo.volumes.checks import DTYPES, Region, is_supported, readable, reason, resolve_region
 from connectomics_zoo.volumes.hdf5 import Hdf5Sink, hdf5_datasets
 from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, Format, split_location
-from connectomics_zoo.volumes.metadata import VoxelSize, as_voxel_size
+from connectomics_zoo.volumes.metadata import Content, VoxelSize, as_voxel_size, declared_content
 from connectomics_zoo.volumes.tiff import TiffSink
 from connectomics_zoo.volumes.zarr_store import ZarrSink, zarr_arrays
 
@@ -54,7 +54,7 @@ class PartialOutput:
 
     def _refuse_existing(self) -> None:
         if os.path.lexists(self.target) and not self._overwrite:
-            raise OutputError(f"{self.target}: exists already, choose another name or allow overwriting.")
+            raise OutputError(f"{self.target}: exists already, choose another name or overwrite it (--overwrite, overwrite=True).")
 
     def commit(self) -> None:
         """Move the finished output to its place."""
@@ -184,6 +184,7 @@ def create_volume(
     dtype: npt.DTypeLike,
     channels: int | None,
     voxel_size_nm: VoxelSize | None,
+    content: Content | None = None,
     chunks: tuple[int, int, int] | None = None,
     overwrite: bool = False,
 ) -> WritableVolume:
@@ -191,7 +192,7 @@ def create_volume(
 
     A file or store holds the one volume: none is added to an existing file, and `overwrite` replaces a
     file only if it holds nothing else. HDF5 and Zarr are compressed in `chunks` (z, y, x); TIFF is not.
-    Zarr is OME-NGFF with the level `0` in the group.
+    Zarr is OME-NGFF with the level `0` in the group. `content` says in the file what the values are.
 
     Raises:
         OutputError: the target exists, or shape, data type, suffix or folder are not possible.
@@ -199,6 +200,11 @@ def create_volume(
     path, dataset = split_location(str(location))
     data_type = np.dtype(dtype)
     _check_request(path, dataset=dataset, dtype=data_type, chunks=chunks)
+    if content is not None and declared_content(content, dtype=data_type) is None:
+        raise OutputError(
+            f"{path}: content {content!r} is not possible in {data_type}, give 'probability' for uint8 or floats, or "
+            "'label' for whole numbers or bool."
+        )
     _check_numbers(path, shape=shape, channels=channels, chunks=chunks, voxel_size_nm=voxel_size_nm)
     kind = FORMAT_OF_SUFFIX[path.suffix.lower()]
     if kind == "hdf5" and dataset is None:
@@ -214,6 +220,7 @@ def create_volume(
             shape=shape if channels is None else (channels, *shape),
             dtype=data_type,
             voxel_size_nm=voxel_size_nm,
+            content=content,
             chunks=edges if channels is None else (1, *edges),
         )
     except BaseException as error:

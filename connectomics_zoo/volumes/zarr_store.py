@@ -17,6 +17,7 @@ from connectomics_zoo.errors import MissingPackageError
 from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.location import dataset_error
 from connectomics_zoo.volumes.metadata import (
+    Content,
     VoxelSize,
     axes_from_attributes,
     axes_from_multiscales,
@@ -59,6 +60,7 @@ class ZarrArray:
             or axes_from_attributes(attributes, rank=rank)
             or default_axes(rank)
         )
+        self.content: object = attributes.get("content")
         self.voxel_size_nm: VoxelSize | None = None
         if self.axes is not None:
             scaled = voxel_size_from_multiscales(entry, level=level, axes=self.axes) if entry is not None else None
@@ -153,6 +155,7 @@ class ZarrSink:
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         voxel_size_nm: VoxelSize | None,
+        content: Content | None,
         chunks: tuple[int, ...],
     ) -> None:
         attributes = _multiscales_attributes(rank=len(shape), voxel_size_nm=voxel_size_nm)
@@ -183,6 +186,8 @@ class ZarrSink:
                 fill_value=0,
                 dimension_separator="/",
             )
+        if content is not None:
+            self._array.attrs["content"] = content
 
     def write(self, index: tuple[slice, ...], block: npt.NDArray[Any]) -> None:
         """Write `block` at `index`."""
