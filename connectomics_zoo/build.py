@@ -31,11 +31,12 @@ class InputGuard:
         self.axes = spec.input.axes
         self.rule = spec.input.size
 
-    def __call__(self, network: nn.Module, args: tuple[Any, ...]) -> None:
-        """Check the first positional argument, a tensor (B, C, Z, Y, X)."""
-        if not args:
-            return  # passed by keyword: torch's own error or result stands
-        shape = tuple(args[0].shape)
+    def __call__(self, network: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        """Check the first argument, a tensor (B, C, Z, Y, X), however it was passed."""
+        given = (*args, *keywords.values())
+        if not given:
+            return  # torch's own error names the argument that is missing
+        shape = tuple(given[0].shape)
         if len(shape) != 2 + len(self.axes):
             layout = "(B, C, " + ", ".join(self.axes.upper()) + ")"
             raise InputSizeError(f"{self.name} takes a tensor {layout} and got one of shape {shape}, reshape it.")
@@ -66,7 +67,7 @@ def build(spec: ModelSpec, *, deep_supervision: bool) -> nn.Module:
         out_channels=spec.outputs[0].channels,
         deep_supervision=deep_supervision,
     )
-    network.register_forward_pre_hook(InputGuard(spec))
+    network.register_forward_pre_hook(InputGuard(spec), with_kwargs=True)
     return network
 
 

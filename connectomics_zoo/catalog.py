@@ -58,7 +58,8 @@ def catalogs() -> tuple[Catalog, ...]:
         entry = Catalog(point.name, point.value, Path(next(iter(module.submodule_search_locations))))
         if found.setdefault(point.name, entry) != entry:
             raise SpecError(
-                f"two catalogues are called {point.name!r} ({found[point.name].package} and {point.value}), uninstall one."
+                f"two catalogues are called {point.name!r} ({found[point.name].package} and {point.value}), "
+                "uninstall one."
             )
     return tuple(sorted(found.values(), key=lambda item: (item.name != "zoo", item.name)))
 

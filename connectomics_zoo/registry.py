@@ -60,7 +60,8 @@ def parse_reference(text: str | Path) -> Reference:
     match = _REFERENCE.match(text)
     if match is None:
         raise UnknownNameError(
-            f"{text!r} is no reference, write name, name@1.0.0, name.tag, catalog:name, a path to a YAML file or a run folder."
+            f"{text!r} is no reference, write name, name@1.0.0, name.tag, catalog:name, a path to a YAML file or a "
+            "run folder."
         )
     known = {entry.name for entry in catalog.entries("models")}
     if path.is_dir():

@@ -168,10 +168,12 @@ def transfer(
     adapted: dict[str, tuple[Tensor, str]] = {}
     fresh = set(missing & roles.scales)
     unfit: list[str] = []
+    learned = {name for name, _ in network.named_parameters()}
     for key in changed:
         old, new = weights[key], state[key]
         channels = spec.input.channels if key in roles.stem else None
-        adaptation = _adapt(old, new, input_channels=channels, resample_kernels=resample_kernels)
+        # A buffer is no learned kernel: interpolated, RSUNet's fixed upsampling would no longer sum to one.
+        adaptation = _adapt(old, new, input_channels=channels, resample_kernels=resample_kernels and key in learned)
         if adaptation is not None:
             adapted[key] = adaptation
         elif key in roles.head and _one_axis(old, new) is not None:

@@ -86,16 +86,22 @@ def test_a_step_beyond_the_largest_size_leaves_one_legal_size() -> None:
     spec = tiny()
     fixed = spec.model_copy(update={"input": spec.input.model_copy(update={"size": rule})})
     with pytest.raises(InputSizeError, match=r"legal are 32, 48 \+ n\*16, 64 voxels .*: resize it to \(32, 64, 64\)"):
-        InputGuard(fixed)(nn.Identity(), (torch.zeros(1, 1, 96, 64, 64),))
+        InputGuard(fixed)(nn.Identity(), (torch.zeros(1, 1, 96, 64, 64),), {})
 
 
 def test_guard_refuses_other_ranks_and_channels_with_what_to_do() -> None:
     guard = InputGuard(tiny(spatial_dims=2))
     with pytest.raises(InputSizeError, match=r"takes a tensor \(B, C, Y, X\) and got one of shape \(1, 1, 1, 32, 32\)"):
-        guard(nn.Identity(), (torch.zeros(1, 1, 1, 32, 32),))
+        guard(nn.Identity(), (torch.zeros(1, 1, 1, 32, 32),), {})
     with pytest.raises(InputSizeError, match=r"takes 1 input channel\(s\) and got 3 .* load it with in_channels=3"):
-        guard(nn.Identity(), (torch.zeros(1, 3, 32, 32),))
-    guard(nn.Identity(), (torch.zeros(1, 1, 32, 32),))
+        guard(nn.Identity(), (torch.zeros(1, 3, 32, 32),), {})
+    guard(nn.Identity(), (torch.zeros(1, 1, 32, 32),), {})
+
+
+def test_the_guard_sees_an_input_that_is_passed_by_keyword() -> None:
+    network = build_meta(tiny(), deep_supervision=False)
+    with pytest.raises(InputSizeError, match=r"does not accept the spatial size \(17, 32, 32\)"):
+        network(x=torch.empty(1, 1, 17, 32, 32, device="meta"))
 
 
 # Counting

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import click
 import h5py
+import numpy as np
 import pytest
+import tifffile
 
 from connectomics_zoo.cli import list as list_verb
 from connectomics_zoo.cli.main import VERBS
@@ -36,6 +38,7 @@ MISTAKES = [
     (["show", "mednext-S@9.9.9"], "has no version '9.9.9'"),
     (["show", "none.yaml"], "'none.yaml' does not exist, give a YAML file"),
     (["show", "mednext-S", "arch.kernal_size=5"], "unknown key arch.kernal_size .*did you mean 'kernel_size'"),
+    (["show", "mednext-S", "training.patch_size=16,32,32"], r"patch_size: must be a list, write \[16, 32, 32\]"),
     (["show", "mednext-S", "fast"], "'fast' is no override, write key=value"),
     (["show", "mito", "decode.treshold=0.3"], "mito: decode.treshold: unknown key, did you mean 'threshold'"),
     (["show", "mednext-S", "--kind", "task"], "unknown task 'mednext-S'"),
@@ -48,6 +51,8 @@ MISTAKES = [
     (["new", "1x", "--from", "mednext-S"], "'1x' is no legal name for a model"),
     (["new", "x", "--from", "mednext-S", "arch.kernel_size=4"], "kernel_size 4 is even"),
     (["new", "x", "--from", "mednext-S", "--output", "none"], "none: there is no such folder, make it first"),
+    (["schema"], r"Missing argument KIND: give model, task, experiment\.$"),
+    (["completion"], r"Missing argument SHELL: give bash, zsh, fish\.$"),
     (["completion", "csh"], "'csh' is not one of 'bash', 'zsh', 'fish'"),
     (["phantom", "x.h5", "--shape", "8,8"], "'8,8' is not three whole numbers"),
     (["phantom", "x.h5", "--shape", "8,8,1.5"], "is not three whole numbers"),
@@ -55,6 +60,7 @@ MISTAKES = [
     (["phantom", "x.h5", "--shape", "1,1,1"], "a phantom of shape .* is too small"),
     (["phantom", "x.h5", "--shape", "99999,99999,99999"], "at most .* are made, give a smaller shape"),
     (["phantom", "x.h5", "--voxel-size", "nan,1,1"], "voxel_size_nm .* would show no cells"),
+    (["phantom", "v2", "--shape", "8,16,16"], "v2: a phantom is an HDF5 file"),
     (["phantom", "none/x.h5", "--shape", "8,16,16"], "none"),
 ]
 
@@ -260,6 +266,16 @@ def test_a_phantom_is_written_once(run_zoo, tmp_path):
     with h5py.File(path) as file:
         assert (file["raw"][:] != first).any()
     assert [item.name for item in Path(tmp_path).iterdir()] == ["p.h5"]
+
+
+def test_a_damaged_tiff_is_one_sentence(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((5, 32, 32), np.uint8), photometric="minisblack")
+    path.write_bytes(path.read_bytes()[:280])  # tifffile logs what it misses, and goes on
+    run = subprocess.run([sys.executable, "-c", MAIN, "evaluate", path, path], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stderr.startswith(f"zoo: {path}: ")
+    assert run.stderr.count("\n") == 1
 
 
 def test_a_stream_without_unicode_gets_the_table_with_replacements():

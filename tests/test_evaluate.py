@@ -190,6 +190,44 @@ def test_the_foreground_of_a_truth_with_objects_is_every_object(pair):
     assert evaluate(*probabilities, threshold=0.5).scores["dice"] == 1
 
 
+def declared(path, array, content):
+    """Write a prediction that says what it holds."""
+    with h5py.File(path, "w") as file:
+        file["main"] = array
+        file["main"].attrs["content"] = content
+    return f"{path}:main"
+
+
+def test_declared_probabilities_are_cut_at_one_half_whatever_the_truth_holds(tmp_path):
+    truth = objects(0)
+    probabilities = np.where(truth > 0, 128 + truth, truth % 100).astype(np.uint8)
+    true = save(tmp_path / "truth.h5", truth)
+    found = declared(tmp_path / "found.h5", probabilities, "probability")
+    for kind in (None, "semantic"):
+        report = evaluate(found, true, kind=kind)
+        assert report.scores["dice"] == 1
+        assert (report.kind, report.classes) == ("semantic", {})
+        assert report.read_as == "probabilities in uint8, as the file says, foreground above 127.5 of 255"
+    assert evaluate(found, true, threshold=0.9).scores["dice"] == 0
+    assert evaluate(found, true, kind="instances").read_as == "objects, one for each label"
+    faint = declared(tmp_path / "faint.h5", (truth > 0).astype(np.uint8), "probability")
+    assert evaluate(faint, true).scores["dice"] == 0
+    floats = declared(tmp_path / "floats.h5", (truth > 0) * 0.6, "probability")
+    assert evaluate(floats, true).read_as == "probabilities, as the file says, foreground above 0.5"
+
+
+def test_declared_labels_are_no_probabilities(tmp_path):
+    true = save(tmp_path / "truth.h5", TRUTH)
+    found = declared(tmp_path / "found.h5", TRUTH * 3, "label")
+    report = evaluate(found, true)
+    assert report.scores["dice"] == 1
+    assert report.read_as == "labels, as the file says, foreground above 0"
+    assert evaluate(found, true, threshold=0.5).scores["true_positive"] == 0
+    many = declared(tmp_path / "many.h5", MANY.astype(np.uint8), "label")
+    with pytest.raises(VolumeError, match="can be classes or objects: give --kind semantic or --kind instances"):
+        evaluate(many, save(tmp_path / "objects.h5", MANY))
+
+
 def test_both_empty_is_perfect_and_one_empty_is_zero(pair):
     empty = np.zeros_like(TRUTH)
     assert overlap(evaluate(*pair(empty, empty))) == [1, 1, 1, 1]

@@ -15,7 +15,8 @@ from connectomics_zoo import catalog
 from connectomics_zoo.json_schema import findings
 from connectomics_zoo.reading import read_yaml
 from connectomics_zoo.registry import get_experiment, get_spec, get_task
-from connectomics_zoo.training.resolve import resolve_run
+from connectomics_zoo.schema.experiment import DataSpec
+from connectomics_zoo.training.resolve import resolve_run, warn_of_overlap
 
 TASKS = sorted(entry.name for entry in catalog.entries("tasks"))
 EXPERIMENTS = sorted(entry.name for entry in catalog.entries("experiments"))
@@ -86,6 +87,17 @@ def test_the_custom_experiment_opens_the_network(tmp_path):
     assert run.model.outputs[0].channels == 1
     without = changes | {"data": {"train": volumes, "validation": []}}
     assert resolve_run("mednext-custom", without).data.validation == ()
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "warned"),
+    [({}, {}, True), ({"z": [0, 13]}, {"z": [13, 16]}, False), ({"z": [0, 13]}, {"z": [12, 16]}, True)],
+)
+def test_validation_where_it_is_trained_is_warned_of(caplog, train, validation, warned):
+    pair = {"image": "a.h5:raw", "label": "a.h5:mito"}
+    data = DataSpec.model_validate({"train": {**pair, "region": train}, "validation": {**pair, "region": validation}})
+    warn_of_overlap(data)
+    assert ("a.h5:raw is validated on where it is trained on" in caplog.text) == warned
 
 
 @pytest.mark.parametrize(("name", "folder"), [("fib25-boundary", "fib25"), ("vnc-mito", "vnc")])

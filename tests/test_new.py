@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from connectomics_zoo import build, catalog, new
+from connectomics_zoo import build, catalog
 from connectomics_zoo.errors import OutputError, SpecError, UnknownNameError
 from connectomics_zoo.new import new_spec, spec_file, spec_text, write_spec
 from connectomics_zoo.overrides import parse_overrides

@@ -123,6 +123,21 @@ def test_volumes_are_drawn_at_evenly_spaced_sections_of_the_region(tmp_path, mon
         assert given["voxel_size_nm"] == pytest.approx((50, 4.6, 4.6))
 
 
+def test_a_picture_reads_a_prediction_as_the_file_says(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(picture, "draw_comparison", lambda path, **given: calls.append(given["prediction"]))
+    objects = np.arange(RAW.size).reshape(SHAPE) % 50
+    for content, truth in (("probability", objects), ("label", TRUTH)):
+        folder = tmp_path / content
+        folder.mkdir()
+        found = write(folder / "found.h5", RAW)
+        with h5py.File(found.split(":")[0], "a") as file:
+            file["main"].attrs["content"] = content
+        image, true = write(folder / "image.h5", RAW), write(folder / "truth.h5", truth)
+        draw_volumes(folder / "x.png", image=image, truth=true, prediction=found)
+    assert [array.dtype.kind for array in calls] == ["f", "u"]
+
+
 def test_a_picture_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(b"old")
 

@@ -382,6 +382,37 @@ def test_the_command_says_what_it_wrote_and_logs_plain_lines(run, tmp_path, monk
     assert "predict: 100 % of 32768 voxels" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["out.h5", "out.tif", "out.zarr"])
+@pytest.mark.parametrize(
+    ("options", "read_as"),
+    [
+        ([], "probabilities in uint8, as the file says, foreground above 127.5 of 255"),
+        (["--dtype", "float16"], "probabilities, as the file says, foreground above 0.5"),
+        (["--output", "label"], "labels, as the file says, foreground above 0"),
+    ],
+)
+def test_a_prediction_is_evaluated_against_objects_without_an_option(run, tmp_path, run_zoo, name, options, read_as):
+    image = write(tmp_path / "image.h5", grey((16, 32, 32)))
+    objects = np.arange(16 * 32 * 32).reshape(16, 32, 32) // 1024 % 7
+    truth = write(tmp_path / "truth.h5", objects.astype(np.uint16))
+    code, _, err = run_zoo("predict", run, image, tmp_path / name, *options)
+    assert code == 0, err
+    code, out, err = run_zoo("evaluate", tmp_path / name, truth, "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert (report["kind"], report["read_as"]) == ("semantic", read_as)
+    found = read_all(tmp_path / name)
+    above = found > {"uint8": 127, "float16": 0.5}[str(found.dtype)] if options[:1] != ["--output"] else found > 0
+    assert report["scores"]["true_positive"] == (above & (objects > 0)).sum()
+
+
+def test_values_without_activation_are_not_called_probabilities(tmp_path):
+    folder = make_run(tmp_path / "run", task=channels_task("none"))
+    image = write(tmp_path / "image.h5", grey((16, 32, 32)))
+    predict(folder, image, tmp_path / "out.h5", dtype="float32")
+    assert open_volume(tmp_path / "out.h5").content is None
+
+
 def test_the_command_refuses_a_window_that_is_no_numbers(run, tmp_path):
     result = invoke(run, tmp_path / "image.h5", tmp_path / "out.h5", "--window", "big")
     assert isinstance(result.exception, InputSizeError)

@@ -292,7 +292,7 @@ def test_without_a_norm_the_activation_leaves_the_input_and_the_skips_as_they_ar
         (TINY | {"kernel_sizes": [[3, 3, 3]] * 2}, "kernel_sizes has 2 entries and a network of 3 levels needs 3"),
         (TINY | {"strides": [[1, 1, 1]] * 2}, "strides are all 1, a U-Net needs a coarser level"),
         (TINY | {"head_kernel_size": [1, 4, 5]}, "head_kernel_size[1]: 4 is even, a kernel needs a centre"),
-        (levels([8192] * 4, stride=ANISO), "asks for about 5.1e+10 parameters, at most 1e+10 are allowed"),
+        (levels([8192] * 4, stride=ANISO), "asks for about 5.1e+10 parameters, at most 1e+09 are allowed"),
         (TINY | {"norm": "layer"}, "norm: Input should be 'batch', 'group', 'instance' or 'none'"),
     ],
 )

@@ -45,6 +45,27 @@ def test_an_unknown_voxel_size_stays_unknown(tmp_path, name):
     assert open_volume(write(f"{tmp_path}/{name}", example(3, 4, 5))).voxel_size_nm is None
 
 
+@pytest.mark.parametrize("name", ["a.h5", "a.tif", "a.zarr", "a.zarr:group"])
+@pytest.mark.parametrize(
+    ("content", "dtype"),
+    [("probability", "uint8"), ("probability", "float16"), ("label", "uint8"), ("label", "bool"), (None, "uint8")],
+)
+def test_a_volume_says_what_it_holds(tmp_path, name, content, dtype):
+    array = example(3, 4, 5, dtype=dtype)
+    with open_volume(write(f"{tmp_path}/{name}", array, content=content, voxel_size_nm=VOXEL_SIZE_NM)) as volume:
+        assert volume.content == content
+        assert volume.voxel_size_nm == pytest.approx(VOXEL_SIZE_NM)
+        np.testing.assert_array_equal(volume.read(ALL), array)
+
+
+@pytest.mark.parametrize("content", ["anything", "label", 7, [1.0, 2.0]])
+def test_a_content_that_is_unknown_or_impossible_stays_unknown(tmp_path, content):
+    h5(tmp_path / "a.h5", main=example(3, 4, 5, dtype="float32"))
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["main"].attrs["content"] = content
+    assert open_volume(tmp_path / "a.h5").content is None
+
+
 @pytest.mark.parametrize("name", ["a.h5", "a.tif", "a.zarr"])
 def test_blocks_may_be_written_in_any_order(tmp_path, name):
     array = example(2, 9, 10, 11, dtype="float32")

@@ -350,3 +350,12 @@ def test_another_width_is_refused_and_the_network_is_unchanged() -> None:
     ):
         transfer(network, state_of(tiny({"base_channels": 4})), spec=spec, source="other", resample_kernels=True)
     assert_same(copy_of(network), before)
+
+
+def test_fixed_upsampling_weights_are_never_interpolated():
+    kernels = {"channels": [2, 4], "kernel_sizes": [[3, 3, 3]] * 2}
+    flat = resolve_model("rsunet", arch={**kernels, "strides": [[1, 2, 2]]})
+    cubic = resolve_model("rsunet", arch={**kernels, "strides": [[2, 2, 2]]})
+    source = build(flat, deep_supervision=True).state_dict()
+    with pytest.raises(WeightsError, match=r"1 of another shape or type \(up_blocks\.0\.up\.weight"):
+        transfer(build(cubic, deep_supervision=True), source, spec=cubic, source="flat", resample_kernels=True)

@@ -87,6 +87,15 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
+def _sentence(error: click.ClickException) -> str:
+    """Return what click says, but the choices for a missing argument in one line."""
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        kind = error.param.type
+        if isinstance(kind, click.Choice):
+            return f"Missing argument {error.param.human_readable_name}: give {', '.join(kind.choices)}."
+    return error.format_message()
+
+
 def main() -> None:
     """Run the command line; every user error becomes one sentence on stderr (a traceback under ZOO_DEBUG=1)."""
     for stream in (sys.stdout, sys.stderr):
@@ -101,7 +110,7 @@ def main() -> None:
         click.echo("zoo: stopped.", err=True)
         sys.exit(130)
     except click.ClickException as error:
-        click.echo(f"zoo: {error.format_message()}", err=True)
+        click.echo(f"zoo: {_sentence(error)}", err=True)
         sys.exit(2)
     except ZooError as error:
         if os.environ.get("ZOO_DEBUG") == "1":

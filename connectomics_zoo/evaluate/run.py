@@ -223,8 +223,8 @@ def _interpret(
     if kind is None and threshold is None and several and is_bytes:
         raise VolumeError(
             f"{predicted.location}: holds uint8 up to {highest} against a truth with more than two labels, which can "
-            + ("be classes or objects: give " if is_label else "be probabilities, classes or objects: give --threshold 0.5, ")
-            + "--kind semantic or --kind instances."
+            f"be {'' if is_label else 'probabilities, '}classes or objects: give "
+            f"{'' if is_label else '--threshold 0.5, '}--kind semantic or --kind instances."
         )
     if kind == "instances" or (kind is None and threshold is None and several):
         return _Reading("instances", "objects, one for each label", None)

@@ -17,8 +17,8 @@ from connectomics_zoo.schema.base import Node
 if TYPE_CHECKING:
     from torch import nn
 
-MAX_PARAMETERS = 10**10
-"""The largest network that a spec may ask for."""
+MAX_PARAMETERS = 10**9
+"""The largest network that a spec may ask for: 4 GB of weights in float32."""
 
 
 def refuse_too_many(parameters: int) -> None:

@@ -37,7 +37,7 @@ class TrainingSpec(Node):
     foreground_probability: Annotated[float, Field(ge=0, le=1)] = 0.66
     """Fraction of the patches that are centred on a foreground voxel."""
     augmentation: Literal["none", "flips", "full"] = "full"
-    """`flips`: flips and those 90-degree rotations that keep the voxel size; `full`: these and gain, offset and noise."""
+    """`flips`: flips and those 90-degree rotations that keep the voxel size; `full`: these, gain, offset and noise."""
     workers: Annotated[int, Field(ge=0, le=256)] = 0
     """Processes that read and augment patches; 0 does it in the training process."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0

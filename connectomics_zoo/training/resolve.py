@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import math
 import platform
 from collections.abc import Mapping
@@ -31,6 +33,8 @@ from connectomics_zoo.schema.training import TrainingSpec
 from connectomics_zoo.targets import is_continuous, make_targets
 from connectomics_zoo.training.data import network_box
 from connectomics_zoo.volumes import Volume, check_pair, open_volume
+
+_log = logging.getLogger(__name__)
 
 REQUIRED = "???"
 """Stands in an experiment for what the user must give."""
@@ -86,7 +90,7 @@ def _base_document(ref: str | Path) -> dict[str, Any]:
     if path.suffix in (".yaml", ".yml") and path.is_file() and "builder" not in read_yaml(path):
         return get_experiment(path).model_dump(mode="json", exclude_unset=True)
     experiments = {entry.name for entry in catalog.entries("experiments")}
-    if str(ref) in experiments:
+    if str(ref).rpartition(":")[2] in experiments:
         return get_experiment(ref).model_dump(mode="json", exclude_unset=True)
     reference = parse_reference(ref)
     known = experiments | {entry.name for entry in catalog.entries("models")}
@@ -181,6 +185,25 @@ def inspect_volumes(data: DataSpec, *, task: TaskSpec) -> tuple[int, tuple[float
             f"the images have the voxel sizes {sorted(voxel_sizes)} nm, all must have the same: resample them."
         )
     return channels.pop(), voxel_sizes.pop() if voxel_sizes else None
+
+
+def warn_of_overlap(data: DataSpec) -> None:
+    """Log which volumes are validated on where they are trained on: their score says nothing about new data."""
+    for train, validation in itertools.product(data.train, data.validation):
+        apart = any(
+            first is not None and second is not None and (first[1] <= second[0] or second[1] <= first[0])
+            for first, second in (
+                (train.region.z, validation.region.z),
+                (train.region.y, validation.region.y),
+                (train.region.x, validation.region.x),
+            )
+        )
+        if train.image == validation.image and not apart:
+            _log.warning(
+                "%s is validated on where it is trained on, so its score says nothing about new data: give regions "
+                "that do not overlap, as data.train.region.z=[0, 13] data.validation.region.z=[13, 16]",
+                validation.image,
+            )
 
 
 def _region_box(pair: VolumePair, image: Volume) -> tuple[slice, slice, slice]:

@@ -288,9 +288,7 @@ class TiffSink:
             photometric="minisblack",
             metadata={
                 "axes": axes,
-                **(_ome_header if is_ome else _json_header)(
-                    dtype=dtype, voxel_size_nm=voxel_size_nm, content=content
-                ),
+                **(_ome_header if is_ome else _json_header)(dtype=dtype, voxel_size_nm=voxel_size_nm, content=content),
             },
         )
         if hasattr(os, "posix_fallocate"):
@@ -309,18 +307,14 @@ class TiffSink:
         del self._array
 
 
-def _ome_header(
-    *, dtype: np.dtype[Any], voxel_size_nm: VoxelSize | None, content: Content | None
-) -> dict[str, Any]:
+def _ome_header(*, dtype: np.dtype[Any], voxel_size_nm: VoxelSize | None, content: Content | None) -> dict[str, Any]:
     header: dict[str, Any] = {} if content is None else {"Description": content_description(content)}
     for axis, length in zip("ZYX", voxel_size_nm or (), strict=False):
         header |= {f"PhysicalSize{axis}": length, f"PhysicalSize{axis}Unit": "nm"}
     return header
 
 
-def _json_header(
-    *, dtype: np.dtype[Any], voxel_size_nm: VoxelSize | None, content: Content | None
-) -> dict[str, Any]:
+def _json_header(*, dtype: np.dtype[Any], voxel_size_nm: VoxelSize | None, content: Content | None) -> dict[str, Any]:
     # TIFF packs booleans into bits, which no map can write, so they are bytes that say what they are.
     header: dict[str, Any] = {"dtype": dtype.name} if content is None else {"dtype": dtype.name, "content": content}
     return header if voxel_size_nm is None else {**header, "voxel_size_nm": list(voxel_size_nm)}

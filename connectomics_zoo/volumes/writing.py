@@ -54,7 +54,9 @@ class PartialOutput:
 
     def _refuse_existing(self) -> None:
         if os.path.lexists(self.target) and not self._overwrite:
-            raise OutputError(f"{self.target}: exists already, choose another name or overwrite it (--overwrite, overwrite=True).")
+            raise OutputError(
+                f"{self.target}: exists already, choose another name or overwrite it (--overwrite, overwrite=True)."
+            )
 
     def commit(self) -> None:
         """Move the finished output to its place."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from connectomics_zoo.reading import MAX_EDGE
+from connectomics_zoo.schema.base import MAX_EDGE
 from connectomics_zoo.schema.builder import BuilderConfig, Interface, OutputGeometry, refuse_too_many
 from zoo.builders._shared import Groups, Norm, Probability, check_groups, monai_norm, weights
 
