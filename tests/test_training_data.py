@@ -18,6 +18,7 @@ from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.schema.experiment import Region
 from connectomics_zoo.training.augment import augment, rotation_planes
 from connectomics_zoo.training.data import PairReader, TrainingPatches, ValidationPatches, grid_boxes, network_box
+from connectomics_zoo.training.resolve import warn_of_padding
 
 
 def data_of(path, *, part="train", region=None, **fields):
@@ -112,6 +113,16 @@ def test_a_volume_smaller_than_the_patch_is_reflected(tmp_path, shape):
     assert set(np.unique(inside.round())) <= set(np.unique(raw))
     if shape[0] == 5:
         assert (patch.image[0, 5:9] == patch.image[0, :4].flip(0)).all()
+
+
+@pytest.mark.parametrize(("shape", "warned"), [((16, 32, 32), False), ((15, 32, 40), True)])
+def test_a_volume_smaller_than_the_patch_is_warned_of(tmp_path, caplog, shape, warned):
+    path = write_volume(tmp_path / "v.h5", shape=shape)
+    warn_of_padding(make_run(data_of(path)))
+    expected = (
+        f"{path}:raw has 15 x 32 x 40 network voxels and the patch 16 x 32 x 32: the missing ones are reflections"
+    )
+    assert (expected in caplog.text) == warned
 
 
 def test_training_never_reads_beyond_its_region_however_thin(tmp_path):

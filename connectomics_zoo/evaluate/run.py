@@ -216,7 +216,12 @@ def _interpret(
             f"{predicted.location}: holds {predicted.dtype} up to {highest}, and a threshold is for probabilities "
             "(floats, or uint8 with 255 for 1) or a mask: leave it out."
         )
-    if predicted.content == "probability" and kind != "instances":
+    if predicted.content == "probability":
+        if kind == "instances":
+            raise VolumeError(
+                f"{predicted.location}: holds probabilities, as the file says, and instances are labels: segment it "
+                "first, or score the foreground with kind 'semantic'."
+            )
         return _bytes_above(DEFAULT_THRESHOLD if threshold is None else threshold, source=", as the file says")
     is_label = predicted.content == "label" and threshold is None
     several = min(len(np.unique(table.prediction)), len(np.unique(table.truth))) > 2

@@ -31,7 +31,7 @@ from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.training import TrainingSpec
 from connectomics_zoo.targets import is_continuous, make_targets
-from connectomics_zoo.training.data import network_box
+from connectomics_zoo.training.data import PairReader, network_box
 from connectomics_zoo.volumes import Volume, check_pair, open_volume
 
 _log = logging.getLogger(__name__)
@@ -203,6 +203,21 @@ def warn_of_overlap(data: DataSpec) -> None:
                 "%s is validated on where it is trained on, so its score says nothing about new data: give regions "
                 "that do not overlap, as data.train.region.z=[0, 13] data.validation.region.z=[13, 16]",
                 validation.image,
+            )
+
+
+def warn_of_padding(run: RunSpec) -> None:
+    """Log which training volumes are smaller than a patch: what they lack is a reflection of themselves."""
+    for pair in run.data.train:
+        box = PairReader(pair, run.data).box
+        lengths = tuple(last - first for first, last in box)
+        if any(length < edge for length, edge in zip(lengths, run.training.patch_size, strict=True)):
+            _log.warning(
+                "%s has %s network voxels and the patch %s: the missing ones are reflections, a smaller "
+                "training.patch_size needs none",
+                pair.image,
+                " x ".join(map(str, lengths)),
+                " x ".join(map(str, run.training.patch_size)),
             )
 
 

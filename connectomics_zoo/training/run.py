@@ -36,7 +36,7 @@ from connectomics_zoo.training.callbacks import CHECKPOINT_FILE, KeepCheckpoint,
 from connectomics_zoo.training.curve import draw_curve, keep_log
 from connectomics_zoo.training.data import TrainingPatches, ValidationPatches
 from connectomics_zoo.training.module import SegmentationModule
-from connectomics_zoo.training.resolve import continue_run, resolve_run, warn_of_overlap
+from connectomics_zoo.training.resolve import continue_run, resolve_run, warn_of_overlap, warn_of_padding
 
 LOGS = "logs"
 """Name of the folder of CSV and TensorBoard logs in a run folder."""
@@ -93,6 +93,7 @@ def train(
         raise OutputError(f"a resumed run goes on in its own folder {ref}, leave out the output {output}.")
     run = continue_run(ref, overrides or {}) if resume else resolve_run(ref, overrides or {})
     warn_of_overlap(run.data)
+    warn_of_padding(run)
     L.seed_everything(run.training.seed, workers=True, verbose=False)
     network = build(run.model, deep_supervision=len(run.model.outputs) > 1)
     if run.model.expect is None:
