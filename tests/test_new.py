@@ -74,7 +74,7 @@ def test_an_illegal_name_is_refused(name):
         ({"arch": {"kernal_size": 5}}, UnknownNameError, "unknown key arch.kernal_size .*'kernel_size'"),
         ({"arch": {"base_channels": 0}}, SpecError, "base_channels: Input should be greater than or equal to 1"),
         ({"version": "2.0.0"}, SpecError, "version is fixed in mednext-S"),
-        ({"arch": {"base_channels": 1024, "expansion_ratios": 64}}, SpecError, "parameters, at most 1e.10 are allowed"),
+        ({"arch": {"base_channels": 1024, "expansion_ratios": 64}}, SpecError, "parameters, at most 1e.09 are allowed"),
     ],
 )
 def test_a_wrong_change_is_refused_before_anything_is_built(monkeypatch, changes, error, message):

@@ -127,9 +127,10 @@ def test_the_same_seed_gives_the_same_weights(finished, tmp_path):
 
 def test_a_stopped_run_is_resumed_from_its_step_with_its_optimizer(volume, tmp_path):
     changes = request(volume, max_steps=6)
+    handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match="run: stopped after 3 steps, go on with --resume"):
         train("mednext-S", changes, output=tmp_path / "run", device="cpu", progress=stop_at(3))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
     stopped = checkpoint(tmp_path / "run")
     assert stopped["global_step"] == 3
     assert not (tmp_path / "run" / "metrics.json").exists()
