@@ -19,7 +19,7 @@ ENGINE = Path(connectomics_zoo.__file__).parent
 CATALOG = Path(zoo.__file__).parent
 
 LAYERS = (
-    {"errors", "reading", "catalog"},
+    {"errors", "reading", "catalog", "fastpath"},
     {"schema"},
     {"registry", "overrides", "listing", "where", "compare", "find", "lock", "json_schema"},
     {
