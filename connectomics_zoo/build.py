@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from connectomics_zoo.errors import InputSizeError
@@ -54,19 +57,63 @@ class InputGuard:
             )
 
 
-def build(spec: ModelSpec, *, deep_supervision: bool) -> nn.Module:
-    """Return the freshly initialised network of `spec`, in training mode on the default device.
+_FILLS: frozenset[Callable[..., Any]] = frozenset(
+    {
+        # Of torch.nn.init, those that a mode sees; the others come down to methods of the tensor.
+        nn.init.constant_,
+        nn.init.kaiming_uniform_,
+        nn.init.normal_,
+        nn.init.uniform_,
+        Tensor.fill_,
+        Tensor.normal_,
+        Tensor.uniform_,
+        Tensor.zero_,
+        # A truncated normal distribution is made from a uniform one in these steps.
+        Tensor.add_,
+        Tensor.clamp_,
+        Tensor.erfinv_,
+        Tensor.mul_,
+    }
+)
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Within it, filling a parameter does nothing, which is most of the time that building takes.
+
+    Everything else is computed as ever, buffers too. It holds for this thread alone, so that a network which another
+    thread builds at the same time is initialised.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _FILLS:
+            filled = args[0] if args else kwargs.get("tensor")
+            if isinstance(filled, nn.Parameter):
+                return filled
+        return func(*args, **kwargs)
+
+
+def build(spec: ModelSpec, *, deep_supervision: bool, initialise: bool = True) -> nn.Module:
+    """Return the network of `spec`, in training mode on the default device.
 
     Args:
         spec: a complete spec.
         deep_supervision: give it the heads at all scales.
+        initialise: fill the parameters; without, they hold what the memory held, for a caller who overwrites them all.
     """
-    network = builder_module(spec.builder).build(
-        spec.arch,
-        in_channels=spec.input.channels,
-        out_channels=spec.outputs[0].channels,
-        deep_supervision=deep_supervision,
-    )
+    with nullcontext() if initialise else _NoInitialisation():
+        network = builder_module(spec.builder).build(
+            spec.arch,
+            in_channels=spec.input.channels,
+            out_channels=spec.outputs[0].channels,
+            deep_supervision=deep_supervision,
+        )
     network.register_forward_pre_hook(InputGuard(spec), with_kwargs=True)
     return network
 

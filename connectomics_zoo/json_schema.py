@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import inspect
 import json
+import sys
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import jsonschema
@@ -18,6 +22,7 @@ from connectomics_zoo.schema.builder import builder_module
 from connectomics_zoo.schema.experiment import ExperimentSpec
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import TaskSpec
+from connectomics_zoo.schema.training import TrainingSpec
 
 Kind = Literal["model", "task", "experiment"]
 
@@ -31,11 +36,53 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _MAX_MESSAGE = 200
 
 
-class _Untitled(GenerateJsonSchema):
-    """Without a title on every field, which would only repeat its name."""
+class _Described(GenerateJsonSchema):
+    """With the docstrings under the fields, and without a title on every field, which would only repeat its name."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
+
+    def model_schema(self, schema: Any) -> dict[str, Any]:
+        result = super().model_schema(schema)
+        _describe_fields(result, schema["cls"])
+        return result
+
+
+def _describe_fields(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    docstrings = _field_docstrings(model)
+    for name, field in schema.get("properties", {}).items():
+        if name in docstrings:
+            field["description"] = docstrings[name]
+
+
+def _field_docstrings(model: type[BaseModel]) -> dict[str, str]:
+    """Return the docstrings under the fields of `model`, from its source and those of its base classes.
+
+    Pydantic's `use_attribute_docstrings` reads the sources whenever the types are imported, too slow for `zoo show`.
+    """
+    found: dict[str, str] = {}
+    for base in reversed(model.__mro__):
+        found |= _docstrings_in(base.__module__).get(base.__qualname__, {})
+    return {name: text for name, text in found.items() if name in model.model_fields}
+
+
+@functools.cache
+def _docstrings_in(module: str) -> dict[str, dict[str, str]]:
+    """Return the docstrings under the fields of a module's classes, empty for a module without source."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except (OSError, TypeError):
+        return {}
+    return {item.name: _docstrings_under(item) for item in tree.body if isinstance(item, ast.ClassDef)}
+
+
+def _docstrings_under(definition: ast.ClassDef) -> dict[str, str]:
+    found = {}
+    for field, text in pairwise(definition.body):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(docstring))):
+                found[name] = inspect.cleandoc(docstring)
+    return found
 
 
 def schema_for(kind: Kind, *, home: str | None = None) -> dict[str, Any]:
@@ -49,7 +96,7 @@ def schema_for(kind: Kind, *, home: str | None = None) -> dict[str, Any]:
         home: the catalogue whose builders, beside the built-in ones, `builder` may name; by default every
             installed one.
     """
-    schema = TYPES[kind].model_json_schema(schema_generator=_Untitled)
+    schema = TYPES[kind].model_json_schema(schema_generator=_Described)
     if kind == "model":
         _compose_arch(schema, _builders(home))
         _add_model_rules(schema)
@@ -133,7 +180,7 @@ def _compose_arch(schema: dict[str, Any], builders: Iterable[str]) -> None:
     choices = []
     for name in sorted(builders):
         config = builder_module(name).Config.model_json_schema(
-            schema_generator=_Untitled, ref_template=f"#/$defs/{name}.{{model}}"
+            schema_generator=_Described, ref_template=f"#/$defs/{name}.{{model}}"
         )
         definitions |= {f"{name}.{key}": value for key, value in config.pop("$defs", {}).items()}
         definitions[f"arch.{name}"] = {**config, "title": f"arch of {name}"}
@@ -196,7 +243,8 @@ def _add_task_rules(schema: dict[str, Any]) -> None:
 
 
 def _add_experiment_rules(schema: dict[str, Any]) -> None:
-    """Let one volume stand where a list may, as `DataSpec` does."""
+    """Let one volume stand where a list may, as `DataSpec` does, and describe what may be changed of the recipe."""
+    _describe_fields(schema["$defs"]["TrainingChanges"], TrainingSpec)
     properties = schema["$defs"]["DataSpec"]["properties"]
     for name in ("train", "validation"):
         many = properties[name]

@@ -1,14 +1,14 @@
-"""The models of the catalogues as rows: read from YAML alone, filtered by an expression, sorted naturally."""
+"""What the catalogues hold, as rows: read from YAML alone, filtered by an expression, sorted naturally."""
 
 from __future__ import annotations
 
 import fnmatch
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, get_type_hints
 
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import LimitError, SpecError, UnknownNameError, nearest
@@ -17,9 +17,11 @@ from connectomics_zoo.where import compile_where
 
 _log = logging.getLogger(__name__)
 
+Kind = Literal["model", "task", "experiment"]
+
 
 @dataclass(frozen=True)
-class Row:
+class ModelRow:
     """One version of one model, as its spec declares it; the fields are what `where` and `sort` know."""
 
     name: Annotated[str, "name of the model"]
@@ -45,8 +47,47 @@ class Row:
     path: Annotated[str, "file of the spec"]
 
 
-FIELDS: dict[str, str] = {name: hint.__metadata__[0] for name, hint in get_type_hints(Row, include_extras=True).items()}
-"""The fields of a row and what they mean."""
+@dataclass(frozen=True)
+class TaskRow:
+    """One task, as its spec declares it."""
+
+    name: Annotated[str, "name of the task"]
+    reference: Annotated[str, "what to write for it: the name, with the catalogue where it needs one"]
+    catalog: Annotated[str, "catalogue that it is in"]
+    summary: Annotated[str, "what it is, in one sentence"]
+    channels: Annotated[list[str], "names of the output channels"]
+    targets: Annotated[list[str], "what each channel's target is made of"]
+    decoding: Annotated[str, "how predictions become labels"]
+    metrics: Annotated[list[str], "what validation reports"]
+    path: Annotated[str, "file of the spec"]
+
+
+@dataclass(frozen=True)
+class ExperimentRow:
+    """One experiment, as its spec declares it."""
+
+    name: Annotated[str, "name of the experiment"]
+    reference: Annotated[str, "what to write for it: the name, with the catalogue where it needs one"]
+    catalog: Annotated[str, "catalogue that it is in"]
+    summary: Annotated[str, "what it is, in one sentence"]
+    model: Annotated[str, "reference of the model"]
+    task: Annotated[str, "name of the task"]
+    path: Annotated[str, "file of the spec"]
+
+
+Row = TypeVar("Row", ModelRow, TaskRow, ExperimentRow)
+
+
+def _descriptions(row: type) -> dict[str, str]:
+    return {name: hint.__metadata__[0] for name, hint in get_type_hints(row, include_extras=True).items()}
+
+
+FIELDS: dict[Kind, dict[str, str]] = {
+    "model": _descriptions(ModelRow),
+    "task": _descriptions(TaskRow),
+    "experiment": _descriptions(ExperimentRow),
+}
+"""The fields of the rows of each kind, and what they mean."""
 
 
 class Broken(NamedTuple):
@@ -56,46 +97,64 @@ class Broken(NamedTuple):
     reason: str
 
 
-class Listing(NamedTuple):
-    """What the catalogues hold."""
+@dataclass(frozen=True)
+class Listing(Generic[Row]):
+    """What the catalogues hold of one kind."""
 
     rows: list[Row]
     broken: list[Broken]
 
 
-def read_rows(*, all_versions: bool = False) -> Listing:
+def read_rows(*, all_versions: bool = False) -> Listing[ModelRow]:
     """Return a row for every model of every catalogue, sorted by name, and the files that could not be read.
 
     Args:
         all_versions: also the older versions that lie beside the current ones.
     """
+    return _read("models", _model_row, all_versions=all_versions)
+
+
+def read_task_rows() -> Listing[TaskRow]:
+    """Return a row for every task of every catalogue, sorted by name, and the files that could not be read."""
+    return _read("tasks", _task_row, all_versions=False)
+
+
+def read_experiment_rows() -> Listing[ExperimentRow]:
+    """Return a row for every experiment of every catalogue, sorted by name, and the files that could not be read."""
+    return _read("experiments", _experiment_row, all_versions=False)
+
+
+def _read(
+    kind: catalog.Kind, row: Callable[[catalog.Entry, str, dict[str, Any]], Row], *, all_versions: bool
+) -> Listing[Row]:
     rows, broken = [], []
-    entries = catalog.entries("models")
+    entries = catalog.entries(kind)
     homes: dict[str, set[str]] = {}
     for entry in entries:
         homes.setdefault(entry.name, set()).add(entry.catalog.name)
     for entry in entries:
         if entry.version is not None and not all_versions:
             continue
+        home = f"{entry.catalog.name}:" if len(homes[entry.name]) > 1 else ""
+        reference = f"{home}{entry.name}" + (f"@{entry.version}" if entry.version else "")
         try:
-            rows.append(_row(entry, read_yaml(entry.path), ambiguous=len(homes[entry.name]) > 1))
+            rows.append(row(entry, reference, read_yaml(entry.path)))
         except (SpecError, LimitError) as error:
             broken.append(Broken(entry.path, str(error)))
     return Listing(sort_rows(rows), broken)
 
 
-def _row(entry: catalog.Entry, document: dict[str, Any], *, ambiguous: bool) -> Row:
+def _model_row(entry: catalog.Entry, reference: str, document: dict[str, Any]) -> ModelRow:
     def take(path: str, kind: type) -> Any:
         return _take(document, path, kind, source=entry.path)
 
-    home = f"{entry.catalog.name}:" if ambiguous else ""
     measured = document.get("expect") is not None
     costed = measured and take("expect", dict).get("flops") is not None
     outputs = take("outputs", list)
-    return Row(
+    return ModelRow(
         name=entry.name,
         version=take("version", str),
-        reference=f"{home}{entry.name}" + (f"@{entry.version}" if entry.version else ""),
+        reference=reference,
         catalog=entry.catalog.name,
         family=take("family", str),
         builder=take("builder", str),
@@ -117,6 +176,39 @@ def _row(entry: catalog.Entry, document: dict[str, Any], *, ambiguous: bool) -> 
     )
 
 
+def _task_row(entry: catalog.Entry, reference: str, document: dict[str, Any]) -> TaskRow:
+    def take(path: str, kind: type) -> Any:
+        return _take(document, path, kind, source=entry.path)
+
+    channels = range(len(take("channels", list)))
+    return TaskRow(
+        name=entry.name,
+        reference=reference,
+        catalog=entry.catalog.name,
+        summary=take("summary", str),
+        channels=[take(f"channels.{index}.name", str) for index in channels],
+        targets=[take(f"channels.{index}.target.kind", str) for index in channels],
+        decoding=take("decode.method", str),
+        metrics=[take(f"metrics.{index}", str) for index in range(len(take("metrics", list)))],
+        path=str(entry.path),
+    )
+
+
+def _experiment_row(entry: catalog.Entry, reference: str, document: dict[str, Any]) -> ExperimentRow:
+    def take(path: str) -> Any:
+        return _take(document, path, str, source=entry.path)
+
+    return ExperimentRow(
+        name=entry.name,
+        reference=reference,
+        catalog=entry.catalog.name,
+        summary=take("summary"),
+        model=take("model"),
+        task=take("task"),
+        path=str(entry.path),
+    )
+
+
 def _take(document: dict[str, Any], path: str, kind: type, *, source: Path) -> Any:
     """Return the value at `path` (`outputs.0.channels`); what is missing or mistyped is an error naming the file."""
     value: Any = document
@@ -126,7 +218,7 @@ def _take(document: dict[str, Any], path: str, kind: type, *, source: Path) -> A
         elif isinstance(value, dict) and part in value:
             value = value[part]
         else:
-            raise SpecError(f"{source}: {path} is missing, every model has it.")
+            raise SpecError(f"{source}: {path} is missing, every spec of this kind has it.")
     if type(value) is not kind:
         raise SpecError(f"{source}: {path} is {value!r}, it must be of the type {kind.__name__}.")
     return value
@@ -139,49 +231,66 @@ def _take_sizes(document: dict[str, Any], path: str, *, source: Path) -> list[in
     return value
 
 
-def filter_rows(rows: Iterable[Row], *, pattern: str = "*", family: str | None = None, where: str = "") -> list[Row]:
+def filter_rows(
+    rows: Iterable[Row], *, kind: Kind = "model", pattern: str = "*", family: str | None = None, where: str = ""
+) -> list[Row]:
     """Return the rows that `pattern`, `family` and `where` all select, in the order given.
 
     Args:
         rows: what to select from.
-        pattern: a glob over the name or the family, in any case: `mednext*`, `*-k5`, `monai`.
-        family: the family, exactly.
+        kind: what the rows are of.
+        pattern: a glob over the name or, of models, the family, in any case: `mednext*`, `*-k5`, `monai`.
+        family: the family, exactly; only models have one.
         where: an expression over the fields: `parameters < 20e6 and deep_supervision`.
 
     Raises:
         UnknownNameError: `where` names a field that there is not.
         ZooError: `where` is no expression.
     """
-    matches = compile_where(where, fields=FIELDS) if where.strip() else None
+    matches = compile_where(where, fields=FIELDS[kind]) if where.strip() else None
     glob = pattern.casefold()
     return [
         row
         for row in rows
         if any(fnmatch.fnmatchcase(text.casefold(), glob) for text in _spellings(row))
-        and family in (None, row.family)
+        and family in (None, _family(row))
         and (matches is None or matches(vars(row)))
     ]
 
 
-def _spellings(row: Row) -> tuple[str, ...]:
-    return (row.name, row.reference, row.family, f"{row.catalog}:{row.name}", f"{row.catalog}:{row.family}")
+def _family(row: ModelRow | TaskRow | ExperimentRow) -> str | None:
+    return row.family if isinstance(row, ModelRow) else None
 
 
-def sort_rows(rows: Iterable[Row], *, by: str = "name") -> list[Row]:
+def _spellings(row: ModelRow | TaskRow | ExperimentRow) -> tuple[str, ...]:
+    names = [name for name in (row.name, _family(row)) if name is not None]
+    return (row.reference, *names, *(f"{row.catalog}:{name}" for name in names))
+
+
+def sort_rows(rows: Iterable[Row], *, kind: Kind = "model", by: str = "name") -> list[Row]:
     """Return the rows sorted by a field, `-field` for descending; texts sort naturally (`x2` before `x10`).
 
     Rows without a value come last either way; equal rows keep the order of their names and versions.
+
+    Args:
+        rows: what to sort.
+        kind: what the rows are of.
+        by: the field.
 
     Raises:
         UnknownNameError: there is no such field.
     """
     field = by.removeprefix("-")
-    if field not in FIELDS:
-        raise UnknownNameError(f"unknown field {field!r} to sort by: {nearest(field, FIELDS)}")
-    ordered = sorted(rows, key=lambda row: (_natural(row.name), _natural(row.version), row.catalog))
+    if field not in FIELDS[kind]:
+        raise UnknownNameError(f"unknown field {field!r} to sort by: {nearest(field, FIELDS[kind])}")
+    ordered = sorted(rows, key=lambda row: (_natural(row.name), _natural(_version(row)), row.catalog))
     given = [row for row in ordered if getattr(row, field) is not None]
     given.sort(key=lambda row: _sort_key(getattr(row, field)), reverse=by.startswith("-"))
     return given + [row for row in ordered if getattr(row, field) is None]
+
+
+def _version(row: ModelRow | TaskRow | ExperimentRow) -> str:
+    return row.version if isinstance(row, ModelRow) else ""
 
 
 def _sort_key(value: Any) -> Any:
@@ -202,7 +311,7 @@ def list_models(pattern: str = "*", *, family: str | None = None, where: str = "
     Args:
         pattern: a glob over the name or the family, in any case: `mednext*`, `*-k5`, `monai`.
         family: the family, exactly.
-        where: an expression over the fields of `Row`: `parameters < 20e6 and deep_supervision`.
+        where: an expression over the fields of `ModelRow`: `parameters < 20e6 and deep_supervision`.
         sort: the field to sort by, `-field` for descending.
 
     Raises:

@@ -13,7 +13,14 @@ from connectomics_zoo.build import build, measure_static
 from connectomics_zoo.errors import SpecError, WeightsError, ZooError
 from connectomics_zoo.registry import Reference, check_tag, get_spec, parse_reference, resolve_model, spec_path
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.weights import PICKLES, WEIGHTS_FILE, LoadReport, file_sha256, read_weights, transfer
+from connectomics_zoo.weights import (
+    PICKLES,
+    WEIGHTS_FILE,
+    LoadReport,
+    build_with_weights,
+    file_sha256,
+    read_weights,
+)
 
 
 def load(
@@ -28,6 +35,10 @@ def load(
     device: str | torch.device = "cpu",
 ) -> nn.Module:
     """Return the network of `ref` in evaluation mode, with `.spec` and `.load_report`.
+
+    The weights file may stay mapped into memory while the network lives (see `read_weights`): changing the network,
+    by training it for example, never changes the file, and the file may be deleted or replaced by another of its name,
+    but must not be overwritten in place.
 
     Args:
         ref: a reference: `name`, `name@1.0.0`, `name.tag` (with those weights), `catalog:name`, a YAML file, a
@@ -59,20 +70,30 @@ def load(
         raise SpecError(f"{spec.name} has one output only, load it without deep_supervision=True.")
 
     _check_device(device)
-    network = build(spec, deep_supervision=deep_supervision)
-    if source is not None:
-        report = transfer(network, read_weights(source), spec=spec, source=str(source))
-    elif init_from is not None:
-        path = find_weights(init_from)
-        report = transfer(network, read_weights(path), spec=spec, source=str(path), resample_kernels=True)
-    else:
+    path = find_weights(init_from) if init_from is not None else source
+    if path is None:
+        network = build(spec, deep_supervision=deep_supervision)
         report = LoadReport("initialisation", reinitialised=tuple(network.state_dict()))
+    else:
+        network, report = build_with_weights(
+            spec,
+            read_weights(path),
+            deep_supervision=deep_supervision,
+            source=str(path),
+            resample_kernels=init_from is not None,
+        )
     if spec.expect is None:
         spec = spec.model_copy(update={"expect": measure_static(spec)})
     attached: Any = network
     attached.spec = spec
     attached.load_report = report
-    return network.to(device).eval()
+    return _moved(network, torch.device(device)).eval()
+
+
+def _moved(network: nn.Module, device: torch.device) -> nn.Module:
+    """`network.to(device)`, which takes its time even where all is there already."""
+    there = all(tensor.device == device for tensor in (*network.parameters(), *network.buffers()))
+    return network if there else network.to(device)
 
 
 def _check_device(device: str | torch.device) -> None:

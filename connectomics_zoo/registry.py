@@ -184,6 +184,17 @@ def get_experiment(ref: str | Path) -> ExperimentSpec:
     return validate(ExperimentSpec, read_yaml(path), source=str(path))
 
 
+def check_arch(spec: ExperimentSpec) -> None:
+    """Refuse changes of the architecture that the experiment's model does not take.
+
+    Raises:
+        UnknownNameError: there is no such model, or `arch` has a key that its builder does not have.
+        SpecError: a value is not allowed.
+    """
+    if spec.arch:
+        resolve_model(spec.model, arch=spec.arch)
+
+
 def _path_of(kind: catalog.Kind, ref: str | Path) -> Path:
     if Path(ref).suffix in (".yaml", ".yml"):
         return Path(ref)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from connectomics_zoo.build import build_meta
+from connectomics_zoo.build import build, build_meta
 from connectomics_zoo.errors import OutputError, WeightsError
 from connectomics_zoo.schema.model import ModelSpec
 
@@ -22,6 +23,15 @@ WEIGHTS_FILE = "model.safetensors"
 """Name of the weights in a run folder."""
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".tar")
+
+_MAPPED = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"})
+"""File systems of this machine alone, whose files are mapped into memory.
+
+Where another machine can replace the file, as on NFS or Lustre, touching a page that is no longer there would end the
+process; reading costs time, but nothing can happen afterwards.
+"""
+
+_MOUNTS = Path("/proc/self/mountinfo")
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,11 @@ class LoadReport:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors in the safetensors file at `path`.
+    """Return the tensors in the safetensors file at `path`, on the CPU; they may be written to.
+
+    On a local file system they are the file's pages, mapped and copied where they are written: nothing is read before
+    it is used, and nothing changes the file. The file may then be deleted or replaced by another of its name (as
+    `write_weights` does), but whoever overwrites it in place changes the tensors.
 
     Raises:
         WeightsError: it is missing, damaged, or not safetensors; a pickle is refused before a byte is read.
@@ -67,10 +81,24 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such weights file, check the path.")
     try:
-        with safe_open(path, framework="pt") as stream:
+        with safe_open(path, framework="pt", backend="mmap" if _is_local(path) else "pread") as stream:
             return {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 (no iterator of its own)
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error}), get it again.") from None
+
+
+def _is_local(path: Path) -> bool:
+    """Whether `path` lies on a file system of this machine alone, as far as the system says (Linux does)."""
+    try:
+        lines = _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    kinds = {}
+    for line in lines:
+        mount, _, kind = line.partition(" - ")
+        kinds[mount.split()[4].replace(r"\040", " ")] = kind.split()[0]
+    parents = (str(folder) for folder in path.resolve().parents)
+    return next((kinds[folder] for folder in parents if folder in kinds), None) in _MAPPED
 
 
 def write_weights(network: nn.Module, path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
@@ -106,6 +134,10 @@ class Roles:
     """Keys that follow the number of output channels."""
     scales: frozenset[str]
     """Keys that only deep supervision has."""
+
+
+_NO_ROLES = Roles(frozenset(), frozenset(), frozenset())
+"""The roles where every shape fits, which nobody has to ask for."""
 
 
 def find_roles(spec: ModelSpec) -> Roles:
@@ -155,25 +187,96 @@ def transfer(
     Raises:
         WeightsError: a key is missing or unknown, or a shape or type cannot be adapted.
     """
-    state = network.state_dict()
+    state = network.state_dict(keep_vars=True)
+    plan = _plan(state, weights, spec=spec, source=source, resample_kernels=resample_kernels)
+    with torch.no_grad():
+        for key, value in plan.values.items():
+            state[key].copy_(value)
+    return plan.report
+
+
+def build_with_weights(
+    spec: ModelSpec,
+    weights: Mapping[str, Tensor],
+    *,
+    deep_supervision: bool,
+    source: str,
+    resample_kernels: bool = False,
+) -> tuple[nn.Module, LoadReport]:
+    """Return the network of `spec` with `weights`, transferred as by `transfer`, and the report on every tensor.
+
+    The network takes over the memory of `weights`, which nobody else may use any more. It is initialised only if a
+    parameter keeps its initialisation.
+
+    Args:
+        spec: a resolved spec.
+        weights: tensors by key, on the CPU.
+        deep_supervision: give the network the heads at all scales.
+        source: names the weights in the report and in errors.
+        resample_kernels: allow UpKern.
+
+    Raises:
+        WeightsError: a key is missing or unknown, or a shape or type cannot be adapted.
+    """
+    network = build(spec, deep_supervision=deep_supervision, initialise=False)
+    state = network.state_dict(keep_vars=True)
+    plan = _plan(state, weights, spec=spec, source=source, resample_kernels=resample_kernels)
+    given = {id(state[key]) for key in plan.values}
+    if any(id(parameter) not in given for parameter in network.parameters()):
+        network = build(spec, deep_supervision=deep_supervision)
+        state = network.state_dict(keep_vars=True)
+    _adopt(network, [(state[key], value) for key, value in plan.values.items()])
+    return network, plan.report
+
+
+def _adopt(network: nn.Module, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Make each second tensor the memory of the first, the network's; copy it where that memory could not take over.
+
+    That is where tensors of the network share memory, where it lies elsewhere (another device) or in another order,
+    and where the file holds it at an odd address.
+    """
+    tensors = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    users = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
+    with torch.no_grad():
+        for tensor, value in pairs:
+            storage = tensor.untyped_storage()
+            alone = users[storage.data_ptr()] == 1 and storage.nbytes() == tensor.nbytes
+            alike = (tensor.device, tensor.stride()) == (value.device, value.stride())
+            if alone and alike and value.data_ptr() % value.element_size() == 0:
+                tensor.data = value
+            else:
+                tensor.copy_(value)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a transfer will do."""
+
+    values: dict[str, Tensor]
+    """What each key of the network gets, in its shape and type."""
+    report: LoadReport
+
+
+def _plan(
+    state: Mapping[str, Tensor], weights: Mapping[str, Tensor], *, spec: ModelSpec, source: str, resample_kernels: bool
+) -> _Plan:
+    """Decide on every tensor of a network's `state`, and of `weights`; nothing of either is changed."""
     shared = state.keys() & weights.keys()
     missing = state.keys() - weights.keys()
     unknown = weights.keys() - state.keys()
     changed = {key for key in shared if _kind(state[key]) != _kind(weights[key])}
-    if not (changed or missing or unknown):
-        _copy(network, weights)
-        return LoadReport(source, exact=tuple(state))
+    same_shapes = not (missing or unknown) and all(state[key].shape == weights[key].shape for key in changed)
+    roles = _NO_ROLES if same_shapes else find_roles(spec)
 
-    roles = find_roles(spec)
     adapted: dict[str, tuple[Tensor, str]] = {}
     fresh = set(missing & roles.scales)
     unfit: list[str] = []
-    learned = {name for name, _ in network.named_parameters()}
     for key in changed:
         old, new = weights[key], state[key]
         channels = spec.input.channels if key in roles.stem else None
         # A buffer is no learned kernel: interpolated, RSUNet's fixed upsampling would no longer sum to one.
-        adaptation = _adapt(old, new, input_channels=channels, resample_kernels=resample_kernels and key in learned)
+        learned = isinstance(new, nn.Parameter)
+        adaptation = _adapt(old, new, input_channels=channels, resample_kernels=resample_kernels and learned)
         if adaptation is not None:
             adapted[key] = adaptation
         elif key in roles.head and _one_axis(old, new) is not None:
@@ -181,15 +284,15 @@ def transfer(
         else:
             unfit.append(f"{key} {_describe(old, new)} for {_describe(new, old)}")
     _refuse(source, missing=missing - fresh, unknown=unknown - roles.scales, unfit=unfit)
-    exact = {key: weights[key] for key in shared - changed}
-    _copy(network, exact | {key: value for key, (value, _) in adapted.items()})
-    return LoadReport(
+    exact = {key: weights[key] for key in state if key in shared - changed}
+    report = LoadReport(
         source,
-        exact=tuple(key for key in state if key in exact),
+        exact=tuple(exact),
         adapted=tuple((key, adapted[key][1]) for key in state if key in adapted),
         reinitialised=tuple(key for key in state if key in fresh),
         dropped=tuple(sorted(unknown)),
     )
+    return _Plan(exact | {key: value for key, (value, _) in adapted.items()}, report)
 
 
 def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
@@ -203,13 +306,6 @@ def _describe(tensor: Tensor, other: Tensor) -> str:
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _copy(network: nn.Module, values: Mapping[str, Tensor]) -> None:
-    state = network.state_dict()
-    with torch.no_grad():
-        for key, value in values.items():
-            state[key].copy_(value)
 
 
 def _refuse(source: str, *, missing: set[str], unknown: set[str], unfit: list[str]) -> None:
@@ -252,7 +348,7 @@ def _adapt(
             return None
     if old.dtype != new.dtype:
         rules.append(f"{_dtype(old)} to {_dtype(new)}")
-    return value, ", ".join(rules)
+    return value.to(new.dtype), ", ".join(rules)
 
 
 def _one_axis(old: Tensor, new: Tensor) -> int | None:

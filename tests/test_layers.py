@@ -36,7 +36,7 @@ LAYERS = (
         "volumes",
         "phantom",
     },
-    {"verify", "record", "training", "predict", "evaluate", "picture", "compat", "new"},
+    {"verify", "record", "training", "predict", "evaluate", "picture", "compat", "new", "bench"},
     {"cli"},
 )
 LAYER_OF = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}

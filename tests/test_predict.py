@@ -23,7 +23,7 @@ from connectomics_zoo.errors import (
     VolumeError,
 )
 from connectomics_zoo.predict import predict
-from connectomics_zoo.predict.network import choose_precision
+from connectomics_zoo.predict.device import choose_precision
 from connectomics_zoo.reading import dump_yaml
 from connectomics_zoo.registry import get_task, resolve_model
 from connectomics_zoo.schema.experiment import DataSpec, PredictionSpec, RunSpec
@@ -353,7 +353,7 @@ def test_progress_counts_voxels_up_to_all_of_them(run, tmp_path):
 def test_low_precision_is_for_cuda_alone(run):
     from connectomics_zoo.registry import get_run
 
-    assert choose_precision(get_run(run), torch.device("cpu")) == "float32"
+    assert choose_precision("auto", run=get_run(run), device=torch.device("cpu")) == "float32"
 
 
 # The command line -----------------------------------------------------------------------------------------------

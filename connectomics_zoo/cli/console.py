@@ -1,18 +1,25 @@
-"""What the verbs share: consoles, JSON, notes, highlighted YAML and shell completion of references."""
+"""What the verbs share: consoles, tables, JSON, notes, highlighted YAML and shell completion of references."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from connectomics_zoo.cli.table import fact_lines, table_lines
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from click.shell_completion import CompletionItem
     from rich.console import Console
+
+    from connectomics_zoo import catalog
 
 PIPE_WIDTH = 10_000
 """Columns of an output that is no terminal: wide enough that nothing is cut or wrapped."""
@@ -45,27 +52,49 @@ def print_json(data: Any) -> None:
 
 
 def print_yaml(text: str) -> None:
-    """Print YAML on stdout, coloured and wrapped on a terminal and exactly as it is elsewhere."""
-    if not is_terminal():
-        click.echo(text, nl=False)
-        return
-    from rich.syntax import Syntax
+    """Print YAML on stdout, with coloured keys on a terminal and exactly as it is elsewhere."""
+    if _is_styled() and not os.environ.get("NO_COLOR"):
+        text = re.sub(
+            r"^([ -]*)([\w.-]+:)(?= |$)", lambda key: key[1] + click.style(key[2], fg="blue"), text, flags=re.M
+        )
+    click.echo(text, nl=False)
 
-    stdout_console().print(Syntax(text, "yaml", theme="ansi_dark", background_color="default", word_wrap=True))
+
+def print_text(text: str, *, bold: bool = False, dim: bool = False) -> None:
+    """Print a sentence on stdout, wrapped between words on a terminal."""
+    if is_terminal():
+        import textwrap
+
+        text = textwrap.fill(text, terminal_width() or PIPE_WIDTH)
+    click.echo(_styled(text, bold=bold, dim=dim))
 
 
-def print_rows(console: Console, headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Print a table of plain texts; on a narrow terminal they are wrapped, never cut."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
+def print_table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = (), gap: int = 2
+) -> None:
+    """Print a table of plain texts as `table_lines` makes it; a narrow terminal wraps its cells."""
+    head, body = table_lines(headers, rows, right=right, gap=gap, width=terminal_width())
+    click.echo("\n".join([*(_styled(line, bold=True) for line in head), *body]))
 
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for header in headers:
-        table.add_column(header, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Print a table of names and what there is to say, wrapped as `print_table` does."""
+    start = max(map(len, facts))
+    lines = fact_lines(list(facts.items()), width=terminal_width())
+    click.echo("\n".join(_styled(line[:start], bold=True) + line[start:] for line in lines))
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that stdout is, None where it goes elsewhere and nothing is wrapped."""
+    return shutil.get_terminal_size().columns if is_terminal() else None
+
+
+def _is_styled() -> bool:
+    return is_terminal() and os.environ.get("TERM") != "dumb"
+
+
+def _styled(text: str, *, bold: bool = False, dim: bool = False) -> str:
+    return click.style(text, bold=bold or None, dim=dim or None) if _is_styled() else text
 
 
 def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -78,11 +107,21 @@ def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 def complete_reference(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the name of a model, task or experiment, as `complete_model` does."""
+    return _items(_known_models(incomplete) | _known("tasks") | _known("experiments"), incomplete)
+
+
+def complete_listed(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete what `zoo list` lists: models, or what `--kind` says."""
+    kind = ctx.params.get("kind")
+    if kind == "task":
+        return _items(_known("tasks"), incomplete)
+    return _items(_known("experiments") if kind == "experiment" else _known_models(incomplete), incomplete)
+
+
+def _known(kind: catalog.Kind) -> dict[str, str]:
     from connectomics_zoo import catalog
 
-    tasks = {entry.name: "task" for entry in catalog.entries("tasks")}
-    experiments = {entry.name: "experiment" for entry in catalog.entries("experiments")}
-    return _items(_known_models(incomplete) | tasks | experiments, incomplete)
+    return {entry.name: kind.removesuffix("s") for entry in catalog.entries(kind)}
 
 
 def _known_models(incomplete: str) -> dict[str, str]:

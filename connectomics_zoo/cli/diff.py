@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from connectomics_zoo.cli.console import complete_reference, note, print_json, print_rows, stdout_console
+from connectomics_zoo.cli.console import complete_reference, note, print_json, print_table
 
 if TYPE_CHECKING:
     from connectomics_zoo.compare import Comparison, Spec
@@ -74,7 +74,7 @@ def _print_comparison(comparison: Comparison, first: str, second: str) -> None:
     probe = [item for item in comparison.differences if item.path.startswith(_PROBE)]
     if probe:
         rows.append((_PROBE.rstrip("."), "", f"{len(probe)} entries differ (see --json)", probe[0].effect))
-    print_rows(stdout_console(), ("field", first, second, "effect"), rows)
+    print_table(("field", first, second, "effect"), rows)
     click.echo(f"\n{comparison.effect}: {_MEANINGS[comparison.effect]}.")
 
 

@@ -1,18 +1,35 @@
-"""`zoo list`: the models as a table, filtered and sorted; reads YAML and nothing else."""
+"""`zoo list`: the models, tasks or experiments as a table, filtered and sorted; reads YAML and nothing else."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import get_args
 
 import click
 
-from connectomics_zoo.cli.console import PIPE_WIDTH, complete_model, note, print_json, stdout_console
-from connectomics_zoo.errors import UnknownNameError, nearest
-from connectomics_zoo.listing import FIELDS, Listing, Row, filter_rows, read_rows, sort_rows
+from connectomics_zoo import catalog
+from connectomics_zoo.cli.console import complete_listed, note, print_json, print_table, print_text, terminal_width
+from connectomics_zoo.cli.table import table_lines
+from connectomics_zoo.errors import UnknownNameError, ZooError, nearest
+from connectomics_zoo.listing import (
+    FIELDS,
+    ExperimentRow,
+    Kind,
+    Listing,
+    ModelRow,
+    Row,
+    TaskRow,
+    filter_rows,
+    read_experiment_rows,
+    read_rows,
+    read_task_rows,
+    sort_rows,
+)
 from connectomics_zoo.reading import MAX_EDGE
 
-if TYPE_CHECKING:
-    from rich.table import Table
+_KIND_OF_FOLDER: dict[catalog.Kind, Kind] = {"models": "model", "tasks": "task", "experiments": "experiment"}
+
+_NUMBERS = ("parameters", "params", "GFLOPs", "scales")
 
 _HIDE_FIRST = ("family", "version", "weights", "scales", "legal sizes", "GFLOPs")
 """What a narrow terminal goes without, in this order."""
@@ -23,76 +40,115 @@ Examples:
   zoo list monai --sort -parameters
   zoo list --where 'parameters < 20e6 and deep_supervision'
   zoo list --where "'mito' in weights or family in ['rsunet']" --json
-
-\b
-Fields of --where and --sort:
-""" + "\n".join(f"  {name:<21} {description}" for name, description in FIELDS.items())
+  zoo list --kind task
+  zoo list --kind experiment --where "task == 'mito'"
+""" + "".join(
+    f"\n\b\nFields of --where and --sort for {kind}s:\n"
+    + "".join(f"  {name:<21} {description}\n" for name, description in fields.items())
+    for kind, fields in FIELDS.items()
+)
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("pattern", default="*", shell_complete=complete_model)
+@click.argument("pattern", default="*", shell_complete=complete_listed)
+@click.option(
+    "--kind", type=click.Choice(get_args(Kind)), default="model", show_default=True, help="What of the zoo to list."
+)
 @click.option(
     "--where",
     default="",
     metavar="EXPRESSION",
-    help="Only models for which it is true: fields, numbers, 'texts', [lists], < <= > >= == != in, and, or, not.",
+    help="Only those for which it is true: fields, numbers, 'texts', [lists], < <= > >= == != in, and, or, not.",
 )
 @click.option("--sort", default="name", metavar="FIELD", help="Sort by this field; -FIELD for descending.")
-@click.option("--all-versions", is_flag=True, help="Also the older versions.")
+@click.option("--all-versions", is_flag=True, help="Also the older versions of models.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-def command(pattern: str, where: str, sort: str, all_versions: bool, as_json: bool) -> None:
-    """List the models whose name or family matches PATTERN (a glob)."""
-    listing = read_rows(all_versions=all_versions)
+def command(pattern: str, kind: Kind, where: str, sort: str, all_versions: bool, as_json: bool) -> None:
+    """List the models whose name or family matches PATTERN (a glob), or the tasks or experiments by name."""
+    if all_versions and kind != "model":
+        raise ZooError(f"{kind}s have no versions, leave --all-versions out.")
+    if kind == "model":
+        models = _choose(read_rows(all_versions=all_versions), kind, pattern=pattern, where=where, sort=sort)
+        _print(models, _print_models, as_json=as_json)
+    elif kind == "task":
+        tasks = _choose(read_task_rows(), kind, pattern=pattern, where=where, sort=sort)
+        _print(tasks, _print_tasks, as_json=as_json)
+    else:
+        experiments = _choose(read_experiment_rows(), kind, pattern=pattern, where=where, sort=sort)
+        _print(experiments, _print_experiments, as_json=as_json)
+
+
+def _choose(listing: Listing[Row], kind: Kind, *, pattern: str, where: str, sort: str) -> list[Row]:
+    """Return the rows to print; what cannot be listed is a note."""
     for path, reason in listing.broken:
         note(f"broken spec, not listed: {reason if str(path) in reason else f'{path}: {reason}'}")
-    rows = sort_rows(filter_rows(listing.rows, pattern=pattern, where=where), by=sort)
+    rows = sort_rows(filter_rows(listing.rows, kind=kind, pattern=pattern, where=where), kind=kind, by=sort)
     if not rows:
-        _refuse_unknown(pattern, listing)
-        note("no model matches.")
+        _refuse_unknown(pattern, kind, listing)
+        note(f"no {kind} matches.")
+    return rows
+
+
+def _refuse_unknown(pattern: str, kind: Kind, listing: Listing[Row]) -> None:
+    """A name without wildcards that nothing has is a mistake; an expression that selects nothing is an answer."""
+    if set("*?[") & set(pattern) or filter_rows(listing.rows, kind=kind, pattern=pattern):
+        return
+    for folder, other in _KIND_OF_FOLDER.items():
+        if other != kind and pattern in {entry.name for entry in catalog.entries(folder)}:
+            raise UnknownNameError(f"{pattern!r} is no {kind} but a {other}, list it with --kind {other}.")
+    known = {row.name for row in listing.rows} | {row.family for row in listing.rows if isinstance(row, ModelRow)}
+    what = "model or family" if kind == "model" else kind
+    raise UnknownNameError(f"unknown {what} {pattern!r}: {nearest(pattern, known)}")
+
+
+def _print(rows: list[Row], print_rows: Callable[[list[Row]], None], *, as_json: bool) -> None:
     if as_json:
         print_json([vars(row) for row in rows])
     elif rows:
-        _print_table(rows)
+        print_rows(rows)
 
 
-def _refuse_unknown(pattern: str, listing: Listing) -> None:
-    """A name without wildcards that no model has is a mistake; an expression that selects nothing is an answer."""
-    if not set("*?[") & set(pattern) and not filter_rows(listing.rows, pattern=pattern):
-        known = {row.name for row in listing.rows} | {row.family for row in listing.rows}
-        raise UnknownNameError(f"unknown model or family {pattern!r}: {nearest(pattern, known)}")
+def _print_tasks(rows: list[TaskRow]) -> None:
+    print_table(
+        ("name", "channels", "targets", "decoding", "metrics", "summary"),
+        [
+            (
+                row.reference,
+                ", ".join(row.channels),
+                ", ".join(row.targets),
+                row.decoding,
+                ", ".join(row.metrics),
+                row.summary,
+            )
+            for row in rows
+        ],
+    )
 
 
-def _print_table(rows: list[Row]) -> None:
+def _print_experiments(rows: list[ExperimentRow]) -> None:
+    print_table(
+        ("name", "model", "task", "summary"), [(row.reference, row.model, row.task, row.summary) for row in rows]
+    )
+
+
+def _print_models(rows: list[ModelRow]) -> None:
     """Print everything where it fits; on a narrow terminal, shorten the numbers and then leave columns out."""
-    from rich.measure import Measurement
-
-    console = stdout_console()
-    unlimited = console.options.update(width=PIPE_WIDTH)
+    width = terminal_width()
     for hidden, exact in ((), True), *((_HIDE_FIRST[:count], False) for count in range(len(_HIDE_FIRST) + 1)):
-        table = _table([_cells(row, exact=exact) for row in rows], hidden=hidden, gap=int(exact))
-        if Measurement.get(console, unlimited, table).maximum <= console.width:
+        cells = [_cells(row, exact=exact) for row in rows]
+        headers = [header for header in cells[0] if header not in hidden]
+        texts = [[row[header] for header in headers] for row in cells]
+        gap = 2 if exact else 1
+        head, body = table_lines(headers, texts, right=_NUMBERS, gap=gap)
+        if width is None or max(map(len, (*head, *body))) <= width:
             break
-    console.print(table)
-    console.print(_footnote(rows), style="dim")
+    print_table(headers, texts, right=_NUMBERS, gap=gap)
+    print_text(_footnote(rows), dim=True)
     if hidden:
-        console.print(f"This terminal is too narrow for: {', '.join(hidden)}.", style="dim")
+        print_text(f"This terminal is too narrow for: {', '.join(hidden)}.", dim=True)
 
 
-def _table(cells: list[dict[str, str]], *, hidden: tuple[str, ...], gap: int) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
-    headers = [header for header in cells[0] if header not in hidden]
-    for header in headers:
-        right = header in ("parameters", "params", "GFLOPs", "scales")
-        table.add_column(header, justify="right" if right else "left", no_wrap=True, overflow="fold")
-    for row in cells:
-        table.add_row(*(row[header] for header in headers))
-    return table
-
-
-def _cells(row: Row, *, exact: bool) -> dict[str, str]:
+def _cells(row: ModelRow, *, exact: bool) -> dict[str, str]:
     """Return the texts of one row by header, in the order of the columns."""
     gflops = None if row.gflops is None else f"{row.gflops:,.1f}" if row.gflops < 1000 else f"{row.gflops:,.0f}"
     parameters = {"parameters": "-"} if exact else {"params": "-"}
@@ -110,7 +166,7 @@ def _cells(row: Row, *, exact: bool) -> dict[str, str]:
     }
 
 
-def _legal_sizes(row: Row, *, exact: bool) -> str:
+def _legal_sizes(row: ModelRow, *, exact: bool) -> str:
     """`32+16n`, axis by axis `16,32,32+16n`, or `64` where there is one legal size."""
     minimum, step = (
         str(sizes[0]) if len(set(sizes)) == 1 else ",".join(str(size) for size in sizes)
@@ -122,7 +178,7 @@ def _legal_sizes(row: Row, *, exact: bool) -> str:
     return f"{minimum}{gap}+{step}n"
 
 
-def _footnote(rows: list[Row]) -> str:
+def _footnote(rows: list[ModelRow]) -> str:
     """Say at which input the GFLOPs are counted: the most common one, then the exceptions; and what n is."""
     sizes = "Legal sizes in voxels, n = 0, 1, 2, …"
     by_shape: dict[str, list[str]] = {}

@@ -21,6 +21,7 @@ VERBS = {
     "train": "Train a model on your volumes",
     "predict": "Predict a volume with a trained run",
     "evaluate": "Score a prediction against the truth",
+    "bench": "Measure speed and memory of models on this machine",
     "new": "Write a new spec from an existing one",
     "diff": "Compare two specs field by field",
     "record": "Write measured values, the lock and the schemas into the catalogues",

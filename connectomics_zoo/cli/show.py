@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from connectomics_zoo.cli.console import complete_reference, print_json, print_rows, print_yaml, stdout_console
+from connectomics_zoo.cli.console import (
+    complete_reference,
+    print_facts,
+    print_json,
+    print_table,
+    print_text,
+    print_yaml,
+)
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from connectomics_zoo.compare import Spec
     from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, RunSpec
     from connectomics_zoo.schema.model import ModelSpec
@@ -70,36 +75,38 @@ def spec_document(spec: Spec) -> dict[str, Any]:
 def _change(spec: Spec, changes: Mapping[str, Any], *, source: str) -> Spec:
     from connectomics_zoo.errors import SpecError
     from connectomics_zoo.overrides import merge, override_model
-    from connectomics_zoo.registry import validate
-    from connectomics_zoo.schema.experiment import RunSpec
+    from connectomics_zoo.registry import check_arch, validate
+    from connectomics_zoo.schema.experiment import ExperimentSpec, RunSpec
     from connectomics_zoo.schema.model import ModelSpec
 
     if isinstance(spec, RunSpec):
         raise SpecError(f"{source} is a run, which is what it was: leave the overrides out, or show its model.")
     if isinstance(spec, ModelSpec):
         return override_model(spec, changes)
-    return validate(type(spec), merge(spec_document(spec), changes), source=source)
+    changed = validate(type(spec), merge(spec_document(spec), changes), source=source)
+    if isinstance(changed, ExperimentSpec):
+        check_arch(changed)
+    return changed
 
 
 def _print_summary(spec: Spec, declared: Spec) -> None:
     from connectomics_zoo.schema.experiment import ExperimentSpec, RunSpec
     from connectomics_zoo.schema.model import ModelSpec
 
-    console = stdout_console()
     if isinstance(spec, ModelSpec):
-        _print_model(console, spec)
+        _print_model(spec)
     elif isinstance(spec, RunSpec):
-        _print_run(console, spec)
+        _print_run(spec)
     elif isinstance(spec, ExperimentSpec):
-        _print_experiment(console, spec)
+        _print_experiment(spec)
     else:
-        _print_task(console, spec)
-    _print_changes(console, spec, declared)
-    console.print()
+        _print_task(spec)
+    _print_changes(spec, declared)
+    click.echo()
 
 
-def _print_model(console: Console, spec: ModelSpec) -> None:
-    _print_title(console, f"{spec.name} {spec.version}", spec.summary)
+def _print_model(spec: ModelSpec) -> None:
+    _print_title(f"{spec.name} {spec.version}", spec.summary)
     facts = {"family": spec.family, "builder": spec.builder}
     if spec.expect is None:
         facts["parameters"] = "not measured for this network (zoo new measures them)"
@@ -119,10 +126,9 @@ def _print_model(console: Console, spec: ModelSpec) -> None:
         "code": spec.source.code,
         "licence": spec.source.license,
     }
-    _print_facts(console, facts)
-    console.print()
-    print_rows(
-        console,
+    print_facts(facts)
+    click.echo()
+    print_table(
         ("output", "channels", "stride", "loss weight"),
         [
             (output.name, str(output.channels), "×".join(map(str, output.stride)), f"{output.loss_weight:g}")
@@ -131,13 +137,12 @@ def _print_model(console: Console, spec: ModelSpec) -> None:
     )
 
 
-def _print_task(console: Console, spec: TaskSpec) -> None:
-    _print_title(console, spec.name, spec.summary)
+def _print_task(spec: TaskSpec) -> None:
+    _print_title(spec.name, spec.summary)
     threshold = f" at {spec.decode.threshold:g}" if spec.decode.method == "threshold" else ""
-    _print_facts(console, {"decoding": f"{spec.decode.method}{threshold}", "metrics": ", ".join(spec.metrics)})
-    console.print()
-    print_rows(
-        console,
+    print_facts({"decoding": f"{spec.decode.method}{threshold}", "metrics": ", ".join(spec.metrics)})
+    click.echo()
+    print_table(
         ("channel", "activation", "target", "losses"),
         [
             (
@@ -151,19 +156,19 @@ def _print_task(console: Console, spec: TaskSpec) -> None:
     )
 
 
-def _print_experiment(console: Console, spec: ExperimentSpec) -> None:
-    _print_title(console, spec.name, spec.summary)
+def _print_experiment(spec: ExperimentSpec) -> None:
+    _print_title(spec.name, spec.summary)
     document = spec_document(spec)
     changed = {**document["arch"], **document["training"]}
     facts = {"model": spec.model, "task": spec.task, "changes": _listed(changed) or "none"}
     if spec.data.root == "???":
         facts["start"] = f"zoo train {spec.name} data.root=FOLDER"
-    _print_facts(console, facts)
-    _print_volumes(console, spec.data)
+    print_facts(facts)
+    _print_volumes(spec.data)
 
 
-def _print_run(console: Console, spec: RunSpec) -> None:
-    _print_title(console, spec.name, f"A run of {spec.model.reference} for {spec.task.name}.")
+def _print_run(spec: RunSpec) -> None:
+    _print_title(spec.name, f"A run of {spec.model.reference} for {spec.task.name}.")
     window = " × ".join(map(str, spec.prediction.window or ()))
     facts = {
         "model": spec.model.reference,
@@ -172,15 +177,15 @@ def _print_run(console: Console, spec: RunSpec) -> None:
         "prediction": f"window {window}, overlap {spec.prediction.overlap:g}",
         "versions": _listed(spec.versions),
     }
-    _print_facts(console, facts)
-    _print_volumes(console, spec.data)
+    print_facts(facts)
+    _print_volumes(spec.data)
 
 
 def _listed(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
-def _print_volumes(console: Console, data: DataSpec) -> None:
+def _print_volumes(data: DataSpec) -> None:
     rows = []
     for use, pairs in (("train", data.train), ("validation", data.validation)):
         for pair in pairs:
@@ -188,11 +193,11 @@ def _print_volumes(console: Console, data: DataSpec) -> None:
             region = ", ".join(f"{axis} {first} to {last - 1}" for axis, (first, last) in limits.items())
             rows.append((use, pair.image, pair.label, region or "all"))
     if rows:
-        console.print()
-        print_rows(console, ("use", "image", "label", "region"), rows)
+        click.echo()
+        print_table(("use", "image", "label", "region"), rows)
 
 
-def _print_changes(console: Console, spec: Spec, declared: Spec) -> None:
+def _print_changes(spec: Spec, declared: Spec) -> None:
     if spec is declared:
         return
     from connectomics_zoo.compare import compare
@@ -203,29 +208,15 @@ def _print_changes(console: Console, spec: Spec, declared: Spec) -> None:
         for item in differences
         if not item.path.startswith("expect.")
     ]
-    console.print()
-    print_rows(console, ("changed field", "declared", "here"), rows)
+    click.echo()
+    print_table(("changed field", "declared", "here"), rows)
 
 
 def _value(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _print_title(console: Console, title: str, summary: str) -> None:
-    from rich.text import Text
-
-    console.print(Text(title, style="bold"))
-    console.print(Text(summary))
-    console.print()
-
-
-def _print_facts(console: Console, facts: Mapping[str, str]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, text in facts.items():
-        table.add_row(name, Text(text))
-    console.print(table)
+def _print_title(title: str, summary: str) -> None:
+    print_text(title, bold=True)
+    print_text(summary)
+    click.echo()

@@ -7,29 +7,32 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from connectomics_zoo.decoding import decode, decoded_channels
-from connectomics_zoo.errors import InputSizeError, OutputError, SpecError, VolumeError
+from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.intensity import scale_intensity
 from connectomics_zoo.predict import plan
-from connectomics_zoo.predict.network import choose_device, choose_precision, make_forward
+from connectomics_zoo.predict.checks import (
+    DType,
+    Output,
+    check_request,
+    check_volume,
+    lengths,
+    prediction_spec,
+    refuse_own_input,
+)
+from connectomics_zoo.predict.device import AskedPrecision, Engine, Precision, choose_device, choose_precision
+from connectomics_zoo.predict.network import make_forward
 from connectomics_zoo.predict.plan import Geometry, Span, make_geometry
-from connectomics_zoo.predict.slide import Forward, predict_column
+from connectomics_zoo.predict.slide import Finished, Forward, predict_column
 from connectomics_zoo.regions import box_shape, region_box
-from connectomics_zoo.registry import get_run, validate
-from connectomics_zoo.schema.experiment import PredictionSpec, Region, RunSpec
+from connectomics_zoo.registry import get_run
+from connectomics_zoo.schema.experiment import Region, RunSpec
 from connectomics_zoo.volumes import Content, Volume, WritableVolume, create_volume, open_volume
-from connectomics_zoo.volumes.location import split_location
-
-VOXEL_SIZE_TOLERANCE = 0.1
-"""Fraction by which a volume's voxels may differ from those that the network was trained on."""
-
-Output = Literal["probability", "label"]
-DType = Literal["uint8", "float16", "float32"]
 
 Progress = Callable[[int, int], None]
 """Is told the voxels done so far, and all."""
@@ -65,12 +68,25 @@ class PredictReport:
     """Parts that the volume was predicted in to stay in memory."""
     device: str
     """Where the network ran."""
-    precision: str
+    engine: Engine
+    """What computed it."""
+    precision: Precision
     """In which arithmetic."""
     seconds: float
     """From the first window to the finished file."""
     voxels_per_second: float
     """Voxels of the volume a second."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is predicted of which part, and how it is written; checked."""
+
+    spec: RunSpec
+    geometry: Geometry
+    output: Output
+    dtype: DType
+    batch_size: int
 
 
 def predict(
@@ -81,6 +97,8 @@ def predict(
     window: Sequence[int] | None = None,
     overlap: float | None = None,
     device: str = "auto",
+    engine: Engine = "torch",
+    precision: AskedPrecision = "auto",
     batch_size: int = 1,
     output: Output = "probability",
     dtype: DType = "uint8",
@@ -100,7 +118,9 @@ def predict(
         window: window in network voxels (z, y, x), or (y, x) for a 2-D network; by default the run's.
         overlap: fraction of a window that it shares with the next one; by default the run's.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, …
-        batch_size: windows that the network gets at a time.
+        engine: what computes the network: `torch`, or `openvino` (an extra, for CPUs).
+        precision: `float32`, `bfloat16` or `float16` (CUDA); `auto` is float32 on the CPU and the run's on CUDA.
+        batch_size: windows that the network gets at a time; OpenVINO computes one after the other.
         output: every channel's value, or the labels that the task decodes them to (uint8).
         dtype: of probabilities; uint8 stores p as round(255 p).
         region: predict this part alone (`z=13:16,y=0:512`); it equals the same part of a whole prediction.
@@ -111,110 +131,89 @@ def predict(
         UnknownNameError: `run` is no run folder, or `device` unknown.
         VolumeError: the volume cannot be read or is not what the run was trained on.
         InputSizeError: the network does not accept the window.
+        SpecError: device, engine and precision do not go together.
+        MissingPackageError: device or engine are not here.
         OutputError: `out` cannot be written.
     """
     spec = get_run(run)
-    prediction = _prediction(spec, window=window, overlap=overlap)
-    _check_request(spec, batch_size=batch_size, output=output, dtype=dtype)
+    chosen = prediction_spec(spec, window=window, overlap=overlap)
+    assert chosen.window is not None
+    check_request(spec, batch_size=batch_size, output=output, dtype=dtype, engine=engine, precision=precision)
     with open_volume(volume) as source:
-        _check_volume(source, spec)
-        _refuse_own_input(source, out)
-        geometry = _geometry(source, spec, prediction, region)
-        where = choose_device(device)
-        precision = choose_precision(spec, where)
-        forward = make_forward(run, spec, device=where, precision=precision)
+        check_volume(source, spec)
+        refuse_own_input(source, out)
+        where = choose_device(device, engine=engine)
+        used = choose_precision(precision, run=spec, device=where)
+        geometry = _geometry(source, spec, window=chosen.window, overlap=chosen.overlap, region=region)
+        job = _Job(spec, geometry, output=output, dtype=dtype, batch_size=batch_size)
+        forward = make_forward(run, spec, window=chosen.window, engine=engine, device=where, precision=used)
         begin = time.perf_counter()
-        with _create_output(
-            out, source=source, spec=spec, geometry=geometry, output=output, dtype=dtype, overwrite=overwrite
-        ) as target:
-            windows, columns = _predict_columns(
-                source,
-                target,
-                forward,
-                spec=spec,
-                geometry=geometry,
-                batch_size=batch_size,
-                output=output,
-                progress=progress,
-            )
+        with _create_output(out, job, source=source, overwrite=overwrite) as target:
+            windows, columns = _predict_columns(job, source, target, forward=forward, progress=progress)
         seconds = time.perf_counter() - begin
-        assert prediction.window is not None
-        return PredictReport(
-            run=str(run),
-            volume=source.location,
-            out=target.location,
-            output=output,
-            shape=target.shape if target.channels is None else (target.channels, *target.shape),
-            dtype=dtype,
-            voxel_size_nm=target.voxel_size_nm,
-            window=prediction.window,
-            overlap=prediction.overlap,
-            windows=windows,
-            columns=columns,
-            device=str(where),
-            precision=precision,
-            seconds=round(seconds, 3),
-            voxels_per_second=round(int(np.prod(target.shape)) / seconds, 1),
-        )
+    return PredictReport(
+        run=str(run),
+        volume=source.location,
+        out=target.location,
+        output=output,
+        shape=target.shape if target.channels is None else (target.channels, *target.shape),
+        dtype=dtype,
+        voxel_size_nm=target.voxel_size_nm,
+        window=chosen.window,
+        overlap=chosen.overlap,
+        windows=windows,
+        columns=columns,
+        device=str(where),
+        engine=engine,
+        precision=used,
+        seconds=round(seconds, 3),
+        voxels_per_second=round(int(np.prod(target.shape)) / seconds, 1),
+    )
 
 
-def _geometry(source: Volume, spec: RunSpec, prediction: PredictionSpec, region: Region | str | None) -> Geometry:
-    assert prediction.window is not None
+def _geometry(
+    source: Volume, spec: RunSpec, *, window: tuple[int, ...], overlap: float, region: Region | str | None
+) -> Geometry:
     # A 2-D network looks at one section at a time.
-    z, y, x = (1, *prediction.window)[-3:]
+    z, y, x = (1, *window)[-3:]
     return make_geometry(
         shape=source.shape,
         factors=spec.data.downsample,
         window=(z, y, x),
-        overlap=prediction.overlap,
+        overlap=overlap,
         box=region_box(region, shape=source.shape),
     )
 
 
-def _create_output(
-    out: str | Path,
-    *,
-    source: Volume,
-    spec: RunSpec,
-    geometry: Geometry,
-    output: Output,
-    dtype: DType,
-    overwrite: bool,
-) -> WritableVolume:
-    channels = decoded_channels(spec.task) if output == "label" else len(spec.task.channels)
+def _create_output(out: str | Path, job: _Job, *, source: Volume, overwrite: bool) -> WritableVolume:
+    task, trained = job.spec.task, job.spec.data.voxel_size_nm
+    channels = decoded_channels(task) if job.output == "label" else len(task.channels)
     voxel_size_nm = source.voxel_size_nm
-    if voxel_size_nm is None and spec.data.voxel_size_nm is not None:
-        voxel_size_nm = spec.data.voxel_size_nm
-        _log.warning("%s does not say its voxel size, took the run's, %s nm", source.location, _lengths(voxel_size_nm))
+    if voxel_size_nm is None and trained is not None:
+        voxel_size_nm = trained
+        _log.warning("%s does not say its voxel size, took the run's, %s nm", source.location, lengths(trained))
     # Without an activation the values are no probabilities.
-    is_probability = all(channel.activation != "none" for channel in spec.task.channels)
-    content: Content | None = "label" if output == "label" else "probability" if is_probability else None
+    is_probability = all(channel.activation != "none" for channel in task.channels)
+    content: Content | None = "label" if job.output == "label" else "probability" if is_probability else None
     is_tiff = Path(out).suffix.lower() in (".tif", ".tiff")
     return create_volume(
         out,
-        shape=box_shape(geometry.box),
-        dtype=dtype,
+        shape=box_shape(job.geometry.box),
+        dtype=job.dtype,
         channels=None if channels == 1 else channels,
         voxel_size_nm=voxel_size_nm,
         content=content,
-        chunks=None if is_tiff else plan.chunk_shape(geometry),
+        chunks=None if is_tiff else plan.chunk_shape(job.geometry),
         overwrite=overwrite,
     )
 
 
 def _predict_columns(
-    source: Volume,
-    target: WritableVolume,
-    forward: Forward,
-    *,
-    spec: RunSpec,
-    geometry: Geometry,
-    batch_size: int,
-    output: Output,
-    progress: Progress | None,
+    job: _Job, source: Volume, target: WritableVolume, *, forward: Forward, progress: Progress | None
 ) -> tuple[int, int]:
     """Predict and write every column; return the numbers of windows and columns."""
-    channels_in, channels_out = spec.model.input.channels, len(spec.task.channels)
+    geometry = job.geometry
+    channels_in, channels_out = job.spec.model.input.channels, len(job.spec.task.channels)
     planes = plan.plan_planes(geometry, chunk=plan.chunk_shape(geometry)[0])
     columns = plan.split_columns(
         geometry,
@@ -233,32 +232,44 @@ def _predict_columns(
         if progress is not None:
             progress(voxels * done // total, voxels)
 
+    for column in columns:
+        for finished in predict_column(
+            source,
+            forward,
+            geometry=geometry,
+            planes=planes,
+            column=column,
+            scale=_scale(source, job.spec),
+            channels_in=channels_in,
+            channels_out=channels_out,
+            batch_size=job.batch_size,
+            advance=advance,
+        ):
+            _write(target, finished, job=job)
+            del finished  # not kept while the network runs
+    return total, len(columns)
+
+
+def _scale(source: Volume, spec: RunSpec) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+    """Return the function from the volume's grey values to 0..1."""
+
     def scale(array: NDArray[Any]) -> NDArray[np.float32]:
         try:
             return scale_intensity(array, dtype=source.dtype, intensity_range=spec.data.intensity_range)
         except VolumeError as error:
             raise VolumeError(f"{source.location}: {error}") from None
 
-    for column in columns:
-        for box, values in predict_column(
-            source,
-            forward,
-            geometry=geometry,
-            planes=planes,
-            column=column,
-            scale=scale,
-            channels_in=channels_in,
-            channels_out=channels_out,
-            batch_size=batch_size,
-            advance=advance,
-        ):
-            block = decode(values, task=spec.task) if output == "label" else _stored(values, dtype=target.dtype)
-            z, y, x = (
-                slice(part.start - whole.start, part.stop - whole.start)
-                for part, whole in zip(box, geometry.box, strict=True)
-            )
-            target.write((z, y, x), block[0] if target.channels is None else block)
-    return total, len(columns)
+    return scale
+
+
+def _write(target: WritableVolume, finished: Finished, *, job: _Job) -> None:
+    box, values = finished
+    block = decode(values, task=job.spec.task) if job.output == "label" else _stored(values, dtype=target.dtype)
+    z, y, x = (
+        slice(part.start - whole.start, part.stop - whole.start)
+        for part, whole in zip(box, job.geometry.box, strict=True)
+    )
+    target.write((z, y, x), block[0] if target.channels is None else block)
 
 
 def _windows_over(geometry: Geometry, column: tuple[Span, Span]) -> int:
@@ -273,80 +284,7 @@ def _windows_over(geometry: Geometry, column: tuple[Span, Span]) -> int:
 def _stored(values: NDArray[np.float32], *, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return probabilities as they are stored: p as round(255 p) in uint8."""
     if dtype == np.uint8:
-        scaled: NDArray[np.uint8] = np.rint(np.clip(values, 0, 1) * np.float32(255)).astype(np.uint8)
-        return scaled
+        scaled = values * np.float32(255)
+        np.clip(scaled, 0, 255, out=scaled)
+        return np.rint(scaled, out=scaled).astype(np.uint8)
     return values.astype(dtype, copy=False)
-
-
-def _prediction(spec: RunSpec, *, window: Sequence[int] | None, overlap: float | None) -> PredictionSpec:
-    """Return the run's way to predict with what was asked for instead, checked."""
-    pinned = spec.prediction.window or spec.training.patch_size
-    chosen = validate(
-        PredictionSpec,
-        {
-            "window": list(window) if window is not None else list(pinned),
-            "overlap": spec.prediction.overlap if overlap is None else overlap,
-        },
-        source="prediction",
-    )
-    assert chosen.window is not None
-    rule = spec.model.input.size
-    if len(chosen.window) != len(rule.minimum):
-        raise InputSizeError(
-            f"the window {list(chosen.window)} has {len(chosen.window)} axes, {spec.model.name} has "
-            f"{', '.join(spec.model.input.axes)}: give {len(rule.minimum)} numbers."
-        )
-    if not rule.allows(chosen.window):
-        raise InputSizeError(
-            f"{spec.model.name} does not accept the window {list(chosen.window)}, legal are {rule.describe()} voxels: "
-            f"give {list(rule.round_up(chosen.window))}."
-        )
-    if chosen.window != pinned:
-        _log.warning("window %s instead of the run's %s: the predictions will differ", chosen.window, pinned)
-    return chosen
-
-
-def _check_request(spec: RunSpec, *, batch_size: int, output: Output, dtype: DType) -> None:
-    for name, value, known in (("output", output, get_args(Output)), ("dtype", dtype, get_args(DType))):
-        if value not in known:
-            raise SpecError(f"{name} {value!r} is not known, give {' or '.join(known)}.")
-    if batch_size < 1:
-        raise SpecError(f"batch_size {batch_size} is not possible, give 1 or more.")
-    if output == "label":
-        if dtype != "uint8":
-            raise OutputError(f"labels are uint8, not {dtype}: leave dtype out, or predict probabilities.")
-        return
-    unbounded = [channel.name for channel in spec.task.channels if channel.activation == "none"]
-    if unbounded and dtype == "uint8":
-        raise OutputError(
-            f"the channel {unbounded[0]!r} has no activation, its values need not lie in 0..1 and cannot be stored as "
-            "uint8: give dtype float16 or float32."
-        )
-
-
-def _check_volume(source: Volume, spec: RunSpec) -> None:
-    channels = 1 if source.channels is None else source.channels
-    if channels != spec.model.input.channels:
-        raise VolumeError(
-            f"{source.location}: has {channels} channel(s), and {spec.name} was trained on "
-            f"{spec.model.input.channels}: give a volume with as many."
-        )
-    here, trained = source.voxel_size_nm, spec.data.voxel_size_nm
-    if here is None or trained is None:
-        return
-    if any(abs(one / other - 1) > VOXEL_SIZE_TOLERANCE for one, other in zip(here, trained, strict=True)):
-        raise VolumeError(
-            f"{source.location}: has voxels of {_lengths(here)} nm (z, y, x), and {spec.name} was trained on "
-            f"{_lengths(trained)} nm: resample the volume, or correct its voxel size if that is wrong."
-        )
-
-
-def _lengths(voxel_size_nm: tuple[float, float, float]) -> str:
-    return " x ".join(f"{length:g}" for length in voxel_size_nm)
-
-
-def _refuse_own_input(source: Volume, out: str | Path) -> None:
-    image = split_location(source.location)[0]
-    path = split_location(str(out))[0]
-    if path.exists() and path.samefile(image):
-        raise OutputError(f"{out}: is the image itself, which would be lost: choose another name.")

@@ -18,7 +18,13 @@ from connectomics_zoo.resample import downsample_image, interpolate
 Array = NDArray[np.float32]
 
 Forward = Callable[[Tensor], Tensor]
-"""From scaled windows (B, C, Z, Y, X) to the values of the output channels (B, K, Z, Y, X), float32 on the CPU."""
+"""From scaled windows (B, C, Z, Y, X) to the values of the output channels (B, K, Z, Y, X), float32 on the CPU.
+
+The windows' memory is used again for the next ones.
+"""
+
+Corner = tuple[int, int, int]
+"""First voxel (z, y, x) of a window, in network voxels."""
 
 
 class Source(Protocol):
@@ -102,6 +108,8 @@ def predict_column(
     depth = min(geometry.grids[0].window, geometry.grids[0].size)
     image = _RollingRows(channels_in, depth, under[0], under[1], base=planes[0].start)
     sums = _RollingRows(channels_out, rows_in_memory(geometry, planes), needed[1], needed[2], base=planes[0].base)
+    corners = list(itertools.product(*starts))
+    windows = torch.empty(min(batch_size, len(corners)), channels_in, *(grid.window for grid in geometry.grids))
     filled = planes[0].start
     for plane in planes:
         rows = Span(*geometry.grids[0].inside(plane.start))
@@ -109,19 +117,33 @@ def predict_column(
         _fill(image, Span(max(filled, plane.start), rows.stop), source=source, geometry=geometry, scale=scale)
         filled = rows.stop
         sums.move_to(plane.base)
-        for batch in _batches(itertools.product(starts[0], starts[1]), size=batch_size):
-            corners = [(plane.start, *corner) for corner in batch]
-            patches = np.stack([_patch(image, corner, geometry=geometry) for corner in corners])
-            values = forward(torch.from_numpy(patches))
-            for corner, value in zip(corners, values, strict=True):
-                _add(sums, value, corner, geometry=geometry, needed=needed)
+        for batch in _batches([(plane.start, *corner) for corner in corners], size=batch_size):
+            _predict_batch(image, sums, batch, forward=forward, windows=windows, geometry=geometry, needed=needed)
             advance(len(batch))
         yield from _finish(sums, plane.rows, column=column, geometry=geometry)
 
 
-def _batches(items: Iterator[tuple[int, int]], *, size: int) -> Iterator[list[tuple[int, int]]]:
-    while batch := list(itertools.islice(items, size)):
-        yield batch
+def _batches(corners: list[Corner], *, size: int) -> Iterator[list[Corner]]:
+    for first in range(0, len(corners), size):
+        yield corners[first : first + size]
+
+
+def _predict_batch(
+    image: _RollingRows,
+    sums: _RollingRows,
+    corners: list[Corner],
+    *,
+    forward: Forward,
+    windows: Tensor,
+    geometry: Geometry,
+    needed: tuple[Span, ...],
+) -> None:
+    """Predict the windows at `corners`, gathered in the memory `windows`, and add what they give to `sums`."""
+    batch = windows[: len(corners)]
+    for window, corner in zip(batch, corners, strict=True):
+        _gather(image, corner, into=window, geometry=geometry)
+    for value, corner in zip(forward(batch), corners, strict=True):
+        _add(sums, value, corner, geometry=geometry, needed=needed)
 
 
 def _fill(
@@ -150,18 +172,20 @@ def _fill(
             target[channel] = downsample_image(grey, geometry.factors)
 
 
-def _patch(image: _RollingRows, corner: tuple[int, int, int], *, geometry: Geometry) -> Array:
-    """Return the window (C, Z, Y, X) at `corner`, continued by reflection where it reaches beyond the volume."""
+def _gather(image: _RollingRows, corner: Corner, *, into: Tensor, geometry: Geometry) -> None:
+    """Copy the window (C, Z, Y, X) at `corner`, continued by reflection where it reaches beyond the volume."""
     spans = [Span(*grid.inside(start)) for grid, start in zip(geometry.grids, corner, strict=True)]
     inside = image.view(spans[0], spans[1], spans[2])
     missing = [(0, grid.window - span.size) for grid, span in zip(geometry.grids, spans, strict=True)]
-    return np.pad(inside, [(0, 0), *missing], mode="reflect") if any(map(any, missing)) else inside
+    if any(map(any, missing)):
+        inside = np.pad(inside, [(0, 0), *missing], mode="reflect")
+    into.copy_(torch.from_numpy(inside))
 
 
 def _add(
     sums: _RollingRows,
     value: Tensor,
-    corner: tuple[int, int, int],
+    corner: Corner,
     *,
     geometry: Geometry,
     needed: tuple[Span, ...],

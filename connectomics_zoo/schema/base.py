@@ -20,8 +20,8 @@ class Node(BaseModel):
         frozen=True,
         strict=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
         validate_default=True,
+        defer_build=True,  # a command reads one kind of spec, and should not wait for the others
     )
 
     @model_validator(mode="before")

@@ -112,7 +112,7 @@ else:
         __base__=Node,
         __doc__="What the experiment changes of its model's training recipe.",
         **{
-            name: (Optional[field.rebuild_annotation()], Field(None, description=field.description))  # noqa: UP045
+            name: (Optional[field.rebuild_annotation()], None)  # noqa: UP045
             for name, field in TrainingSpec.model_fields.items()
         },
     )

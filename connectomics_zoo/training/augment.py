@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 SAME_SIZE = 0.1
@@ -12,6 +15,12 @@ GAIN = 0.2
 OFFSET = 0.1
 NOISE = 0.05
 """Ranges in units of the scaled intensity 0..1: gain 1 ± GAIN about the patch's mean, ± OFFSET, sigma up to NOISE."""
+
+TILE = 16
+"""Edge along z and x of the tiles that a turned patch is copied by, so that what a tile touches stays in the cache."""
+
+QUANTILES = 2**16
+"""Values that the noise takes: as many as a uint16 can choose from, several times faster than exact ones."""
 
 Array = NDArray[np.float32]
 
@@ -42,7 +51,7 @@ def augment(
     planes: tuple[tuple[int, int], ...],
     generator: np.random.Generator,
 ) -> tuple[Array, Array]:
-    """Return an augmented copy of a patch and its targets.
+    """Return an augmented copy of a patch and its targets; in mode `none`, the arrays themselves.
 
     Args:
         image: (C, Z, Y, X), intensities scaled to 0..1.
@@ -60,16 +69,36 @@ def augment(
         turns = int(generator.integers(4))
         image = np.rot90(image, turns, (first + 1, second + 1))
         targets = np.rot90(targets, turns, (first + 1, second + 1))
+    image, targets = _copy(image), _copy(targets)
     if mode == "full":
-        image = _vary_intensity(image, generator)
-    return np.ascontiguousarray(image), np.ascontiguousarray(targets)
+        _vary_intensity(image, generator)
+    return image, targets
 
 
-def _vary_intensity(image: Array, generator: np.random.Generator) -> Array:
-    mean = image.mean()
+def _copy(view: Array) -> Array:
+    """Return a contiguous copy of a flipped and turned array (C, Z, Y, X)."""
+    result = np.empty(view.shape, view.dtype)
+    for z in range(0, view.shape[1], TILE):
+        for x in range(0, view.shape[3], TILE):
+            result[:, z : z + TILE, :, x : x + TILE] = view[:, z : z + TILE, :, x : x + TILE]
+    return result
+
+
+def _vary_intensity(image: Array, generator: np.random.Generator) -> None:
+    """Change gain, offset and noise of `image` (C, Z, Y, X) in place."""
+    mean = float(image.mean())
     gain = generator.uniform(1 - GAIN, 1 + GAIN)
     offset = generator.uniform(-OFFSET, OFFSET)
     sigma = generator.uniform(0, NOISE)
-    noise = generator.standard_normal(image.shape, dtype=np.float32)
-    varied: Array = ((image - mean) * gain + mean + offset + sigma * noise).astype(np.float32)
-    return varied
+    values = sigma * _normal_quantiles() + np.float32(mean - gain * mean + offset)
+    image *= np.float32(gain)
+    for section in image.reshape(-1, *image.shape[2:]):
+        section += values.take(generator.integers(QUANTILES, size=section.shape, dtype=np.uint16))
+
+
+@cache
+def _normal_quantiles() -> Array:
+    """The quantiles of the standard normal distribution at the middles of `QUANTILES` equal parts."""
+    shares = (torch.arange(QUANTILES, dtype=torch.float64) + 0.5) / QUANTILES
+    quantiles: Array = torch.special.ndtri(shares).float().numpy()
+    return quantiles

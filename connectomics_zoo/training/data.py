@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.intensity import scale_intensity
@@ -20,8 +22,11 @@ from connectomics_zoo.targets import make_targets
 from connectomics_zoo.training.augment import augment, rotation_planes
 from connectomics_zoo.volumes import Volume, open_volume
 
-FOREGROUND_TRIES = 20
-"""Random patches looked at for a foreground voxel before the last one is taken as it is."""
+FOREGROUND_TRIES = 256
+"""Blocks (of half a patch's edges) drawn in search of a labelled voxel before a patch may lie anywhere."""
+
+REMEMBERED_BLOCKS = 2**20
+"""Blocks without labels that are remembered for each volume."""
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """[first, last + 1] of voxels along z, y, x."""
@@ -35,7 +40,7 @@ class Patch(NamedTuple):
     targets: Tensor
     """(C, Z, Y, X)."""
     mask: Tensor
-    """(1, Z, Y, X), 1 where validation scores the patch."""
+    """(1, Z, Y, X), 1 where validation scores the patch; (1, 1, 1, 1) in training, which scores all of it."""
 
 
 class PairReader:
@@ -67,14 +72,15 @@ class PairReader:
         raw = self.image.read(self._volume_slices(inside))
         raw = raw if raw.ndim == 4 else raw[None]
         scaled = scale_intensity(raw, dtype=self.image.dtype, intensity_range=self.data.intensity_range)
-        channels = [downsample_image(channel, self.data.downsample) for channel in scaled]
-        return np.pad(np.stack(channels), ((0, 0), *padding), mode="reflect").astype(np.float32, copy=False)
+        if max(self.data.downsample) > 1:
+            scaled = np.stack([downsample_image(channel, self.data.downsample) for channel in scaled])
+        return _reflect(scaled, ((0, 0), *padding))
 
     def read_label(self, box: Box, *, within: Box) -> NDArray[Any]:
         """Return the labels (Z, Y, X) in `box`, reflected where it reaches out of `within`."""
         inside, padding = _clip(box, within)
-        labels = downsample_labels(self.label.read(self._volume_slices(inside)), self.data.downsample)
-        return np.pad(labels, padding, mode="reflect")
+        labels = self.label.read(self._volume_slices(inside))
+        return _reflect(downsample_labels(labels, self.data.downsample), padding)
 
     def _volume_slices(self, box: Box) -> tuple[slice, slice, slice]:
         z, y, x = (
@@ -113,13 +119,63 @@ def _clip(box: Box, within: Box) -> tuple[Box, tuple[tuple[int, int], ...]]:
     return (z, y, x), padding
 
 
+def _reflect(array: NDArray[Any], padding: tuple[tuple[int, int], ...]) -> NDArray[Any]:
+    return np.pad(array, padding, mode="reflect") if any(map(any, padding)) else array
+
+
+class ForegroundFinder:
+    """Finds labelled voxels of a region block by block; no block that has none is read twice.
+
+    What it remembers saves reading, and changes no result: that follows from the generator alone.
+
+    Args:
+        reader: the volume.
+        block: edges (z, y, x) of a block in network voxels; the last one along an axis may be larger.
+    """
+
+    def __init__(self, reader: PairReader, *, block: tuple[int, ...]) -> None:
+        self.reader = reader
+        self.block = block
+        self.counts = tuple(
+            max(1, (last - first) // edge) for (first, last), edge in zip(reader.box, block, strict=True)
+        )
+        """Blocks along (z, y, x)."""
+        self._empty: set[int] = set()
+
+    def find(self, generator: np.random.Generator) -> tuple[int, ...] | None:
+        """Return a random labelled voxel (z, y, x) of a random block that has one, or None if none was found."""
+        for number in generator.integers(math.prod(self.counts), size=FOREGROUND_TRIES).tolist():
+            if number in self._empty:
+                continue
+            box = self._box(number)
+            labelled = self.reader.read_label(box, within=self.reader.box) > 0
+            found = np.flatnonzero(labelled)
+            if found.size:
+                offset = np.unravel_index(int(found[int(generator.integers(found.size))]), labelled.shape)
+                return tuple(first + int(step) for (first, _), step in zip(box, offset, strict=True))
+            if len(self._empty) < REMEMBERED_BLOCKS:
+                self._empty.add(number)
+        return None
+
+    def _box(self, number: int) -> Box:
+        z, y, x = (
+            (first + step * edge, last if step == count - 1 else first + (step + 1) * edge)
+            for step, (first, last), edge, count in zip(
+                np.unravel_index(number, self.counts), self.reader.box, self.block, self.counts, strict=True
+            )
+        )
+        return z, y, x
+
+
 class TrainingPatches(IterableDataset[Patch]):
-    """An endless stream of random patches; the same seed and number of workers give the same stream.
+    """An endless stream of random patches, for `training_loader`.
+
+    Each patch follows from the seed and its number alone, so that any number of workers gives the same batches, and a
+    resumed run the batches that it would have had.
 
     Args:
         run: the complete run.
-        skip: optimiser steps that a resumed run has behind it; they choose another stream, so that its patches are
-            not drawn again.
+        skip: optimiser steps that a resumed run has behind it, whose batches are not drawn again.
     """
 
     def __init__(self, run: RunSpec, *, skip: int = 0) -> None:
@@ -128,18 +184,25 @@ class TrainingPatches(IterableDataset[Patch]):
 
     def __iter__(self) -> Iterator[Patch]:
         worker = get_worker_info()
-        generator = np.random.default_rng([self.run.training.seed, self.skip, worker.id if worker is not None else 0])
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        size = self.run.training.batch_size
+        block = tuple(-(-edge // 2) for edge in self.run.training.patch_size)
         readers = [PairReader(pair, self.run.data) for pair in self.run.data.train]
-        volumes = np.array([np.prod([last - first for first, last in reader.box]) for reader in readers], dtype=float)
-        while True:
-            reader = readers[int(generator.choice(len(readers), p=volumes / volumes.sum()))]
-            yield self._draw(reader, generator)
+        finders = [ForegroundFinder(reader, block=block) for reader in readers]
+        volumes = np.array([math.prod(last - low for low, last in reader.box) for reader in readers], dtype=float)
+        # The loader asks its workers for a whole batch each, in turn.
+        for batch in itertools.count(self.skip + first, step):
+            for number in range(batch * size, (batch + 1) * size):
+                generator = np.random.default_rng([self.run.training.seed, number])
+                chosen = int(generator.choice(len(readers), p=volumes / volumes.sum()))
+                yield self._draw(finders[chosen], generator)
 
-    def _draw(self, reader: PairReader, generator: np.random.Generator) -> Patch:
-        recipe = self.run.training
+    def _draw(self, finder: ForegroundFinder, generator: np.random.Generator) -> Patch:
+        recipe, reader = self.run.training, finder.reader
         box = _random_box(reader.box, recipe.patch_size, generator)
         if generator.random() < recipe.foreground_probability:
-            box = self._foreground_box(reader, box, generator)
+            centre = finder.find(generator)
+            box = box if centre is None else _centred_box(reader.box, centre, recipe.patch_size)
         # Reflected at the region, not read beyond it: what lies there may be what the run is validated on.
         labels = reader.read_label(box, within=reader.box)
         image, targets = augment(
@@ -149,18 +212,7 @@ class TrainingPatches(IterableDataset[Patch]):
             planes=rotation_planes(recipe.patch_size, reader.voxel_size_nm),
             generator=generator,
         )
-        return Patch(torch.from_numpy(image), torch.from_numpy(targets), torch.ones(1, *image.shape[1:]))
-
-    def _foreground_box(self, reader: PairReader, box: Box, generator: np.random.Generator) -> Box:
-        """Move `box` so that a labelled voxel is at its centre, as far as the region allows."""
-        for _ in range(FOREGROUND_TRIES):
-            found = np.argwhere(reader.read_label(box, within=reader.box) > 0)
-            if len(found):
-                offset = found[int(generator.integers(len(found)))]
-                centre = tuple(first + int(step) for (first, _), step in zip(box, offset, strict=True))
-                return _centred_box(reader.box, centre, self.run.training.patch_size)
-            box = _random_box(reader.box, self.run.training.patch_size, generator)
-        return box
+        return Patch(torch.from_numpy(image), torch.from_numpy(targets), torch.ones(1, 1, 1, 1))
 
 
 def _random_box(region: Box, size: tuple[int, ...], generator: np.random.Generator) -> Box:
@@ -213,6 +265,33 @@ class ValidationPatches(Dataset[Patch]):
         mask[:, z, y, x] = 1
         image = reader.read_image(box, within=reader.whole)
         return Patch(torch.from_numpy(image), torch.from_numpy(targets), torch.from_numpy(mask))
+
+
+def training_loader(run: RunSpec, *, skip: int = 0, pin_memory: bool = False) -> DataLoader[Patch]:
+    """Return the endless batches that `run` is trained on, read ahead by its `training.workers` processes.
+
+    Args:
+        run: the complete run.
+        skip: optimiser steps that a resumed run has behind it.
+        pin_memory: where batches are copied to a GPU, which is faster from pinned memory.
+    """
+    workers = run.training.workers
+    return DataLoader(
+        TrainingPatches(run, skip=skip),
+        batch_size=run.training.batch_size,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+    )
+
+
+def validation_loader(run: RunSpec, *, pin_memory: bool = False) -> DataLoader[Patch] | None:
+    """Return the patches that `run` is validated on, each a batch of its own, or None if it is not validated."""
+    if not run.data.validation:
+        return None
+    patches = ValidationPatches(run)
+    workers = min(run.training.workers, len(patches))
+    return DataLoader(patches, num_workers=workers, persistent_workers=workers > 0, pin_memory=pin_memory)
 
 
 def grid_boxes(region: Box, size: tuple[int, ...], whole: Box) -> list[tuple[Box, Box]]:

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch.utils.data import DataLoader
 
 from connectomics_zoo.build import build, measure_static
 from connectomics_zoo.errors import (
@@ -34,7 +34,7 @@ from connectomics_zoo.registry import RUN_SPEC
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.training.callbacks import CHECKPOINT_FILE, KeepCheckpoint, KeepWeights, Progress, ReportProgress
 from connectomics_zoo.training.curve import draw_curve, keep_log
-from connectomics_zoo.training.data import TrainingPatches, ValidationPatches
+from connectomics_zoo.training.data import training_loader, validation_loader
 from connectomics_zoo.training.module import SegmentationModule
 from connectomics_zoo.training.resolve import continue_run, resolve_run, warn_of_overlap, warn_of_padding
 
@@ -186,13 +186,9 @@ def _fit(
     trainer: L.Trainer, module: SegmentationModule, run: RunSpec, *, checkpoint: Path | None, steps_done: int
 ) -> None:
     recipe = run.training
-    loader = DataLoader(
-        TrainingPatches(run, skip=steps_done),
-        batch_size=recipe.batch_size,
-        num_workers=recipe.workers,
-        persistent_workers=recipe.workers > 0,
-    )
-    validation = DataLoader(ValidationPatches(run), batch_size=1) if run.data.validation else None
+    on_gpu = isinstance(trainer.accelerator, CUDAAccelerator)
+    loader = training_loader(run, skip=steps_done, pin_memory=on_gpu)
+    validation = validation_loader(run, pin_memory=on_gpu)
     try:
         with _quiet():
             trainer.fit(module, loader, validation, ckpt_path=checkpoint)

@@ -1,0 +1,206 @@
+"""`zoo bench [REF…]`: speed, accuracy and peak memory of networks on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from connectomics_zoo.cli.console import complete_model, note, stdout_console
+from connectomics_zoo.errors import SpecError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from connectomics_zoo.bench import Measurement, ModelBench
+    from connectomics_zoo.bench.run import Progress
+
+DEFAULT = "mednext-S"
+"""What is measured where nothing is named: the network that most people train."""
+
+BUSY = 0.5
+"""Load per core beyond which times mean little."""
+
+PLAIN_INTERVAL_SECONDS = 15.0
+"""Between two lines of progress where there is no terminal."""
+
+HEADERS = ("mode", "variant", "precision", "ms", "min", "max", "kvoxel/s", "GFLOP/s", "speed-up", "error", "peak MB")
+
+_EPILOG = """\b
+Examples:
+  zoo bench
+  zoo bench mednext-S mednext-B --size 64,96,96 --plot bench.png
+  zoo bench mednext-S arch.kernel_size=5 --no-training --precision float32 --json
+"""
+
+
+def parse_size(context: click.Context | None, parameter: click.Parameter | None, text: str) -> tuple[int, ...]:
+    """Return the numbers of `64` or `64,96,96`.
+
+    Raises:
+        SpecError: it is neither.
+    """
+    from connectomics_zoo.reading import MAX_EDGE
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) <= 6 and 1 <= int(part) <= MAX_EDGE for part in parts):
+        raise SpecError(
+            f"--size {text!r} is no size, give one number from 1 to {MAX_EDGE} or one for each axis: 64 or 64,96,96."
+        )
+    return tuple(map(int, parts))
+
+
+@click.command("bench", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("items", nargs=-1, metavar="[REF]... [KEY=VALUE]...", shell_complete=complete_model)
+@click.option(
+    "--size", default="64", show_default=True, callback=parse_size, metavar="N|Z,Y,X", help="Input, in voxels."
+)
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(["float32", "bfloat16"]),
+    multiple=True,
+    help="May be repeated [default: what the device computes in by itself].",
+)
+@click.option("--training/--no-training", default=True, show_default=True, help="Measure training steps, too.")
+@click.option("--memory/--no-memory", default=True, show_default=True, help="Measure peak memory, too.")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Timed rounds.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of torch on the CPU [default: torch's own].")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one line of JSON.")
+@click.option("--plot", type=click.Path(dir_okay=False), metavar="FILE.png", help="Also draw the speed-ups.")
+def command(
+    items: tuple[str, ...],
+    size: tuple[int, ...],
+    precisions: tuple[str, ...],
+    training: bool,
+    memory: bool,
+    rounds: int,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+    plot: str | None,
+) -> None:
+    """Measure the networks REF (mednext-S without one), with the overrides KEY=VALUE, on this machine.
+
+    Networks have random weights. The plain implementation in eager float32 and bfloat16 autocast and the default one in
+    both take turns in one process; a size that is not legal is raised to the next one that is. A training step is
+    forward at all scales, loss and backward, without the optimiser, and counts as three forward passes in GFLOP/s.
+    The error is the relative L2 distance to plain float32, of the output or of all gradients. Peak memory is by how
+    much a fresh process that has network and input grows in its first step.
+    """
+    from connectomics_zoo.overrides import override_model, parse_overrides
+
+    refs = [item for item in items if "=" not in item or Path(item).exists()] or [DEFAULT]
+    changes = parse_overrides([item for item in items if item not in refs])
+    specs = [override_model(ref, changes) for ref in refs]
+    logging.basicConfig(format="zoo: %(message)s", level=logging.WARNING)
+    from connectomics_zoo.bench import bench
+    from connectomics_zoo.bench.plot import check_target, draw_speed_ups
+
+    if plot is not None:
+        check_target(plot)
+    _warn_if_busy()
+    with _progress() as progress:
+        report = bench(
+            specs,
+            size=size,
+            precisions=precisions,  # type: ignore[arg-type]  # click has checked them
+            modes=("inference", "training") if training else ("inference",),
+            rounds=rounds,
+            device=device,
+            threads=threads,
+            memory="measure" if memory else "skip",
+            progress=progress,
+        )
+    if plot is not None:
+        draw_speed_ups([report], plot)
+        note(f"drew {plot}")
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), ensure_ascii=False))
+        return
+    console = stdout_console()
+    console.print(report.machine.describe(), markup=False)
+    for model in report.models:
+        _print_model(console, model)
+
+
+def _warn_if_busy() -> None:
+    from connectomics_zoo.bench.machine import core_count, load_average
+
+    load, cores = load_average(), core_count()
+    if load is not None and load > BUSY * cores:
+        note(
+            f"this machine is busy (load {load:.1f} on {cores} core(s)) and the times will be too long, "
+            "measure when it idles."
+        )
+
+
+def _print_model(console: Console, model: ModelBench) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    counts = f"{model.parameters_training:,} parameters in training, {model.parameters_inference:,} in inference"
+    size = "×".join(map(str, model.input_shape))
+    console.print(f"\n{model.model}: {counts}; input {size}, {model.flops / 1e9:.1f} GFLOP", markup=False)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for header in HEADERS:
+        table.add_column(header, justify="left" if header in HEADERS[:3] else "right", overflow="fold")
+    for item in model.measurements:
+        table.add_row(*(Text(cell) for cell in cells(item)))
+    console.print(table)
+
+
+def cells(item: Measurement) -> tuple[str, ...]:
+    """Return a row of the table, in the order of `HEADERS`."""
+    peak = "-" if item.peak_memory_bytes is None else f"{item.peak_memory_bytes / 1e6:.0f}"
+    return (
+        item.mode,
+        item.implementation,
+        item.precision,
+        f"{item.seconds * 1e3:.1f}",
+        f"{item.seconds_shortest * 1e3:.1f}",
+        f"{item.seconds_longest * 1e3:.1f}",
+        f"{item.voxels_per_second / 1e3:.0f}",
+        f"{item.gflops_per_second:.1f}",
+        f"{item.speed_up:.2f}",
+        f"{item.relative_error:.1e}",
+        peak,
+    )
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on stderr in a terminal, now and then a line with an estimate of the time left elsewhere."""
+    if not sys.stderr.isatty():
+        yield _plain_lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, label: bar.update(task, completed=done, total=total, description=label)
+
+
+def _plain_lines() -> Callable[[int, int, str], None]:
+    begin = last = time.monotonic()
+
+    def show(done: int, total: int, label: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PLAIN_INTERVAL_SECONDS and done:
+            last = now
+            note(f"[{done}/{total}] {label}, about {(now - begin) / done * (total - done):.0f} s left")
+
+    return show

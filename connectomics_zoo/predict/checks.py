@@ -1,0 +1,126 @@
+"""What a prediction refuses before it begins, each in one sentence."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from connectomics_zoo.errors import InputSizeError, OutputError, SpecError, VolumeError
+from connectomics_zoo.predict.device import AskedPrecision, Engine
+from connectomics_zoo.registry import validate
+from connectomics_zoo.schema.experiment import PredictionSpec, RunSpec
+from connectomics_zoo.volumes import Volume
+from connectomics_zoo.volumes.location import split_location
+
+VOXEL_SIZE_TOLERANCE = 0.1
+"""Fraction by which a volume's voxels may differ from those that the network was trained on."""
+
+Output = Literal["probability", "label"]
+DType = Literal["uint8", "float16", "float32"]
+
+_log = logging.getLogger(__name__)
+
+
+def prediction_spec(spec: RunSpec, *, window: Sequence[int] | None, overlap: float | None) -> PredictionSpec:
+    """Return the run's way to predict, with what was asked for instead; the window is always stated.
+
+    Raises:
+        SpecError: the overlap is not possible.
+        InputSizeError: the network does not accept the window.
+    """
+    pinned = spec.prediction.window or spec.training.patch_size
+    chosen = validate(
+        PredictionSpec,
+        {
+            "window": list(window) if window is not None else list(pinned),
+            "overlap": spec.prediction.overlap if overlap is None else overlap,
+        },
+        source="prediction",
+    )
+    assert chosen.window is not None
+    rule = spec.model.input.size
+    if len(chosen.window) != len(rule.minimum):
+        raise InputSizeError(
+            f"the window {list(chosen.window)} has {len(chosen.window)} axes, {spec.model.name} has "
+            f"{', '.join(spec.model.input.axes)}: give {len(rule.minimum)} numbers."
+        )
+    if not rule.allows(chosen.window):
+        raise InputSizeError(
+            f"{spec.model.name} does not accept the window {list(chosen.window)}, legal are {rule.describe()} voxels: "
+            f"give {list(rule.round_up(chosen.window))}."
+        )
+    if chosen.window != pinned:
+        _log.warning("window %s instead of the run's %s: the predictions will differ", chosen.window, pinned)
+    return chosen
+
+
+def check_request(
+    spec: RunSpec, *, batch_size: int, output: Output, dtype: DType, engine: Engine, precision: AskedPrecision
+) -> None:
+    """Refuse a choice that there is not, and an output that the data type does not hold.
+
+    Raises:
+        SpecError: a value is unknown or not possible.
+        OutputError: the data type does not hold the output.
+    """
+    for name, value, known in (
+        ("output", output, get_args(Output)),
+        ("dtype", dtype, get_args(DType)),
+        ("engine", engine, get_args(Engine)),
+        ("precision", precision, get_args(AskedPrecision)),
+    ):
+        if value not in known:
+            raise SpecError(f"{name} {value!r} is not known, give {' or '.join(known)}.")
+    if batch_size < 1:
+        raise SpecError(f"batch_size {batch_size} is not possible, give 1 or more.")
+    if output == "label":
+        if dtype != "uint8":
+            raise OutputError(f"labels are uint8, not {dtype}: leave dtype out, or predict probabilities.")
+        return
+    unbounded = [channel.name for channel in spec.task.channels if channel.activation == "none"]
+    if unbounded and dtype == "uint8":
+        raise OutputError(
+            f"the channel {unbounded[0]!r} has no activation, its values need not lie in 0..1 and cannot be stored as "
+            "uint8: give dtype float16 or float32."
+        )
+
+
+def check_volume(source: Volume, spec: RunSpec) -> None:
+    """Refuse a volume that is not what the run was trained on.
+
+    Raises:
+        VolumeError: its channels or its voxel size differ.
+    """
+    channels = 1 if source.channels is None else source.channels
+    if channels != spec.model.input.channels:
+        raise VolumeError(
+            f"{source.location}: has {channels} channel(s), and {spec.name} was trained on "
+            f"{spec.model.input.channels}: give a volume with as many."
+        )
+    here, trained = source.voxel_size_nm, spec.data.voxel_size_nm
+    if here is None or trained is None:
+        return
+    if any(abs(one / other - 1) > VOXEL_SIZE_TOLERANCE for one, other in zip(here, trained, strict=True)):
+        raise VolumeError(
+            f"{source.location}: has voxels of {lengths(here)} nm (z, y, x), and {spec.name} was trained on "
+            f"{lengths(trained)} nm: resample the volume, or correct its voxel size if that is wrong."
+        )
+
+
+def lengths(voxel_size_nm: tuple[float, float, float]) -> str:
+    """Return a voxel size as errors show it: `30 x 8 x 8`."""
+    return " x ".join(f"{length:g}" for length in voxel_size_nm)
+
+
+def refuse_own_input(source: Volume, out: str | Path) -> None:
+    """Refuse to write a prediction over its own image.
+
+    Raises:
+        OutputError: `out` is the image.
+    """
+    image = split_location(source.location)[0]
+    path = split_location(str(out))[0]
+    if path.exists() and path.samefile(image):
+        raise OutputError(f"{out}: is the image itself, which would be lost: choose another name.")
