@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -68,7 +69,7 @@ _FILLS: frozenset[Callable[..., Any]] = frozenset(
         Tensor.normal_,
         Tensor.uniform_,
         Tensor.zero_,
-        # A truncated normal distribution is made from a uniform one in these steps.
+        # MONAI makes a truncated normal distribution from a uniform one in these steps.
         Tensor.add_,
         Tensor.clamp_,
         Tensor.erfinv_,
@@ -77,12 +78,20 @@ _FILLS: frozenset[Callable[..., Any]] = frozenset(
 )
 
 
+_MOST_SKIPS = 20
+"""Fills of one parameter that are skipped; a builder who draws until the numbers suit it must get numbers."""
+
+
 class _NoInitialisation(TorchFunctionMode):
     """Within it, filling a parameter does nothing, which is most of the time that building takes.
 
     Everything else is computed as ever, buffers too. It holds for this thread alone, so that a network which another
     thread builds at the same time is initialised.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._skips: Counter[int] = Counter()
 
     def __torch_function__(
         self,
@@ -94,7 +103,8 @@ class _NoInitialisation(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _FILLS:
             filled = args[0] if args else kwargs.get("tensor")
-            if isinstance(filled, nn.Parameter):
+            if isinstance(filled, nn.Parameter) and self._skips[id(filled)] < _MOST_SKIPS:
+                self._skips[id(filled)] += 1
                 return filled
         return func(*args, **kwargs)
 
@@ -121,7 +131,7 @@ def build(spec: ModelSpec, *, deep_supervision: bool, initialise: bool = True) -
 def build_meta(spec: ModelSpec, *, deep_supervision: bool) -> nn.Module:
     """Return the network on the meta device: shapes without memory."""
     with torch.device("meta"):
-        return build(spec, deep_supervision=deep_supervision)
+        return build(spec, deep_supervision=deep_supervision, initialise=False)
 
 
 def fingerprint(network: nn.Module) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+import logging
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +20,8 @@ from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
 GROUP = "connectomics_zoo.catalogs"
 
 Kind = Literal["models", "tasks", "experiments"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,21 +51,39 @@ class Entry:
 
 @functools.cache
 def catalogs() -> tuple[Catalog, ...]:
-    """Return the installed catalogues, the built-in one first."""
+    """Return the installed catalogues, the built-in one first; one without its package is left out, with a warning."""
     found: dict[str, Catalog] = {}
     for point in importlib.metadata.entry_points(group=GROUP):
-        module = importlib.util.find_spec(point.value)
-        if module is None or not module.submodule_search_locations:
-            raise SpecError(
-                f"the catalogue {point.name!r} names the package {point.value!r}, which cannot be found; reinstall it."
+        folder = _package_folder(point.value)
+        if folder is None:
+            # What is left of an uninstalled package must not take the other catalogues with it.
+            _log.warning(
+                "the catalogue %r is left out: its package %r cannot be found, reinstall or uninstall it.",
+                point.name,
+                point.value,
             )
-        entry = Catalog(point.name, point.value, Path(next(iter(module.submodule_search_locations))))
+            continue
+        entry = Catalog(point.name, point.value, folder)
         if found.setdefault(point.name, entry) != entry:
             raise SpecError(
                 f"two catalogues are called {point.name!r} ({found[point.name].package} and {point.value}), "
                 "uninstall one."
             )
     return tuple(sorted(found.values(), key=lambda item: (item.name != "zoo", item.name)))
+
+
+def _package_folder(package: str) -> Path | None:
+    """Return where `package` lies, None where there is no such package; nothing is imported."""
+    name, *parts = package.split(".")
+    module = importlib.util.find_spec(name) if name.isidentifier() else None
+    for part in parts:
+        if module is None or module.submodule_search_locations is None:
+            return None
+        name = f"{name}.{part}"
+        module = PathFinder.find_spec(name, module.submodule_search_locations)
+    if module is None or not module.submodule_search_locations:
+        return None
+    return Path(next(iter(module.submodule_search_locations)))
 
 
 @functools.cache

@@ -71,23 +71,29 @@ def load(
 
     _check_device(device)
     path = find_weights(init_from) if init_from is not None else source
-    if path is None:
-        network = build(spec, deep_supervision=deep_supervision)
-        report = LoadReport("initialisation", reinitialised=tuple(network.state_dict()))
-    else:
-        network, report = build_with_weights(
-            spec,
-            read_weights(path),
-            deep_supervision=deep_supervision,
-            source=str(path),
-            resample_kernels=init_from is not None,
-        )
+    network, report = _make(spec, path, deep_supervision=deep_supervision, resample_kernels=init_from is not None)
     if spec.expect is None:
         spec = spec.model_copy(update={"expect": measure_static(spec)})
     attached: Any = network
     attached.spec = spec
     attached.load_report = report
     return _moved(network, torch.device(device)).eval()
+
+
+def _make(
+    spec: ModelSpec, path: Path | None, *, deep_supervision: bool, resample_kernels: bool
+) -> tuple[nn.Module, LoadReport]:
+    """Return the network with the weights at `path`, or a fresh one for None."""
+    if path is None:
+        network = build(spec, deep_supervision=deep_supervision)
+        return network, LoadReport("initialisation", reinitialised=tuple(network.state_dict()))
+    return build_with_weights(
+        spec,
+        read_weights(path),
+        deep_supervision=deep_supervision,
+        source=str(path),
+        resample_kernels=resample_kernels,
+    )
 
 
 def _moved(network: nn.Module, device: torch.device) -> nn.Module:

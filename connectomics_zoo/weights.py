@@ -232,20 +232,28 @@ def build_with_weights(
 def _adopt(network: nn.Module, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Make each second tensor the memory of the first, the network's; copy it where that memory could not take over.
 
-    That is where tensors of the network share memory, where it lies elsewhere (another device) or in another order,
-    and where the file holds it at an odd address.
+    That is where tensors of the network share memory, where the device, type or order differs, and where the file
+    holds a tensor at an odd address.
     """
     tensors = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
-    users = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
+    storages = {key: tensor.untyped_storage() for key, tensor in tensors.items()}
+    users = Counter(storage.data_ptr() for storage in storages.values())
+    sole = {
+        key
+        for key, storage in storages.items()
+        if users[storage.data_ptr()] == 1 and storage.nbytes() == tensors[key].nbytes
+    }
     with torch.no_grad():
         for tensor, value in pairs:
-            storage = tensor.untyped_storage()
-            alone = users[storage.data_ptr()] == 1 and storage.nbytes() == tensor.nbytes
-            alike = (tensor.device, tensor.stride()) == (value.device, value.stride())
-            if alone and alike and value.data_ptr() % value.element_size() == 0:
+            alike = _layout(tensor) == _layout(value)
+            if id(tensor) in sole and alike and value.data_ptr() % value.element_size() == 0:
                 tensor.data = value
             else:
                 tensor.copy_(value)
+
+
+def _layout(tensor: Tensor) -> tuple[torch.device, torch.dtype, tuple[int, ...]]:
+    return tensor.device, tensor.dtype, tensor.stride()
 
 
 @dataclass(frozen=True)
@@ -253,7 +261,7 @@ class _Plan:
     """What a transfer will do."""
 
     values: dict[str, Tensor]
-    """What each key of the network gets, in its shape and type."""
+    """What each key of the network gets, in its shape."""
     report: LoadReport
 
 
@@ -328,7 +336,7 @@ def _refuse(source: str, *, missing: set[str], unknown: set[str], unfit: list[st
 def _adapt(
     old: Tensor, new: Tensor, *, input_channels: int | None, resample_kernels: bool
 ) -> tuple[Tensor, str] | None:
-    """Return `old` in the shape and type of `new`, and the rule that made it, or None where none fits.
+    """Return `old` in the shape of `new`, and the rule that made it, or None where none fits.
 
     `input_channels` are the network's, if the tensor follows them.
     """
@@ -348,7 +356,7 @@ def _adapt(
             return None
     if old.dtype != new.dtype:
         rules.append(f"{_dtype(old)} to {_dtype(new)}")
-    return value.to(new.dtype), ", ".join(rules)
+    return value, ", ".join(rules)
 
 
 def _one_axis(old: Tensor, new: Tensor) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from connectomics_zoo.schema.model import ModelSpec, SizeRule
 from connectomics_zoo.seeding import seed_parameters, seeded_array, seeded_input
 
 TINY = {"base_channels": 2, "kernel_size": 3, "expansion_ratios": 1, "block_counts": [1] * 9}
+STRIDE = {"strides": [[2, 2, 2]]}
 RECIPE = Path(__file__).resolve().parents[2] / "shared" / "reference" / "seeded_weights.py"
 
 
@@ -49,6 +51,78 @@ def test_a_built_network_is_in_training_mode_and_guarded() -> None:
     assert network.training
     with pytest.raises(InputSizeError):
         network(torch.zeros(1, 1, 17, 32, 32))
+
+
+def test_building_without_initialising_draws_no_numbers_and_is_otherwise_the_same() -> None:
+    for spec in (tiny(), resolve_model("rsunet", arch={"channels": [2, 4], "kernel_sizes": [[3, 3, 3]] * 2, **STRIDE})):
+        before = torch.get_rng_state()
+        bare = build(spec, deep_supervision=True, initialise=False)
+        assert torch.equal(torch.get_rng_state(), before)
+        whole = build(spec, deep_supervision=True)
+        assert not torch.equal(torch.get_rng_state(), before)
+        for first, second in zip(bare.named_parameters(), whole.named_parameters(), strict=True):
+            assert first[0] == second[0]
+            assert (first[1].shape, first[1].requires_grad) == (second[1].shape, second[1].requires_grad)
+        for one, two in zip(bare.named_buffers(), whole.named_buffers(), strict=True):
+            assert one[0] == two[0]
+            assert torch.equal(one[1], two[1])
+
+
+class Busy(nn.Module):
+    """Starts a thread that builds, and fills what is no parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(100, 10))
+        nn.init.kaiming_normal_(self.weight)
+        self.register_buffer("scale", torch.empty(1000), persistent=False)
+        nn.init.uniform_(self.get_buffer("scale"))
+        others: list[nn.Module] = []
+        thread = threading.Thread(target=lambda: others.append(nn.Linear(100, 100)))
+        thread.start()
+        thread.join()
+        self.other = others[0]
+
+
+class Choosy(nn.Module):
+    """Draws its parameters until the numbers suit it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn, self.cut = nn.Parameter(torch.zeros(1000)), nn.Parameter(torch.full((1000,), 9.0))
+        for _ in range(100):
+            if self.drawn.max() > 1:
+                break
+            nn.init.normal_(self.drawn)
+        else:
+            raise AssertionError("no numbers after 100 draws")
+        nn.init.trunc_normal_(self.cut)
+
+
+def build_bare(monkeypatch: pytest.MonkeyPatch, kind: type[nn.Module]) -> nn.Module:
+    """Build a `kind`, as if it were a spec's network, without initialising."""
+
+    class Builder:
+        @staticmethod
+        def build(*args: Any, **kwargs: Any) -> nn.Module:
+            return kind()
+
+    monkeypatch.setattr(build_module, "builder_module", lambda name: Builder)
+    return build(tiny(), deep_supervision=True, initialise=False)
+
+
+def test_without_initialising_other_threads_and_plain_tensors_are_initialised(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(7)
+    network = build_bare(monkeypatch, Busy)
+    torch.manual_seed(7)
+    assert torch.equal(network.get_buffer("scale"), torch.empty(1000).uniform_())
+    assert torch.equal(network.get_parameter("other.weight"), nn.Linear(100, 100).weight)
+
+
+def test_without_initialising_a_builder_that_waits_for_suitable_numbers_gets_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert build_bare(monkeypatch, Choosy).get_parameter("drawn").max() > 1
 
 
 def test_building_on_meta_takes_no_memory_and_gives_the_same_shapes() -> None:

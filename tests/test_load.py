@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -10,10 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from scipy import stats
+from torch import Tensor, nn
 
 from connectomics_zoo import catalog
-from connectomics_zoo.build import count_parameters
+from connectomics_zoo import load as load_module
+from connectomics_zoo.build import build, count_parameters, probe_shape
 from connectomics_zoo.errors import InputSizeError, SpecError, UnknownNameError, WeightsError, ZooError
 from connectomics_zoo.load import find_weights, load
 from connectomics_zoo.reading import dump_yaml
@@ -23,6 +27,39 @@ from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.weights import WEIGHTS_FILE, file_sha256, write_weights
 
 TINY = {"base_channels": 2, "kernel_size": 3, "expansion_ratios": 1, "block_counts": [1] * 9}
+
+STRIDES = [[1, 2, 2], [2, 2, 2]]
+SMALL: dict[str, dict[str, Any]] = {
+    "mednext": {"base_channels": 2, "expansion_ratios": 1, "block_counts": [1] * 9},
+    "monai_attention_unet": {"channels": [4, 4, 8], "strides": STRIDES},
+    "monai_basic_unet": {"channels": [4] * 6},
+    "monai_dynunet": {
+        "channels": [4, 4, 8, 8],
+        "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
+        "strides": [[1, 2, 2], [2, 2, 2], [2, 2, 2]],
+        "supervised_levels": 2,
+    },
+    "monai_segresnet": {
+        "base_channels": 4,
+        "num_groups": 2,
+        "encoder_block_counts": [1, 1],
+        "decoder_block_counts": [1],
+    },
+    "monai_segresnet_ds": {
+        "base_channels": 4,
+        "num_groups": 2,
+        "encoder_block_counts": [1, 1, 1],
+        "supervised_levels": 1,
+    },
+    "monai_swin_unetr": {"feature_size": 12, "depths": [1] * 4, "num_heads": [1] * 4},
+    "monai_unet": {"channels": [4, 4, 8], "strides": STRIDES},
+    "monai_unetr": {"img_size": [16, 16, 32], "hidden_size": 24, "mlp_dim": 32, "num_heads": 2, "feature_size": 4},
+    "monai_vnet": {},
+    "rsunet": {"channels": [4, 6, 8], "strides": STRIDES, "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]]},
+}
+"""A small architecture for each builder of the catalogue."""
+
+MODELS = sorted({entry.name for entry in catalog.entries("models")})
 
 PLAIN_BUILDER = '''
 """A batch norm and a convolution: stem and head in one, without deep supervision."""
@@ -131,6 +168,11 @@ def extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
         del sys.modules[module]
 
 
+def small(name: str) -> ModelSpec:
+    spec = get_spec(name)
+    return resolve_model(spec, arch=SMALL[spec.builder])
+
+
 def assert_holds(network: Any, state: dict[str, Tensor]) -> None:
     own = network.state_dict()
     assert own.keys() == state.keys()
@@ -206,6 +248,81 @@ def test_inputs_that_are_not_legal_are_refused_before_the_network_runs(shape: tu
 def test_unknown_models_are_refused_with_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown model 'MedNeXt_s': did you mean 'mednext-S'"):
         load("MedNeXt_s")
+
+
+# Fresh networks
+
+
+def assert_drawn_from(values: Tensor, distribution: Any) -> None:
+    """Assert that `values` have the distribution's mean, spread and bounds, and come from it (Kolmogorov-Smirnov)."""
+    numbers = values.detach().double()
+    count = numbers.numel()
+    mean, variance, kurtosis = distribution.stats(moments="mvk")
+    assert abs(numbers.mean() - mean) < 5 * math.sqrt(variance / count)
+    assert abs(numbers.var() - variance) < 5 * variance * math.sqrt((kurtosis + 2) / count)
+    low, high = distribution.support()
+    assert low - 1e-6 <= numbers.min() <= numbers.max() <= high + 1e-6
+    assert stats.kstest(numbers[:: 1 + count // 5000].numpy(), distribution.cdf).pvalue > 1e-5
+
+
+def fan_in(convolution: Any) -> int:
+    return int(convolution.weight[0].numel())
+
+
+def assert_norms_are_neutral(network: nn.Module) -> None:
+    norms = [
+        module for module in network.modules() if isinstance(module, nn.GroupNorm | nn.modules.batchnorm._NormBase)
+    ]
+    assert len(norms) > 10
+    for norm in norms:
+        state = norm.state_dict()
+        assert state.keys() >= {"weight", "bias"}
+        for name, tensor in state.items():
+            assert torch.all(tensor == (1 if name in ("weight", "running_var") else 0)), name
+
+
+@pytest.mark.parametrize("name", ["mednext-S", "monai_basic_unet3d"])
+def test_a_fresh_network_is_initialised_as_torch_initialises_its_layers(name: str) -> None:
+    torch.manual_seed(1)
+    network = load(name)
+    assert_norms_are_neutral(network)
+    drawn: dict[str, list[Tensor]] = {}
+    for module in network.modules():
+        if isinstance(module, nn.modules.conv._ConvNd):  # both are uniform within 1 / sqrt(fan in) in torch
+            for kind in ("weight", "bias"):
+                values = module.get_parameter(kind).detach().flatten() * math.sqrt(fan_in(module))
+                drawn.setdefault(f"{type(module).__name__}.{kind}", []).append(values)
+                if len(values) > 200:
+                    assert_drawn_from(values, stats.uniform(-1, 2))
+    assert drawn.keys() == {f"{kind}.{name}" for kind in ("Conv3d", "ConvTranspose3d") for name in ("weight", "bias")}
+    for values in drawn.values():
+        assert_drawn_from(torch.cat(values), stats.uniform(-1, 2))
+
+
+def test_a_fresh_rsunet_is_initialised_after_he() -> None:
+    torch.manual_seed(2)
+    network = load("rsunet")
+    assert_norms_are_neutral(network)
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv3d)]
+    assert len(convolutions) > 20
+    for module in convolutions:
+        assert module.bias is None or not module.bias.any()
+        assert_drawn_from(module.weight.flatten() * math.sqrt(fan_in(module) / 2), stats.norm())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_fresh_networks_differ_and_follow_the_seed(name: str) -> None:
+    states = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        states.append(load(small(name)).state_dict())
+    first, same, other = states
+    assert all(torch.equal(first[key], same[key]) for key in first)
+    assert all(tensor.isfinite().all() for tensor in first.values())
+    weights = [key for key, tensor in first.items() if key.endswith("weight") and tensor.ndim > 1]
+    assert weights
+    fixed = {key for key in weights if torch.equal(first[key], other[key])}
+    assert all(".up.weight" in key for key in fixed), "only RSUNet's upsampling is not random"
 
 
 # Weights beside a spec
@@ -303,6 +420,97 @@ def test_a_spec_cannot_name_weights_outside_its_folder_or_a_pickle(tmp_path: Pat
     (tmp_path / "tiny.yaml").write_text(dump_yaml(document))
     with pytest.raises(SpecError, match=r"weights\.one\.file: String should match pattern"):
         load(tmp_path / "tiny.yaml", pretrained=True)
+
+
+# The memory of a loaded network
+
+
+def test_every_model_of_the_catalogue_has_a_small_one() -> None:
+    assert len(MODELS) == 20
+    assert {get_spec(name).builder for name in MODELS} == SMALL.keys()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_loaded_network_is_one_that_was_built_and_filled(name: str, tmp_path: Path) -> None:
+    spec = small(name)
+    supervised = len(spec.outputs) > 1
+    source, filled = (build(spec, deep_supervision=supervised) for _ in range(2))
+    with torch.no_grad():
+        for buffer in source.buffers():
+            buffer += torch.rand_like(buffer) if buffer.is_floating_point() else 0
+    path = tmp_path / "model.safetensors"
+    write_weights(source, path)
+    filled.load_state_dict(source.state_dict())
+    loaded: Any = load(spec, init_from=path)
+    path.unlink()
+
+    assert loaded.load_report.exact == tuple(filled.state_dict())
+    for collect in (lambda net: net.named_parameters(remove_duplicate=False), lambda net: net.named_buffers()):
+        names: list[dict[int, str]] = [{}, {}]
+        for (key, one), (same_key, two) in zip(collect(filled), collect(loaded), strict=True):
+            assert key == same_key
+            assert torch.equal(one, two), key
+            for value in ("dtype", "device", "requires_grad", "is_leaf"):
+                assert getattr(one, value) == getattr(two, value), key
+            assert one.stride() == two.stride(), key
+            # What is one tensor under two names stays so.
+            assert names[0].setdefault(id(one), key) == names[1].setdefault(id(two), key)
+    x = torch.randn(probe_shape(spec))
+    with torch.no_grad():
+        expected = filled.eval()(x)
+        # A matrix product rounds by where its operands lie in memory, and a file's tensors lie where they lie.
+        torch.testing.assert_close(loaded(x), expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(copy.deepcopy(loaded)(x), expected)
+
+
+def test_a_loaded_network_trains_and_its_file_stays_as_it_is(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", load("mednext-S", arch=TINY))
+    content = (run / WEIGHTS_FILE).read_bytes()
+    loaded = load(run).train()
+    networks = [loaded, copy.deepcopy(loaded)]
+    x = torch.randn(1, 1, 16, 32, 32)
+    for network in networks:
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+        for _ in range(2):
+            optimizer.zero_grad()
+            sum(value.square().mean() for value in network(x).values()).backward()
+            optimizer.step()
+    trained = dict(loaded.state_dict())
+    torch.testing.assert_close(trained, dict(networks[1].state_dict()), rtol=1e-4, atol=1e-6)
+    assert (run / WEIGHTS_FILE).read_bytes() == content
+    assert not torch.equal(trained["stem.weight"], load(run).state_dict()["stem.weight"])
+    write_weights(loaded, run / WEIGHTS_FILE)  # over the file that it was loaded from
+    assert_holds(loaded, trained)
+    assert_holds(load(run), trained)
+
+
+def test_a_network_that_brings_all_weights_is_neither_initialised_nor_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run", load("mednext-S", arch=TINY))
+    monkeypatch.delattr(load_module, "measure_static")
+    before = torch.get_rng_state()
+    load(run)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_heads_for_other_channels_are_those_of_a_fresh_network(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", load("mednext-S", arch=TINY))
+    torch.manual_seed(4)
+    fresh = load("mednext-S", arch=TINY, out_channels=7).state_dict()
+    torch.manual_seed(4)
+    network: Any = load(run, out_channels=7)
+    assert len(network.load_report.reinitialised) == 10
+    for key in network.load_report.reinitialised:
+        assert torch.equal(network.state_dict()[key], fresh[key])
+
+
+@pytest.mark.parametrize("place", ["meta", "cpu"])
+def test_a_loaded_network_is_wholly_on_the_device_asked_for(place: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", load("mednext-S", arch=TINY))
+    network = load(run, device=place)
+    assert {tensor.device.type for tensor in network.state_dict().values()} == {place}
+    assert network.to(torch.float64).state_dict()["stem.weight"].dtype == torch.float64
 
 
 # Starting from other weights

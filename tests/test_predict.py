@@ -25,7 +25,7 @@ from connectomics_zoo.errors import (
 from connectomics_zoo.predict import predict
 from connectomics_zoo.predict.device import choose_precision
 from connectomics_zoo.reading import dump_yaml
-from connectomics_zoo.registry import get_task, resolve_model
+from connectomics_zoo.registry import get_run, get_task, resolve_model
 from connectomics_zoo.schema.experiment import DataSpec, PredictionSpec, RunSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.volumes import create_volume, open_volume
@@ -134,7 +134,8 @@ def test_a_run_predicts_what_its_network_gives_in_the_naive_way(run, tmp_path):
     np.testing.assert_allclose(found, expected[0], atol=1e-6)
     assert found.max() - found.min() > 0.2
     assert report.windows == 2 * 3 * 2
-    assert (report.device, report.precision, report.shape) == ("cpu", "float32", (20, 50, 40))
+    assert (report.device, report.engine, report.precision) == ("cpu", "torch", "float32")
+    assert report.shape == (20, 50, 40)
 
 
 def test_batches_change_nothing(run, tmp_path):
@@ -242,6 +243,22 @@ def test_a_given_window_and_overlap_replace_the_runs(run, tmp_path, caplog):
         ({"batch_size": 0}, SpecError, "batch_size 0 is not possible"),
         ({"device": "quantum"}, UnknownNameError, "unknown device 'quantum', give auto, cpu"),
         ({"output": "label", "dtype": "float32"}, OutputError, "labels are uint8, not float32"),
+        ({"engine": "onnx"}, SpecError, "engine 'onnx' is not known, give torch or openvino"),
+        (
+            {"precision": "int8"},
+            SpecError,
+            "precision 'int8' is not known, give auto or float32 or bfloat16",
+        ),
+        (
+            {"precision": "float16", "device": "cpu"},
+            SpecError,
+            "precision float16 is not possible on cpu, give auto or float32 or bfloat16",
+        ),
+        (
+            {"engine": "openvino", "device": "cuda"},
+            SpecError,
+            "the engine openvino computes on the CPU, not on cuda: give device cpu, or engine torch",
+        ),
         ({"output": "labels"}, SpecError, "output 'labels' is not known, give probability or label"),
         ({"dtype": "uint16"}, SpecError, "dtype 'uint16' is not known, give uint8 or float16 or float32"),
         ({"region": "z=3"}, VolumeError, "the region 'z=3' is not understood, write it as z=13:16"),
@@ -350,10 +367,76 @@ def test_progress_counts_voxels_up_to_all_of_them(run, tmp_path):
     assert calls[-1] == (16 * 64 * 64, 16 * 64 * 64)
 
 
-def test_low_precision_is_for_cuda_alone(run):
-    from connectomics_zoo.registry import get_run
+@pytest.mark.parametrize("name", ["out.h5", "out.tif", "out.zarr"])
+def test_an_output_that_appears_meanwhile_stays_and_the_prediction_is_not_lost(run, tmp_path, name):
+    image = write(tmp_path / "image.h5", grey((16, 32, 32)))
+    predict(run, image, tmp_path / f"undisturbed{Path(name).suffix}")
 
-    assert choose_precision("auto", run=get_run(run), device=torch.device("cpu")) == "float32"
+    def occupy(done, total):
+        (tmp_path / name).write_bytes(b"precious")
+
+    kept = tmp_path / f"out.finished-1{Path(name).suffix}"
+    with pytest.raises(OutputError, match=rf"{name}: appeared while .* the finished one is {kept}: rename or delete"):
+        predict(run, image, tmp_path / name, progress=occupy)
+    assert (tmp_path / name).read_bytes() == b"precious"
+    np.testing.assert_array_equal(read_all(kept), read_all(tmp_path / f"undisturbed{Path(name).suffix}"))
+
+
+# Precision ------------------------------------------------------------------------------------------------------
+
+
+def with_precision(run, precision):
+    spec = get_run(run)
+    return spec.model_copy(update={"training": spec.training.model_copy(update={"precision": precision})})
+
+
+@pytest.mark.parametrize("own", ["32-true", "bf16-mixed", "16-mixed"])
+def test_the_cpu_computes_in_float32_unless_bfloat16_is_asked_for(run, own):
+    spec, cpu = with_precision(run, own), torch.device("cpu")
+    assert choose_precision("auto", run=spec, device=cpu) == "float32"
+    assert choose_precision("bfloat16", run=spec, device=cpu) == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("own", "has_bfloat16", "chosen"),
+    [
+        ("32-true", True, "float32"),
+        ("16-mixed", True, "float16"),
+        ("bf16-mixed", True, "bfloat16"),
+        ("bf16-mixed", False, "float32"),
+    ],
+)
+def test_cuda_computes_in_the_runs_precision_where_it_can(run, monkeypatch, own, has_bfloat16, chosen):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
+    spec, cuda = with_precision(run, own), torch.device("cuda")
+    assert choose_precision("auto", run=spec, device=cuda) == chosen
+    assert choose_precision("float16", run=spec, device=cuda) == "float16"
+
+
+def test_bfloat16_is_refused_where_the_device_lacks_it(run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    with pytest.raises(SpecError, match="precision bfloat16 is not possible on cuda, give auto or float32 or float16"):
+        choose_precision("bfloat16", run=get_run(run), device=torch.device("cuda"))
+    with pytest.raises(SpecError, match="precision bfloat16 is not possible on mps, give auto or float32"):
+        choose_precision("bfloat16", run=get_run(run), device=torch.device("mps"))
+
+
+@pytest.mark.parametrize(
+    ("known", "warned"), [({"avx2": True}, True), ({"avx512_bf16": True}, False), ({"amx_bf16": True}, False)]
+)
+def test_bfloat16_on_a_cpu_without_it_is_warned_of(run, monkeypatch, caplog, known, warned):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    choose_precision("bfloat16", run=get_run(run), device=torch.device("cpu"))
+    assert ("this CPU has no bfloat16 arithmetic (AVX512_BF16, AMX)" in caplog.text) == warned
+
+
+def test_bfloat16_is_near_float32_and_the_report_says_it(run, tmp_path):
+    image = write(tmp_path / "image.h5", grey((16, 48, 32)))
+    predict(run, image, tmp_path / "exact.h5", dtype="float32", device="cpu")
+    report = predict(run, image, tmp_path / "low.h5", dtype="float32", device="cpu", precision="bfloat16")
+    assert report.precision == "bfloat16"
+    difference = np.abs(read_all(tmp_path / "low.h5") - read_all(tmp_path / "exact.h5")).max()
+    assert 1e-5 < difference < 0.03
 
 
 # The command line -----------------------------------------------------------------------------------------------
@@ -413,7 +496,22 @@ def test_values_without_activation_are_not_called_probabilities(tmp_path):
     assert open_volume(tmp_path / "out.h5").content is None
 
 
-def test_the_command_refuses_a_window_that_is_no_numbers(run, tmp_path):
-    result = invoke(run, tmp_path / "image.h5", tmp_path / "out.h5", "--window", "big")
-    assert isinstance(result.exception, InputSizeError)
-    assert "the window 'big' is not understood, write it as 16,128,128" in str(result.exception)
+@pytest.mark.parametrize("window", ["big", "16", "16,32,32,32", "16,32,3.5", ""])
+def test_the_command_refuses_a_window_that_is_no_numbers(run, run_zoo, tmp_path, window):
+    code, _, err = run_zoo("predict", run, tmp_path / "image.h5", tmp_path / "out.h5", "--window", window)
+    assert code == 2
+    assert f"'{window}' is not two or three whole numbers (z, y, x), write them like 16,128,128." in err
+
+
+def test_the_command_takes_two_numbers_for_a_2d_network(tmp_path):
+    folder = make_run(tmp_path / "run", arch={"spatial_dims": 2}, window=(32, 32))
+    image = write(tmp_path / "image.h5", grey((2, 48, 32)))
+    result = invoke(folder, image, tmp_path / "out.h5", "--window", "48,32", "--json")
+    assert json.loads(result.stdout)["window"] == [48, 32]
+
+
+def test_the_command_passes_engine_and_precision_on(run, tmp_path):
+    image = write(tmp_path / "image.h5", grey((16, 32, 32)))
+    result = invoke(run, image, tmp_path / "out.h5", "--device", "cpu", "--precision", "bfloat16", "--engine", "torch")
+    assert result.exit_code == 0, result.output
+    assert "1 windows on cpu in bfloat16\n" in result.stdout

@@ -314,7 +314,7 @@ def test_a_cpu_trains_in_float32_and_says_so(caplog):
 def test_an_unknown_or_absent_device_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UnknownNameError, match="unknown device 'gpu', give auto, cpu, cuda or mps"):
-        choose_precision("32-true", "gpu")
+        train("mednext-S", device="gpu")
     with pytest.raises(UnknownNameError, match="the device 'cuda' is not available here, give auto or cpu"):
         choose_precision("32-true", "cuda")
 

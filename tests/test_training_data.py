@@ -17,7 +17,8 @@ from volume_files import write
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.schema.experiment import Region
 from connectomics_zoo.training.augment import augment, rotation_planes
-from connectomics_zoo.training.data import PairReader, TrainingPatches, ValidationPatches, grid_boxes, network_box
+from connectomics_zoo.training.data import TrainingPatches, ValidationPatches, grid_boxes
+from connectomics_zoo.training.reader import PairReader, network_box
 from connectomics_zoo.training.resolve import warn_of_padding
 
 

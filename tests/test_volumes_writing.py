@@ -112,11 +112,18 @@ def test_an_existing_volume_is_replaced_only_when_asked(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_target_that_appears_meanwhile_is_not_overwritten(tmp_path):
-    with refuses("a.h5: exists already"), create(tmp_path / "a.h5"):
-        (tmp_path / "a.h5").write_text("somebody else's")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
-    assert (tmp_path / "a.h5").read_text() == "somebody else's"
+@pytest.mark.parametrize("name", ["a.h5", "a.tif", "a.zarr"])
+def test_a_target_that_appears_meanwhile_is_not_overwritten_and_the_finished_volume_is_kept(tmp_path, name):
+    path = tmp_path / name
+    (tmp_path / f"{path.stem}.finished-1{path.suffix}").write_text("of the last time")
+    kept = tmp_path / f"{path.stem}.finished-2{path.suffix}"
+    message = f"{name}: appeared while it was being written and stays as it is, the finished one is {kept}: rename"
+    with refuses(message), create(path) as volume:
+        volume.write(ALL, example(3, 4, 5))
+        path.write_text("somebody else's")
+    assert path.read_text() == "somebody else's"
+    np.testing.assert_array_equal(open_volume(kept).read(ALL), example(3, 4, 5))
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_dataset_is_never_added_to_an_existing_file(tmp_path):

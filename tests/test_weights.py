@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import pickle
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,15 @@ from connectomics_zoo.build import build
 from connectomics_zoo.errors import OutputError, WeightsError
 from connectomics_zoo.registry import resolve_model
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.weights import LoadReport, file_sha256, find_roles, read_weights, transfer, write_weights
+from connectomics_zoo.weights import (
+    LoadReport,
+    build_with_weights,
+    file_sha256,
+    find_roles,
+    read_weights,
+    transfer,
+    write_weights,
+)
 
 TINY = {"base_channels": 2, "kernel_size": 3, "expansion_ratios": 1, "block_counts": [1] * 9}
 SCALE_KEYS = {f"out_{level}.conv_out.{kind}" for level in range(1, 5) for kind in ("weight", "bias")}
@@ -42,7 +53,19 @@ def copy_of(network: nn.Module) -> dict[str, Tensor]:
 
 def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     assert first.keys() == second.keys()
-    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert all(first[key].dtype == second[key].dtype and torch.equal(first[key], second[key]) for key in first)
+
+
+def mount(monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str | None) -> None:
+    """Let the system say that `folder` is on a file system of this kind; None: let it say nothing."""
+    path = folder / "mountinfo"
+    if kind is not None:
+        escaped = str(folder.resolve()).replace(" ", r"\040")
+        path.write_text(
+            "20 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+            f"21 20 0:50 /export {escaped} rw,relatime shared:2 master:3 - {kind} server:/export rw\n"
+        )
+    monkeypatch.setattr(weights_module, "_MOUNTS", path)
 
 
 def groups(report: LoadReport) -> tuple[set[str], ...]:
@@ -116,7 +139,9 @@ def test_a_pickle_is_refused_with_the_reason(tmp_path: Path) -> None:
         read_weights(tmp_path / "model.pt")
 
 
-def test_damaged_weights_are_refused_at_any_length(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["ext4", "nfs4"])
+def test_damaged_weights_are_refused_at_any_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    mount(monkeypatch, tmp_path, kind)
     path = tmp_path / "model.safetensors"
     write_weights(build(tiny(), deep_supervision=True), path)
     content = path.read_bytes()
@@ -136,6 +161,41 @@ def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     path = tmp_path / "abc"
     path.write_bytes(b"abc")
     assert file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="this system does not list what is mapped")
+@pytest.mark.parametrize(
+    ("kind", "mapped"), [("ext4", True), ("overlay", True), ("nfs4", False), ("fuse.sshfs", False), (None, False)]
+)
+def test_weights_are_mapped_where_the_file_system_is_local(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str | None, mapped: bool
+) -> None:
+    folder = tmp_path / "my disk"
+    folder.mkdir()
+    network = build(tiny(), deep_supervision=True)
+    write_weights(network, folder / "model.safetensors")
+    mount(monkeypatch, folder, kind)
+    weights = read_weights(folder / "model.safetensors")
+    assert (str(folder / "model.safetensors") in Path("/proc/self/maps").read_text()) == mapped
+    assert_same(weights, dict(network.state_dict()))
+
+
+@pytest.mark.parametrize("kind", ["ext4", "nfs4"])
+def test_what_was_read_may_be_changed_and_its_file_deleted_or_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    mount(monkeypatch, tmp_path, kind)
+    path = tmp_path / "model.safetensors"
+    first, second = build(tiny(), deep_supervision=True), build(tiny(), deep_supervision=True)
+    write_weights(first, path)
+    before = file_sha256(path)
+    weights = read_weights(path)
+    weights["stem.weight"].add_(1)
+    assert file_sha256(path) == before
+    write_weights(second, path)
+    assert torch.equal(weights["stem.weight"], first.state_dict()["stem.weight"] + 1)
+    path.unlink()
+    assert torch.equal(weights["stem.bias"], first.state_dict()["stem.bias"])
 
 
 # Roles
@@ -267,7 +327,8 @@ def test_a_checkpoint_with_scales_loads_without_them_and_reports_what_was_droppe
     assert_same({**source, **network.state_dict()}, source)
 
 
-def test_another_precision_is_converted_and_reported() -> None:
+def test_another_precision_is_converted_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(weights_module, "find_roles")  # which builds four networks: only other shapes need it
     spec = tiny()
     source = {key: tensor.half() for key, tensor in state_of(spec).items()}
     network = build(spec, deep_supervision=True)
@@ -359,3 +420,108 @@ def test_fixed_upsampling_weights_are_never_interpolated():
     source = build(flat, deep_supervision=True).state_dict()
     with pytest.raises(WeightsError, match=r"1 of another shape or type \(up_blocks\.0\.up\.weight"):
         transfer(build(cubic, deep_supervision=True), source, spec=cubic, source="flat", resample_kernels=True)
+
+
+# Building around weights
+
+
+class Shared(nn.Module):
+    """Tied parameters, a buffer that is a view of another, frozen and reordered parameters, an unsaved buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.last = nn.Linear(3, 3)
+        self.last.weight = self.first.weight
+        self.frozen = nn.Parameter(torch.ones(1), requires_grad=False)
+        self.reordered = nn.Conv3d(2, 2, 3).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.register_buffer("whole", torch.zeros(4))
+        self.register_buffer("part", self.get_buffer("whole")[:2])
+        self.register_buffer("unsaved", torch.arange(3), persistent=False)
+
+
+class Unsaved(nn.Linear):
+    """Its bias is a parameter that the state dict does not hold."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        del destination[f"{prefix}bias"]
+
+
+def let_build(monkeypatch: pytest.MonkeyPatch, kind: type[nn.Module]) -> None:
+    """Let every spec build a `kind`, without initialisation one whose parameters are NaN."""
+
+    def made(spec: ModelSpec, *, deep_supervision: bool, initialise: bool = True) -> nn.Module:
+        network = kind()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.copy_(parameter if initialise else torch.full_like(parameter, math.nan))
+        return network
+
+    monkeypatch.setattr(weights_module, "build", made)
+
+
+def test_a_network_around_weights_is_as_if_they_were_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_build(monkeypatch, Shared)
+    copied, source = Shared(), {key: tensor.contiguous() for key, tensor in copy_of(Shared()).items()}
+    source["whole"] = torch.arange(4.0)
+    source["part"] = source["whole"][:2].clone()
+    source["last.weight"] = source["first.weight"].clone()
+    copied.load_state_dict(source)
+    network: Any
+    network, report = build_with_weights(tiny(), source, deep_supervision=True, source="somewhere")
+    assert_same(dict(network.state_dict()), dict(copied.state_dict()))
+    assert report == LoadReport("somewhere", exact=tuple(source))
+    assert network.last.weight is network.first.weight
+    assert network.part.data_ptr() == network.whole.data_ptr()
+    assert network.reordered.weight.stride() == copied.reordered.weight.stride()
+    assert [name for name, parameter in network.named_parameters() if not parameter.requires_grad] == ["frozen"]
+    assert network.unsaved.tolist() == [0, 1, 2]
+    assert network.first.weight.data_ptr() in {source[key].data_ptr() for key in ("first.weight", "last.weight")}
+
+
+def test_a_parameter_that_no_checkpoint_holds_is_initialised(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_build(monkeypatch, Unsaved)
+    source = {"weight": torch.ones(3, 3)}
+    network, report = build_with_weights(tiny(), source, deep_supervision=True, source="somewhere")
+    assert report.exact == ("weight",)
+    assert network.get_parameter("weight").tolist() == [[1.0] * 3] * 3
+    assert network.get_parameter("bias").isfinite().all()
+
+
+def test_tensors_at_odd_addresses_of_a_file_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mount(monkeypatch, tmp_path, "ext4")
+    let_build(monkeypatch, lambda: nn.Linear(2, 1, bias=False))  # type: ignore[arg-type]
+    header = json.dumps({"weight": {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]}}).encode()
+    header += b" " * (1 - len(header) % 4)
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<2f", 1.0, 2.0))
+    weights = read_weights(path)
+    assert weights["weight"].data_ptr() % 4
+    network, _ = build_with_weights(tiny(), weights, deep_supervision=True, source="odd")
+    assert network.get_parameter("weight").tolist() == [[1.0, 2.0]]
+    assert network.get_parameter("weight").data_ptr() % 4 == 0
+
+
+def test_what_the_weights_do_not_hold_is_initialised_as_in_a_fresh_network() -> None:
+    spec = tiny(out_channels=5)
+    source = state_of(tiny(out_channels=2), deep_supervision=False)
+    torch.manual_seed(3)
+    fresh = build(spec, deep_supervision=True).state_dict()
+    torch.manual_seed(3)
+    network, report = build_with_weights(spec, source, deep_supervision=True, source="other")
+    assert set(report.reinitialised) == HEAD_KEYS
+    assert_same({**network.state_dict(), **{key: fresh[key] for key in HEAD_KEYS}}, dict(network.state_dict()))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.float16])
+def test_nothing_is_initialised_where_the_weights_hold_all(precision: torch.dtype) -> None:
+    source = {key: tensor.to(precision) for key, tensor in state_of(tiny()).items()}
+    given = {key: tensor.clone() for key, tensor in source.items()}
+    before = torch.get_rng_state()
+    network, _ = build_with_weights(tiny(), source, deep_supervision=True, source="whole")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_same(dict(network.state_dict()), {key: tensor.float() for key, tensor in given.items()})

@@ -35,7 +35,7 @@ from connectomics_zoo.bench.variants import (
 from connectomics_zoo.build import build_meta, count_flops, count_parameters
 from connectomics_zoo.errors import LimitError
 from connectomics_zoo.fastpath import plain_only
-from connectomics_zoo.predict.network import choose_device
+from connectomics_zoo.predict.device import choose_device
 from connectomics_zoo.schema.model import ModelSpec
 
 Progress = Callable[[int, int, str], None]
@@ -73,12 +73,13 @@ def bench(
         InputSizeError: `size` has not as many numbers as a network has axes.
         LimitError: there is not enough memory.
     """
-    target = choose_device(device)
+    target = choose_device(device, engine="torch")
     chosen = variants(tuple(precisions) or supported_precisions(target))
     check_precisions(tuple(variant.precision for variant in chosen), target)
     shapes = [input_shape(spec, size) for spec in specs]
     counted = _Counter(progress, len(specs) * len(modes) * len(chosen) * (rounds + 1 + (memory == "measure")))
-    with _threads(threads):
+    random_devices = [target] if target.type == "cuda" else []
+    with _threads(threads), torch.random.fork_rng(devices=random_devices):
         machine = describe_machine(target)
         models = tuple(
             _bench_model(spec, shape, chosen, modes, device=target, rounds=rounds, memory=memory, counted=counted)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from connectomics_zoo.errors import InputSizeError, LimitError, MissingPackageError
 from connectomics_zoo.fastpath import plain_only
 from connectomics_zoo.load import load
+from connectomics_zoo.predict.device import cpu_has_bfloat16
 from connectomics_zoo.schema.model import ModelSpec
 
 Implementation = Literal["plain", "default"]
@@ -49,7 +50,7 @@ def variants(precisions: tuple[Precision, ...]) -> tuple[Variant, ...]:
 def supported_precisions(device: torch.device) -> tuple[Precision, ...]:
     """Return the precisions that `device` computes in by itself."""
     if device.type == "cpu":
-        has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        has_bfloat16 = cpu_has_bfloat16()
     else:
         has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return ("float32", "bfloat16") if has_bfloat16 else ("float32",)
@@ -97,12 +98,13 @@ def implementation(kind: Implementation) -> Iterator[None]:
 
 def make_network(spec: ModelSpec, kind: Implementation, *, device: torch.device) -> nn.Module:
     """Return the network of `spec` with the same random weights for every `kind`, in evaluation mode."""
-    with torch.random.fork_rng(devices=[]), implementation("plain"):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = load(spec, device=device)
-    if kind == "plain":
-        return network
-    default = load(spec, device=device)
+        with implementation("plain"):
+            network = load(spec, device=device)
+        if kind == "plain":
+            return network
+        default = load(spec, device=device)
     default.load_state_dict(network.state_dict())
     return default
 

@@ -102,6 +102,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # × and … where the terminal or pipe has no Unicode
+    logging.basicConfig(format="zoo: %(message)s", level=logging.WARNING)
     # It reports damaged files at level ERROR, which we say in our own sentence.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:

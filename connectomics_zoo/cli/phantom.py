@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
-
-def _triple(number: type[int] | type[float]) -> Callable[[click.Context, click.Parameter, str], tuple[Any, ...]]:
-    """Return the callback that reads three numbers (z, y, x), separated by commas."""
-
-    def convert(ctx: click.Context, param: click.Parameter, value: str) -> tuple[Any, ...]:
-        try:
-            first, second, third = (number(part) for part in value.split(","))
-        except ValueError:
-            kind = "whole numbers" if number is int else "numbers"
-            raise click.BadParameter(
-                f"{value!r} is not three {kind} (z, y, x), write them like {param.default}.", ctx, param
-            ) from None
-        return first, second, third
-
-    return convert
+from connectomics_zoo.cli.axes import axis_numbers
 
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path), metavar="OUT.h5")
 @click.option(
-    "--shape", callback=_triple(int), default="64,192,192", show_default=True, metavar="Z,Y,X", help="Voxels."
+    "--shape",
+    callback=axis_numbers(int, example="64,192,192"),
+    default="64,192,192",
+    show_default=True,
+    metavar="Z,Y,X",
+    help="Voxels.",
 )
 @click.option(
     "--voxel-size",
     "voxel_size_nm",
-    callback=_triple(float),
+    callback=axis_numbers(float, example="8,8,8"),
     default="8,8,8",
     show_default=True,
     metavar="Z,Y,X",

@@ -12,7 +12,7 @@ from typing import Literal
 
 import click
 
-from connectomics_zoo.errors import InputSizeError
+from connectomics_zoo.cli.axes import axis_numbers
 
 PLAIN_INTERVAL_SECONDS = 10.0
 """Between two lines of progress where there is no terminal."""
@@ -22,9 +22,28 @@ PLAIN_INTERVAL_SECONDS = 10.0
 @click.argument("run")
 @click.argument("volume")
 @click.argument("out")
-@click.option("--window", metavar="Z,Y,X", help="Window in network voxels [default: the run's].")
+@click.option(
+    "--window",
+    callback=axis_numbers(int, counts=(2, 3), example="16,128,128"),
+    metavar="Z,Y,X",
+    help="Window in network voxels [default: the run's].",
+)
 @click.option("--overlap", type=float, help="Fraction that neighbouring windows share [default: the run's].")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option(
+    "--engine",
+    type=click.Choice(["torch", "openvino"]),
+    default="torch",
+    show_default=True,
+    help="What computes the network; openvino is an extra for CPUs, faster for some networks.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="auto is float32 on the CPU, and the run's own on CUDA.",
+)
 @click.option("--batch-size", type=int, default=1, show_default=True, help="Windows at a time.")
 @click.option(
     "--output",
@@ -47,9 +66,11 @@ def command(
     run: str,
     volume: str,
     out: str,
-    window: str | None,
+    window: tuple[int, ...] | None,
     overlap: float | None,
     device: str,
+    engine: Literal["torch", "openvino"],
+    precision: Literal["auto", "float32", "bfloat16", "float16"],
     batch_size: int,
     output: Literal["probability", "label"],
     dtype: Literal["uint8", "float16", "float32"],
@@ -62,7 +83,6 @@ def command(
     VOLUME is file.h5:dataset, file.tif, a folder of sections or volume.zarr:array; OUT is file.h5:dataset, file.tif
     or volume.zarr. The volume is never in memory as a whole, and OUT appears complete or not at all.
     """
-    sizes = None if window is None else _parse_window(window)
     from connectomics_zoo.predict import predict
 
     with _progress() as progress:
@@ -70,9 +90,11 @@ def command(
             run,
             volume,
             out,
-            window=sizes,
+            window=window,
             overlap=overlap,
             device=device,
+            engine=engine,
+            precision=precision,
             batch_size=batch_size,
             output=output,
             dtype=dtype,
@@ -87,14 +109,8 @@ def command(
     click.echo(
         f"{report.out}: {shape} {report.dtype} ({report.output}) in {report.seconds:.1f} s, "
         f"{_speed(report.voxels_per_second)}, {report.windows} windows on {report.device} in {report.precision}"
+        + (" by OpenVINO" if report.engine == "openvino" else "")
     )
-
-
-def _parse_window(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InputSizeError(f"the window {text!r} is not understood, write it as 16,128,128.") from None
 
 
 @contextmanager

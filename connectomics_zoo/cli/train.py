@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -58,7 +57,6 @@ def command(
         run = continue_run(ref, changes) if resume else resolve_run(ref, changes)
         print_yaml(dump_yaml(run.model_dump(mode="json", exclude_none=True)))
         return
-    logging.basicConfig(format="zoo: %(message)s", level=logging.WARNING)
     from connectomics_zoo.training import train
 
     try:

@@ -15,7 +15,7 @@ from connectomics_zoo.errors import MissingPackageError, SpecError, ZooError
 from connectomics_zoo.fastpath import plain_only
 from connectomics_zoo.predict.device import Precision
 
-_NEVER_IMPORTED = "openvino_telemetry"
+_TELEMETRY = "openvino_telemetry"
 
 
 def convert(
@@ -36,7 +36,7 @@ def convert(
         SpecError: OpenVINO does not compute in the precision on this CPU.
         ZooError: the network has an operation that cannot be converted.
     """
-    openvino = _import_openvino()
+    openvino = import_openvino()
     core = openvino.Core()
     if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise SpecError("OpenVINO does not compute in bfloat16 on this CPU, give precision float32.")
@@ -59,9 +59,16 @@ def convert(
     return compute
 
 
-def _import_openvino() -> Any:
-    """Return the package OpenVINO, which would otherwise report each import and conversion to its makers."""
-    is_hidden = sys.modules.setdefault(_NEVER_IMPORTED, None) is None  # type: ignore[arg-type]
+def import_openvino() -> Any:
+    """Return the package OpenVINO, imported without its telemetry.
+
+    That would report each import and conversion to its makers, from forked processes that inherit the locks of open
+    HDF5 files.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    hidden = sys.modules.setdefault(_TELEMETRY, None) is None  # type: ignore[arg-type]
     try:
         return importlib.import_module("openvino")
     except ImportError:
@@ -69,8 +76,8 @@ def _import_openvino() -> Any:
             "the engine openvino is not installed, run `pip install 'connectomics-zoo[openvino]'`."
         ) from None
     finally:
-        if is_hidden:
-            del sys.modules[_NEVER_IMPORTED]
+        if hidden:
+            del sys.modules[_TELEMETRY]
 
 
 def _converted(openvino: Any, network: nn.Module, *, shape: tuple[int, ...]) -> Any:

@@ -1,6 +1,8 @@
 """What a builder is: a module with `Config`, `interface(config)` and `build(config, …)`, found in a closed index.
 
 A builder lives in a catalogue's `builders/<name>.py`. Importing it must not import torch; `build` may.
+
+It may also have `CHANNELS_LAST = True`, which says that its networks are faster on a CPU with channels last.
 """
 
 from __future__ import annotations
@@ -90,3 +92,8 @@ def builder_module(name: str) -> Builder:
     if not inspect.isfunction(vars(module)["build"]):
         raise SpecError(f"the builder {name!r}: 'build' is not a function, make it one.")
     return cast("Builder", module)
+
+
+def prefers_channels_last(name: str) -> bool:
+    """Return whether the builder `name` declares `CHANNELS_LAST = True`: its networks then run so on a CPU."""
+    return vars(builder_module(name)).get("CHANNELS_LAST", False) is True

@@ -1,6 +1,6 @@
-"""Training: a run folder from an experiment."""
+"""Training: a run folder from an experiment; importing it imports no torch."""
 
-from connectomics_zoo.training.callbacks import Progress
-from connectomics_zoo.training.run import TrainReport, train
+from connectomics_zoo.training.report import Progress, TrainReport
+from connectomics_zoo.training.start import train
 
 __all__ = ["Progress", "TrainReport", "train"]

@@ -4,32 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
 
 from connectomics_zoo.training.module import SegmentationModule
+from connectomics_zoo.training.report import CHECKPOINT_FILE, Progress
 from connectomics_zoo.weights import WEIGHTS_FILE, write_weights
-
-CHECKPOINT_FILE = "checkpoints/last.ckpt"
-"""Lightning's checkpoint in a run folder, for resuming only: network, optimiser and step."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a training run is."""
-
-    step: int
-    """Optimiser steps done."""
-    max_steps: int
-    """Optimiser steps of the run."""
-    loss: float
-    """The last step's loss."""
-    seconds_left: float
-    """Estimated from the steps of this call."""
-    metrics: dict[str, float]
-    """The last validation's metrics, empty before the first one."""
 
 
 class ReportProgress(L.Callback):

@@ -5,31 +5,23 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from connectomics_zoo.errors import VolumeError
-from connectomics_zoo.intensity import scale_intensity
-from connectomics_zoo.resample import downsample_image, downsample_labels
-from connectomics_zoo.schema.experiment import DataSpec, Region, RunSpec, VolumePair
+from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.targets import make_targets
 from connectomics_zoo.training.augment import augment, rotation_planes
-from connectomics_zoo.volumes import Volume, open_volume
+from connectomics_zoo.training.reader import Box, PairReader
 
 FOREGROUND_TRIES = 256
 """Blocks (of half a patch's edges) drawn in search of a labelled voxel before a patch may lie anywhere."""
 
 REMEMBERED_BLOCKS = 2**20
 """Blocks without labels that are remembered for each volume."""
-
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-"""[first, last + 1] of voxels along z, y, x."""
 
 
 class Patch(NamedTuple):
@@ -41,86 +33,6 @@ class Patch(NamedTuple):
     """(C, Z, Y, X)."""
     mask: Tensor
     """(1, Z, Y, X), 1 where validation scores the patch; (1, 1, 1, 1) in training, which scores all of it."""
-
-
-class PairReader:
-    """Reads patches of one image and its labels in network voxels; opens its files when it is first used."""
-
-    def __init__(self, pair: VolumePair, data: DataSpec) -> None:
-        self.pair = pair
-        self.data = data
-        self.root = Path(data.root).expanduser() if data.root is not None else None
-        self.image: Volume = open_volume(pair.image, root=self.root, voxel_size_nm=data.voxel_size_nm)
-        self.label: Volume = open_volume(pair.label, root=self.root, voxel_size_nm=data.voxel_size_nm)
-        factors = data.downsample
-        self.whole: Box = network_box(Region(), self.image.shape, factors)
-        """The whole volume, in network voxels."""
-        self.box: Box = network_box(pair.region, self.image.shape, factors)
-        """The pair's region, in network voxels."""
-
-    @property
-    def voxel_size_nm(self) -> tuple[float, ...] | None:
-        """Edge lengths (z, y, x) of a network voxel."""
-        size = self.image.voxel_size_nm
-        if size is None:
-            return None
-        return tuple(edge * factor for edge, factor in zip(size, self.data.downsample, strict=True))
-
-    def read_image(self, box: Box, *, within: Box) -> NDArray[np.float32]:
-        """Return the intensities (C, Z, Y, X) in `box`, reflected where it reaches out of `within`."""
-        inside, padding = _clip(box, within)
-        raw = self.image.read(self._volume_slices(inside))
-        raw = raw if raw.ndim == 4 else raw[None]
-        scaled = scale_intensity(raw, dtype=self.image.dtype, intensity_range=self.data.intensity_range)
-        if max(self.data.downsample) > 1:
-            scaled = np.stack([downsample_image(channel, self.data.downsample) for channel in scaled])
-        return _reflect(scaled, ((0, 0), *padding))
-
-    def read_label(self, box: Box, *, within: Box) -> NDArray[Any]:
-        """Return the labels (Z, Y, X) in `box`, reflected where it reaches out of `within`."""
-        inside, padding = _clip(box, within)
-        labels = self.label.read(self._volume_slices(inside))
-        return _reflect(downsample_labels(labels, self.data.downsample), padding)
-
-    def _volume_slices(self, box: Box) -> tuple[slice, slice, slice]:
-        z, y, x = (
-            slice(first * factor, min(last * factor, length))
-            for (first, last), factor, length in zip(box, self.data.downsample, self.image.shape, strict=True)
-        )
-        return z, y, x
-
-
-def network_box(region: Region, shape: tuple[int, ...], factors: tuple[int, ...]) -> Box:
-    """Return the network voxels that lie wholly inside `region` of a volume of `shape`.
-
-    Raises:
-        VolumeError: there is none along an axis.
-    """
-    ranges = []
-    for axis, limits, length, factor in zip("zyx", (region.z, region.y, region.x), shape, factors, strict=True):
-        first, last = limits or (0, length)
-        low = -(-first // factor)
-        high = -(-last // factor) if last == length else last // factor
-        if low >= high:
-            raise VolumeError(
-                f"region {axis}: [{first}, {last}] holds no whole block of {factor} voxels (data.downsample), "
-                "make it larger or downsample less."
-            )
-        ranges.append((low, high))
-    z, y, x = ranges
-    return z, y, x
-
-
-def _clip(box: Box, within: Box) -> tuple[Box, tuple[tuple[int, int], ...]]:
-    """The part of `box` inside `within`, and how much of it lies before and behind that part."""
-    inside = tuple((max(first, low), min(last, high)) for (first, last), (low, high) in zip(box, within, strict=True))
-    padding = tuple((inner[0] - outer[0], outer[1] - inner[1]) for inner, outer in zip(inside, box, strict=True))
-    z, y, x = inside
-    return (z, y, x), padding
-
-
-def _reflect(array: NDArray[Any], padding: tuple[tuple[int, int], ...]) -> NDArray[Any]:
-    return np.pad(array, padding, mode="reflect") if any(map(any, padding)) else array
 
 
 class ForegroundFinder:

@@ -31,7 +31,7 @@ from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.training import TrainingSpec
 from connectomics_zoo.targets import is_continuous, make_targets
-from connectomics_zoo.training.data import PairReader, network_box
+from connectomics_zoo.training.reader import PairReader, network_box
 from connectomics_zoo.volumes import Volume, check_pair, open_volume
 
 _log = logging.getLogger(__name__)
@@ -72,15 +72,15 @@ def continue_run(folder: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
         raise SpecError(f"{fixed[0]!r} cannot change when a run is resumed, only training, data and prediction can.")
     source = str(Path(folder) / RUN_SPEC)
     resumed = validate(RunSpec, merge(run.model_dump(mode="json"), overrides), source=source)
+    _check_patch(resumed.model, resumed.training.patch_size, what="training.patch_size")
+    if resumed.prediction.window is not None:
+        _check_patch(resumed.model, resumed.prediction.window, what="prediction.window")
     channels, _ = inspect_volumes(resumed.data, task=resumed.task)
     if channels != run.model.input.channels:
         raise SpecError(
             f"{source}: the images have {channels} channels, and the network that is resumed takes "
             f"{run.model.input.channels}."
         )
-    _check_patch(resumed.model, resumed.training.patch_size, what="training.patch_size")
-    if resumed.prediction.window is not None:
-        _check_patch(resumed.model, resumed.prediction.window, what="prediction.window")
     return resumed
 
 
@@ -128,20 +128,19 @@ def complete(experiment: ExperimentSpec, *, source: str) -> RunSpec:
                 if location == REQUIRED:
                     key = f"data.{part}.{what}" if len(pairs) == 1 else f"data.{part}.{index}.{what}"
                     raise SpecError(f"{source}: a volume is not given, add {key}=FILE:DATASET.")
-    in_channels, voxel_size_nm = inspect_volumes(data, task=task)
-    model = resolve_model(
-        experiment.model, in_channels=in_channels, out_channels=len(task.channels), arch=experiment.arch
-    )
+    # Looking through the volumes takes longest, so it comes last.
+    model = resolve_model(experiment.model, out_channels=len(task.channels), arch=experiment.arch)
     recipe = model.training.model_dump(mode="json") | experiment.training.model_dump(mode="json", exclude_none=True)
     training = validate(TrainingSpec, recipe, source=f"training of {source}")
     _check_patch(model, training.patch_size, what="training.patch_size")
     window = experiment.prediction.window or training.patch_size
     _check_patch(model, window, what="prediction.window")
+    in_channels, voxel_size_nm = inspect_volumes(data, task=task)
     return RunSpec(
         schema_version=1,
         kind="run",
         name=experiment.name,
-        model=model,
+        model=resolve_model(model, in_channels=in_channels),
         task=task,
         data=data.model_copy(update={"voxel_size_nm": data.voxel_size_nm or voxel_size_nm}),
         training=training,

@@ -1,4 +1,4 @@
-"""`train`: a run folder from an experiment, or from a model and the overrides that make it one."""
+"""Runs a complete, checked run with Lightning, and writes its folder."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import json
 import logging
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,11 +30,11 @@ from connectomics_zoo.errors import (
 from connectomics_zoo.reading import dump_yaml
 from connectomics_zoo.registry import RUN_SPEC
 from connectomics_zoo.schema.experiment import RunSpec
-from connectomics_zoo.training.callbacks import CHECKPOINT_FILE, KeepCheckpoint, KeepWeights, Progress, ReportProgress
+from connectomics_zoo.training.callbacks import KeepCheckpoint, KeepWeights, ReportProgress
 from connectomics_zoo.training.curve import draw_curve, keep_log
 from connectomics_zoo.training.data import training_loader, validation_loader
 from connectomics_zoo.training.module import SegmentationModule
-from connectomics_zoo.training.resolve import continue_run, resolve_run, warn_of_overlap, warn_of_padding
+from connectomics_zoo.training.report import CHECKPOINT_FILE, Progress, TrainReport
 
 LOGS = "logs"
 """Name of the folder of CSV and TensorBoard logs in a run folder."""
@@ -49,51 +47,23 @@ _Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class TrainReport:
-    """What a training run gave."""
-
-    folder: Path
-    """The run folder, itself a reference for `load` and `predict`."""
-    steps: int
-    """Optimiser steps done in all."""
-    metrics: dict[str, float]
-    """Metrics (`val/dice`, …) and `step` of the weights that were kept."""
-
-
-def train(
-    ref: str | Path,
-    overrides: Mapping[str, Any] | None = None,
+def fit_run(
+    run: RunSpec,
     *,
-    output: str | Path | None = None,
-    resume: bool = False,
-    fast_dev_run: bool = False,
-    device: str = "auto",
-    progress: Callable[[Progress], None] | None = None,
+    folder: Path | None,
+    resume: bool,
+    device: str,
+    progress: Callable[[Progress], None] | None,
 ) -> TrainReport:
-    """Train a model and return where the run lies.
-
-    Everything that can be wrong with spec, overrides and volumes is found before the run folder is made.
+    """Train what `run` states, and return where it lies; see `train`.
 
     Args:
-        ref: an experiment or a model; with `resume`, a run folder.
-        overrides: nested fields to change: `{"task": "mito", "data": {"train": {"image": …}}}`.
-        output: the run folder to make; by default a new one in `runs/`.
-        resume: go on with the run folder `ref`.
-        fast_dev_run: two steps and one validation patch, to see that all works; leaves nothing.
+        run: a complete run whose volumes have been looked at.
+        folder: its folder, to be made unless it is resumed; None does two steps and leaves nothing.
+        resume: go on from the folder's checkpoint.
         device: `auto`, `cpu`, `cuda` or `mps`.
         progress: is told of every step.
-
-    Raises:
-        ZooError: something is wrong with the arguments, or the run folder cannot be made.
-        CheckFailedError: the loss is no longer finite.
-        KeyboardInterrupt: the run was stopped, by ctrl-C or SIGTERM; it can be resumed.
     """
-    if resume and output is not None:
-        raise OutputError(f"a resumed run goes on in its own folder {ref}, leave out the output {output}.")
-    run = continue_run(ref, overrides or {}) if resume else resolve_run(ref, overrides or {})
-    warn_of_overlap(run.data)
-    warn_of_padding(run)
     L.seed_everything(run.training.seed, workers=True, verbose=False)
     network = build(run.model, deep_supervision=len(run.model.outputs) > 1)
     if run.model.expect is None:
@@ -102,13 +72,14 @@ def train(
     if accelerator == "cpu":
         network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     module = SegmentationModule(run, network)
-    if fast_dev_run:
+    if folder is None:
         with _quiet():
             trainer = _trainer(run, precision, accelerator, fast_dev_run=2, callbacks=[], loggers=[])
         _fit(trainer, module, run, checkpoint=None, steps_done=0)
         return TrainReport(folder=Path(), steps=trainer.global_step, metrics={})
 
-    folder, steps_done = (Path(ref), _steps_done(Path(ref), run)) if resume else (_make_folder(run, output), 0)
+    steps_done = _steps_done(folder, run) if resume else 0
+    _make_folder(folder)
     _write_spec(run, folder)
     every = run.training.validate_every
     keep = KeepWeights(folder, metric=run.task.metrics[0] if run.data.validation else None, every=every)
@@ -133,8 +104,6 @@ def choose_precision(wanted: _Precision, device: str) -> tuple[_Precision, str]:
 
     CPUs compute in float32: their low-precision convolutions are slower, and in torch 2.13 in one case wrong.
     """
-    if device not in ("auto", "cpu", "cuda", "mps"):
-        raise UnknownNameError(f"unknown device {device!r}, give auto, cpu, cuda or mps.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -214,13 +183,10 @@ def _steps_done(folder: Path, run: RunSpec) -> int:
     """Steps that the run to be resumed has behind it.
 
     Raises:
-        UnknownNameError: it has no checkpoint.
         SpecError: it is at its end.
         WeightsError: its checkpoint is damaged.
     """
     checkpoint = folder / CHECKPOINT_FILE
-    if not checkpoint.is_file():
-        raise UnknownNameError(f"{folder} has no {CHECKPOINT_FILE} to resume from, train it anew.")
     try:
         steps = int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
     except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError):
@@ -247,16 +213,11 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _make_folder(run: RunSpec, output: str | Path | None) -> Path:
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path(output) if output is not None else Path("runs") / f"{run.name}-{run.task.name}-{stamp}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} exists and is not empty, choose another folder or resume it with --resume.")
+def _make_folder(folder: Path) -> None:
     try:
         (folder / CHECKPOINT_FILE).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: the run folder cannot be made ({error.strerror}), choose another one.") from None
-    return folder
 
 
 def _write_spec(run: RunSpec, folder: Path) -> None:

@@ -16,12 +16,13 @@ from connectomics_zoo.build import (
     flops_shape,
 )
 from connectomics_zoo.schema.model import Expectation, Flops, ModelSpec, ParameterCounts
+from connectomics_zoo.verify.meta_pass import MetaPass
 from connectomics_zoo.verify.report import Check, collect, equal
 
 
 def check_build(spec: ModelSpec) -> list[Check]:
     """Return the checks of this level; the random state is afterwards what it was."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), MetaPass():
         return list(_checks(spec))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from connectomics_zoo import catalog, lock
 from connectomics_zoo.errors import ZooError
@@ -66,9 +68,10 @@ def _verify_target(target: Target, level: Level) -> ModelReport:
 def _run_level(level: Level, spec: ModelSpec, target: Target) -> list[Check]:
     # Imported here, because only these levels may import torch.
     if level == "build":
-        from connectomics_zoo.verify.build_level import check_build
+        with _without_collection():
+            from connectomics_zoo.verify.build_level import check_build
 
-        return check_build(spec)
+            return check_build(spec)
     if level == "forward":
         from connectomics_zoo.verify.forward_level import check_forward
 
@@ -76,6 +79,18 @@ def _run_level(level: Level, spec: ModelSpec, target: Target) -> list[Check]:
     from connectomics_zoo.verify.weights_level import check_weights
 
     return check_weights(spec, target)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Pause the garbage collector, which would look through torch and MONAI a dozen times while they are imported."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _withdrawn(patterns: Sequence[str], targets: Sequence[Target]) -> list[ModelReport]:

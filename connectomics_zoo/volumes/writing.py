@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -59,8 +60,17 @@ class PartialOutput:
             )
 
     def commit(self) -> None:
-        """Move the finished output to its place."""
-        self._refuse_existing()
+        """Move the finished output to its place.
+
+        Raises:
+            OutputError: something else took the place meanwhile; the output is kept beside it.
+        """
+        if os.path.lexists(self.target) and not self._overwrite:
+            kept = self._keep()
+            raise OutputError(
+                f"{self.target}: appeared while it was being written and stays as it is, the finished one is {kept}: "
+                "rename or delete one of them."
+            )
         old = self.target.with_name(f".{self.target.name}.old-{os.getpid()}")
         # A folder cannot replace another one, so the old one steps aside, and comes back if that fails.
         moved = self.path.is_dir() and self.target.exists()
@@ -75,12 +85,19 @@ class PartialOutput:
         if moved:
             shutil.rmtree(old)
 
+    def _keep(self) -> Path:
+        """Move the finished output to a free name beside its place, and return that."""
+        names = (self.target.with_stem(f"{self.target.stem}.finished-{number}") for number in itertools.count(1))
+        kept = next(path for path in names if not os.path.lexists(path))
+        self.path.rename(kept)
+        return kept
+
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Commit at the end of the block, and leave nothing behind if it fails.
+        """Commit at the end of the block, and leave nothing unfinished behind if it fails.
 
         Raises:
-            OutputError: the file system does not take it.
+            OutputError: the file system does not take it, or something else took the place meanwhile.
         """
         try:
             yield
@@ -146,10 +163,10 @@ class WritableVolume:
             raise OutputError(f"{self.location}: cannot be written ({reason(error)}).") from error
 
     def close(self) -> None:
-        """Finish the volume and move it to its place; nothing is left behind if that fails.
+        """Finish the volume and move it to its place; no unfinished one is left behind if that fails.
 
         Raises:
-            OutputError: the disk is full, or something else took the place meanwhile.
+            OutputError: the disk is full, or something else took the place meanwhile and the volume is kept beside it.
         """
         if self._sink is None:
             return

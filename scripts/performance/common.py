@@ -63,8 +63,8 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def seconds(value: float) -> str:
-    """Return a time with three digits, in ms below a second."""
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.3g} ms" if value < 0.1 else f"{value * 1e3:.0f} ms"
+    """Return a time, in ms below a second."""
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.{0 if value >= 0.1 else 1}f} ms"
 
 
 def megabytes(value: float | None) -> str:

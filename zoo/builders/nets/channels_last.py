@@ -64,23 +64,21 @@ def correlate(x: Tensor, taps: Taps, start: int, stop: int, bias: Tensor | None 
     extent = taps.kernel.shape[2:]
     low = taps.stride * start - taps.pad[0]
     high = taps.stride * (stop - 1) - taps.pad[0] + extent[0]
-    before, after = max(0, -low), max(0, high - x.shape[0])
     part = x[max(0, low) : high]
-    if before != after:
-        part, before = F.pad(part, (0, 0, 0, 0, 0, 0, before, after)), 0
-    # A convolution pads both ends alike: where y needs more at the far end, its first values are surplus.
-    pad = [before]
-    surplus = []
+    before, after = [max(0, -low)], [max(0, high - x.shape[0])]
     for axis in (1, 2):
-        far = taps.stride * (taps.size[axis] - 1) + extent[axis] - taps.pad[axis] - x.shape[axis]
-        pad.append(max(taps.pad[axis], far))
-        surplus.append(max(0, far - taps.pad[axis]))
-    y = F.conv3d(
-        part.permute(3, 0, 1, 2).unsqueeze(0), taps.kernel, bias, taps.stride, tuple(pad), 1, taps.kernel.shape[0]
-    )
-    y = y.squeeze(0).permute(1, 2, 3, 0)
-    y = y[:, surplus[0] : surplus[0] + taps.size[1], surplus[1] : surplus[1] + taps.size[2]]
-    return y.contiguous()
+        before.append(taps.pad[axis])
+        after.append(taps.stride * (taps.size[axis] - 1) + extent[axis] - taps.pad[axis] - x.shape[axis])
+    # A convolution pads both ends of an axis alike. Where that is too much, the first and last values are surplus.
+    pad = [max(0, *ends) for ends in zip(before, after, strict=True)]
+    if (pad[0] - before[0]) % taps.stride:
+        part = F.pad(part, (0, 0, 0, 0, 0, 0, before[0], after[0]))
+        before[0] = pad[0] = 0
+    image = part.unsqueeze(0).permute(0, 4, 1, 2, 3)  # channels-last to torch, batch stride included
+    y = F.conv3d(image, taps.kernel, bias, taps.stride, tuple(pad), 1, taps.kernel.shape[0])
+    y = y.permute(0, 2, 3, 4, 1).squeeze(0)
+    z0, y0, x0 = ((most - own) // taps.stride for most, own in zip(pad, before, strict=True))
+    return y[z0 : z0 + stop - start, y0 : y0 + taps.size[1], x0 : x0 + taps.size[2]].contiguous()
 
 
 def adjoint(taps: Taps, size: Size) -> Taps:
@@ -202,6 +200,13 @@ def linear_add(rows: Tensor, weight: Tensor, bias: Tensor, other: Tensor) -> Ten
     if rows.dtype != torch.float64 and _has_onednn():
         return cast("Tensor", torch.ops.mkldnn._linear_pointwise.binary(rows, other, weight, bias, "add"))
     return F.linear(rows, weight, bias) + other
+
+
+def cross(first: Tensor, second: Tensor) -> Tensor:
+    """Return `first.T @ second`, (C, K), for rows (V, C) and (V, K)."""
+    if first.dtype == torch.float32 and _has_onednn():
+        return linear(first.t(), second.t())
+    return first.t() @ second
 
 
 PARITIES: tuple[Size, ...] = tuple((z, y, x) for z in (0, 1) for y in (0, 1) for x in (0, 1))

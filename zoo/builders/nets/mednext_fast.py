@@ -221,9 +221,11 @@ class Gradients:
 
 
 def _map_backward(
-    x: Tensor, gradient: Tensor, parts: list[Part], weights: Weights, folded: Folded, sums: Gradients
+    x: Tensor, gradient: Tensor, parts: list[Part], weights: Weights, folded: Folded, sums: Gradients, of_x: Tensor
 ) -> list[Tensor]:
     """Add the gradients of norm and linear maps to `sums`; return those of the parts' correlations.
+
+    Where the block resamples nothing, `of_x` is where they lie.
 
     The mean of the gradient of a norm's input, and its mean weighted with that input, follow from the gradient of
     the linear map behind the norm, so that they cost no pass over the voxels.
@@ -234,17 +236,18 @@ def _map_backward(
     total = torch.zeros_like(weights.expand_bias)
     found, count = [], 0
     for part in parts:
-        by_part = x.new_empty(*part.taps.size, x.shape[-1])
+        in_place = part.step == part.taps.stride == 1
+        by_part = of_x if in_place else x.new_empty(*part.taps.size, x.shape[-1])
         for start, stop, y in _correlated(x, part, folded.centre):
             rows, target = y.view(-1, y.shape[-1]), by_part[start:stop].view(-1, y.shape[-1])
             outer = part.view(gradient, start, stop).reshape(rows.shape[0], -1)
             count += rows.shape[0]
             for chunk in cl.chunks(rows.shape[0], hidden=to_hidden.shape[0]):
                 before = cl.linear(rows[chunk], folded.expand, folded.bias)
-                sums.compress += outer[chunk].t() @ nn.functional.gelu(before)
+                sums.compress += cl.cross(outer[chunk], nn.functional.gelu(before))
                 sums.compress_bias += outer[chunk].sum(0, dtype=exact)
                 inner = torch.ops.aten.gelu_backward(cl.linear(outer[chunk], to_hidden), before)
-                cross += inner.t() @ rows[chunk]
+                cross += cl.cross(inner, rows[chunk])
                 total += inner.sum(0, dtype=exact)
                 target[chunk] = cl.linear(inner, to_input)
         found.append(by_part)
@@ -282,29 +285,25 @@ def _kernel_backward(x: Tensor, found: list[Tensor], parts: list[Part], kind: Ki
 
 
 def _input_backward(
-    x: Tensor, gradient: Tensor, found: list[Tensor], parts: list[Part], kind: Kind, weights: Weights
-) -> Tensor:
-    """Return the gradient of x, from those of the parts' correlations (which may be overwritten) and the output's."""
-    if kind.resample == "none":
-        back = Part(cl.adjoint(parts[0].taps, _size(x)))
-        for start, stop, planes in _correlated(found[0], back, None):
-            found[0][start:stop] = planes.add_(gradient[start:stop]) if kind.residual else planes
-        return found[0]
-    result = torch.empty_like(x)
-    if kind.resample == "up":
-        result.zero_()
+    of_x: Tensor, gradient: Tensor, found: list[Tensor], parts: list[Part], kind: Kind, weights: Weights
+) -> None:
+    """Write the gradient of x, from those of the parts' correlations and that of the output."""
+    if kind.resample == "none":  # of_x is found[0]
+        back = Part(cl.adjoint(parts[0].taps, _size(of_x)))
+        for start, stop, planes in _correlated(of_x, back, None):
+            of_x[start:stop] = planes.add_(gradient[start:stop]) if kind.residual else planes
+    elif kind.resample == "up":
+        of_x.zero_()
         for part, by_part in zip(parts, found, strict=True):
-            back = Part(cl.adjoint(part.taps, _size(x)))
-            for start, stop, planes in _correlated(by_part, back, None):
-                result[start:stop] += planes
+            for start, stop, planes in _correlated(by_part, Part(cl.adjoint(part.taps, _size(of_x))), None):
+                of_x[start:stop] += planes
     else:
-        kernel = weights.kernel.to(x.dtype)
+        kernel = weights.kernel.to(of_x.dtype)
         for parity in PARITIES:
-            target = cl.of_parity(result, parity)
+            target = cl.of_parity(of_x, parity)
             taps = cl.adjoint(cl.downsampling_taps(kernel, parity, parts[0].taps.size), _size(target))
             for start, stop, planes in _correlated(found[0], Part(taps), None):
                 target[start:stop] = planes
-    return result
 
 
 def _residual_backward(
@@ -318,14 +317,14 @@ def _residual_backward(
     if kind.resample == "down":
         rows = cl.of_parity(x, (0, 0, 0)).reshape(-1, x.shape[-1])
         outer = gradient.reshape(rows.shape[0], -1)
-        sums.residual += outer.t() @ rows
+        sums.residual += cl.cross(outer, rows)
         if of_x is not None:
             target = cl.of_parity(of_x, (0, 0, 0))
             target.add_(cl.linear(outer, residual.t().contiguous()).view(target.shape))
     else:
         rows = x.reshape(-1, x.shape[-1])
         outer = cl.of_parity(gradient, (1, 1, 1)).reshape(rows.shape[0], -1)
-        sums.residual += rows.t() @ outer
+        sums.residual += cl.cross(rows, outer)
         if of_x is not None:
             of_x.add_(cl.linear(outer, residual).view(of_x.shape))
 
@@ -337,39 +336,41 @@ class BlockFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # noqa: D102
+    def forward(
         ctx: Any, kind: Kind, x: Tensor, skip: Tensor | None, first_bias: Tensor, *parameters: Tensor | None
     ) -> Tensor:
         weights = Weights(*parameters)  # type: ignore[arg-type]
         out = torch.empty_like(x) if kind.resample == "none" else _empty_output(x, kind, weights, skip)
         moments = [_run(x[i], kind, weights, out[i]) for i in range(x.shape[0])]
         ctx.kind = kind
-        ctx.save_for_backward(x, first_bias, *[torch.stack(values) for values in zip(*moments, strict=True)], *parameters)
+        ctx.save_for_backward(
+            x, first_bias, *[torch.stack(values) for values in zip(*moments, strict=True)], *parameters
+        )
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative()
         x, first_bias, means, rstds, *parameters = ctx.saved_tensors
         kind: Kind = ctx.kind
         weights = Weights(*parameters)
         _, needs_x, needs_skip, needs_bias, needs_kernel, *_ = ctx.needs_input_grad
         sums = Gradients.zeros(weights)
-        of_x = torch.empty_like(x) if needs_x else None
+        of_x = torch.empty_like(x)
         gradient = gradient.to(x.dtype).contiguous()
         with torch.autocast("cpu", enabled=False):
             for i in range(x.shape[0]):
                 parts = _parts(weights.kernel.to(x.dtype), kind.resample, _size(x[i]))
                 folded = _fold(weights, means[i], rstds[i], x.dtype)
-                found = _map_backward(x[i], gradient[i], parts, weights, folded, sums)
+                found = _map_backward(x[i], gradient[i], parts, weights, folded, sums, of_x[i])
                 if needs_kernel:
                     _kernel_backward(x[i], found, parts, kind, sums)
-                if of_x is not None:
-                    of_x[i] = _input_backward(x[i], gradient[i], found, parts, kind, weights)
-                _residual_backward(x[i], gradient[i], kind, weights, sums, None if of_x is None else of_x[i])
+                if needs_x:
+                    _input_backward(of_x[i], gradient[i], found, parts, kind, weights)
+                _residual_backward(x[i], gradient[i], kind, weights, sums, of_x[i] if needs_x else None)
         return (
             None,
-            of_x,
+            of_x if needs_x else None,
             gradient if needs_skip else None,
             torch.zeros_like(first_bias) if needs_bias else None,
             sums.kernel,
@@ -406,12 +407,12 @@ class PointwiseFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: D102
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(x, weight)
         return _pointwise(x, weight, bias, dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative()
         x, weight = ctx.saved_tensors
         of_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
@@ -421,7 +422,7 @@ class PointwiseFunction(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             for chunk in cl.chunks(rows.shape[0], hidden=max(weight.shape)):
                 part = outer[chunk].to(weight.dtype)
-                of_weight += part.t() @ rows[chunk].to(weight.dtype)
+                of_weight += cl.cross(part, rows[chunk].to(weight.dtype))
                 of_bias += part.sum(0)
                 if of_x is not None:
                     of_x.view(rows.shape)[chunk] = cl.linear(part, back)
@@ -533,10 +534,8 @@ class _Pass:
             result: Tensor = BlockFunction.apply(kind, x, skip, module.conv1.bias, *parameters)
             return result
         weights = Weights(*parameters)
-        if skip is not None:
-            out = skip
-        else:
-            out = x if kind.resample == "none" else _empty_output(x, kind, weights, None)
+        in_place = x if kind.resample == "none" else skip
+        out = _empty_output(x, kind, weights, None) if in_place is None else in_place
         for volume, target in zip(x, out, strict=True):
             _run(volume, kind, weights, target)
         return out

@@ -1,0 +1,39 @@
+"""Numbers along the axes of a volume, as an option takes them: `16,128,128`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+_WORDS = {2: "two", 3: "three"}
+
+
+def axis_numbers(
+    number: type[int] | type[float], *, counts: tuple[int, ...] = (3,), example: str
+) -> Callable[[click.Context, click.Parameter, str | None], tuple[Any, ...] | None]:
+    """Return the callback of an option that reads numbers (z, y, x), separated by commas; without a value, None.
+
+    Args:
+        number: whole numbers, or any.
+        counts: how many there may be: three, and two where (y, x) is meant as well.
+        example: shown where the value cannot be read.
+    """
+
+    def convert(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[Any, ...] | None:
+        if value is None:
+            return None
+        try:
+            numbers = tuple(number(part) for part in value.split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) not in counts:
+            kind = "whole numbers" if number is int else "numbers"
+            many = " or ".join(_WORDS[count] for count in counts)
+            raise click.BadParameter(
+                f"{value!r} is not {many} {kind} (z, y, x), write them like {example}.", ctx, param
+            )
+        return numbers
+
+    return convert
