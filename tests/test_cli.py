@@ -41,6 +41,12 @@ MISTAKES = [
     (["show", "mednext-S", "training.patch_size=16,32,32"], r"patch_size: must be a list, write \[16, 32, 32\]"),
     (["show", "mednext-S", "fast"], "'fast' is no override, write key=value"),
     (["show", "mito", "decode.treshold=0.3"], "mito: decode.treshold: unknown key, did you mean 'threshold'"),
+    (
+        ["show", "vnc-mito", "arch.kernal_size=5"],
+        "unknown key arch.kernal_size for mednext-S: did you mean 'kernel_size'",
+    ),
+    (["show", "vnc-mito", "arch.kernel_size=4"], "kernel_size 4 is even"),
+    (["show", "vnc-mito", "model=mednxt-S", "arch.kernel_size=5"], "unknown model 'mednxt-S': did you mean"),
     (["show", "mednext-S", "--kind", "task"], "unknown task 'mednext-S'"),
     (["show", "mednext-S", "--kind", "modle"], "'modle' is not one of 'model', 'task', 'experiment', 'run'"),
     (["show", "mednext-S", "--kind", "run"], "'mednext-S' is no run folder|cannot be read"),

@@ -38,6 +38,9 @@ def test_references_are_completed_in_any_case():
     assert _complete("zoo", "show", "mednext-S@") == ["plain,mednext-S@1.0.0"]
     assert _complete("zoo", "show", "runs/") == ["file,runs/"]
     assert "plain,--json" in _complete("zoo", "list", "--j")
+    assert _complete("zoo", "list", "--kind", "task", "mi") == ["plain,mito"]
+    assert _complete("zoo", "list", "--kind", "experiment", "vnc") == ["plain,vnc-mito"]
+    assert _complete("zoo", "list", "--kind", "t") == ["plain,task"]
 
 
 @pytest.mark.parametrize(

@@ -41,10 +41,39 @@ def test_the_list_as_json_has_every_field(run_zoo):
     code, out, _ = run_zoo("list", "--json", "--sort", "-parameters", "--where", "family == 'mednext'")
     rows = json.loads(out)
     assert code == 0
-    assert [set(row) for row in rows] == [set(FIELDS)] * len(rows)
+    assert [set(row) for row in rows] == [set(FIELDS["model"])] * len(rows)
     assert len(rows) >= 8
     parameters = [row["parameters"] for row in rows]
     assert parameters == sorted(parameters, reverse=True)
+
+
+def test_tasks_and_experiments_are_listed_by_kind(run_zoo):
+    code, out, err = run_zoo("list", "--kind", "task")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].split() == ["name", "channels", "targets", "decoding", "metrics", "summary"]
+    assert re.search(r"^mito +mitochondria +foreground +threshold +dice, iou +Mitochondria against", out, re.MULTILINE)
+    code, out, err = run_zoo("list", "--kind", "experiment", "--where", "task == 'mito'")
+    assert (code, err) == (0, "")
+    assert re.search(r"^vnc-mito +mednext-S +mito +Mitochondria in Drosophila", out, re.MULTILINE)
+    assert "fib25-boundary" not in out
+
+
+@pytest.mark.parametrize("kind", ["task", "experiment"])
+def test_every_kind_has_its_fields_as_json_and_in_the_help(run_zoo, kind):
+    rows = json.loads(run_zoo("list", "--kind", kind, "--json")[1])
+    assert rows
+    assert [set(row) for row in rows] == [set(FIELDS[kind])] * len(rows)
+    help_text = run_zoo("list", "--help")[1]
+    _, _, described = help_text.partition(f"Fields of --where and --sort for {kind}s:")
+    assert [line.split()[0] for line in described.strip().splitlines()[: len(FIELDS[kind])]] == list(FIELDS[kind])
+
+
+def test_what_is_of_another_kind_is_said(run_zoo):
+    assert run_zoo("list", "mito") == (2, "", "zoo: 'mito' is no model but a task, list it with --kind task.\n")
+    assert "'mednext-S' is no experiment but a model" in run_zoo("list", "mednext-S", "--kind", "experiment")[2]
+    assert "unknown task 'mitto': did you mean 'mito'" in run_zoo("list", "mitto", "--kind", "task")[2]
+    assert run_zoo("list", "z*", "--kind", "task") == (0, "", "zoo: no task matches.\n")
+    assert "tasks have no versions, leave --all-versions out" in run_zoo("list", "--kind", "task", "--all-versions")[2]
 
 
 def test_an_empty_list_is_an_answer_with_a_note(run_zoo):
@@ -100,7 +129,7 @@ def terminal(monkeypatch):
         monkeypatch.setattr(sys, "stdout", stream)
         monkeypatch.setenv("COLUMNS", str(width))
         monkeypatch.setenv("TERM", "xterm")
-        list_verb._print_table(rows)
+        list_verb._print_models(rows)
         return re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
 
     return show

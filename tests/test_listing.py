@@ -11,8 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectomics_zoo.errors import LimitError, UnknownNameError, ZooError
-from connectomics_zoo.listing import FIELDS, Row, filter_rows, list_models, read_rows, sort_rows
-from connectomics_zoo.registry import get_spec
+from connectomics_zoo.listing import (
+    FIELDS,
+    ExperimentRow,
+    ModelRow,
+    TaskRow,
+    filter_rows,
+    list_models,
+    read_experiment_rows,
+    read_rows,
+    read_task_rows,
+    sort_rows,
+)
+from connectomics_zoo.registry import get_experiment, get_spec, get_task
 from connectomics_zoo.where import compile_where
 
 
@@ -51,9 +62,63 @@ def test_every_builtin_model_is_listed_and_none_is_broken():
     assert {"mednext-S", "mednext-B", "mednext-M", "mednext-L", "mednext-S-k5"} <= {row.name for row in listing.rows}
 
 
-def test_every_field_has_a_description():
-    assert list(FIELDS) == [field.name for field in dataclasses.fields(Row)]
-    assert all(len(text) > 5 for text in FIELDS.values())
+@pytest.mark.parametrize(("kind", "row"), [("model", ModelRow), ("task", TaskRow), ("experiment", ExperimentRow)])
+def test_every_field_has_a_description(kind, row):
+    assert list(FIELDS[kind]) == [field.name for field in dataclasses.fields(row)]
+    assert all(len(text) > 5 for text in FIELDS[kind].values())
+
+
+def test_the_rows_of_tasks_say_what_their_specs_declare():
+    listing = read_task_rows()
+    assert {"mito", "binary"} <= {row.name for row in listing.rows}
+    assert not listing.broken
+    for row in listing.rows:
+        task = get_task(row.reference)
+        assert (row.name, row.summary, row.decoding) == (task.name, task.summary, task.decode.method)
+        assert row.channels == [channel.name for channel in task.channels]
+        assert row.targets == [channel.target.kind for channel in task.channels]
+        assert row.metrics == list(task.metrics)
+
+
+def test_the_rows_of_experiments_say_what_their_specs_declare():
+    listing = read_experiment_rows()
+    assert "vnc-mito" in {row.name for row in listing.rows}
+    assert not listing.broken
+    for row in listing.rows:
+        experiment = get_experiment(row.reference)
+        declared = (experiment.name, experiment.summary, experiment.model, experiment.task)
+        assert (row.name, row.summary, row.model, row.task) == declared
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{summary: x}", "channels is missing, every spec of this kind has it"),
+        ("{summary: x, channels: [5], decode: {method: x}, metrics: []}", "channels.0.name is missing"),
+        ("{summary: x, channels: [], decode: {method: x}, metrics: [1]}", "metrics.0 is 1, it must be of the type str"),
+    ],
+)
+def test_a_broken_task_is_named_and_the_others_are_listed(add_spec, text, message):
+    names = [row.name for row in read_task_rows().rows]
+    path = add_spec("broken", kind="tasks", text=text)
+    listing = read_task_rows()
+    assert [row.name for row in listing.rows] == names
+    ((where, reason),) = listing.broken
+    assert where == path
+    assert message in reason
+
+
+def test_tasks_are_chosen_and_sorted_by_their_own_fields():
+    rows = read_task_rows().rows
+    chosen = filter_rows(rows, kind="task", where="'recall' in metrics")
+    assert [row.name for row in chosen] == [row.name for row in rows if "recall" in row.metrics] != []
+    assert [row.name for row in filter_rows(rows, kind="task", pattern="zoo:MI*")] == ["mito"]
+    by_summary = sort_rows(rows, kind="task", by="-summary")
+    assert [row.summary for row in by_summary] == sorted((row.summary for row in rows), reverse=True)
+    with pytest.raises(UnknownNameError, match="unknown field 'parameters'"):
+        filter_rows(rows, kind="task", where="parameters < 5")
+    with pytest.raises(UnknownNameError, match="unknown field 'scales' to sort by"):
+        sort_rows(rows, kind="task", by="scales")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +267,7 @@ def test_numbers_sort_up_or_down_and_what_is_unknown_comes_last(example):
     assert [row.parameters for row in sort_rows(rows, by="-parameters")] == [9, 5, 1, None]
 
 
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("field", FIELDS["model"])
 def test_every_field_can_be_sorted_by_and_asked_for(field):
     rows = read_rows().rows
     assert len(sort_rows(rows, by=f"-{field}")) == len(rows)
@@ -238,7 +303,7 @@ def test_a_name_in_two_catalogues_is_listed_as_it_must_be_written(add_spec):
     [
         ("a: [1", "not valid YAML"),
         ("- 1", "holds list"),
-        ("name: x", r"outputs is missing, every model has it"),
+        ("name: x", r"outputs is missing, every spec of this kind has it"),
         ("{expect: 5, outputs: []}", r"expect is 5, it must be of the type dict"),
         ("{outputs: []}", r"version is missing"),
         ("{outputs: [], version: 1.0}", r"version is 1.0, it must be of the type str"),

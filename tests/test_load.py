@@ -295,8 +295,8 @@ def test_a_fresh_network_is_initialised_as_torch_initialises_its_layers(name: st
                 if len(values) > 200:
                     assert_drawn_from(values, stats.uniform(-1, 2))
     assert drawn.keys() == {f"{kind}.{name}" for kind in ("Conv3d", "ConvTranspose3d") for name in ("weight", "bias")}
-    for values in drawn.values():
-        assert_drawn_from(torch.cat(values), stats.uniform(-1, 2))
+    for together in drawn.values():
+        assert_drawn_from(torch.cat(together), stats.uniform(-1, 2))
 
 
 def test_a_fresh_rsunet_is_initialised_after_he() -> None:
@@ -445,9 +445,10 @@ def test_a_loaded_network_is_one_that_was_built_and_filled(name: str, tmp_path: 
     path.unlink()
 
     assert loaded.load_report.exact == tuple(filled.state_dict())
-    for collect in (lambda net: net.named_parameters(remove_duplicate=False), lambda net: net.named_buffers()):
+    for collect in ("named_parameters", "named_buffers"):
         names: list[dict[int, str]] = [{}, {}]
-        for (key, one), (same_key, two) in zip(collect(filled), collect(loaded), strict=True):
+        pairs = (getattr(network, collect)(remove_duplicate=False) for network in (filled, loaded))
+        for (key, one), (same_key, two) in zip(*pairs, strict=True):
             assert key == same_key
             assert torch.equal(one, two), key
             for value in ("dtype", "device", "requires_grad", "is_leaf"):

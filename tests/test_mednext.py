@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from connectomics_zoo import fastpath
 from connectomics_zoo.build import build_meta, count_parameters
 from connectomics_zoo.errors import MissingPackageError, SpecError, UnknownNameError
 from connectomics_zoo.load import load
@@ -28,6 +30,11 @@ CASES: dict[str, Any] = (
     json.loads((REFERENCE / "cases.json").read_text()) if (REFERENCE / "cases.json").is_file() else {}
 )
 SCALES = ("output", "ds_1", "ds_2", "ds_3", "ds_4")
+
+PATHS = [
+    pytest.param(contextlib.nullcontext, id="the path that applies"),
+    pytest.param(fastpath.plain_only, id="plain"),
+]
 
 needs_reference = pytest.mark.skipif(not CASES, reason="../shared/reference/mednext is not here")
 needs_original = pytest.mark.skipif(
@@ -161,11 +168,12 @@ def test_reference_case_has_the_keys_in_order_shapes_and_count(name: str) -> Non
 
 
 @needs_reference
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", CASES)
-def test_reference_case_computes_the_reference_outputs(name: str) -> None:
+def test_reference_case_computes_the_reference_outputs(name: str, path: Any) -> None:
     network = make_case(CASES[name]["arguments"])
     seed_parameters(network)
-    with torch.no_grad():
+    with torch.no_grad(), path():
         result = network(seeded_input(tuple(CASES[name]["input_shape"])))
     outputs = result if isinstance(result, dict) else {"output": result}
     reference = np.load(REFERENCE / f"{name}.npz")
@@ -181,12 +189,13 @@ def test_all_reference_cases_are_checked_where_the_folder_is() -> None:
     assert len(CASES) >= 5
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", GOLDEN)
-def test_options_compute_the_numbers_of_the_original(name: str) -> None:
+def test_options_compute_the_numbers_of_the_original(name: str, path: Any) -> None:
     changes, parameters, first, last = GOLDEN[name]
     network = make(changes)
     seed_parameters(network)
-    with torch.no_grad():
+    with torch.no_grad(), path():
         outputs = network(small_input(changes.get("spatial_dims", 3)))
     assert count_parameters(network) == parameters
     for output, expected in ((outputs["output"], first), (outputs["ds_4"], last)):
@@ -309,7 +318,8 @@ def test_checkpointing_keeps_fewer_activations() -> None:
             network(small_input())
         return count
 
-    assert saved_elements(make({"checkpointing": True})) < 0.5 * saved_elements(make())
+    with fastpath.plain_only():
+        assert saved_elements(make({"checkpointing": True})) < 0.5 * saved_elements(make())
 
 
 def test_dummy_tensor_is_saved_and_counted_and_has_no_gradient() -> None:
@@ -335,7 +345,7 @@ def test_response_normalisation_starts_as_the_identity() -> None:
     missing, unexpected = grn.load_state_dict(plain.state_dict(), strict=False)
     assert unexpected == []
     assert {key.rpartition(".")[2] for key in missing} == {"grn_beta", "grn_gamma"}
-    with torch.no_grad():
+    with torch.no_grad(), fastpath.plain_only():
         assert torch.equal(grn(small_input())["output"], plain(small_input())["output"])
 
 

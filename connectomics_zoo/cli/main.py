@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import io
 import logging
@@ -102,6 +104,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # × and … where the terminal or pipe has no Unicode
+    # At the end Python would look for garbage in all that torch and MONAI have made, for a second, before it exits.
+    atexit.register(gc.freeze)
     logging.basicConfig(format="zoo: %(message)s", level=logging.WARNING)
     # It reports damaged files at level ERROR, which we say in our own sentence.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)

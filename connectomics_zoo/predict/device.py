@@ -75,7 +75,7 @@ def _own_precision(run: RunSpec, device: torch.device) -> Precision:
 
 
 def _cuda_has_bfloat16() -> bool:
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def cpu_has_bfloat16() -> bool:
@@ -84,4 +84,4 @@ def cpu_has_bfloat16() -> bool:
         known = torch.cpu.get_capabilities()
         return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     # Older versions of torch have no public function.
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from connectomics_zoo.acceleration import prepare_inference
 from connectomics_zoo.errors import CheckFailedError, LimitError
 from connectomics_zoo.load import load
 from connectomics_zoo.losses import activate
@@ -39,6 +40,7 @@ def make_forward(
         shape = (1, run.model.input.channels, *window)
         compute = convert(network, shape=shape, precision=precision, name=run.model.name)
     else:
+        network = prepare_inference(network, device=device)
         compute = _torch_compute(network, device=device, precision=precision, name=run.model.name)
 
     def forward(windows: Tensor) -> Tensor:

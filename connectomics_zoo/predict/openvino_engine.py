@@ -51,9 +51,9 @@ def convert(
 
     def compute(windows: Tensor) -> Tensor:
         logits = torch.empty(len(windows), *compiled.output(0).shape[1:])
-        for window, result in zip(windows.split(1), logits.split(1), strict=True):
-            request.infer([window.contiguous().numpy()], share_inputs=True)
-            result.copy_(torch.from_numpy(request.get_output_tensor(0).data))
+        for index in range(len(windows)):
+            request.infer([windows[index : index + 1].contiguous().numpy()], share_inputs=True)
+            logits[index] = torch.from_numpy(request.get_output_tensor(0).data)[0]
         return logits
 
     return compute

@@ -284,7 +284,8 @@ def _windows_over(geometry: Geometry, column: tuple[Span, Span]) -> int:
 def _stored(values: NDArray[np.float32], *, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return probabilities as they are stored: p as round(255 p) in uint8."""
     if dtype == np.uint8:
-        scaled = values * np.float32(255)
+        scaled: NDArray[np.float32] = values * np.float32(255)
         np.clip(scaled, 0, 255, out=scaled)
-        return np.rint(scaled, out=scaled).astype(np.uint8)
+        np.rint(scaled, out=scaled)
+        return scaled.astype(np.uint8)
     return values.astype(dtype, copy=False)

@@ -108,8 +108,8 @@ def predict_column(
     depth = min(geometry.grids[0].window, geometry.grids[0].size)
     image = _RollingRows(channels_in, depth, under[0], under[1], base=planes[0].start)
     sums = _RollingRows(channels_out, rows_in_memory(geometry, planes), needed[1], needed[2], base=planes[0].base)
-    corners = list(itertools.product(*starts))
-    windows = torch.empty(min(batch_size, len(corners)), channels_in, *(grid.window for grid in geometry.grids))
+    places = list(itertools.product(starts[0], starts[1]))
+    windows = torch.empty(min(batch_size, len(places)), channels_in, *(grid.window for grid in geometry.grids))
     filled = planes[0].start
     for plane in planes:
         rows = Span(*geometry.grids[0].inside(plane.start))
@@ -117,7 +117,7 @@ def predict_column(
         _fill(image, Span(max(filled, plane.start), rows.stop), source=source, geometry=geometry, scale=scale)
         filled = rows.stop
         sums.move_to(plane.base)
-        for batch in _batches([(plane.start, *corner) for corner in corners], size=batch_size):
+        for batch in _batches([(plane.start, y, x) for y, x in places], size=batch_size):
             _predict_batch(image, sums, batch, forward=forward, windows=windows, geometry=geometry, needed=needed)
             advance(len(batch))
         yield from _finish(sums, plane.rows, column=column, geometry=geometry)

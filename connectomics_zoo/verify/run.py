@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from connectomics_zoo import catalog, lock
 from connectomics_zoo.errors import ZooError
@@ -41,10 +41,11 @@ def verify(
         raise ZooError(f"unknown level {level!r}, choose one of {', '.join(LEVELS)}.")
     targets = select([patterns] if isinstance(patterns, str) else patterns)
     reports = []
-    for index, target in enumerate(targets):
-        if progress is not None:
-            progress(index, len(targets), target.label)
-        reports.append(_verify_target(target, level))
+    with _without_collection() if level == "build" else nullcontext():
+        for index, target in enumerate(targets):
+            if progress is not None:
+                progress(index, len(targets), target.label)
+            reports.append(_verify_target(target, level))
     if progress is not None:
         progress(len(targets), len(targets), "")
     return VerifyReport(level, (*reports, *_withdrawn(patterns, targets)))
@@ -68,10 +69,9 @@ def _verify_target(target: Target, level: Level) -> ModelReport:
 def _run_level(level: Level, spec: ModelSpec, target: Target) -> list[Check]:
     # Imported here, because only these levels may import torch.
     if level == "build":
-        with _without_collection():
-            from connectomics_zoo.verify.build_level import check_build
+        from connectomics_zoo.verify.build_level import check_build
 
-            return check_build(spec)
+        return check_build(spec)
     if level == "forward":
         from connectomics_zoo.verify.forward_level import check_forward
 
@@ -83,7 +83,10 @@ def _run_level(level: Level, spec: ModelSpec, target: Target) -> list[Check]:
 
 @contextmanager
 def _without_collection() -> Iterator[None]:
-    """Pause the garbage collector, which would look through torch and MONAI a dozen times while they are imported."""
+    """Pause the garbage collector, which would look through torch and MONAI again and again while they are imported.
+
+    Networks without memory leave it little to collect.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -199,13 +199,13 @@ class MedNeXt(nn.Module):
             self.add_module(f"out_{level}", Head(channels[level], out_channels, spatial_dims=spatial_dims))
 
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
-        """(B, in_channels, Z, Y, X) -> logits (B, out_channels, Z, Y, X).
+        """(B, in_channels, Z, Y, X) -> logits (B, out_channels, Z, Y, X), by `mednext_fast` where that applies.
 
         In training with deep supervision: `{"output": …, "ds_1": …, … "ds_4": …}`, each half as large as the
         one before it.
         """
         supervise = self.deep_supervision and self.training
-        if mednext_fast.obstacle(self, x) is None:
+        if self.obstacle(x) is None:
             return mednext_fast.forward(self, x, supervise=supervise)
         features = {}  # by level, of the encoder and then of the decoder
         x = self.stem(x)
@@ -224,11 +224,16 @@ class MedNeXt(nn.Module):
             outputs[f"ds_{level}"] = self.get_submodule(f"out_{level}")(features[level])
         return outputs
 
+    def obstacle(self, x: Tensor) -> str | None:
+        """Return why x (B, C, Z, Y, X) is computed by the code below and not by its fast equal on the CPU, or None."""
+        return mednext_fast.obstacle(self, x, blocks=(Block, Head))
+
     def _run(self, name: str, x: Tensor) -> Tensor:
         """Run the stage or resampling block `name`, recomputing each block if asked to."""
         module = self.get_submodule(name)
-        blocks = module if isinstance(module, nn.Sequential) else [module]
-        for block in blocks:
-            recompute = self.checkpointing and self.training and torch.is_grad_enabled()
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+        if not (self.checkpointing and self.training and torch.is_grad_enabled()):
+            result: Tensor = module(x)
+            return result
+        for block in module if isinstance(module, nn.Sequential) else [module]:
+            x = checkpoint(block, x, use_reentrant=False)
         return x
