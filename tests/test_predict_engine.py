@@ -79,6 +79,19 @@ def test_openvino_uses_as_many_threads_as_torch(openvino, monkeypatch):
     assert compiled[0].get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
 
 
+@pytest.mark.parametrize(("engine", "times"), [("torch", 1), ("openvino", 0)])
+def test_only_torch_gets_the_network_prepared_for_torch(openvino, tmp_path, image, monkeypatch, engine, times):
+    prepared = []
+
+    def prepare(network, *, device):
+        prepared.append(device.type)
+        return network
+
+    monkeypatch.setattr(predict_network, "prepare_inference", prepare)
+    predict(make_run(tmp_path / "run"), image, tmp_path / "out.h5", device="cpu", engine=engine)
+    assert prepared == ["cpu"] * times
+
+
 class Branching(torch.nn.Module):
     """What it computes depends on the values."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -236,3 +239,48 @@ def test_tasks_and_experiments_take_their_catalogue_in_front():
     with pytest.raises(UnknownNameError, match="unknown catalogue 'zooo': did you mean 'zoo'"):
         get_task("zooo:mito")
     assert find_spec("zoo:mito") == get_task("mito")
+
+
+def _installed(folder, entry_points):
+    """Announce catalogues in `folder` as an installed distribution does."""
+    information = folder / "thirdparty-1.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: thirdparty\nVersion: 1.0\n")
+    lines = [f"{name} = {package}" for name, package in entry_points.items()]
+    (information / "entry_points.txt").write_text("\n".join([f"[{catalog.GROUP}]", *lines]))
+
+
+def _zoo_with(folder, *args):
+    code = "from connectomics_zoo.cli.main import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *args],
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("package", ["gone_zoo", "gone_parent.zoo", "json.decoder", "os.path.zoo", "package:attribute"])
+def test_a_catalogue_whose_package_is_gone_is_left_out_with_a_sentence(tmp_path, package):
+    _installed(tmp_path, {"stale": package})
+    result = _zoo_with(tmp_path, "show", "mednext-S", "--yaml")
+    assert result.returncode == 0
+    assert result.stdout.startswith("schema_version: 1\nname: mednext-S\n")
+    assert result.stderr == (
+        f"zoo: the catalogue 'stale' is left out: its package '{package}' cannot be found, reinstall or uninstall it.\n"
+    )
+
+
+def test_a_stale_catalogue_takes_no_other_with_it_and_nothing_is_imported(tmp_path):
+    _installed(tmp_path, {"stale": "gone.zoo", "good": "parent.zoo"})
+    (tmp_path / "parent" / "zoo" / "specs" / "tasks").mkdir(parents=True)
+    for package in ("parent", "parent/zoo"):
+        (tmp_path / package / "__init__.py").write_text(
+            "raise RuntimeError('a catalogue is found without importing it')"
+        )
+    shutil.copy(catalog.find("tasks", "mito").path, tmp_path / "parent" / "zoo" / "specs" / "tasks" / "other.yaml")
+    result = _zoo_with(tmp_path, "list", "--kind", "task", "good:*")
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[2].startswith("other  mitochondria")
+    assert result.stderr.count("\n") == 1

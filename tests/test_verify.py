@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import subprocess
@@ -11,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from connectomics_zoo import build, catalog, lock
 from connectomics_zoo.errors import UnknownNameError, ZooError
@@ -18,6 +21,7 @@ from connectomics_zoo.reading import dump_yaml, read_yaml
 from connectomics_zoo.registry import RUN_SPEC, get_spec, get_task, resolve_model
 from connectomics_zoo.schema.experiment import DataSpec, PredictionSpec, RunSpec
 from connectomics_zoo.verify import LEVELS, forward_level, verify
+from connectomics_zoo.verify.meta_pass import MetaPass
 from connectomics_zoo.verify.select import select
 from connectomics_zoo.weights import WEIGHTS_FILE, file_sha256, write_weights
 
@@ -536,3 +540,96 @@ def test_wrong_usage_exits_with_2_before_anything_runs(run_zoo, arguments, messa
 
 def test_the_levels_are_in_order():
     assert LEVELS == ("schema", "build", "forward", "weights")
+
+
+META = torch.device("meta")
+
+
+def _channels(*shape):
+    return torch.empty(shape, device=META)
+
+
+SHORT_CUTS = {
+    "batch norm in training": lambda x: F.batch_norm(x, _channels(4), _channels(4), _channels(4), _channels(4), True),
+    "batch norm in evaluation": lambda x: F.batch_norm(x, _channels(4), _channels(4)),
+    "instance norm": lambda x: F.instance_norm(x, weight=_channels(4), bias=_channels(4)),
+    "group norm": lambda x: F.group_norm(x, 2, _channels(4), _channels(4)),
+    "group norm without weights": lambda x: F.group_norm(x, 4),
+    "elu": F.elu,
+    "elu in place": lambda x: F.elu(x, inplace=True),
+    "gelu": F.gelu,
+    "leaky relu": F.leaky_relu,
+    "leaky relu in place": lambda x: F.leaky_relu(x, inplace=True),
+    "relu": F.relu,
+    "relu in place": lambda x: F.relu(x, inplace=True),
+}
+
+
+@pytest.mark.parametrize("name", SHORT_CUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_pass_without_data_returns_what_torch_returns_without_data(name, dtype):
+    if "norm" in name and dtype != torch.float32:
+        pytest.skip("the weights here are float32")
+    x = torch.empty(3, 4, 5, 6, 7, device=META, dtype=dtype)
+    with torch.no_grad():
+        plain = SHORT_CUTS[name](x)
+        with MetaPass():
+            quick = SHORT_CUTS[name](x)
+    assert (quick.shape, quick.dtype, quick.device) == (plain.shape, plain.dtype, plain.device)
+    assert (quick is x) == (plain is x) == ("in place" in name)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda x: F.batch_norm(x, _channels(5), _channels(5)),
+        lambda x: F.batch_norm(x, _channels(4), _channels(4), weight=_channels(3)),
+        lambda x: F.group_norm(x, 3),
+        lambda x: F.group_norm(x, 2, _channels(3), _channels(3)),
+    ],
+)
+def test_a_norm_that_does_not_fit_is_refused_in_a_pass_without_data(wrong):
+    x = torch.empty(3, 4, 5, 6, 7, device=META)
+    with torch.no_grad(), MetaPass(), pytest.raises((RuntimeError, ValueError)):
+        wrong(x)
+
+
+def test_a_pass_without_data_leaves_real_tensors_alone():
+    x = torch.linspace(-1, 1, 24).reshape(1, 4, 6)
+    with MetaPass():
+        assert torch.equal(F.relu(x), x.clamp(min=0))
+        assert F.group_norm(x, 2).square().mean().item() == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["mednext-S", "monai_unet", "monai_unetr", "monai_vnet", "rsunet-aniso"])
+def test_a_pass_without_data_costs_what_torch_counts_and_has_its_shapes(name):
+    spec = get_spec(name)
+    network = build.build_meta(spec, deep_supervision=True)
+    shape = spec.expect.flops.input_shape
+
+    def measure():
+        flops = build.count_flops(network, shape)
+        with torch.no_grad():
+            returned = network.train()(torch.empty(shape, device=META))
+        outputs = returned if isinstance(returned, dict) else {"output": returned}
+        return flops, {key: value.shape for key, value in outputs.items()}
+
+    plain = measure()
+    with MetaPass():
+        assert measure() == plain
+
+
+@pytest.mark.parametrize("name", ["mednext-S", "no-such-model"])
+def test_the_garbage_collector_is_as_it_was_after_the_level_build(name):
+    seen = []
+    assert gc.isenabled()
+    with contextlib.suppress(UnknownNameError):
+        verify([name], level="build", progress=lambda *_: seen.append(gc.isenabled()))
+    assert seen == ([False, True] if name == "mednext-S" else [])
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        verify(["mednext-S"], level="build")
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -94,7 +94,7 @@ def _is_styled() -> bool:
 
 
 def _styled(text: str, *, bold: bool = False, dim: bool = False) -> str:
-    return click.style(text, bold=bold or None, dim=dim or None) if _is_styled() else text
+    return click.style(text, bold=bold or None, dim=dim or None) if (bold or dim) and _is_styled() else text
 
 
 def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
 from connectomics_zoo.intensity import scale_intensity
@@ -38,6 +40,15 @@ _log = logging.getLogger(__name__)
 
 REQUIRED = "???"
 """Stands in an experiment for what the user must give."""
+
+BLOCK = 64
+"""Edge of the blocks that labels are looked at in, in voxels of the volume."""
+
+ENOUGH_BLOCKS, MOST_BLOCKS = 4, 256
+"""Blocks of labels after which all is well if every target varies, and after which no more are looked at."""
+
+GREY = 0.5
+"""Labels of which a larger fraction differs from the next one along x are taken for grey values."""
 
 SCANNED_VOXELS = 2**28
 """Float volumes up to this size are looked through for NaN before anything is made, larger ones as they are read."""
@@ -218,6 +229,50 @@ def warn_of_padding(run: RunSpec) -> None:
                 " x ".join(map(str, lengths)),
                 " x ".join(map(str, run.training.patch_size)),
             )
+
+
+def warn_of_labels(run: RunSpec) -> None:
+    """Log which label volumes look like grey images, or give the same target everywhere in their region.
+
+    Large volumes are not looked through: of their blocks, a few at random.
+    """
+    for pair in (*run.data.train, *run.data.validation):
+        reader = PairReader(pair, run.data)
+        with reader.image, reader.label:
+            for problem in _label_problems(reader.label, _region_box(pair, reader.image), task=run.task):
+                _log.warning("%s %s", pair.label, problem)
+
+
+def _label_problems(label: Volume, box: tuple[slice, slice, slice], *, task: TaskSpec) -> list[str]:
+    """Return what looks wrong with the labels in `box`, as the ends of sentences that begin with their name."""
+    starts = [range(part.start, part.stop, BLOCK) for part in box]
+    count = math.prod(map(len, starts))
+    looked_at = min(count, MOST_BLOCKS)
+    low, high = np.full(len(task.channels), np.inf), np.full(len(task.channels), -np.inf)
+    different = compared = 0
+    for done, number in enumerate(np.random.default_rng(0).choice(count, looked_at, replace=False)):
+        if done >= ENOUGH_BLOCKS and (low < high).all():
+            break
+        corner = [part[index] for part, index in zip(starts, np.unravel_index(number, tuple(map(len, starts))))]
+        labels = label.read(_block(corner, box))
+        targets = make_targets(labels, task=task, voxel_size_nm=label.voxel_size_nm).reshape(len(task.channels), -1)
+        low, high = np.minimum(low, targets.min(axis=1)), np.maximum(high, targets.max(axis=1))
+        different += np.count_nonzero(labels[..., 1:] != labels[..., :-1])
+        compared += labels[..., 1:].size
+    if not any(is_continuous(task)) and different > GREY * compared:
+        share = f"{different / compared:.0%}".replace("%", " %")
+        return [f"looks like a grey image ({share} of its voxels differ from their neighbour), check data.*.label"]
+    where = "in its whole region" if looked_at == count else f"in the {looked_at} of its {count} blocks looked at"
+    return [
+        f"makes the target of {channel.name!r} ({channel.target.kind}) {value:g} {where}, check the label and the region"
+        for channel, value, constant in zip(task.channels, low, low == high, strict=True)
+        if constant
+    ]
+
+
+def _block(corner: list[int], box: tuple[slice, slice, slice]) -> tuple[slice, slice, slice]:
+    z, y, x = (slice(first, min(first + BLOCK, part.stop)) for first, part in zip(corner, box, strict=True))
+    return z, y, x
 
 
 def _region_box(pair: VolumePair, image: Volume) -> tuple[slice, slice, slice]:

@@ -10,7 +10,13 @@ from typing import Any
 from connectomics_zoo.errors import OutputError, UnknownNameError
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.training.report import CHECKPOINT_FILE, Progress, TrainReport
-from connectomics_zoo.training.resolve import continue_run, resolve_run, warn_of_overlap, warn_of_padding
+from connectomics_zoo.training.resolve import (
+    continue_run,
+    resolve_run,
+    warn_of_labels,
+    warn_of_overlap,
+    warn_of_padding,
+)
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 """What may be asked for; whether it is there is found out when torch is."""
@@ -54,6 +60,7 @@ def train(
         folder = _resumable(Path(ref)) if resume else _free_folder(run, output)
     warn_of_overlap(run.data)
     warn_of_padding(run)
+    warn_of_labels(run)
     from connectomics_zoo.training.run import fit_run
 
     return fit_run(run, folder=folder, resume=resume, device=device, progress=progress)

@@ -89,12 +89,16 @@ class Folded:
 
 def _fold(weights: Weights, mean: Tensor, rstd: Tensor, dtype: torch.dtype) -> Folded:
     exact = weights.scale.dtype
-    centre = mean.to(dtype)
+    centre = _round(mean, dtype)
     offset = (mean - centre.double()).to(exact)
     rstd = rstd.to(exact)
     factor = weights.scale * rstd
     bias = weights.expand_bias + weights.expand @ (weights.shift - offset * factor)
     return Folded(-centre, offset, rstd, (weights.expand * factor).to(dtype), bias.to(dtype))
+
+
+def _round(mean: Tensor, dtype: torch.dtype) -> Tensor:
+    return mean.to(dtype)
 
 
 def _correlated(x: Tensor, part: Part, bias: Tensor | None) -> Iterator[tuple[int, int, Tensor]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as torch_modules
 
 from connectomics_zoo import fastpath
 from zoo.builders.nets import channels_last as cl
@@ -137,7 +137,7 @@ def obstacle(network: nn.Module, x: Tensor, *, blocks: tuple[type[nn.Module], ..
         return f"the input is a {type(x).__name__}, not a plain tensor"
     if torch._C._functorch.maybe_current_level() is not None:
         return "torch.func transforms the network"
-    if torch._C._len_torch_dispatch_stack() or _has_any_global_hook():
+    if torch._C._len_torch_dispatch_stack() or _torch._has_any_global_hook():
         return "a mode or a global hook watches every operation"
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return f"the input is {x.dtype} on {x.device}, not float32 on the CPU"
@@ -146,6 +146,7 @@ def obstacle(network: nn.Module, x: Tensor, *, blocks: tuple[type[nn.Module], ..
     return _obstacle_inside(network, (*_KNOWN, *blocks))
 
 
+_torch: Any = torch_modules
 _KNOWN = (nn.Sequential, nn.Conv3d, nn.ConvTranspose3d, nn.GroupNorm)
 
 
