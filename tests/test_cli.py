@@ -113,6 +113,13 @@ def test_the_exit_code_of_a_verb_is_that_of_the_process(run_zoo, monkeypatch):
     assert run_zoo("list") == (1, "", "")
 
 
+def test_a_command_ends_without_a_last_search_for_garbage():
+    # Handlers run in the reverse order of their registration.
+    code = f"import atexit, gc; atexit.register(lambda: print('frozen', gc.get_freeze_count() > 0)); {MAIN}"
+    run = subprocess.run([sys.executable, "-c", code, "list", "mednext-S"], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "frozen True"
+
+
 def test_zoo_alone_says_what_it_can_do(run_zoo):
     code, out, err = run_zoo()
     assert (code, err) == (0, "")

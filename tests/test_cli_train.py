@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -140,6 +142,46 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(run_zoo, here, args, messa
     assert re.search(message, last)
     assert all(line.startswith("zoo: training on the cpu in") for line in err.splitlines()[:-1])
     assert sorted(here.rglob("*")) == before
+
+
+NEEDS_TORCH = ("vol.h5/run: the run folder cannot be made", "/proc/run: the run folder cannot be made")
+
+RUN_ALL = """
+import json, sys
+from connectomics_zoo.cli.main import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["zoo", "train", *arguments]
+    try:
+        main()
+    except SystemExit as stop:
+        print(stop.code, sorted({"torch", "lightning", "monai"} & sys.modules.keys()))
+"""
+
+
+def test_a_mistake_is_found_before_torch_is_imported(here):
+    mistakes = [args for args, message in MISTAKES if message not in NEEDS_TORCH]
+    assert len(mistakes) == len(MISTAKES) - len(NEEDS_TORCH)
+    run = subprocess.run(
+        [sys.executable, "-c", RUN_ALL, json.dumps(mistakes)], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines() == ["2 []"] * len(mistakes)
+
+
+def test_resuming_what_cannot_be_is_refused_before_torch_is_imported(run_zoo, here):
+    assert run_zoo("train", "mednext-S", *GOOD, "--output", "run")[0] == 0
+    mistakes = [
+        ["run", "--resume", "arch.kernel_size=5"],
+        ["run", "--resume", "training.patch_size=[16,32,33]"],
+        ["run", "--resume", "training.max_stepz=5"],
+        ["run", "--resume", "--output", "other"],
+        ["run", "--resume", "training.max_steps=5"],  # its checkpoint is gone
+    ]
+    (here / "run" / "checkpoints" / "last.ckpt").unlink()
+    run = subprocess.run(
+        [sys.executable, "-c", RUN_ALL, json.dumps(mistakes)], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines() == ["2 []"] * len(mistakes)
+    assert run.stderr.splitlines()[-1].startswith("zoo: run has no checkpoints/last.ckpt to resume from")
 
 
 def test_ctrl_c_says_how_to_go_on_and_exits_with_130(run_zoo, here, monkeypatch):

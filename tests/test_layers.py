@@ -41,7 +41,7 @@ LAYERS = (
 )
 LAYER_OF = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
 
-HEAVY = {"torch", "lightning", "monai", "numpy"}
+HEAVY = {"torch", "lightning", "monai", "numpy", "huggingface_hub"}
 
 
 def _files(folder: Path) -> list[Path]:
@@ -171,19 +171,39 @@ def _command(*args: str) -> str:
     return f"import sys; sys.argv = {['zoo', *args]!r}; from connectomics_zoo.cli.main import main; main()"
 
 
+def _completing(*words: str) -> str:
+    """What a shell runs to complete the last word."""
+    environment = {"_ZOO_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    return f"import os; os.environ |= {environment!r}\ntry: {_command()}\nexcept SystemExit: pass"
+
+
 @pytest.mark.parametrize(
     ("code", "absent"),
     [
         ("import zoo", HEAVY | {"pydantic", "click", "rich", "yaml"}),
         ("import zoo; zoo.list_models()", HEAVY | {"pydantic", "click", "rich"}),
         ("import zoo; zoo.get_spec('mednext-S')", HEAVY),
-        (_command("list"), HEAVY | {"pydantic"}),
+        (_command("list"), HEAVY | {"pydantic", "rich"}),
+        (_command("list", "mednext*", "--sort", "-parameters", "--all-versions"), HEAVY | {"pydantic", "rich"}),
         (_command("list", "--json", "--where", "parameters < 1e9"), HEAVY | {"pydantic", "rich"}),
-        (_command("show", "mednext-S"), HEAVY),
-        (_command("show", "mednext-S", "arch.kernel_size=5"), HEAVY),
-        (_command("show", "mito", "--json"), HEAVY),
-        (_command("diff", "mednext-S", "mednext-B"), HEAVY),
-        (_command("completion", "bash"), HEAVY | {"pydantic"}),
+        (_command("list", "--kind", "task"), HEAVY | {"pydantic", "rich"}),
+        (_command("list", "--kind", "experiment", "--json"), HEAVY | {"pydantic", "rich"}),
+        (_command("show", "mednext-S"), HEAVY | {"rich"}),
+        (_command("show", "monai_unet", "--yaml"), HEAVY | {"rich"}),
+        (_command("show", "mednext-S", "arch.kernel_size=5"), HEAVY | {"rich"}),
+        (_command("show", "rsunet", "input.channels=2", "outputs.channels=3", "training.seed=1"), HEAVY | {"rich"}),
+        (_command("show", "mito", "--json"), HEAVY | {"rich"}),
+        (_command("show", "vnc-mito"), HEAVY | {"rich"}),
+        (_command("show", "vnc-mito", "arch.kernel_size=5", "training.max_steps=7"), HEAVY | {"rich"}),
+        (_command("diff", "mednext-S", "mednext-B"), HEAVY | {"rich"}),
+        (_command("diff", "vnc-mito", "fib25-boundary", "--json"), HEAVY | {"rich"}),
+        (_command("schema", "model"), HEAVY | {"rich"}),
+        (_command("completion", "bash"), HEAVY | {"pydantic", "rich", "yaml"}),
+        (_command("--help"), HEAVY | {"pydantic", "rich", "yaml"}),
+        (_command("--version"), HEAVY | {"pydantic", "rich", "yaml"}),
+        (_command("list", "--help"), HEAVY | {"pydantic", "rich"}),
+        (_command("verify", "--level", "schema", "mednext-S"), HEAVY),
+        (_completing("zoo", "show", "med"), HEAVY | {"pydantic", "rich"}),
     ],
 )  # fmt: skip
 def test_light_work_loads_nothing_heavy(code, absent):

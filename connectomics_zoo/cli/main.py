@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 from connectomics_zoo.errors import ZooError, nearest
 
 VERBS = {
-    "list": "List the models, with filters",
+    "list": "List the models, tasks or experiments, with filters",
     "show": "Show everything that is declared about a model, task, experiment or run",
     "verify": "Prove what the specs declare",
     "train": "Train a model on your volumes",

@@ -245,34 +245,42 @@ def warn_of_labels(run: RunSpec) -> None:
 
 def _label_problems(label: Volume, box: tuple[slice, slice, slice], *, task: TaskSpec) -> list[str]:
     """Return what looks wrong with the labels in `box`, as the ends of sentences that begin with their name."""
-    starts = [range(part.start, part.stop, BLOCK) for part in box]
-    count = math.prod(map(len, starts))
-    looked_at = min(count, MOST_BLOCKS)
+    blocks, total = _random_blocks(box)
     low, high = np.full(len(task.channels), np.inf), np.full(len(task.channels), -np.inf)
     different = compared = 0
-    for done, number in enumerate(np.random.default_rng(0).choice(count, looked_at, replace=False)):
+    for done, block in enumerate(blocks):
         if done >= ENOUGH_BLOCKS and (low < high).all():
             break
-        corner = [part[index] for part, index in zip(starts, np.unravel_index(number, tuple(map(len, starts))))]
-        labels = label.read(_block(corner, box))
-        targets = make_targets(labels, task=task, voxel_size_nm=label.voxel_size_nm).reshape(len(task.channels), -1)
-        low, high = np.minimum(low, targets.min(axis=1)), np.maximum(high, targets.max(axis=1))
+        labels = label.read(block)
+        targets = make_targets(labels, task=task, voxel_size_nm=label.voxel_size_nm)
+        low, high = np.minimum(low, targets.min(axis=(1, 2, 3))), np.maximum(high, targets.max(axis=(1, 2, 3)))
         different += np.count_nonzero(labels[..., 1:] != labels[..., :-1])
         compared += labels[..., 1:].size
     if not any(is_continuous(task)) and different > GREY * compared:
-        share = f"{different / compared:.0%}".replace("%", " %")
-        return [f"looks like a grey image ({share} of its voxels differ from their neighbour), check data.*.label"]
-    where = "in its whole region" if looked_at == count else f"in the {looked_at} of its {count} blocks looked at"
+        share = round(100 * different / compared)
+        return [
+            f"looks like a grey image, not like labels ({share} % of its voxels differ from the next one along x): "
+            "give a label volume"
+        ]
+    part = "its region" if len(blocks) == total else f"the {len(blocks)} of {total} blocks that were looked at"
     return [
-        f"makes the target of {channel.name!r} ({channel.target.kind}) {value:g} {where}, check the label and the region"
+        f"makes the target of {channel.name!r} ({channel.target.kind}) {value:g} in all of {part}: "
+        "check that volume and region are the right ones"
         for channel, value, constant in zip(task.channels, low, low == high, strict=True)
         if constant
     ]
 
 
-def _block(corner: list[int], box: tuple[slice, slice, slice]) -> tuple[slice, slice, slice]:
-    z, y, x = (slice(first, min(first + BLOCK, part.stop)) for first, part in zip(corner, box, strict=True))
-    return z, y, x
+def _random_blocks(box: tuple[slice, slice, slice]) -> tuple[list[tuple[slice, slice, slice]], int]:
+    """Return up to `MOST_BLOCKS` of the cubes that `box` divides into, in random order, and how many there are."""
+    z, y, x = (
+        [slice(first, min(first + BLOCK, part.stop)) for first in range(part.start, part.stop, BLOCK)] for part in box
+    )
+    counts = (len(z), len(y), len(x))
+    total = math.prod(counts)
+    numbers = np.random.default_rng(0).choice(total, min(total, MOST_BLOCKS), replace=False)
+    indices = np.stack(np.unravel_index(numbers, counts), axis=1).tolist()
+    return [(z[first], y[second], x[third]) for first, second, third in indices], total
 
 
 def _region_box(pair: VolumePair, image: Volume) -> tuple[slice, slice, slice]:

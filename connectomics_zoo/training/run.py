@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
@@ -69,6 +70,7 @@ def fit_run(
     if run.model.expect is None:
         run = run.model_copy(update={"model": run.model.model_copy(update={"expect": measure_static(run.model)})})
     precision, accelerator = choose_precision(run.training.precision, device)
+    warn_of_waiting(run.training.workers, accelerator=accelerator)
     if accelerator == "cpu":
         network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     module = SegmentationModule(run, network)
@@ -117,6 +119,15 @@ def choose_precision(wanted: _Precision, device: str) -> tuple[_Precision, str]:
     if wanted != "32-true":
         _log.warning("training on the %s in 32-true instead of %s", device, wanted)
     return "32-true", device
+
+
+def warn_of_waiting(workers: int, *, accelerator: str) -> None:
+    """Log that a GPU waits for its patches; a CPU has nothing left to read them with meanwhile."""
+    if accelerator != "cpu" and workers == 0:
+        _log.warning(
+            "the GPU waits while patches are read in its own process: training.workers=%d reads them ahead",
+            min(8, os.cpu_count() or 1),
+        )
 
 
 def _trainer(

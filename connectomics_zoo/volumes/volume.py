@@ -191,13 +191,18 @@ def check_pair(image: Volume, label: Volume, *, continuous: bool = False) -> Non
     """Check that `label` can be the truth of `image`; only `continuous` labels may be floats.
 
     Raises:
-        VolumeError: their shapes or voxel sizes differ (by more than 1 %, where both are known), or a data
-            type does not fit.
+        VolumeError: their shapes or voxel sizes differ (by more than 1 %, where both are known), a data type does
+            not fit, or the label has channels.
     """
     both = f"{image.location} and {label.location}"
     if image.shape != label.shape:
         raise VolumeError(
             f"{both}: image and label have the shapes {image.shape} and {label.shape}, and they must be equal."
+        )
+    if label.channels is not None:
+        raise VolumeError(
+            f"{label.location}: the label has {label.channels} channels, and must have none, save one of them alone as "
+            "(z, y, x)."
         )
     if image.dtype.kind == "b":
         raise VolumeError(f"{image.location}: the image is bool, and must hold grey values, are the two swapped?")

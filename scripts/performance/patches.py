@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from connectomics_zoo.bench.timing import Timing, alternate
 from connectomics_zoo.bench.variants import Variant, loss_weights, make_input, make_network, train_step
 from connectomics_zoo.phantom import make_phantom
 from connectomics_zoo.schema.experiment import RunSpec
-from connectomics_zoo.training.data import Patch, TrainingPatches
+from connectomics_zoo.training.data import Patch, training_loader
 from connectomics_zoo.training.resolve import resolve_run
 from connectomics_zoo.volumes import create_volume
 from performance.common import Settings, aim, seconds, shape, table, this_machine, threads, times
@@ -24,8 +23,8 @@ EXPERIMENT = "vnc-mito"
 AIM = 2
 """Patches a second of the loader over those that the network takes."""
 
-PATCHES = 10
-"""Patches of a round."""
+BATCHES = 10
+"""Batches of a round."""
 
 PHANTOM_SHAPE = (16, 512, 512)
 TILES = (1, 2, 2)
@@ -57,7 +56,7 @@ def measure(settings: Settings) -> dict[str, Any]:
             "patch": run.training.patch_size,
             "downsample": run.data.downsample,
             "batch": run.training.batch_size,
-            "loader_seconds": {label: _per_patch(timings[label], PATCHES) for label in runs},
+            "loader_seconds": {label: _per_patch(timings[label], BATCHES * run.training.batch_size) for label in runs},
             "network_seconds": {
                 label: _per_patch(timings[label], run.training.batch_size) for label in ("float32", "bfloat16")
             },
@@ -69,9 +68,9 @@ def _per_patch(timing: Timing, patches: int) -> float:
 
 
 def _loader(run: RunSpec) -> Callable[[], object]:
-    """Return what takes the next `PATCHES` patches from the loader that training uses."""
-    stream: Iterator[Patch] = iter(DataLoader(TrainingPatches(run), batch_size=1, num_workers=0))
-    return lambda: [next(stream) for _ in range(PATCHES)]
+    """Return what takes the next `BATCHES` batches from the loader that training uses."""
+    stream: Iterator[Patch] = iter(training_loader(run))
+    return lambda: [next(stream) for _ in range(BATCHES)]
 
 
 def _write_runs(folder: Path, *, quick: bool) -> dict[str, RunSpec]:
@@ -89,7 +88,8 @@ def _write_runs(folder: Path, *, quick: bool) -> dict[str, RunSpec]:
                 volume.write((slice(None),) * 3, array)
         pair = {"image": read.format("raw"), "label": read.format("mitochondria")}
         data = {"root": str(folder), "train": [pair], "validation": []}
-        runs[label] = resolve_run(EXPERIMENT, {"data": data})
+        # Without workers: these would read ahead while the network has its turn.
+        runs[label] = resolve_run(EXPERIMENT, {"data": data, "training": {"workers": 0}})
     return runs
 
 
