@@ -73,13 +73,13 @@ def _combine(function: np.ufunc, array: NDArray[Any], factors: Factors, *, dtype
     for axis, factor in enumerate(factors):
         if factor == 1:
             continue
-        before = (slice(None),) * axis
-        result = array[(*before, slice(None, None, factor))].copy()
-        for step in range(1, min(factor, array.shape[axis])):
-            part = array[(*before, slice(step, None, factor))]
-            target = result[(*before, slice(part.shape[axis]))]
+        slices = array.swapaxes(0, axis)
+        result = slices[::factor].copy(order="K")
+        for first in range(1, min(factor, len(slices))):
+            part = slices[first::factor]
+            target = result[: len(part)]
             function(target, part, out=target)
-        array = result
+        array = result.swapaxes(0, axis)
     return array
 
 

@@ -116,8 +116,8 @@ def test_an_input_without_memory_is_said():
 
 def test_the_same_weights_come_every_time_and_leave_the_random_numbers_alone():
     before = torch.manual_seed(123).get_state()
-    plain, default = (make_network(TINY, kind, device=CPU) for kind in ("plain", "default"))
-    again = make_network(TINY, "plain", device=CPU)
+    plain, default = (make_network(TINY, kind, "inference", device=CPU) for kind in ("plain", "default"))
+    again = make_network(TINY, "plain", "training", device=CPU)
     for key, tensor in plain.state_dict().items():
         assert torch.equal(tensor, default.state_dict()[key])
         assert torch.equal(tensor, again.state_dict()[key])
@@ -149,6 +149,7 @@ class Recorder(nn.Module):
         self.conv = nn.Conv3d(1, 2, 1)
         self.dropout = nn.Dropout(0.5)
         self.built_plain = not fastpath.enabled()
+        self.spec = TINY
 
     def forward(self, x):
         self.seen.append((self.built_plain, not fastpath.enabled(), self.training, torch.is_autocast_enabled("cpu")))
@@ -180,6 +181,14 @@ def test_each_variant_is_built_and_run_as_it_says(recorder, mode):
     ]
     assert recorder.seen == turn * 3
     assert fastpath.enabled()
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_only_the_default_network_is_prepared_and_only_for_inference(recorder, monkeypatch, mode):
+    prepared = []
+    monkeypatch.setattr(variants, "prepare_inference", lambda network, device: prepared.append(network) or network)
+    run_recorder(modes=[mode])
+    assert [network.built_plain for network in prepared] == ([False] if mode == "inference" else [])
 
 
 def test_dropout_drops_the_same_units_in_every_variant_and_the_callers_random_numbers_stay(recorder):

@@ -23,6 +23,7 @@ LAYERS = (
     {"schema"},
     {"registry", "overrides", "listing", "where", "compare", "find", "lock", "json_schema"},
     {
+        "hardware",
         "seeding",
         "build",
         "weights",

@@ -56,6 +56,14 @@ def test_labels_may_be_negative_huge_or_bool():
     assert small.tolist() == [[[False], [True]]]
 
 
+def test_a_block_may_hold_more_voxels_than_a_byte_counts():
+    array = np.ones((1, 16, 48), np.uint8)
+    array[:, 8:, 16:32] = 0
+    array[:, 8:, 32:] = 0
+    array[0, 8, 40] = 1
+    assert downsample_labels(array, (1, 16, 16)).tolist() == [[[1, 0, 1]]]
+
+
 def test_a_region_of_whole_blocks_resamples_as_the_volume_does():
     array = GENERATOR.random((20, 22, 24), dtype=np.float32)
     whole = downsample_image(array, (2, 3, 4))

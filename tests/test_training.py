@@ -31,6 +31,7 @@ from connectomics_zoo.phantom import make_phantom, write_phantom
 from connectomics_zoo.registry import get_run, get_spec, parse_reference, resolve_model, spec_path
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.training import resolve as resolve_module
+from connectomics_zoo.training import run as training_run
 from connectomics_zoo.training import train
 from connectomics_zoo.training.callbacks import CHECKPOINT_FILE, KeepWeights
 from connectomics_zoo.training.curve import read_series
@@ -306,9 +307,21 @@ def test_the_best_weights_are_kept(tmp_path, monkeypatch):
     assert keep.best["val/dice"] == pytest.approx(0.8)
 
 
-def test_a_cpu_trains_in_float32_and_says_so(caplog):
-    assert choose_precision("bf16-mixed", "cpu") == ("32-true", "cpu")
-    assert caplog.messages == ["training on the cpu in 32-true instead of bf16-mixed"]
+@pytest.mark.parametrize(
+    ("wanted", "builder", "has_bfloat16"),
+    [("bf16-mixed", "monai_unet", True), ("bf16-mixed", "mednext", False), ("16-mixed", "mednext", True)],
+)
+def test_a_cpu_trains_in_float32_and_says_so(caplog, monkeypatch, wanted, builder, has_bfloat16):
+    monkeypatch.setattr(training_run, "cpu_has_bfloat16", lambda: has_bfloat16)
+    assert choose_precision(wanted, "cpu", builder=builder) == ("32-true", "cpu")
+    assert caplog.messages == [f"training on the cpu in 32-true instead of {wanted}"]
+
+
+def test_a_cpu_with_bfloat16_trains_in_it_where_the_builder_says_that_it_pays(caplog, monkeypatch):
+    monkeypatch.setattr(training_run, "cpu_has_bfloat16", lambda: True)
+    assert choose_precision("bf16-mixed", "cpu", builder="mednext") == ("bf16-mixed", "cpu")
+    assert choose_precision("32-true", "cpu", builder="mednext") == ("32-true", "cpu")
+    assert caplog.messages == []
 
 
 def test_an_unknown_or_absent_device_is_refused(monkeypatch):
@@ -316,7 +329,7 @@ def test_an_unknown_or_absent_device_is_refused(monkeypatch):
     with pytest.raises(UnknownNameError, match="unknown device 'gpu', give auto, cpu, cuda or mps"):
         train("mednext-S", device="gpu")
     with pytest.raises(UnknownNameError, match="the device 'cuda' is not available here, give auto or cpu"):
-        choose_precision("32-true", "cuda")
+        choose_precision("32-true", "cuda", builder="mednext")
 
 
 BUILDERS: dict[str, ModelSpec] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from math import prod
 
 import h5py
@@ -10,16 +11,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_training import make_run, write_volume
-from torch.utils.data import DataLoader
+from tiny_training import make_run, request, write_volume
 from volume_files import write
 
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.schema.experiment import Region
-from connectomics_zoo.training.augment import augment, rotation_planes
+from connectomics_zoo.training import resolve as resolve_module
+from connectomics_zoo.training import train
+from connectomics_zoo.training.augment import GAIN, NOISE, OFFSET, augment, rotation_planes
 from connectomics_zoo.training.data import TrainingPatches, ValidationPatches, grid_boxes
 from connectomics_zoo.training.reader import PairReader, network_box
-from connectomics_zoo.training.resolve import warn_of_padding
+from connectomics_zoo.training.resolve import warn_of_labels, warn_of_padding
 
 
 def data_of(path, *, part="train", region=None, **fields):
@@ -57,6 +59,39 @@ def test_full_augmentation_varies_grey_values_and_leaves_targets():
     assert varied.std() > 0
     assert varied.dtype == np.float32
     assert np.array_equal(targets, image)
+
+
+@pytest.mark.parametrize(
+    ("shape", "planes"), [((2, 20, 33, 33), ((1, 2),)), ((1, 36, 36, 36), ((1, 2), (0, 1), (0, 2)))]
+)
+def test_a_moved_patch_is_what_flips_and_rotations_make_of_it(shape, planes):
+    image = np.random.default_rng(1).random(shape, dtype=np.float32)
+    for seed in range(8):
+        moved, _ = augment(image, image, mode="flips", planes=planes, generator=np.random.default_rng(seed))
+        generator, expected = np.random.default_rng(seed), image
+        for axis in (1, 2, 3):
+            expected = np.flip(expected, axis) if generator.random() < 0.5 else expected
+        for first, second in planes:
+            expected = np.rot90(expected, int(generator.integers(4)), (first + 1, second + 1))
+        assert np.array_equal(moved, expected)
+
+
+def test_noise_is_normal_and_gain_and_offset_stay_in_their_ranges():
+    image = np.tile(np.array([0.25, 0.75], np.float32), (1, 16, 16, 16))
+    before = image.copy()
+    sigmas = []
+    for seed in range(20):
+        varied, _ = augment(image, image, mode="full", planes=(), generator=np.random.default_rng(seed))
+        dark, bright = np.sort(varied.reshape(-1, 2).mean(axis=0))
+        assert (1 - GAIN) * 0.5 - 0.01 < bright - dark < (1 + GAIN) * 0.5 + 0.01
+        assert abs((bright + dark) / 2 - 0.5) < OFFSET + 0.01
+        noise = varied[..., ::2] - varied[..., ::2].mean()
+        sigmas.append(noise.std())
+        assert (noise**4).mean() / noise.std() ** 4 == pytest.approx(3, abs=0.5)  # of a normal distribution
+        assert abs((noise**3).mean() / noise.std() ** 3) < 0.2
+    assert max(sigmas) < NOISE + 0.005
+    assert max(sigmas) > 2 * min(sigmas)
+    assert np.array_equal(image, before)
 
 
 def test_no_augmentation_changes_nothing():
@@ -126,6 +161,62 @@ def test_a_volume_smaller_than_the_patch_is_warned_of(tmp_path, caplog, shape, w
     assert (expected in caplog.text) == warned
 
 
+def label_warnings(tmp_path, caplog, label, *, task="mito", region=None):
+    path = write_volume(tmp_path / "v.h5", shape=(20, 160, 160))
+    with h5py.File(path, "r+") as file:
+        del file["mito"]
+        file["mito"] = label
+    warn_of_labels(make_run(data_of(path, region=region), task=task))
+    return [record.getMessage().removeprefix(f"{path}:mito ") for record in caplog.records]
+
+
+def discs(dtype, *, value):
+    label = np.zeros((20, 160, 160), dtype)
+    label[:, 40:120, 40:120] = value
+    return label
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(np.uint8, 1), (np.uint8, 255), (np.uint64, 2**40), (bool, True)])
+def test_labels_with_foreground_and_background_are_not_warned_of(tmp_path, caplog, dtype, value):
+    assert label_warnings(tmp_path, caplog, discs(dtype, value=value)) == []
+
+
+@pytest.mark.parametrize("task", ["mito", "boundary"])
+def test_a_grey_image_as_label_is_warned_of(tmp_path, caplog, task):
+    grey = np.random.default_rng(0).integers(0, 256, (20, 160, 160), np.uint8)
+    (message,) = label_warnings(tmp_path, caplog, grey, task=task)
+    assert re.fullmatch(
+        r"looks like a grey image, not like labels \(\d\d+ % of its voxels differ from the next one along x\): "
+        r"give a label volume",
+        message,
+    )
+
+
+@pytest.mark.parametrize(("value", "everywhere"), [(0, 0), (3, 1)])
+def test_labels_without_foreground_or_without_background_are_warned_of(tmp_path, caplog, value, everywhere):
+    label = discs(np.uint8, value=1)
+    label[10:] = value
+    assert label_warnings(tmp_path, caplog, label, region={"z": [10, 20]}) == [
+        f"makes the target of 'mitochondria' (foreground) {everywhere} in all of its region: check that volume and "
+        "region are the right ones"
+    ]
+
+
+def test_of_large_labels_a_few_blocks_are_looked_at(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(resolve_module, "MOST_BLOCKS", 5)
+    (message,) = label_warnings(tmp_path, caplog, discs(np.uint8, value=0))
+    assert "(foreground) 0 in all of the 5 of 9 blocks that were looked at: check" in message
+
+
+def test_training_looks_at_the_labels_first(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("connectomics_zoo.training.run.fit_run", lambda *_, **__: None)
+    changes = request(write_volume(tmp_path / "v.h5"))
+    for pair in (*changes["data"]["train"], *changes["data"]["validation"]):
+        pair["label"] = pair["image"]
+    train("mednext-S", changes, output=tmp_path / "run", device="cpu")
+    assert caplog.text.count("v.h5:raw looks like a grey image, not like labels (") == 2
+
+
 def test_training_never_reads_beyond_its_region_however_thin(tmp_path):
     path = write_volume(tmp_path / "v.h5")
     with h5py.File(path, "r+") as file:  # what lies beyond is unmistakable
@@ -192,18 +283,6 @@ def test_validation_sees_the_image_around_a_thin_region_and_scores_the_region_al
     with h5py.File(path) as file:
         assert np.allclose(patches[0].image[0], file["raw"][4:20, :32, :32] / np.float32(255), atol=1e-6)
     assert patches[0].mask[0, :12].sum() == 0
-
-
-def test_two_workers_give_different_patches_and_each_run_the_same(tmp_path):
-    run = make_run(data_of(write_volume(tmp_path / "v.h5")), augmentation="full")
-
-    def batches():
-        return list(itertools.islice(DataLoader(TrainingPatches(run), batch_size=2, num_workers=2), 2))
-
-    first, again = batches(), batches()
-    assert first[0].image.shape == (2, 1, 16, 32, 32)
-    assert not (first[0].image == first[1].image).all()
-    assert all((one.image == other.image).all() for one, other in zip(first, again, strict=True))
 
 
 def test_volumes_of_different_shapes_are_drawn_by_their_size(tmp_path):

@@ -47,6 +47,11 @@ def test_float_labels_are_refused_unless_they_are_continuous(tmp_path):
     check_pair(*volumes, continuous=True)
 
 
+def test_a_label_with_channels_is_refused(tmp_path):
+    with fails("the label has 2 channels, and must have none, save one of them alone as (z, y, x)."):
+        check_pair(*pair(tmp_path, example(3, 4, 5), example(2, 3, 4, 5)))
+
+
 def test_a_bool_image_is_refused(tmp_path):
     with fails("image.h5:main: the image is bool, and must hold grey values, are the two swapped?"):
         check_pair(*pair(tmp_path, example(3, 4, 5, dtype="bool"), example(3, 4, 5)))

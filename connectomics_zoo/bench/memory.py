@@ -84,14 +84,14 @@ def _growth(request: dict[str, Any]) -> int | None:
     device = torch.device(request["device"])
     variant = Variant(*request["variant"])
     spec = validate(ModelSpec, request["spec"], source="the request")
-    network = make_network(spec, variant.implementation, device=device)
+    network = make_network(spec, variant.implementation, request["mode"], device=device)
     x = make_input(tuple(request["shape"]), device=device)
     gc.collect()
     before = reset_peak(device)
     if request["mode"] == "inference":
         infer(network, x, variant)
     else:
-        train_step(network.train(), x, variant, weights=loss_weights(spec))
+        train_step(network, x, variant, weights=loss_weights(spec))
     return None if before is None else _peak(device) - before
 
 

@@ -21,7 +21,7 @@ class Measurement:
     mode: Mode
     """What was timed: a forward pass, or a training step without the optimiser's."""
     implementation: Implementation
-    """The network's plain implementation, or the one that it uses by default."""
+    """The network's plain implementation, or the one that is used by default."""
     precision: Precision
     """Arithmetic; `bfloat16` is autocast."""
     seconds: float

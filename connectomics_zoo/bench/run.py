@@ -99,17 +99,17 @@ def _bench_model(
     memory: Literal["measure", "skip"],
     counted: _Counter,
 ) -> ModelBench:
-    networks: dict[Implementation, nn.Module] = {
-        "plain": make_network(spec, "plain", device=device),
-        "default": make_network(spec, "default", device=device),
-    }
     x = make_input(shape, device=device)
-    single = build_meta(spec, deep_supervision=False)
+    full, single = (build_meta(spec, deep_supervision=supervised) for supervised in (len(spec.outputs) > 1, False))
     with plain_only():
         flops = count_flops(single, shape)
     measurements: list[Measurement] = []
     for mode in modes:
         counted.begin(f"{spec.name}, {mode}")
+        networks: dict[Implementation, nn.Module] = {
+            "plain": make_network(spec, "plain", mode, device=device),
+            "default": make_network(spec, "default", mode, device=device),
+        }
         steps = _steps(spec, networks, x, chosen, mode)
         errors = _warm_up(steps, networks, label=f"{spec.name}, {mode} at {shape}", after_each=counted.tick)
         timings = alternate(steps, rounds=rounds, after_each=counted.tick)
@@ -125,7 +125,7 @@ def _bench_model(
         )
     return ModelBench(
         model=spec.name,
-        parameters_training=count_parameters(networks["plain"]),
+        parameters_training=count_parameters(full),
         parameters_inference=count_parameters(single),
         input_shape=shape,
         flops=flops,
@@ -140,7 +140,7 @@ def _steps(
     weights = loss_weights(spec)
 
     def make(variant: Variant) -> Callable[[], Tensor | None]:
-        network = networks[variant.implementation].train(mode == "training")
+        network = networks[variant.implementation]
         if mode == "inference":
             return lambda: infer(network, x, variant)
         return lambda: train_step(network, x, variant, weights=weights)

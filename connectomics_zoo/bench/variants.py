@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from connectomics_zoo.acceleration import prepare_inference
 from connectomics_zoo.errors import InputSizeError, LimitError, MissingPackageError
 from connectomics_zoo.fastpath import plain_only
 from connectomics_zoo.load import load
@@ -16,7 +17,8 @@ from connectomics_zoo.predict.device import cpu_has_bfloat16
 from connectomics_zoo.schema.model import ModelSpec
 
 Implementation = Literal["plain", "default"]
-"""`plain`: the specification of the network, eager, contiguous; `default`: what `load` gives."""
+"""`plain`: the specification of the network, eager, contiguous; `default`: what `load` gives, in inference prepared as
+`predict` does it."""
 
 Precision = Literal["float32", "bfloat16"]
 """`bfloat16` is torch's autocast."""
@@ -96,17 +98,17 @@ def implementation(kind: Implementation) -> Iterator[None]:
         yield
 
 
-def make_network(spec: ModelSpec, kind: Implementation, *, device: torch.device) -> nn.Module:
-    """Return the network of `spec` with the same random weights for every `kind`, in evaluation mode."""
+def make_network(spec: ModelSpec, kind: Implementation, mode: Mode, *, device: torch.device) -> nn.Module:
+    """Return the network of `spec`, ready for `mode`, with the same random weights for every `kind`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         with implementation("plain"):
             network = load(spec, device=device)
         if kind == "plain":
-            return network
+            return network.train(mode == "training")
         default = load(spec, device=device)
     default.load_state_dict(network.state_dict())
-    return default
+    return default.train() if mode == "training" else prepare_inference(default, device=device)
 
 
 def make_input(shape: tuple[int, ...], *, device: torch.device) -> Tensor:

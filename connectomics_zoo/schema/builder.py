@@ -97,3 +97,8 @@ def builder_module(name: str) -> Builder:
 def prefers_channels_last(name: str) -> bool:
     """Return whether the builder `name` declares `CHANNELS_LAST = True`: its networks then run so on a CPU."""
     return vars(builder_module(name)).get("CHANNELS_LAST", False) is True
+
+
+def prefers_bfloat16(name: str) -> bool:
+    """Return whether the builder `name` declares `BFLOAT16_ON_CPU = True`: its networks then train so on one."""
+    return vars(builder_module(name)).get("BFLOAT16_ON_CPU", False) is True

@@ -22,7 +22,7 @@ from connectomics_zoo.verify.report import Check, collect, equal
 
 def check_build(spec: ModelSpec) -> list[Check]:
     """Return the checks of this level; the random state is afterwards what it was."""
-    with torch.random.fork_rng(devices=[]), MetaPass():
+    with torch.random.fork_rng(devices=[]), MetaPass():  # type: ignore[no-untyped-call]
         return list(_checks(spec))
 
 

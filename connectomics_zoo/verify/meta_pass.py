@@ -15,7 +15,7 @@ _SAME_SHAPE = frozenset({_aten.elu.default, _aten.gelu.default, _aten.leaky_relu
 _IN_PLACE = frozenset({_aten.elu_.default, _aten.leaky_relu_.default, _aten.relu_.default})
 
 
-class MetaPass(TorchDispatchMode):
+class MetaPass(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types there
     """Within it, the commonest norms and activations of meta tensors return new tensors of their input's shape.
 
     So do torch's own kernels for them, but after a dozen steps in Python, which are most of the time of a pass. Whether

@@ -41,7 +41,7 @@ def measure(settings: Settings) -> dict[str, Any]:
         runs = _write_runs(Path(name), quick=settings.quick)
         run = next(iter(runs.values()))
         steps: dict[str, Callable[[], object]] = {label: _loader(run) for label, run in runs.items()}
-        network = make_network(run.model, "default", device=CPU).train()
+        network = make_network(run.model, "default", "training", device=CPU)
         patch = (run.training.batch_size, run.model.input.channels, *run.training.patch_size)
         x = make_input(patch, device=CPU)
         for precision in ("float32", "bfloat16"):

@@ -153,8 +153,8 @@ def _measure_size(size: int, settings: Settings, count: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, _cold_compiler(Path(folder)), _quiet():
         case = Case(
             spec=spec,
-            plain=make_network(spec, "plain", device=CPU),
-            default=make_network(spec, "default", device=CPU),
+            plain=make_network(spec, "plain", "inference", device=CPU),
+            default=make_network(spec, "default", "inference", device=CPU),
             x=make_input(window, device=CPU),
             threads=count,
             folder=Path(folder),

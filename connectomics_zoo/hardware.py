@@ -1,0 +1,14 @@
+"""What the processor computes in."""
+
+from __future__ import annotations
+
+import torch
+
+
+def cpu_has_bfloat16() -> bool:
+    """Return whether the CPU multiplies bfloat16 itself, by AVX512_BF16, AMX, or the extension of Arm."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        known = torch.cpu.get_capabilities()
+        return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    # Older versions of torch have no public function.
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
