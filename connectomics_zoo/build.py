@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from connectomics_zoo.convolution_guard import guard_convolutions
 from connectomics_zoo.errors import InputSizeError
 from connectomics_zoo.schema.builder import builder_module
 from connectomics_zoo.schema.model import Expectation, Flops, ModelSpec, ParameterCounts, Probe, ProbeOutput
@@ -124,6 +125,7 @@ def build(spec: ModelSpec, *, deep_supervision: bool, initialise: bool = True) -
             out_channels=spec.outputs[0].channels,
             deep_supervision=deep_supervision,
         )
+    guard_convolutions(network)
     network.register_forward_pre_hook(InputGuard(spec), with_kwargs=True)
     return network
 

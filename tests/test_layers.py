@@ -23,6 +23,8 @@ LAYERS = (
     {"schema"},
     {"registry", "overrides", "listing", "where", "compare", "find", "lock", "json_schema"},
     {
+        "acceleration",
+        "convolution_guard",
         "hardware",
         "seeding",
         "build",

@@ -34,6 +34,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def few_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks of these tests are small."""
+    monkeypatch.setattr(mednext_fast, "MINIMUM_CHANNELS", 1)
+
+
 def make(changes: dict[str, Any] | None = None, *, deep_supervision: bool = True) -> Any:
     config = mednext.Config.model_validate(SMALL | (changes or {}))
     network = mednext.build(config, in_channels=2, out_channels=3, deep_supervision=deep_supervision)
@@ -350,6 +356,12 @@ def test_what_the_fast_path_cannot_do_goes_the_plain_way(name: str) -> None:
         value = network(x)
         with fastpath.plain_only():
             assert torch.equal(value, network(x))
+
+
+def test_networks_of_few_channels_go_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mednext_fast, "MINIMUM_CHANNELS", 5)
+    assert "fewer than 5 channels" in make().obstacle(make_input())
+    assert make({"base_channels": 5}).obstacle(make_input()) is None
 
 
 def test_hooks_inside_are_called() -> None:

@@ -90,11 +90,11 @@ def command(
 ) -> None:
     """Measure the networks REF (mednext-S without one), with the overrides KEY=VALUE, on this machine.
 
-    Networks have random weights. The plain implementation in eager float32 and bfloat16 autocast and the default one in
-    both take turns in one process; a size that is not legal is raised to the next one that is. A training step is
-    forward at all scales, loss and backward, without the optimiser, and counts as three forward passes in GFLOP/s.
-    The error is the relative L2 distance to plain float32, of the output or of all gradients. Peak memory is by how
-    much a fresh process that has network and input grows in its first step.
+    Networks have random weights. The plain implementation in eager float32 and bfloat16 autocast, and in both what zoo
+    predict and zoo.load use by default, take turns in one process; a size that is not legal is raised to the next one
+    that is. A training step is forward at all scales, loss and backward, without the optimiser, and counts as three
+    forward passes in GFLOP/s. The error is the relative L2 distance to plain float32, of the output or of all
+    gradients. Peak memory is by how much a fresh process that has network and input grows in its first step.
     """
     from connectomics_zoo.overrides import override_model, parse_overrides
 

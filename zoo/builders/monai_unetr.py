@@ -14,6 +14,9 @@ from zoo.builders._shared import Groups, Norm, Probability, check_groups, monai_
 if TYPE_CHECKING:
     from torch import nn
 
+CHANNELS_LAST = True
+"""Inference on a CPU is faster with channels last."""
+
 TOKEN_EDGE = 16
 """Voxels per token along each axis, fixed by the decoder's four doublings."""
 

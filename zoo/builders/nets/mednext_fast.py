@@ -121,6 +121,10 @@ def _pointwise(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> T
     return out
 
 
+MINIMUM_CHANNELS = 16
+"""With fewer, a vector register is not full, and training is slower than plainly."""
+
+
 def obstacle(network: nn.Module, x: Tensor, *, blocks: tuple[type[nn.Module], ...]) -> str | None:
     """Return why the fast path does not apply, or None where it does.
 
@@ -158,6 +162,8 @@ def _obstacle_inside(network: nn.Module, known: tuple[type[nn.Module], ...]) -> 
             return f"{name} is a {type(module).__name__}"
         if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
             return f"{name} has a hook"
+        if isinstance(module, nn.GroupNorm) and module.num_channels < MINIMUM_CHANNELS:
+            return f"{name} has fewer than {MINIMUM_CHANNELS} channels"
         if isinstance(module, nn.GroupNorm) and module.num_groups != module.num_channels:
             return f"{name} has several channels in a group"
         if getattr(module, "grn", False):
