@@ -1,24 +1,29 @@
-"""The one switch between a network's fast and its plain implementation, for tests and benchmarks."""
+"""The one switch between a network's fast and its plain implementation, for exports, tests and benchmarks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 
-_plain_only = False
+_lock = Lock()
+_asked = 0
+"""Callers that want the plain implementation now."""
 
 
 def enabled() -> bool:
     """Whether networks may use their fast implementation where it applies."""
-    return not _plain_only
+    return _asked == 0
 
 
 @contextmanager
 def plain_only() -> Iterator[None]:
     """Within it, in every thread, each network runs its plain implementation: the one that the fast one equals."""
-    global _plain_only
-    before, _plain_only = _plain_only, True
+    global _asked
+    with _lock:
+        _asked += 1
     try:
         yield
     finally:
-        _plain_only = before
+        with _lock:
+            _asked -= 1

@@ -1,4 +1,4 @@
-"""What the processor computes in."""
+"""What the processor computes in, and when its memory does not suffice."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ def cpu_has_bfloat16() -> bool:
         return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     # Older versions of torch have no public function.
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether `error` says that a device's memory does not suffice; a CPU's is an ordinary RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -44,6 +44,7 @@ RESULTS = ROOT / "docs" / "results.md"
 NOT_RUN = {
     "README.md": 3,
     "from-pytorch-connectomics.md": 0,
+    "performance.md": 0,
     "quick-start.md": 1,
     "specs.md": 1,
     "training.md": 2,

@@ -34,6 +34,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture
+def fast_passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fails where no pass took the fast path: the plain network, compared with itself, is equal to it, too."""
+    passes = []
+    run = mednext_fast.forward
+
+    def counted(*args: Any, **options: Any) -> Any:
+        passes.append(args)
+        return run(*args, **options)
+
+    monkeypatch.setattr(mednext_fast, "forward", counted)
+    yield
+    assert passes
+
+
 @pytest.fixture(autouse=True)
 def few_channels(monkeypatch: pytest.MonkeyPatch) -> None:
     """The networks of these tests are small."""
@@ -82,6 +97,7 @@ def test_evaluation_equals_the_plain_network(name: str) -> None:
     assert fast.dtype == plain.dtype
 
 
+@pytest.mark.usefixtures("fast_passes")
 @pytest.mark.parametrize("name", ["mednext-S", "mednext-S-k5", "mednext-B"])
 def test_published_sizes_equal_the_plain_network(name: str) -> None:
     network = load(name)
@@ -93,6 +109,7 @@ def test_published_sizes_equal_the_plain_network(name: str) -> None:
             assert error(fast, network(x)) < 2e-6
 
 
+@pytest.mark.usefixtures("fast_passes")
 def test_large_offsets_cost_no_digits() -> None:
     """A volume that is not zero-centred, such as raw grey values."""
     network, x = make().eval(), 1000 + make_input()
@@ -104,6 +121,7 @@ def test_large_offsets_cost_no_digits() -> None:
     assert error(fast, exact) < 2 * error(plain, exact) + 2e-6
 
 
+@pytest.mark.usefixtures("fast_passes")
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("deep_supervision", [False, True])
 def test_outputs_have_the_names_and_shapes_of_the_plain_network(training: bool, deep_supervision: bool) -> None:
@@ -122,6 +140,7 @@ def test_outputs_have_the_names_and_shapes_of_the_plain_network(training: bool, 
             assert fast[key].requires_grad == plain[key].requires_grad == grad
 
 
+@pytest.mark.usefixtures("fast_passes")
 def test_bfloat16_is_no_less_accurate_than_the_plain_network() -> None:
     network = make({"block_counts": [2] * 9, "base_channels": 16}).eval()
     x = make_input(32, 64, 64, batch=1)
@@ -136,10 +155,11 @@ def test_bfloat16_is_no_less_accurate_than_the_plain_network() -> None:
     assert 1e-4 < error(fast, exact) <= error(plain, exact)
 
 
+@pytest.mark.usefixtures("fast_passes")
 def test_without_onednn_the_same_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
     network, x = make().train(), make_input()
     with_it = gradients(network, x, path=contextlib.nullcontext)
-    monkeypatch.setattr(cl, "_has_onednn", lambda: False)
+    monkeypatch.setattr(cl, "_has_onednn", lambda dtype: False)
     for key, gradient in gradients(network, x, path=contextlib.nullcontext).items():
         assert error(gradient, with_it[key]) < 1e-4 or with_it[key].norm() == 0
 
@@ -193,6 +213,7 @@ def assert_same_gradients(network: Any, x: Tensor) -> None:
             assert error(fast[key], gradient) < 1e-10, key
 
 
+@pytest.mark.usefixtures("fast_passes")
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradients_in_float32_equal_the_plain_networks(checkpointing: bool) -> None:
     network, x = make({"checkpointing": checkpointing}).train(), make_input()
@@ -204,6 +225,7 @@ def test_gradients_in_float32_equal_the_plain_networks(checkpointing: bool) -> N
             assert error(fast[key], gradient) < 1e-4, key
 
 
+@pytest.mark.usefixtures("fast_passes")
 def test_gradients_under_autocast_are_as_close_as_the_plain_networks() -> None:
     network, x = make({"base_channels": 8}).train(), make_input()
     exact = gradients(network, x, path=fastpath.plain_only)
@@ -224,6 +246,7 @@ def test_gradients_under_autocast_are_as_close_as_the_plain_networks() -> None:
     assert 1e-4 < distance(fast) <= 1.2 * distance(gradients(network, x, path=lambda: autocast(plain=True)))
 
 
+@pytest.mark.usefixtures("fast_passes")
 def test_gradients_accumulate_over_samples() -> None:
     network, x = make().train(), make_input()
     together = gradients(network, x, path=contextlib.nullcontext)
@@ -240,6 +263,7 @@ def test_gradients_accumulate_over_samples() -> None:
             assert error(parameter.grad, together[name]) < 1e-5
 
 
+@pytest.mark.usefixtures("fast_passes")
 def test_frozen_parts_get_no_gradient_and_the_others_the_same() -> None:
     network, x = make().train(), make_input()
     free = gradients(network, x, path=contextlib.nullcontext)
@@ -254,6 +278,7 @@ def test_frozen_parts_get_no_gradient_and_the_others_the_same() -> None:
             assert torch.equal(parameter.grad, free[name]), name
 
 
+@pytest.mark.usefixtures("fast_passes")
 def test_a_frozen_network_passes_the_gradient_on_to_its_input() -> None:
     network, x = make().eval(), make_input()
     free = gradients(network, x, path=contextlib.nullcontext)["input"]
@@ -290,6 +315,7 @@ def test_the_backward_pass_keeps_a_third_of_the_memory_at_most() -> None:
     assert saved_bytes(contextlib.nullcontext) < saved_bytes(fastpath.plain_only) / 5
 
 
+@pytest.mark.usefixtures("fast_passes")
 def test_ddp_finds_a_gradient_for_every_parameter(tmp_path: Any) -> None:
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
@@ -332,12 +358,40 @@ def _with_parametrisation(network: Any) -> Any:
     return network
 
 
+def _with_dilation(network: Any) -> Any:
+    network.enc_block_0[0].conv1.dilation = (2, 2, 2)
+    network.enc_block_0[0].conv1.padding = (2, 2, 2)
+    return network
+
+
+def _with_other_stem(network: Any, **options: Any) -> Any:
+    network.stem = nn.Conv3d(2, 4, **{"kernel_size": 1, **options})
+    return network
+
+
+def _with_bare_norm(network: Any) -> Any:
+    network.enc_block_0[0].norm = nn.GroupNorm(4, 4, affine=False)
+    return network
+
+
+def _with_own_forward(network: Any) -> Any:
+    forward = network.bottleneck.forward
+    network.bottleneck.forward = lambda x: 2 * forward(x)
+    return network
+
+
 OBSTACLES: dict[str, tuple[Any, Any, str]] = {
     "float64": (lambda: make().double(), lambda x: x.double(), "torch.float64"),
     "layer norm": (lambda: make({"norm": "layer"}), None, "ChannelNorm"),
     "response normalisation": (lambda: make({"grn": True}), None, "global response normalisation"),
-    "2-D": (lambda: make({"spatial_dims": 2}), lambda x: x[:, :, 0], "Conv2d"),
-    "one tap": (lambda: make({"kernel_size": 1}), None, "one tap"),
+    "2-D": (lambda: make({"spatial_dims": 2}), lambda x: x[:, :, 0], "no batch of volumes"),
+    "one tap": (lambda: make({"kernel_size": 1}), None, "none of MedNeXt's convolutions"),
+    "dilation": (lambda: _with_dilation(make()), None, "conv1 is none of MedNeXt's convolutions"),
+    "strided stem": (lambda: _with_other_stem(make(), stride=2), None, "stem is none of MedNeXt's convolutions"),
+    "wide stem": (lambda: _with_other_stem(make(), kernel_size=3, padding=1), None, "stem is none"),
+    "no bias": (lambda: _with_other_stem(make(), bias=False), None, "stem is none"),
+    "norm without weights": (lambda: _with_bare_norm(make()), None, "no weights"),
+    "forward of its own": (lambda: _with_own_forward(make()), None, "bottleneck has a forward of its own"),
     "hook": (lambda: _with_hook(make()), None, "has a hook"),
     "another head": (lambda: _with_other_head(make()), None, "ReLU"),
     "wide groups": (lambda: _with_wide_groups(make()), None, "several channels in a group"),
@@ -349,7 +403,7 @@ OBSTACLES: dict[str, tuple[Any, Any, str]] = {
 @pytest.mark.parametrize("name", OBSTACLES)
 def test_what_the_fast_path_cannot_do_goes_the_plain_way(name: str) -> None:
     build, convert, reason = OBSTACLES[name]
-    network, x = build().eval(), make_input()
+    network, x = build().eval(), make_input(32, 64, 64, batch=1)
     x = x if convert is None else convert(x)
     assert reason in network.obstacle(x)
     with torch.no_grad():
@@ -408,6 +462,44 @@ def test_functional_transforms_go_the_plain_way() -> None:
     assert error(found["stem.weight"], plain) < 1e-4
 
 
+def test_a_loaded_model_is_fast_by_default() -> None:
+    network, x = load("mednext-S"), seeded_input((1, 1, 16, 32, 32))
+    for wide in (network, network.train()):
+        assert wide.obstacle(x) is None
+        with torch.autocast("cpu", torch.bfloat16):
+            assert wide.obstacle(x) is None
+
+
+def test_a_block_that_occurs_twice_runs_twice() -> None:
+    network, x = make().eval(), make_input()
+    network.enc_block_0.append(network.enc_block_0[0])
+    with torch.no_grad():
+        fast = network(x)
+        with fastpath.plain_only():
+            assert error(fast, network(x)) < 2e-6
+    assert network.obstacle(x) is None
+
+
+def test_a_default_device_elsewhere_changes_nothing() -> None:
+    network, x = make(deep_supervision=False).train(), make_input()
+    network(x).sum().backward()
+    expected = network.stem.weight.grad.clone()
+    network.zero_grad()
+    with torch.device("meta"):
+        assert network.obstacle(x) is None
+        network(x).sum().backward()
+    assert torch.equal(network.stem.weight.grad, expected)
+
+
+def test_forward_mode_derivatives_and_empty_batches_go_the_plain_way() -> None:
+    network, x = make().eval().requires_grad_(False), make_input()
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        assert torch.autograd.forward_ad.unpack_dual(network(dual)).tangent is not None
+    assert "no batch of volumes" in network.obstacle(x[:0])
+    assert "no batch of volumes" in network.obstacle(x[0])
+
+
 def test_the_switch_is_back_after_nesting_and_after_an_error() -> None:
     with fastpath.plain_only():
         with fastpath.plain_only():
@@ -419,6 +511,17 @@ def test_the_switch_is_back_after_nesting_and_after_an_error() -> None:
     assert fastpath.enabled()
 
 
+def test_the_switch_counts_callers_that_overlap() -> None:
+    first, second = fastpath.plain_only(), fastpath.plain_only()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not fastpath.enabled()
+    second.__exit__(None, None, None)
+    assert fastpath.enabled()
+
+
+@pytest.mark.usefixtures("fast_passes")
 def test_state_dict_is_untouched_by_the_fast_path() -> None:
     network = make().train()
     before = {key: value.clone() for key, value in network.state_dict().items()}

@@ -35,6 +35,7 @@ from connectomics_zoo.bench.variants import (
 from connectomics_zoo.build import build_meta, count_flops, count_parameters
 from connectomics_zoo.errors import LimitError
 from connectomics_zoo.fastpath import plain_only
+from connectomics_zoo.hardware import is_out_of_memory
 from connectomics_zoo.predict.device import choose_device
 from connectomics_zoo.schema.model import ModelSpec
 
@@ -162,7 +163,9 @@ def _warm_up(
         torch.manual_seed(0)  # the same units are dropped where a network has dropout
         try:
             output = step()
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise LimitError(f"the device has not enough memory for {label}, give a smaller size.") from None
         found = gradients(networks[variant.implementation]) if output is None else [output]
         if variant == BASELINE:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from connectomics_zoo.acceleration import prepare_inference
 from connectomics_zoo.errors import InputSizeError, LimitError, MissingPackageError
 from connectomics_zoo.fastpath import plain_only
+from connectomics_zoo.hardware import cpu_has_bfloat16
 from connectomics_zoo.load import load
-from connectomics_zoo.predict.device import cpu_has_bfloat16
 from connectomics_zoo.schema.model import ModelSpec
 
 Implementation = Literal["plain", "default"]

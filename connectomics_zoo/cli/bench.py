@@ -120,16 +120,16 @@ def command(
             memory="measure" if memory else "skip",
             progress=progress,
         )
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), ensure_ascii=False))
+    else:
+        console = stdout_console()
+        console.print(report.machine.describe(), markup=False)
+        for model in report.models:
+            _print_model(console, model)
     if plot is not None:
         draw_speed_ups([report], plot)
         note(f"drew {plot}")
-    if as_json:
-        click.echo(json.dumps(report.to_dict(), ensure_ascii=False))
-        return
-    console = stdout_console()
-    console.print(report.machine.describe(), markup=False)
-    for model in report.models:
-        _print_model(console, model)
 
 
 def _warn_if_busy() -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from connectomics_zoo.errors import MissingPackageError, SpecError, UnknownNameError
+from connectomics_zoo.hardware import cpu_has_bfloat16
 from connectomics_zoo.schema.experiment import RunSpec
 
 Engine = Literal["torch", "openvino"]
@@ -76,12 +77,3 @@ def _own_precision(run: RunSpec, device: torch.device) -> Precision:
 
 def _cuda_has_bfloat16() -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-
-
-def cpu_has_bfloat16() -> bool:
-    """Return whether the CPU multiplies bfloat16 itself, by AVX512_BF16, AMX, or the extension of Arm."""
-    if hasattr(torch.cpu, "get_capabilities"):
-        known = torch.cpu.get_capabilities()
-        return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    # Older versions of torch have no public function.
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

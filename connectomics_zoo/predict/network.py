@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from connectomics_zoo.acceleration import prepare_inference
 from connectomics_zoo.errors import CheckFailedError, LimitError
+from connectomics_zoo.hardware import is_out_of_memory
 from connectomics_zoo.load import load
 from connectomics_zoo.losses import activate
 from connectomics_zoo.predict.device import Engine, Precision
@@ -68,10 +69,13 @@ def _torch_compute(
         try:
             with torch.autocast(device.type, dtype=low, enabled=low is not None):
                 logits: Tensor = network(windows.to(device))
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            way_out = "" if device.type == "cpu" else ", or predict on the CPU"
             raise LimitError(
-                f"{device} has not enough memory for {tuple(windows.shape)} with {name}, give a smaller batch_size, "
-                "or predict on the CPU."
+                f"{device} has not enough memory for {tuple(windows.shape)} with {name}, give a smaller batch_size"
+                f"{way_out}."
             ) from None
         return logits
 

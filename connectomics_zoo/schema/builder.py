@@ -99,6 +99,7 @@ def prefers_channels_last(name: str) -> bool:
     return vars(builder_module(name)).get("CHANNELS_LAST", False) is True
 
 
-def prefers_bfloat16(name: str) -> bool:
-    """Return whether the builder `name` declares `BFLOAT16_ON_CPU = True`: its networks then train so on one."""
-    return vars(builder_module(name)).get("BFLOAT16_ON_CPU", False) is True
+def prefers_bfloat16(name: str, config: BuilderConfig) -> bool:
+    """Return what the builder's `faster_in_bfloat16(config)`, where it has one, says of training on a CPU."""
+    answer = vars(builder_module(name)).get("faster_in_bfloat16")
+    return answer is not None and answer(config) is True

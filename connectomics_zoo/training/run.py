@@ -33,6 +33,7 @@ from connectomics_zoo.reading import dump_yaml
 from connectomics_zoo.registry import RUN_SPEC
 from connectomics_zoo.schema.builder import prefers_bfloat16
 from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.training.callbacks import KeepCheckpoint, KeepWeights, ReportProgress
 from connectomics_zoo.training.curve import draw_curve, keep_log
 from connectomics_zoo.training.data import training_loader, validation_loader
@@ -71,7 +72,7 @@ def fit_run(
     network = build(run.model, deep_supervision=len(run.model.outputs) > 1)
     if run.model.expect is None:
         run = run.model_copy(update={"model": run.model.model_copy(update={"expect": measure_static(run.model)})})
-    precision, accelerator = choose_precision(run.training.precision, device, builder=run.model.builder)
+    precision, accelerator = choose_precision(run.training.precision, device, model=run.model)
     warn_of_waiting(run.training.workers, accelerator=accelerator)
     if accelerator == "cpu":
         network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -103,11 +104,11 @@ def fit_run(
     return report
 
 
-def choose_precision(wanted: _Precision, device: str, *, builder: str) -> tuple[_Precision, str]:
+def choose_precision(wanted: _Precision, device: str, *, model: ModelSpec) -> tuple[_Precision, str]:
     """Return the arithmetic and Lightning accelerator for `device`; what it cannot do is replaced, with a warning.
 
-    CPUs compute in float32, where most networks are faster, but for bfloat16 on a CPU that has it and with a builder
-    whose networks are faster in it.
+    CPUs compute in float32, where most networks are faster, but for bfloat16 on a CPU that has it and with a network
+    that is faster in it.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -119,7 +120,12 @@ def choose_precision(wanted: _Precision, device: str, *, builder: str) -> tuple[
             _log.warning("this GPU has no bfloat16, training in 16-mixed instead of %s", wanted)
             return "16-mixed", device
         return wanted, device
-    if device == "cpu" and wanted == "bf16-mixed" and prefers_bfloat16(builder) and cpu_has_bfloat16():
+    if (
+        device == "cpu"
+        and wanted == "bf16-mixed"
+        and prefers_bfloat16(model.builder, model.arch)
+        and cpu_has_bfloat16()
+    ):
         return wanted, device
     if wanted != "32-true":
         _log.warning("training on the %s in 32-true instead of %s", device, wanted)

@@ -21,7 +21,9 @@ HEAD = """<!-- Written by scripts/bench from performance.json: edit that script,
 Times are wall times, medians of rounds in which the rows of a table take turns in one process (or in fresh ones, where
 it says so). Speed-ups are over the *plain* implementation in float32 in the same run: the network's specification in
 ordinary PyTorch, eager, with contiguous tensors and the same weights. *default* is what `zoo.load` gives, in inference
-prepared as `zoo predict` does it. bfloat16 is torch's autocast. Errors are relative L2 distances to plain float32, of
+prepared as `zoo predict` does it. Each network is measured in a fresh process: in one that has used much memory before,
+such as for training, malloc has pages at hand, the plain network runs up to three times faster, and the default one
+about as fast as in any other. bfloat16 is torch's autocast. Errors are relative L2 distances to plain float32, of
 outputs in inference and of all gradients together in training, with random weights. A training step is the forward
 pass at all scales, the loss and the backward pass, without the optimiser, and counts as three forward passes in
 GFLOP/s. Peak memory is by how much a fresh process that has network and input grows in its first step. An *aim* was

@@ -97,7 +97,7 @@ def kernel_gradient(x: Tensor, gradient: Tensor, taps: Taps) -> Tensor:
     channels = x.shape[-1]
     nz, ny, nx = taps.kernel.shape[2:]
     pitch = (taps.size[1] + ny - 1, taps.size[2] + nx - 1)
-    sums = torch.zeros(nz, ny, nx, channels, dtype=accumulator(x.dtype))
+    sums = x.new_zeros(nz, ny, nx, channels, dtype=accumulator(x.dtype))
     zeros, ones = sums.new_zeros(channels), sums.new_ones(channels)
     for start, stop in slabs(taps.size, thickest_halo=nz - 1):
         planes = stop - start
@@ -141,15 +141,15 @@ class Moments:
 
     def __init__(self, channels: int) -> None:
         self.count = 0
-        self.mean = torch.zeros(channels, dtype=torch.float64)
-        self.squares = torch.zeros(channels, dtype=torch.float64)
+        self.mean = torch.zeros(channels, dtype=torch.float64, device="cpu")
+        self.squares = torch.zeros_like(self.mean)
 
     def add(self, rows: Tensor) -> None:
         """Take in rows (V, C)."""
         count, channels = rows.shape
         tail = count % SUM_WIDTH
         if count > tail:
-            running = torch.zeros(SUM_WIDTH * channels, dtype=accumulator(rows.dtype))
+            running = rows.new_zeros(SUM_WIDTH * channels, dtype=accumulator(rows.dtype))
             # SUM_WIDTH neighbouring voxels count as so many times the channels.
             mean, variance = torch.ops.aten.batch_norm_update_stats(
                 _as_image(rows[: count - tail].view(-1, SUM_WIDTH * channels)), running, running, 0.0
@@ -177,35 +177,37 @@ class Moments:
         return (self.squares / self.count + eps).rsqrt()
 
 
-def _has_onednn() -> bool:
+def _has_onednn(dtype: torch.dtype) -> bool:
     backend: Any = torch.backends.mkldnn
-    return bool(backend.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if not backend.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return `rows @ weight.T + bias`; in float32 by oneDNN, which outside of Intel's CPUs is twice as fast as MKL."""
-    if rows.dtype == torch.float32 and _has_onednn():
+    if rows.dtype == torch.float32 and _has_onednn(rows.dtype):
         return cast("Tensor", torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "none"))
     return F.linear(rows, weight, bias)
 
 
 def linear_gelu(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return `gelu(rows @ weight.T + bias)`, rounded once."""
-    if rows.dtype != torch.float64 and _has_onednn():
+    if _has_onednn(rows.dtype):
         return cast("Tensor", torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "gelu", [], "none"))
     return F.gelu(F.linear(rows, weight, bias))
 
 
 def linear_add(rows: Tensor, weight: Tensor, bias: Tensor, other: Tensor) -> Tensor:
     """Return `rows @ weight.T + bias + other`, rounded once."""
-    if rows.dtype != torch.float64 and _has_onednn():
+    if _has_onednn(rows.dtype):
         return cast("Tensor", torch.ops.mkldnn._linear_pointwise.binary(rows, other, weight, bias, "add"))
     return F.linear(rows, weight, bias) + other
 
 
 def cross(first: Tensor, second: Tensor) -> Tensor:
     """Return `first.T @ second`, (C, K), for rows (V, C) and (V, K)."""
-    if first.dtype == torch.float32 and _has_onednn():
+    if first.dtype == torch.float32 and _has_onednn(first.dtype):
         return linear(first.t(), second.t())
     return first.t() @ second
 

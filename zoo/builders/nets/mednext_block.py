@@ -98,6 +98,7 @@ def _fold(weights: Weights, mean: Tensor, rstd: Tensor, dtype: torch.dtype) -> F
 
 
 def _round(mean: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mean as a volume's type holds it: a function, so that tests can round more coarsely."""
     return mean.to(dtype)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_modules
 
 from connectomics_zoo import fastpath
@@ -137,10 +138,14 @@ def obstacle(network: nn.Module, x: Tensor, *, blocks: tuple[type[nn.Module], ..
         return "it is switched off"
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return "the network is being compiled or exported"
+    if x.dim() != 5 or x.shape[0] == 0:
+        return f"the input, {tuple(x.shape)}, is no batch of volumes"
     if type(x) is not Tensor:
         return f"the input is a {type(x).__name__}, not a plain tensor"
     if torch._C._functorch.maybe_current_level() is not None:
         return "torch.func transforms the network"
+    if forward_ad._current_level >= 0:
+        return "derivatives are taken in forward mode"
     if torch._C._len_torch_dispatch_stack() or _torch._has_any_global_hook():
         return "a mode or a global hook watches every operation"
     if x.device.type != "cpu" or x.dtype != torch.float32:
@@ -162,14 +167,39 @@ def _obstacle_inside(network: nn.Module, known: tuple[type[nn.Module], ...]) -> 
             return f"{name} is a {type(module).__name__}"
         if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
             return f"{name} has a hook"
-        if isinstance(module, nn.GroupNorm) and module.num_channels < MINIMUM_CHANNELS:
-            return f"{name} has fewer than {MINIMUM_CHANNELS} channels"
-        if isinstance(module, nn.GroupNorm) and module.num_groups != module.num_channels:
-            return f"{name} has several channels in a group"
+        if "forward" in vars(module):
+            return f"{name} has a forward of its own"
         if getattr(module, "grn", False):
             return f"{name} has global response normalisation"
-        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d) and module.groups > 1 and module.kernel_size[0] == 1:
-            return f"{name} is a depthwise convolution of one tap"
+        if isinstance(module, nn.GroupNorm):
+            if module.num_channels < MINIMUM_CHANNELS:
+                return f"{name} has fewer than {MINIMUM_CHANNELS} channels"
+            if module.num_groups != module.num_channels or not module.affine:
+                return f"{name} has several channels in a group, or no weights"
+        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d) and not _is_published(
+            module, may_stride=name.endswith((".conv1", ".res_conv"))
+        ):
+            return f"{name} is none of MedNeXt's convolutions"
+    return _obstacle_in_weights(network)
+
+
+def _is_published(conv: nn.Conv3d | nn.ConvTranspose3d, *, may_stride: bool) -> bool:
+    """Whether it is 1x1x1, or depthwise of odd size, with nothing that MedNeXt's do not have."""
+    edge = conv.kernel_size[0]
+    is_depthwise = conv.groups == conv.in_channels == conv.out_channels
+    return (
+        (edge > 1 and edge % 2 == 1 if is_depthwise else edge == conv.groups == 1)
+        and conv.bias is not None
+        and conv.kernel_size == (edge,) * 3
+        and conv.padding == (edge // 2,) * 3
+        and (conv.stride == (1, 1, 1) or (may_stride and conv.stride == (2, 2, 2)))
+        and conv.dilation == (1, 1, 1)
+        and conv.padding_mode == "zeros"
+        and not any(getattr(conv, "output_padding", ()))
+    )
+
+
+def _obstacle_in_weights(network: nn.Module) -> str | None:
     for name, parameter in network.named_parameters():
         if type(parameter) is not nn.Parameter or parameter.dtype != torch.float32 or parameter.device.type != "cpu":
             return f"{name} is no float32 parameter on the CPU"
@@ -215,7 +245,8 @@ class _Pass:
         return {"output": output, **dict(reversed(outputs.items()))} if supervise else output
 
     def stage(self, name: str, x: Tensor) -> Tensor:
-        for block in self.network.get_submodule(name).children():
+        blocks: Any = self.network.get_submodule(name)
+        for block in blocks:  # not children(), which leaves out a block that occurs twice
             x = self.block(block, x)
         return x
 
