@@ -124,11 +124,11 @@ def test_the_engine_knows_no_catalogue():
         assert not [name for name in _all_imports(path) if name.partition(".")[0] == "zoo"], path
 
 
-def test_the_catalogue_uses_of_the_engine_only_errors_and_schema():
+def test_the_catalogue_uses_of_the_engine_only_errors_schema_and_the_switch():
     for path in _files(CATALOG / "builders"):
         names = [name for name in _all_imports(path) if name.startswith("connectomics_zoo.")]
         parts = {name.split(".")[1] for name in names}
-        assert parts <= {"errors", "schema"}, path
+        assert parts <= {"errors", "schema", "fastpath"}, path
 
 
 def test_nothing_heavy_is_imported_at_the_top_of_a_builder_or_below_layer_3():
