@@ -141,7 +141,9 @@ def _partial_moments(rows: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
     if count == 0:
         nothing = rows.new_empty(0, channels, dtype=torch.float64)
         return nothing, nothing, nothing[:, :1]
-    running = torch.zeros(width * channels)  # stays so, and lets the results be float32 for bfloat16 rows
+    running = rows.new_zeros(
+        width * channels, dtype=torch.float32
+    )  # stays so, and lets the results be float32 for bfloat16 rows
     moments = torch.batch_norm_update_stats(rows.reshape(count, width * channels), running, running, 0.0)
     means, variances = (values.view(width, channels).double() for values in moments)
-    return means, variances, torch.full((width, 1), float(count), dtype=torch.float64)
+    return means, variances, rows.new_full((width, 1), count, dtype=torch.float64)
