@@ -32,7 +32,7 @@ set before the work began.
 On your machine, with your network:
 
 ```console
-$ zoo bench mednext-S arch.base_channels=4 --size 32 --rounds 3 --no-training --no-memory
+$ zoo bench mednext-S arch.base_channels=16 --size 32 --rounds 3 --no-training --no-memory
 mednext-S: … parameters in training, … in inference
 inference … plain … float32 … 1.00
 inference … default … float32
