@@ -25,9 +25,6 @@ from zoo.builders._shared import (
 if TYPE_CHECKING:
     from torch import nn
 
-CHANNELS_LAST = True
-"""Inference on a CPU is faster with channels last."""
-
 HALVINGS = 4
 
 

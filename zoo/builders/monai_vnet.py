@@ -11,9 +11,6 @@ from zoo.builders._shared import Probability, volume_interface
 if TYPE_CHECKING:
     from torch import nn
 
-CHANNELS_LAST = True
-"""Inference on a CPU is faster with channels last."""
-
 BASE_CHANNELS = 16
 """Channels at full resolution, fixed by the architecture."""
 
