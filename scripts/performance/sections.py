@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from performance import networks, patches, peers, startup
+from performance import alternatives, networks, patches, peers, startup
 from performance.common import Section
 
 SECTIONS = {
@@ -10,6 +10,7 @@ SECTIONS = {
     "training": Section("Training step", networks.measure_training, networks.render_training),
     "peers": Section("Beside others", peers.measure, peers.render),
     "families": Section("Other families", networks.measure_families, networks.render_families),
+    "alternatives": Section("What generic means give other families", alternatives.measure, alternatives.render),
     "loading": Section("Loading weights", startup.measure_loading, startup.render_loading),
     "startup": Section("Starting", startup.measure_startup, startup.render_startup),
     "verify": Section("Verifying the zoo", startup.measure_verify, startup.render_verify),
