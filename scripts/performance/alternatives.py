@@ -94,4 +94,4 @@ def render(data: dict[str, Any]) -> str:
             cells += [times(base / found), f"{row['errors'][key]:.0e}"] if found else ["-", "-"]
         rows.append([*cells, seconds(row["compiling_seconds"])])
     headers = ["model", "input", "plain >", "channels last >", "error >", "batch norm folded >", "error >"]
-    return table([*headers, "torch.compile >", "error >", "first call compiled >"], rows)
+    return table([*headers, "torch.compile >", "error >", "first call, with its cache >"], rows)
