@@ -184,13 +184,22 @@ def run_probe(spec: ModelSpec, input_shape: tuple[int, ...]) -> Probe:
     """
     network = build(spec, deep_supervision=True)
     seed_parameters(network)
-    x = seeded_input(input_shape)
+    # Evaluation comes first: a pass in training moves running statistics.
+    probe = probe_network(network, spec, input_shape)
+    if len(spec.outputs) == 1:
+        return probe
     with torch.no_grad():
-        # Evaluation comes first: a pass in training moves running statistics.
-        outputs = {spec.outputs[0].name: network.eval()(x)}
-        if len(spec.outputs) > 1:
-            outputs = {**network.train()(x), **outputs}
-    return Probe(input_shape=input_shape, outputs={name: _summarise(value) for name, value in outputs.items()})
+        scales = network.train()(seeded_input(input_shape))
+    return Probe(
+        input_shape=input_shape, outputs={name: _summarise(value) for name, value in scales.items()} | probe.outputs
+    )
+
+
+def probe_network(network: nn.Module, spec: ModelSpec, input_shape: tuple[int, ...]) -> Probe:
+    """Return what `network`, with the weights that it has, computes in evaluation for the name-seeded input."""
+    with torch.no_grad():
+        output = network.eval()(seeded_input(input_shape))
+    return Probe(input_shape=input_shape, outputs={spec.outputs[0].name: _summarise(output)})
 
 
 def _summarise(output: Tensor) -> ProbeOutput:

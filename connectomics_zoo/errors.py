@@ -32,6 +32,10 @@ class WeightsError(ZooError):
     """Weights that are missing, unsafe, damaged or do not fit the network."""
 
 
+class HubError(ZooError):
+    """Something that the Hugging Face Hub does not give, take or allow, or a file from it that is not what it was."""
+
+
 class VolumeError(ZooError):
     """An image or label volume that cannot be read or does not fit its use."""
 

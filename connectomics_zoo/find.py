@@ -10,8 +10,15 @@ from connectomics_zoo import catalog
 from connectomics_zoo.compare import Spec
 from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
 from connectomics_zoo.reading import read_yaml
-from connectomics_zoo.registry import get_experiment, get_run, get_spec, get_task, parse_reference, spec_path, validate
-from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.registry import (
+    get_experiment,
+    get_run,
+    get_spec,
+    get_task,
+    parse_reference,
+    run_of_document,
+    spec_path,
+)
 
 Kind = Literal["model", "task", "experiment", "run"]
 
@@ -22,7 +29,7 @@ def find_spec(ref: str, *, kind: Kind | None = None) -> Spec:
     """Return the complete spec of a model, task, experiment or run.
 
     Args:
-        ref: a name, `name@1.0.0`, `name.tag`, `catalog:name`, a YAML file, or a run folder.
+        ref: a name, `name@1.0.0`, `name.tag`, `catalog:name`, `hf://org/repo@revision`, a YAML file, or a run folder.
         kind: what it is, where a name means several things; otherwise it is found out.
 
     Raises:
@@ -35,7 +42,11 @@ def find_spec(ref: str, *, kind: Kind | None = None) -> Spec:
     if kind == "experiment":
         return get_experiment(ref)
     if kind == "run":
-        return get_run(ref) if Path(ref).is_dir() else validate(RunSpec, read_yaml(Path(ref)), source=ref)
+        if Path(ref).is_dir():
+            return get_run(ref)
+        reference = parse_reference(ref)
+        path = spec_path(reference)
+        return run_of_document(read_yaml(path), reference, source=str(path))
     return get_spec(ref)
 
 
@@ -48,7 +59,7 @@ def _find_kind(ref: str) -> Kind:
     if kinds:
         return kinds[0]
     reference = parse_reference(ref)
-    if reference.path is not None:
+    if reference.path is not None or reference.hub is not None:
         path = spec_path(reference)
         return _kind_of_document(read_yaml(path), source=path)
     known = set().union(*names.values())

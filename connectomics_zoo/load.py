@@ -11,16 +11,13 @@ from torch import nn
 
 from connectomics_zoo.build import build, measure_static
 from connectomics_zoo.errors import SpecError, WeightsError, ZooError
-from connectomics_zoo.registry import Reference, check_tag, get_spec, parse_reference, resolve_model, spec_path
+from connectomics_zoo.pretrained import Frozen, Pretrained, find_pretrained
+from connectomics_zoo.registry import get_spec, parse_reference, resolve_model
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.weights import (
-    PICKLES,
-    WEIGHTS_FILE,
-    LoadReport,
-    build_with_weights,
-    file_sha256,
-    read_weights,
-)
+from connectomics_zoo.weights import PICKLES, LoadReport, build_with_weights, largest_file, read_weights
+
+INIT_ALLOWANCE = 8
+"""How many times as large as the network's own a file to start from may be: it may have more channels."""
 
 
 def load(
@@ -33,6 +30,7 @@ def load(
     arch: Mapping[str, Any] | None = None,
     init_from: str | Path | None = None,
     device: str | torch.device = "cpu",
+    frozen: Frozen = False,
 ) -> nn.Module:
     """Return the network of `ref` in evaluation mode, with `.spec` and `.load_report`.
 
@@ -41,28 +39,30 @@ def load(
     but must not be overwritten in place.
 
     Args:
-        ref: a reference: `name`, `name@1.0.0`, `name.tag` (with those weights), `catalog:name`, a YAML file, a
-            run folder (with its weights), or a spec.
-        pretrained: True for the model's first weights, or the tag of others.
-        in_channels: channels of the input, where they differ from the spec's.
-        out_channels: channels of the outputs, where they differ from the spec's.
+        ref: a reference: `name`, `name@1.0.0`, `name.tag` (with those weights), `catalog:name`,
+            `hf://org/repo@revision` (with its weights), a YAML file, a run folder (with its weights), or a spec.
+        pretrained: True for the model's first weights, or the tag of others. They come from the package, the Hub's
+            cache, or the Hub, and are the file that the spec declares or an error.
+        in_channels: channels of the input, where they differ from the spec's, or from those of the weights.
+        out_channels: channels of the outputs, where they differ from the spec's, or from those of the weights.
         deep_supervision: have the heads at all scales; by default, if the spec has them.
         arch: fields of the architecture to change, by name.
-        init_from: weights to start from: a safetensors file, a run folder or `name.tag`; kernels may be smaller
-            (UpKern) and channels may differ.
+        init_from: weights to start from: a safetensors file, a run folder, `name.tag` or `hf://org/repo@revision`;
+            kernels may be smaller (UpKern) and channels may differ.
         device: where the network goes.
+        frozen: load only weights that the lock file `zoo.lock` has, or that of this path, and exactly those.
 
     Raises:
         UnknownNameError: there is no such model, tag, or field.
         SpecError: a value is not allowed.
-        WeightsError: the weights are missing or do not fit.
+        WeightsError: the weights are missing, are not the declared or locked ones, or do not fit.
+        HubError: the Hub does not give them.
         ZooError: the device cannot be used.
     """
-    reference = None if isinstance(ref, ModelSpec) else parse_reference(ref)
-    declared = get_spec(ref)
+    trained = _trained(ref, pretrained, frozen=frozen)
+    declared = get_spec(ref) if trained is None else trained.spec
     spec = resolve_model(declared, in_channels=in_channels, out_channels=out_channels, arch=arch)
-    source = _own_weights(reference, declared, pretrained)
-    if source is not None and init_from is not None:
+    if trained is not None and init_from is not None:
         raise WeightsError(f"{ref!s} brings its own weights, leave out either them or init_from={str(init_from)!r}.")
     if deep_supervision is None:
         deep_supervision = len(spec.outputs) > 1
@@ -70,30 +70,56 @@ def load(
         raise SpecError(f"{spec.name} has one output only, load it without deep_supervision=True.")
 
     _check_device(device)
-    path = find_weights(init_from) if init_from is not None else source
-    network, report = _make(spec, path, deep_supervision=deep_supervision, resample_kernels=init_from is not None)
+    if init_from is not None:
+        path = find_weights(init_from, frozen=frozen)
+        return load_file(spec, path, deep_supervision=deep_supervision, resample_kernels=True, device=device)
+    if trained is not None:
+        return load_file(spec, trained.path, deep_supervision=deep_supervision, name=trained.source, device=device)
+    network = build(spec, deep_supervision=deep_supervision)
+    report = LoadReport("initialisation", reinitialised=tuple(network.state_dict()))
+    return _finish(network, spec, report, device=device)
+
+
+def load_file(
+    spec: ModelSpec,
+    path: Path,
+    *,
+    deep_supervision: bool = True,
+    resample_kernels: bool = False,
+    name: str | None = None,
+    device: str | torch.device = "cpu",
+) -> nn.Module:
+    """Return the network of a resolved spec with the weights in the file `path`, as `load` does.
+
+    Args:
+        spec: a resolved spec.
+        path: a safetensors file.
+        deep_supervision: have the heads at all scales.
+        resample_kernels: make larger kernels from smaller ones (UpKern).
+        name: names the weights in the report and in errors; by default the path.
+        device: where the network goes.
+
+    Raises:
+        WeightsError: the file cannot be read or does not fit.
+    """
+    network, report = build_with_weights(
+        spec,
+        read_weights(path, max_bytes=largest_file(spec) * (INIT_ALLOWANCE if resample_kernels else 1)),
+        deep_supervision=deep_supervision,
+        source=name or str(path),
+        resample_kernels=resample_kernels,
+    )
+    return _finish(network, spec, report, device=device)
+
+
+def _finish(network: nn.Module, spec: ModelSpec, report: LoadReport, *, device: str | torch.device) -> nn.Module:
+    """Attach spec and report, and put the network where it belongs, in evaluation mode."""
     if spec.expect is None:
         spec = spec.model_copy(update={"expect": measure_static(spec)})
     attached: Any = network
     attached.spec = spec
     attached.load_report = report
     return _moved(network, torch.device(device)).eval()
-
-
-def _make(
-    spec: ModelSpec, path: Path | None, *, deep_supervision: bool, resample_kernels: bool
-) -> tuple[nn.Module, LoadReport]:
-    """Return the network with the weights at `path`, or a fresh one for None."""
-    if path is None:
-        network = build(spec, deep_supervision=deep_supervision)
-        return network, LoadReport("initialisation", reinitialised=tuple(network.state_dict()))
-    return build_with_weights(
-        spec,
-        read_weights(path),
-        deep_supervision=deep_supervision,
-        source=str(path),
-        resample_kernels=resample_kernels,
-    )
 
 
 def _moved(network: nn.Module, device: torch.device) -> nn.Module:
@@ -112,48 +138,28 @@ def _check_device(device: str | torch.device) -> None:
         ) from None
 
 
-def _own_weights(reference: Reference | None, spec: ModelSpec, pretrained: bool | str) -> Path | None:
-    """Return the weights file that the reference itself asks for, or None."""
-    if reference is not None and isinstance(pretrained, str):
-        own = "its own weights" if reference.path is not None and reference.path.is_dir() else reference.tag
+def _trained(ref: str | Path | ModelSpec, pretrained: bool | str, *, frozen: Frozen) -> Pretrained | None:
+    """Return the weights that the reference itself asks for, or None."""
+    if isinstance(ref, ModelSpec):
+        return find_pretrained(ref, _tag(pretrained)) if pretrained else None
+    reference = parse_reference(ref)
+    brings = reference.hub is not None or (reference.path is not None and reference.path.is_dir())
+    if isinstance(pretrained, str):
+        own = "its own weights" if brings else reference.tag
         if own not in (None, pretrained):
             raise WeightsError(f"{reference.text} means {own}, leave out pretrained={pretrained!r}.")
-    if reference is not None and reference.path is not None and reference.path.is_dir():
-        return find_weights(reference.path)
-    tag = reference.tag if reference is not None and reference.tag else pretrained
-    if not tag:
-        return None
-    if reference is None:
-        raise WeightsError(
-            f"{spec.name}: weights lie beside a spec's file, load it by name or path for pretrained={tag!r}."
-        )
-    return weights_path(spec, tag if isinstance(tag, str) else None, folder=spec_path(reference).parent)
+    if brings or reference.tag or pretrained:
+        return find_pretrained(ref, _tag(pretrained), frozen=frozen)
+    return None
 
 
-def weights_path(spec: ModelSpec, tag: str | None, *, folder: Path) -> Path:
-    """Return the checked file of the weights `tag` (None: the first) of the spec that lies in `folder`.
-
-    Raises:
-        WeightsError: there is no such tag, or the file is not the one that the spec declares.
-    """
-    check_tag(spec, tag)
-    chosen = next(iter(spec.weights)) if tag is None else tag
-    path = folder / spec.weights[chosen].file
-    if not path.is_file():
-        raise WeightsError(f"{path}: there is no such weights file, put it beside the spec.")
-    if path.is_symlink():
-        raise WeightsError(f"{path}: is a link, weights are read from the spec's own folder only: copy the file there.")
-    if file_sha256(path) != spec.weights[chosen].sha256:
-        raise WeightsError(f"{path}: not the file that {spec.name}.{chosen} declares (sha256 differs), get it again.")
-    return path
+def _tag(pretrained: bool | str) -> str | None:
+    return pretrained if isinstance(pretrained, str) else None
 
 
-def find_weights(source: str | Path) -> Path:
-    """Return the weights file that `source` means: the file itself, that of a run folder, or of `name.tag`."""
+def find_weights(source: str | Path, *, frozen: Frozen = False) -> Path:
+    """Return the weights file that `source` means: the file itself, that of a folder, of `name.tag`, or on the Hub."""
     path = Path(source)
-    if path.is_dir():
-        return path / WEIGHTS_FILE
-    if path.suffix in (".safetensors", *PICKLES) or path.is_file():
+    if path.suffix in (".safetensors", *PICKLES) and not str(source).startswith("hf:"):
         return path
-    reference = parse_reference(source)
-    return weights_path(get_spec(source), reference.tag, folder=spec_path(reference).parent)
+    return find_pretrained(source, frozen=frozen).path

@@ -78,7 +78,8 @@ def draw_comparison(
         panels[0][column].set_title(name, fontsize=13)
     low, high = np.percentile(raw, (0.5, 99.5))
     for row, axes in enumerate(panels):
-        grey = np.clip((raw[row].astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
+        # Below 1, since matplotlib's resampling would round beyond it and then complain.
+        grey = np.clip((raw[row].astype(np.float32) - low) / max(high - low, 1e-6), 0, 0.999)
         draw(axes, np.repeat(grey[..., np.newaxis], 3, axis=2), truth[row], prediction[row], aspect=aspect)
         if section_names is not None:
             axes[0].set_ylabel(section_names[row], fontsize=13)

@@ -188,6 +188,17 @@ def replace_block(text: str, key: str, block: str) -> str:
         SpecError: no line, or more than one, starts with the key.
     """
     lines = text.splitlines(keepends=True)
+    first, end = find_block(text, key)
+    return "".join([*lines[:first], block, *lines[end:]])
+
+
+def find_block(text: str, key: str) -> tuple[int, int]:
+    """Return the lines [first, last + 1) of the block of the top-level `key` in the YAML `text`.
+
+    Raises:
+        SpecError: no line, or more than one, starts with the key.
+    """
+    lines = text.splitlines(keepends=True)
     starts = [index for index, line in enumerate(lines) if line.startswith(f"{key}:")]
     if len(starts) != 1:
         raise SpecError(f"{key!r} starts {len(starts)} lines and must start one, write it as a key of its own.")
@@ -196,7 +207,7 @@ def replace_block(text: str, key: str, block: str) -> str:
         end += 1
     while not lines[end - 1].strip():  # blank lines belong to what follows
         end -= 1
-    return "".join([*lines[: starts[0]], block, *lines[end:]])
+    return starts[0], end
 
 
 def expect_block(expect: Expectation) -> str:

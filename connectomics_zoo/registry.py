@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import SpecError, UnknownNameError, WeightsError, nearest
+from connectomics_zoo.hub import HubReference, fetch_spec
 from connectomics_zoo.reading import read_yaml
-from connectomics_zoo.schema.base import describe
+from connectomics_zoo.schema.base import RepoId, describe
 from connectomics_zoo.schema.builder import BuilderConfig, Interface, builder_module
 from connectomics_zoo.schema.experiment import ExperimentSpec, RunSpec
 from connectomics_zoo.schema.model import ModelSpec, SizeRule
@@ -27,9 +28,15 @@ _REFERENCE = re.compile(
     r"^(?:(?P<catalog>[A-Za-z][\w-]*):)?(?P<name>[A-Za-z][\w-]*)(?:@(?P<version>\d+\.\d+\.\d+))?(?:\.(?P<tag>[A-Za-z][\w-]*))?$"
 )
 
+_HUB = re.compile(
+    r"^hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[A-Za-z0-9][\w.%-]{0,120}))?"
+    r"(?:/(?P<file>[A-Za-z0-9][\w.-]{0,120}))?$"
+)
+_REPO = TypeAdapter(RepoId)
+
 
 class Reference(NamedTuple):
-    """A parsed reference: either `path` (a YAML file or a run folder) or a catalogue name."""
+    """A parsed reference: `path` (a YAML file or a run folder), `hub` (a repository there), or a catalogue name."""
 
     text: str
     name: str = ""
@@ -37,23 +44,23 @@ class Reference(NamedTuple):
     version: str | None = None
     tag: str | None = None
     path: Path | None = None
+    hub: HubReference | None = None
 
 
 def parse_reference(text: str | Path) -> Reference:
-    """Return what `text` refers to: `name`, `name@1.0.0`, `name.tag`, `catalog:name`, a YAML file or a run folder.
+    """Return what `text` refers to.
 
-    A text with a path separator or the suffix `.yaml` is a path; anything else is a name.
+    That is `name`, `name@1.0.0`, `name.tag`, `catalog:name`, `hf://org/repo@revision`, a YAML file or a run folder. A
+    text with a path separator or the suffix `.yaml` is a path; anything else is a name.
 
     Raises:
         UnknownNameError: it is neither, or both a name in a catalogue and a folder here.
     """
+    if isinstance(text, str) and text.startswith("hf:"):
+        return Reference(text=text, hub=_parse_hub(text))
     path = Path(text)
     text = str(text)
     if "/" in text or "\\" in text or text in (".", "..") or path.suffix in (".yaml", ".yml"):
-        if text.startswith("hf://"):
-            raise UnknownNameError(
-                f"{text!r}: references to the Hugging Face Hub are not read by this version, give a local path."
-            )
         if not path.exists():
             raise UnknownNameError(f"{text!r} does not exist, give a YAML file, a run folder or the name of a model.")
         return Reference(text=text, path=path)
@@ -71,6 +78,17 @@ def parse_reference(text: str | Path) -> Reference:
             f"{text!r} is a model and a folder here, write ./{text} or {_home(match['name'])}:{text}."
         )
     return Reference(text, match["name"], match["catalog"], match["version"], match["tag"])
+
+
+def _parse_hub(text: str) -> HubReference:
+    match = _HUB.match(text)
+    try:
+        return HubReference(_REPO.validate_python(match["repo"] if match else ""), match["revision"], match["file"])  # type: ignore[index]
+    except ValidationError:
+        raise UnknownNameError(
+            f"{text!r} is no reference to the Hub, write hf://org/repo@revision, or "
+            "hf://org/repo@revision/file.safetensors where it has several."
+        ) from None
 
 
 def _home(name: str) -> str:
@@ -112,7 +130,9 @@ def find_entry(reference: Reference) -> catalog.Entry:
 
 
 def spec_path(reference: Reference) -> Path:
-    """Return the file that holds the model (or run) spec of `reference`."""
+    """Return the file that holds the model (or run) spec of `reference`; one on the Hub is fetched."""
+    if reference.hub is not None:
+        return fetch_spec(reference.hub)
     if reference.path is None:
         return find_entry(reference).path
     if reference.path.is_dir():
@@ -139,7 +159,7 @@ def get_spec(ref: str | Path | ModelSpec) -> ModelSpec:
     path = spec_path(reference)
     document = read_yaml(path)
     if document.get("kind") == "run":
-        return validate(RunSpec, document, source=str(path)).model
+        return run_of_document(document, reference, source=str(path)).model
     spec = validate(ModelSpec, document, source=str(path))
     if reference.tag is not None:
         check_tag(spec, reference.tag)
@@ -156,6 +176,46 @@ def check_tag(spec: ModelSpec, tag: str | None) -> None:
         raise WeightsError(f"{spec.name} has no trained weights, load it without pretrained or train it.")
     if tag is not None and tag not in spec.weights:
         raise WeightsError(f"{spec.name} has no weights {tag!r}: {nearest(tag, spec.weights)}")
+
+
+def run_of_document(document: Mapping[str, Any], reference: Reference, *, source: str) -> RunSpec:
+    """Return a document as the spec of a run; what comes from the Hub may name places below `data.root` alone.
+
+    Raises:
+        SpecError: it does not follow the schema, or names another place.
+    """
+    run = validate(RunSpec, document, source=source)
+    if reference.hub is not None:
+        check_portable(run, source=reference.text)
+    return run
+
+
+def check_portable(run: RunSpec, *, source: str) -> None:
+    """Refuse a run that comes from elsewhere and names places outside of a folder that the user would give.
+
+    Raises:
+        SpecError: `data.root` is a folder, or a volume lies elsewhere than below it.
+    """
+    places = [place for pair in (*run.data.train, *run.data.validation) for place in (pair.image, pair.label)]
+    strange = [place for place in places if is_elsewhere(place)]
+    if run.data.root not in (None, "???"):
+        strange.insert(0, run.data.root)
+    if strange:
+        raise SpecError(
+            f"{source}: names the place {strange[0]!r}, a spec from elsewhere may name files below data.root alone: "
+            "tell its owner."
+        )
+
+
+def is_elsewhere(place: str) -> bool:
+    """Whether a path is absolute, leads upwards, or names a protocol, in the spelling of any system."""
+    parts = re.split(r"[/\\]", place)
+    return (
+        place.startswith(("/", "\\", "~"))
+        or ".." in parts
+        or "://" in place
+        or re.match(r"^[A-Za-z]:[/\\]", place) is not None
+    )
 
 
 def get_run(folder: str | Path) -> RunSpec:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 from connectomics_zoo.build import build, build_meta
 from connectomics_zoo.errors import OutputError, WeightsError
 from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.tensors import MAX_HEADER, read_header
 
 WEIGHTS_FILE = "model.safetensors"
 """Name of the weights in a run folder."""
@@ -63,28 +63,47 @@ class LoadReport:
         return f"{self.source}: " + "; ".join(parts)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, *, max_bytes: int | None = None) -> dict[str, Tensor]:
     """Return the tensors in the safetensors file at `path`, on the CPU; they may be written to.
 
     On a local file system they are the file's pages, mapped and copied where they are written: nothing is read before
     it is used, and nothing changes the file. The file may then be deleted or replaced by another of its name (as
     `write_weights` does), but whoever overwrites it in place changes the tensors.
 
+    Args:
+        path: the file.
+        max_bytes: a larger file is refused before a tensor is read.
+
     Raises:
-        WeightsError: it is missing, damaged, or not safetensors; a pickle is refused before a byte is read.
+        WeightsError: it is missing, damaged, too large, or not safetensors; a pickle is refused before a byte of it is
+            unpickled.
     """
     if path.suffix in PICKLES:
         raise WeightsError(
             f"{path}: {path.suffix} files are pickles, which can run code when they are read; "
             "only .safetensors is loaded."
         )
-    if not path.is_file():
-        raise WeightsError(f"{path}: there is no such weights file, check the path.")
+    header = read_header(path)
+    size = header.data_begin + max((tensor.end for tensor in header.tensors.values()), default=0)
+    if max_bytes is not None and size > max_bytes:
+        raise WeightsError(
+            f"{path}: {size} bytes, and the network can need {max_bytes} at most: load the model that they are of."
+        )
     try:
         with safe_open(path, framework="pt", backend="mmap" if _is_local(path) else "pread") as stream:
             return {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 (no iterator of its own)
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error}), get it again.") from None
+
+
+def largest_file(spec: ModelSpec) -> int:
+    """Return the bytes that a weights file of the network can have: 8 for each element of all heads, and a header."""
+    if spec.expect is not None:
+        elements = spec.expect.parameters.training + spec.expect.buffers
+    else:
+        tensors = build_meta(spec, deep_supervision=True).state_dict().values()
+        elements = sum(tensor.numel() for tensor in tensors)
+    return 8 * elements + MAX_HEADER
 
 
 def _is_local(path: Path) -> bool:
@@ -113,15 +132,6 @@ def write_weights(network: nn.Module, path: Path, *, metadata: Mapping[str, str]
         raise OutputError(f"{path}: cannot be written ({reason}), give a writable place.") from None
     finally:
         partial.unlink(missing_ok=True)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of the file at `path`."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
+import types
 
 import pytest
+from hub_server import HubServer
 from second_catalog import second_catalog
 
 from connectomics_zoo.cli.main import main
@@ -32,3 +36,40 @@ def add_spec(tmp_path):
     """Install the catalogue `other` and give the function that adds a spec file to it."""
     with second_catalog(tmp_path / "other_zoo") as add:
         yield add
+
+
+@pytest.fixture
+def hub_server():
+    """A Hub of its own on loopback, with nothing in it."""
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def hub_env(hub_server, tmp_path, monkeypatch):
+    """Let the client in this process talk to `hub_server`, with an empty cache and the token that may write."""
+    import huggingface_hub
+    from huggingface_hub import file_download
+    from huggingface_hub.utils import _http
+
+    home = tmp_path / "hf-home"
+    settings = {
+        "ENDPOINT": hub_server.address,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub_server.address + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HOME": str(home),
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_TOKEN_PATH": str(home / "token"),
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_DISABLE_TELEMETRY": True,
+    }
+    for name, value in settings.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    for name, value in hub_server.environment(home, token="hf_right").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("connectomics_zoo.hub.client._WAITS", (0, 0))
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    impatient = types.SimpleNamespace(**{**vars(time), "sleep": lambda _: None})
+    for module in (_http, file_download):
+        monkeypatch.setattr(module, "time", impatient)
+    return home

@@ -43,6 +43,7 @@ RESULTS = ROOT / "docs" / "results.md"
 
 NOT_RUN = {
     "README.md": 3,
+    "convert.md": 0,
     "from-pytorch-connectomics.md": 0,
     "performance.md": 0,
     "quick-start.md": 1,

@@ -19,9 +19,21 @@ ENGINE = Path(connectomics_zoo.__file__).parent
 CATALOG = Path(zoo.__file__).parent
 
 LAYERS = (
-    {"errors", "reading", "catalog", "fastpath"},
+    {"errors", "reading", "digests", "catalog", "fastpath"},
     {"schema"},
-    {"registry", "overrides", "listing", "where", "compare", "find", "lock", "json_schema"},
+    {
+        "registry",
+        "overrides",
+        "listing",
+        "where",
+        "compare",
+        "find",
+        "lock",
+        "json_schema",
+        "hub",
+        "weights_lock",
+        "tensors",
+    },
     {
         "acceleration",
         "convolution_guard",
@@ -29,6 +41,7 @@ LAYERS = (
         "seeding",
         "build",
         "weights",
+        "pretrained",
         "load",
         "losses",
         "targets",
@@ -39,7 +52,20 @@ LAYERS = (
         "volumes",
         "phantom",
     },
-    {"verify", "record", "training", "predict", "evaluate", "picture", "compat", "new", "bench"},
+    {
+        "verify",
+        "record",
+        "training",
+        "predict",
+        "evaluate",
+        "picture",
+        "compat",
+        "new",
+        "bench",
+        "convert",
+        "pull",
+        "push",
+    },
     {"cli"},
 )
 LAYER_OF = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}

@@ -282,7 +282,7 @@ def test_a_device_that_is_not_here_is_an_error(run, tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(UnknownNameError, match=r"is no run folder: it has no spec\.yaml"):
+    with pytest.raises(UnknownNameError, match=r"is a folder without spec\.yaml, a run folder has one"):
         predict(tmp_path, tmp_path / "image.h5", tmp_path / "out.h5")
 
 

@@ -108,7 +108,7 @@ class Bessel(torch.nn.Module):
 
 @pytest.mark.parametrize("kind", [Branching, Bessel])
 def test_a_network_that_cannot_be_converted_is_refused_in_one_sentence(openvino, tmp_path, image, monkeypatch, kind):
-    monkeypatch.setattr(predict_network, "load", lambda *_, **__: kind())
+    monkeypatch.setattr(predict_network, "load_file", lambda *_, **__: kind())
     with pytest.raises(
         ZooError, match=r"mednext-S cannot be converted for OpenVINO \(.+\), predict it with engine"
     ) as e:

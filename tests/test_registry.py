@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from tiny_training import make_run
 
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import SpecError, UnknownNameError, WeightsError, nearest
@@ -15,6 +16,7 @@ from connectomics_zoo.find import find_spec
 from connectomics_zoo.reading import dump_yaml
 from connectomics_zoo.registry import (
     RUN_SPEC,
+    check_portable,
     get_experiment,
     get_run,
     get_spec,
@@ -65,8 +67,50 @@ def test_a_spec_is_a_reference_to_itself():
 
 
 def test_the_parts_of_a_reference_are_told_apart():
-    assert parse_reference("zoo:mednext-S@1.0.0.mito")[1:] == ("mednext-S", "zoo", "1.0.0", "mito", None)
-    assert parse_reference("mednext-S.vnc-mito")[1:] == ("mednext-S", None, None, "vnc-mito", None)
+    assert parse_reference("zoo:mednext-S@1.0.0.mito")[1:] == ("mednext-S", "zoo", "1.0.0", "mito", None, None)
+    assert parse_reference("mednext-S.vnc-mito")[1:] == ("mednext-S", None, None, "vnc-mito", None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts", "is_pinned"),
+    [
+        ("hf://org/repo", ("org/repo", None, None), False),
+        ("hf://org/repo@v1.0", ("org/repo", "v1.0", None), False),
+        (f"hf://org/repo@{'a' * 40}", ("org/repo", "a" * 40, None), True),
+        (f"hf://o-r.g/re_po@{'0' * 40}/ema.safetensors", ("o-r.g/re_po", "0" * 40, "ema.safetensors"), True),
+        (f"hf://org/repo@{'a' * 39}", ("org/repo", "a" * 39, None), False),
+    ],
+)
+def test_a_repository_on_the_hub_is_a_reference(text, parts, is_pinned):
+    hub = parse_reference(text).hub
+    assert hub == parts
+    assert hub.is_pinned == is_pinned
+    assert str(hub) == text
+
+
+ELSEWHERE = [
+    "/data/a.h5:raw",
+    "../a.h5:raw",
+    "b/../../a.h5:raw",
+    "~/a.h5",
+    "C:\\a.h5",
+    "\\\\server\\a.h5",
+    "s3://bucket/a.zarr",
+]
+
+
+@pytest.mark.parametrize("place", ELSEWHERE)
+def test_a_run_from_elsewhere_may_not_name_places_of_this_machine(place):
+    pair = {"image": place, "label": "a.h5:mito"}
+    with pytest.raises(SpecError, match=r"^there: names the place .*below data\.root alone"):
+        check_portable(make_run({"train": [pair]}), source="there")
+
+
+def test_a_run_from_elsewhere_may_not_name_its_root():
+    with pytest.raises(SpecError, match=r"names the place '/home'"):
+        check_portable(make_run({"root": "/home"}), source="there")
+    pair = {"image": "sub/a..b.h5:raw", "label": "a.h5:mito"}
+    check_portable(make_run({"root": "???", "validation": [pair]}), source="there")
 
 
 def test_a_path_may_be_relative_and_without_a_folder(tmp_path, monkeypatch):
@@ -97,7 +141,10 @@ def test_a_run_folder_is_a_reference_to_its_model(run_folder, monkeypatch):
         ("", r"'' is no reference"),
         ("none.yaml", r"'none.yaml' does not exist, give a YAML file, a run folder or the name of a model"),
         ("runs/none", r"'runs/none' does not exist"),
-        ("hf://org/repo@main", r"references to the Hugging Face Hub are not read by this version"),
+        ("hf://org", r"'hf://org' is no reference to the Hub, write hf://org/repo@revision"),
+        ("hf://org/../secret", r"is no reference to the Hub"),
+        ("hf://org/repo@main/../x", r"is no reference to the Hub"),
+        ("hf:/org/repo", r"is no reference to the Hub"),
     ],
 )
 def test_a_wrong_reference_is_an_error_that_says_what_to_write(text, message, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from connectomics_zoo import build, catalog, lock
+from connectomics_zoo.digests import file_sha256
 from connectomics_zoo.errors import UnknownNameError, ZooError
 from connectomics_zoo.reading import dump_yaml, read_yaml
 from connectomics_zoo.registry import RUN_SPEC, get_spec, get_task, resolve_model
@@ -23,7 +24,7 @@ from connectomics_zoo.schema.experiment import DataSpec, PredictionSpec, RunSpec
 from connectomics_zoo.verify import LEVELS, forward_level, verify
 from connectomics_zoo.verify.meta_pass import MetaPass
 from connectomics_zoo.verify.select import select
-from connectomics_zoo.weights import WEIGHTS_FILE, file_sha256, write_weights
+from connectomics_zoo.weights import WEIGHTS_FILE, write_weights
 
 S_FILE = catalog.find("models", "mednext-S").path
 
@@ -427,7 +428,7 @@ def test_weights_that_are_missing_damaged_or_foreign_fail(tiny, tmp_path):
     foreign = get_spec(tiny(arch=TINY["arch"] | {"grn": True}, expect=None))
     found = failures(verify([tiny(weights=with_weights(tmp_path, foreign))], level="weights"))
     differing = found["weights.mito: bottleneck.0.grn_beta"]
-    assert (differing.declared, differing.measured) == (None, ([1, 64, 1, 1, 1], "torch.float32"))
+    assert (differing.declared, differing.measured) == (None, ([1, 64, 1, 1, 1], "F32"))
     assert found["weights.mito"].note == "32 tensors differ"
     weights = with_weights(tmp_path, get_spec(tiny()))
     weights["mito"]["sha256"] = "0" * 64

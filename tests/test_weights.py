@@ -21,13 +21,13 @@ from torch.nn import functional as F
 
 from connectomics_zoo import weights as weights_module
 from connectomics_zoo.build import build
+from connectomics_zoo.digests import file_sha256
 from connectomics_zoo.errors import OutputError, WeightsError
 from connectomics_zoo.registry import resolve_model
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.weights import (
     LoadReport,
     build_with_weights,
-    file_sha256,
     find_roles,
     read_weights,
     transfer,

@@ -1,4 +1,4 @@
-"""`zoo predict RUN VOLUME OUT`: predict a volume with a trained run."""
+"""`zoo predict RUN VOLUME OUT`: predict a volume with a trained network."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ PLAIN_INTERVAL_SECONDS = 10.0
 )
 @click.option("--region", metavar="z=A:B,…", help="Predict this part alone, as in z=13:16,y=0:512.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--frozen", is_flag=True, help="Use only weights that the lock file zoo.lock has (see zoo lock).")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one line of JSON.")
 def command(
     run: str,
@@ -76,9 +77,13 @@ def command(
     dtype: Literal["uint8", "float16", "float32"],
     region: str | None,
     overwrite: bool,
+    frozen: bool,
     as_json: bool,
 ) -> None:
-    """Predict VOLUME with the network in the run folder RUN and write the result to OUT.
+    """Predict VOLUME with the trained network RUN and write the result to OUT.
+
+    RUN is a run folder, weights by name (mednext-S.vnc-mito), or a repository on the Hugging Face Hub
+    (hf://org/repo@revision).
 
     VOLUME is file.h5:dataset, file.tif, a folder of sections or volume.zarr:array; OUT is file.h5:dataset, file.tif
     or volume.zarr. The volume is never in memory as a whole, and OUT appears complete or not at all.
@@ -100,6 +105,7 @@ def command(
             dtype=dtype,
             region=region,
             overwrite=overwrite,
+            frozen=frozen,
             progress=progress,
         )
     if as_json:

@@ -19,7 +19,7 @@ from connectomics_zoo.cli.console import (
 if TYPE_CHECKING:
     from connectomics_zoo.compare import Spec
     from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, RunSpec
-    from connectomics_zoo.schema.model import ModelSpec
+    from connectomics_zoo.schema.model import ModelSpec, WeightsEntry
     from connectomics_zoo.schema.task import TaskSpec
 
 _EPILOG = """\b
@@ -118,7 +118,7 @@ def _print_model(spec: ModelSpec) -> None:
             facts["cost"] = f"{spec.expect.flops.total / 1e9:,.1f} GFLOPs at an input of {shape}"
     facts["input"] = f"{spec.input.channels} channel(s), axes {', '.join(spec.input.axes)}"
     facts["legal sizes"] = f"{spec.input.size.describe()} voxels, n = 0, 1, 2, …"
-    weights = [f"{tag}: {entry.task}, {entry.dataset} ({entry.license})" for tag, entry in spec.weights.items()]
+    weights = [_describe_weights(tag, entry) for tag, entry in spec.weights.items()]
     facts |= {
         "weights": "\n".join(weights) or "none",
         "paper": spec.source.paper,
@@ -135,6 +135,14 @@ def _print_model(spec: ModelSpec) -> None:
             for output in spec.outputs
         ],
     )
+
+
+def _describe_weights(tag: str, entry: WeightsEntry) -> str:
+    """One line on trained weights: what for, how good, whose, and where they are."""
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in entry.metrics.items())
+    place = "in the package" if entry.source == "package" else f"hf://{entry.repo}@{entry.revision}"
+    parts = [f"{tag}: {entry.task}", scores, entry.dataset, entry.license, place]
+    return "; ".join(part for part in parts if part)
 
 
 def _print_task(spec: TaskSpec) -> None:

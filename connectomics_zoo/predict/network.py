@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +10,16 @@ from torch import Tensor, nn
 from connectomics_zoo.acceleration import prepare_inference
 from connectomics_zoo.errors import CheckFailedError, LimitError
 from connectomics_zoo.hardware import is_out_of_memory
-from connectomics_zoo.load import load
+from connectomics_zoo.load import load_file
 from connectomics_zoo.losses import activate
 from connectomics_zoo.predict.device import Engine, Precision
 from connectomics_zoo.predict.openvino_engine import convert
+from connectomics_zoo.pretrained import Pretrained
 from connectomics_zoo.schema.experiment import RunSpec
 
 
 def make_forward(
-    run_folder: str | Path,
+    trained: Pretrained,
     run: RunSpec,
     *,
     window: tuple[int, ...],
@@ -35,7 +35,7 @@ def make_forward(
         MissingPackageError: the engine is not installed.
         ZooError: the engine cannot run the network.
     """
-    network = load(run_folder, device=device)
+    network = load_file(run.model, trained.path, name=trained.source, device=device)
     is_flat = run.model.input.axes == "yx"
     if engine == "openvino":
         shape = (1, run.model.input.channels, *window)
@@ -51,7 +51,7 @@ def make_forward(
         # One pass without a copy, and a NaN anywhere makes both NaN.
         if not all(bound.isfinite() for bound in values.aminmax()):
             raise CheckFailedError(
-                f"{run_folder}: the network returned values that are NaN or infinite, its training has diverged: "
+                f"{trained.name}: the network returned values that are NaN or infinite, its training has diverged: "
                 "train it again with a lower learning rate."
             )
         return values.unsqueeze(2) if is_flat else values

@@ -29,8 +29,8 @@ from connectomics_zoo.predict.device import AskedPrecision, Engine, Precision, c
 from connectomics_zoo.predict.network import make_forward
 from connectomics_zoo.predict.plan import Geometry, Span, make_geometry
 from connectomics_zoo.predict.slide import Finished, Forward, predict_column
+from connectomics_zoo.pretrained import Frozen, find_run
 from connectomics_zoo.regions import box_shape, region_box
-from connectomics_zoo.registry import get_run
 from connectomics_zoo.schema.experiment import Region, RunSpec
 from connectomics_zoo.volumes import Content, Volume, WritableVolume, create_volume, open_volume
 
@@ -45,7 +45,7 @@ class PredictReport:
     """What was predicted, and how."""
 
     run: str
-    """The run's folder."""
+    """The run's folder, or the name of the weights."""
     volume: str
     """The image."""
     out: str
@@ -104,15 +104,16 @@ def predict(
     dtype: DType = "uint8",
     region: Region | str | None = None,
     overwrite: bool = False,
+    frozen: Frozen = False,
     progress: Progress | None = None,
 ) -> PredictReport:
-    """Predict `volume` with the network of a run and write the result to `out`, as large as the volume.
+    """Predict `volume` with a trained network and write the result to `out`, as large as the volume.
 
     Windows lie on one grid over the whole volume and are blended with Gaussian weights after the activation. The
     volume is never in memory as a whole, and `out` appears complete or not at all.
 
     Args:
-        run: the run's folder.
+        run: a run folder, or trained weights that say how they were trained: `name.tag` or `hf://org/repo@revision`.
         volume: the image: `file.h5:dataset`, `file.tif`, a folder of sections or `volume.zarr:array`.
         out: where to write: `file.h5:dataset`, `file.tif` or `volume.zarr`.
         window: window in network voxels (z, y, x), or (y, x) for a 2-D network; by default the run's.
@@ -125,17 +126,19 @@ def predict(
         dtype: of probabilities; uint8 stores p as round(255 p).
         region: predict this part alone (`z=13:16,y=0:512`); it equals the same part of a whole prediction.
         overwrite: replace `out` if it exists.
+        frozen: use only weights that the lock file `zoo.lock` has, or that of this path.
         progress: is told the voxels done so far, and all.
 
     Raises:
-        UnknownNameError: `run` is no run folder, or `device` unknown.
+        UnknownNameError: `run` means nothing, or `device` is unknown.
+        WeightsError: there are no such weights, or they do not say how they were trained.
         VolumeError: the volume cannot be read or is not what the run was trained on.
         InputSizeError: the network does not accept the window.
         SpecError: device, engine and precision do not go together.
         MissingPackageError: device or engine are not here.
         OutputError: `out` cannot be written.
     """
-    spec = get_run(run)
+    spec, trained = find_run(run, frozen=frozen)
     chosen = prediction_spec(spec, window=window, overlap=overlap)
     assert chosen.window is not None
     check_request(spec, batch_size=batch_size, output=output, dtype=dtype, engine=engine, precision=precision)
@@ -146,13 +149,13 @@ def predict(
         used = choose_precision(precision, run=spec, device=where)
         geometry = _geometry(source, spec, window=chosen.window, overlap=chosen.overlap, region=region)
         job = _Job(spec, geometry, output=output, dtype=dtype, batch_size=batch_size)
-        forward = make_forward(run, spec, window=chosen.window, engine=engine, device=where, precision=used)
+        forward = make_forward(trained, spec, window=chosen.window, engine=engine, device=where, precision=used)
         begin = time.perf_counter()
         with _create_output(out, job, source=source, overwrite=overwrite) as target:
             windows, columns = _predict_columns(job, source, target, forward=forward, progress=progress)
         seconds = time.perf_counter() - begin
     return PredictReport(
-        run=str(run),
+        run=trained.name,
         volume=source.location,
         out=target.location,
         output=output,

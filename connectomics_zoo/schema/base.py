@@ -56,6 +56,20 @@ Sentence = Annotated[str, StringConstraints(min_length=1, max_length=400)]
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
+RepoId = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9_]|[.-][A-Za-z0-9_]){0,95}/[A-Za-z0-9](?:[A-Za-z0-9_]|[.-][A-Za-z0-9_]){0,95}$"
+    ),
+]
+"""A repository on the Hugging Face Hub: `org/name`."""
+
+Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+"""A commit: 40 hexadecimal digits."""
+
+MAX_WEIGHTS_BYTES = 64 * 2**30
+"""The largest weights file that a spec can declare."""
+
 _Edge = Annotated[int, Field(ge=1, le=MAX_EDGE)]
 
 Size = Annotated[tuple[_Edge, ...], Strict(False), Field(min_length=2, max_length=3)]

@@ -14,7 +14,18 @@ from pydantic import (
 )
 
 from connectomics_zoo.reading import MAX_EDGE
-from connectomics_zoo.schema.base import Name, Node, Sentence, Sha256, Shape, Size, Version
+from connectomics_zoo.schema.base import (
+    MAX_WEIGHTS_BYTES,
+    Name,
+    Node,
+    RepoId,
+    Revision,
+    Sentence,
+    Sha256,
+    Shape,
+    Size,
+    Version,
+)
 from connectomics_zoo.schema.builder import BuilderConfig, builder_module
 from connectomics_zoo.schema.training import TrainingSpec
 
@@ -131,20 +142,48 @@ class Expectation(Node):
 
 
 class WeightsEntry(Node):
-    """Trained weights that lie beside the spec."""
+    """Trained weights: where they are, exactly which, of what, how good and whose."""
 
+    source: Literal["package", "hub"] = "package"
+    """`package`: the file lies in the folder of the spec; `hub`: in a repository of the Hugging Face Hub."""
+    repo: RepoId | None = None
+    """Repository on the Hub, `org/name`."""
+    revision: Revision | None = None
+    """Commit of that repository: 40 hexadecimal digits, since a branch or tag can move."""
     file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.safetensors$")]
-    """File name, in the folder of the spec."""
+    """File name, in the folder of the spec or in the repository."""
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     """Digest of the file; a file that differs is refused."""
+    size: Annotated[int, Field(ge=1, le=MAX_WEIGHTS_BYTES)] | None = None
+    """Bytes of the file; a download of another size is refused before it starts."""
+    input_channels: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Input channels of the network that they are of, where these are not the spec's."""
+    output_channels: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Output channels of that network, where these are not the spec's."""
     task: Name
     """The task that they solve."""
     dataset: Sentence
     """What they were trained on, with its attribution."""
     license: Sentence
     """Licence of the weights (SPDX identifier where there is one)."""
+    split: Sentence | None = None
+    """Which part of the data they were trained on, and which they were scored on."""
+    recipe: Sentence | None = None
+    """How they were trained: steps, patch, precision, and where to find the whole of it."""
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    """Seed of the training."""
     metrics: dict[str, float] = {}
     """Scores on the stated validation data."""
+    probe: Probe | None = None
+    """What the network computes with these weights for the name-seeded input."""
+
+    @model_validator(mode="after")
+    def _complete_place(self) -> WeightsEntry:
+        if self.source == "hub" and (self.repo is None or self.revision is None):
+            raise ValueError("source hub needs repo (org/name) and revision (the commit, 40 hexadecimal digits)")
+        if self.source == "package" and (self.repo is not None or self.revision is not None):
+            raise ValueError("repo and revision are of weights on the Hub, write source: hub or leave them out")
+        return self
 
 
 class Source(Node):

@@ -64,7 +64,12 @@ class SegmentationModule(L.LightningModule):
         self.counts += torch.stack([group.sum(dim=(0, 2, 3, 4)) for group in groups], dim=1).double().cpu()
 
     def on_validation_epoch_end(self) -> None:
-        """Log the task's metrics, as the mean over its foreground channels."""
+        """Log the task's metrics."""
+        for name, score in self.scores().items():
+            self.log(f"val/{name}", score)
+
+    def scores(self) -> dict[str, float]:
+        """Return the task's metrics of what was counted, as the mean over its foreground channels."""
         counts = self.counts.long().tolist()
         scores = [
             overlap_scores(
@@ -73,8 +78,7 @@ class SegmentationModule(L.LightningModule):
             for index, channel in enumerate(self.run.task.channels)
             if channel.target.kind != "background"
         ]
-        for name in self.run.task.metrics:
-            self.log(f"val/{name}", sum(score[name] for score in scores) / len(scores))
+        return {name: sum(score[name] for score in scores) / len(scores) for name in self.run.task.metrics}
 
     def configure_optimizers(self) -> Any:
         """AdamW, with a linear warm-up and the recipe's schedule."""

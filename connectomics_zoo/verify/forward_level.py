@@ -80,7 +80,7 @@ def _close(path: str, declared: float, measured: float, *, scale: float) -> Chec
 
 
 def _probe(spec: ModelSpec, declared: Probe) -> Iterator[Check]:
-    _require_modest(declared.input_shape)
+    require_modest(declared.input_shape)
     checks = list(compare_probe(declared, run_probe(spec, declared.input_shape)))
     usual = probe_shape(spec)
     failed = not all(check.ok for check in checks)
@@ -96,11 +96,16 @@ def _agree(declared: Probe, measured: Probe) -> bool:
 
 def _random_input(spec: ModelSpec, size: tuple[int, ...]) -> Tensor:
     shape = (1, spec.input.channels, *size)
-    _require_modest(shape)
+    require_modest(shape)
     return torch.randn(shape)
 
 
-def _require_modest(shape: tuple[int, ...]) -> None:
+def require_modest(shape: tuple[int, ...]) -> None:
+    """Refuse to run an input of `shape` that would take much memory.
+
+    Raises:
+        LimitError: it has more than `MAX_ELEMENTS` elements.
+    """
     if math.prod(shape) > MAX_ELEMENTS:
         raise LimitError(f"an input of shape {list(shape)} is not run, at most {MAX_ELEMENTS} elements are.")
 

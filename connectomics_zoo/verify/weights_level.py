@@ -1,16 +1,24 @@
-"""Level `weights`: the declared files are there, are what they were, and fit the network exactly."""
+"""Level `weights`: the declared files are there, are what they were, fit the network exactly, and compute the same."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from connectomics_zoo.build import build_meta
-from connectomics_zoo.load import weights_path
-from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.build import build_meta, probe_network
+from connectomics_zoo.load import load_file
+from connectomics_zoo.pretrained import weights_path, with_channels_of
+from connectomics_zoo.schema.model import ModelSpec, Probe
+from connectomics_zoo.tensors import read_header
+from connectomics_zoo.verify.forward_level import compare_probe, require_modest
 from connectomics_zoo.verify.report import Check, collect, equal
 from connectomics_zoo.verify.select import Target
-from connectomics_zoo.weights import WEIGHTS_FILE, read_weights
+from connectomics_zoo.weights import WEIGHTS_FILE
+
+_FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
+_DTYPES = {"torch.float32": "F32", "torch.float64": "F64", "torch.int64": "I64", "torch.int32": "I32"}
+"""Names of torch's types in a safetensors file."""
 
 
 def check_weights(spec: ModelSpec, target: Target) -> list[Check]:
@@ -25,23 +33,45 @@ def check_weights(spec: ModelSpec, target: Target) -> list[Check]:
 
 
 def _declared(spec: ModelSpec, tag: str, folder: Path) -> Iterator[Check]:
+    entry = spec.weights[tag]
     path = weights_path(spec, tag, folder=folder)
     yield Check(f"weights.{tag}.sha256", ok=True)
-    yield from _fits(spec, path, f"weights.{tag}")
+    network = with_channels_of(spec, entry)
+    fits = list(_fits(network, path, f"weights.{tag}"))
+    yield from fits
+    if entry.probe is not None and all(check.ok for check in fits):
+        yield from _computes(network, path, entry.probe, f"weights.{tag}")
 
 
 def _fits(spec: ModelSpec, path: Path, label: str) -> Iterator[Check]:
-    """Yield whether keys, shapes and types of the file are those of the network with all heads, or without."""
-    found = {key: (list(tensor.shape), str(tensor.dtype)) for key, tensor in read_weights(path).items()}
+    """Yield whether keys, shapes and types of the file are those of the network with all heads, or without.
+
+    Floats may be stored in another precision.
+    """
+    found = {key: (list(tensor.shape), tensor.dtype) for key, tensor in read_header(path).tensors.items()}
     wanted = [
-        {key: (list(tensor.shape), str(tensor.dtype)) for key, tensor in network.state_dict().items()}
+        {key: (list(tensor.shape), _DTYPES.get(str(tensor.dtype))) for key, tensor in network.state_dict().items()}
         for network in (build_meta(spec, deep_supervision=True), build_meta(spec, deep_supervision=False))
     ]
     expected = wanted[1] if found.keys() == wanted[1].keys() else wanted[0]
-    differing = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+    differing = sorted(key for key in found.keys() | expected.keys() if not _alike(expected.get(key), found.get(key)))
     if not differing:
         yield Check(label, ok=True)
     for key in differing[:5]:
         yield equal(f"{label}: {key}", expected.get(key), found.get(key), "the network's tensor, and the file's")
     if len(differing) > 5:
         yield Check(label, ok=False, note=f"{len(differing)} tensors differ")
+
+
+def _alike(expected: tuple[list[int], str | None] | None, found: tuple[list[int], str] | None) -> bool:
+    if expected is None or found is None or expected[0] != found[0]:
+        return False
+    return expected[1] == found[1] or {expected[1], found[1]} <= _FLOATS
+
+
+def _computes(spec: ModelSpec, path: Path, declared: Probe, label: str) -> Iterator[Check]:
+    """Yield whether the network with these weights gives the recorded numbers."""
+    require_modest(declared.input_shape)
+    measured = probe_network(load_file(spec, path), spec, declared.input_shape)
+    for check in compare_probe(declared, measured):
+        yield dataclasses.replace(check, path=f"{label}.{check.path.removeprefix('expect.')}")

@@ -1,0 +1,87 @@
+"""`zoo convert`: another project's checkpoint as safetensors with a spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from connectomics_zoo.cli.console import complete_model, note, print_facts, print_json
+
+if TYPE_CHECKING:
+    from connectomics_zoo.convert.run import Conversion
+
+_SHOWN = 5
+
+_EPILOG = """\b
+Examples:
+  zoo convert model_final_checkpoint.model my-mednext
+  zoo convert last.ckpt my-rsunet --model rsunet --no-ema
+  zoo convert checkpoint_final.pth my-net --model ./my-net.yaml --from nnunet-v2
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path), metavar="OUT")
+@click.option(
+    "--model",
+    metavar="REF",
+    shell_complete=complete_model,
+    help="Model that the weights are of [default: the one that has exactly these tensors].",
+)
+@click.option(
+    "--from",
+    "source_format",
+    metavar="FORMAT",
+    help="mednext, pytc, pytc-v1, nnunet-v2, lightning or plain [default: recognised].",
+)
+@click.option(
+    "--ema/--no-ema",
+    "averaged",
+    default=None,
+    help="Take averaged weights, or the last ones [default: averaged ones where there are].",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def command(
+    file: Path, output: Path, model: str | None, source_format: str | None, averaged: bool | None, as_json: bool
+) -> None:
+    """Write the weights in a checkpoint of another project as the folder OUT: model.safetensors and spec.yaml.
+
+    FILE is a checkpoint of the original MedNeXt, of PyTorch Connectomics, of nnU-Net v2 or of a Lightning module. It is
+    read without importing or running anything that it names. OUT is then a reference for every verb.
+    """
+    from connectomics_zoo.convert.run import convert
+
+    done = convert(file, output, model=model, source_format=source_format, averaged=averaged)
+    note(f"took the {'averaged (EMA)' if done.averaged else 'last'} weights, which lie in {done.place or 'the top'}.")
+    if as_json:
+        from dataclasses import asdict
+
+        print_json(asdict(done))
+    else:
+        print_facts(_facts(done))
+
+
+def _facts(done: Conversion) -> dict[str, str]:
+    facts = {
+        "folder": done.folder,
+        "model": done.model + (f" (the same network as {', '.join(done.same)})" if done.same else ""),
+        "channels": f"{done.input_channels} in, {done.output_channels} out",
+        "tensors": f"{done.tensors}: " + ", ".join(f"{count} {dtype}" for dtype, count in done.dtypes.items()),
+        "parameters": f"{done.parameters:,}",
+        "format": done.format,
+        "taken from": done.place or "the top",
+        "prefix removed": done.prefix or "none",
+        "dropped": _few(done.dropped),
+        "made inert": _few(done.inert),
+    }
+    if done.absent:
+        facts["not in the file"] = f"{_few(done.absent)} (heads of deep supervision)"
+    return facts
+
+
+def _few(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown or "none"

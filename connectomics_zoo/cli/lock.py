@@ -1,0 +1,53 @@
+"""`zoo lock REF…`: write down exactly which weights a project uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from connectomics_zoo.cli.console import complete_model, note
+
+_EPILOG = """\b
+Examples:
+  zoo lock mednext-S.vnc-mito hf://org/name@main
+  zoo lock                                 # what is in zoo.lock, anew
+  zoo lock --check && zoo pull --frozen    # in CI
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("refs", nargs=-1, metavar="[REF]...", shell_complete=complete_model)
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="zoo.lock",
+    show_default=True,
+    help="The lock file.",
+)
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 where the lock file would change.")
+def command(refs: tuple[str, ...], file: Path, check: bool) -> None:
+    """Look up the weights that each REF means, and add commit, size and sha256 to the lock file.
+
+    REF is a model (its first weights), name.tag, or hf://org/repo, with a branch or tag if you like: the commit that it
+    is now is written down. Without REF, all that the lock file has is looked up anew.
+    """
+    from connectomics_zoo.errors import CheckFailedError
+    from connectomics_zoo.pretrained import lock_weights
+    from connectomics_zoo.schema.weights_lock import WeightsLock
+    from connectomics_zoo.weights_lock import read_weights_lock, write_weights_lock
+
+    before = read_weights_lock(file) if file.exists() or check or not refs else WeightsLock(lock_version=1, weights={})
+    found = dict(lock_weights(ref) for ref in (refs or before.weights))
+    after = WeightsLock(lock_version=1, weights={**before.weights, **found})
+    changed = [name for name in found if before.weights.get(name) != found[name]]
+    if check and changed:
+        raise CheckFailedError(
+            f"{file}: {len(changed)} of {len(found)} would change ({', '.join(changed[:3])}), write it with zoo lock."
+        )
+    if not check:
+        write_weights_lock(after, file)
+    for name, weights in found.items():
+        place = f" {weights.repo}@{weights.revision[:12]}…" if weights.repo and weights.revision else ""
+        click.echo(f"{name}:{place} {weights.file}, sha256 {weights.sha256[:12]}…")
+    note(f"{file}: {len(after.weights)} weights, {len(changed)} changed.")

@@ -1,0 +1,194 @@
+"""`convert`: from another project's checkpoint to a folder with safetensors and a spec."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from connectomics_zoo.build import build_meta, count_parameters, measure
+from connectomics_zoo.convert.checkpoint import read_checkpoint
+from connectomics_zoo.convert.key_map import KeyMap, get_key_map, key_maps
+from connectomics_zoo.convert.network import Fit, find_network, fit_network
+from connectomics_zoo.convert.pick import Picked, pick, recognise
+from connectomics_zoo.digests import file_sha256
+from connectomics_zoo.errors import OutputError, WeightsError
+from connectomics_zoo.new import write_spec
+from connectomics_zoo.registry import RUN_SPEC, get_spec
+from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.weights import WEIGHTS_FILE
+
+UNRELEASED = "0.0.0"
+"""Version of a spec whose channels are the checkpoint's: what determines a network never changes under a release."""
+
+_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+"""Types that a network may be stored in, whatever it computes in."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was converted; together, the counts and keys say what became of every tensor."""
+
+    folder: str
+    """The folder that was written: `model.safetensors` and `spec.yaml`."""
+    file: str
+    """The checkpoint."""
+    sha256: str
+    """Digest of the checkpoint."""
+    format: str
+    """Which format it has."""
+    place: str
+    """Where in it the tensors lay, by the keys on the way; empty for the top."""
+    averaged: bool
+    """Whether they are averages over the training (EMA)."""
+    prefix: str
+    """What was removed from the start of every key."""
+    dropped: tuple[str, ...]
+    """Keys that lay beside the network's and are no part of it."""
+    inert: tuple[str, ...]
+    """Names in the pickle that were replaced, so that nothing of them was imported or run."""
+    model: str
+    """The model, but for its channels."""
+    same: tuple[str, ...]
+    """Other models of the catalogues that are the same network."""
+    input_channels: int
+    output_channels: int
+    tensors: int
+    """Tensors of the network, every one from the file."""
+    parameters: int
+    """Parameter elements among them."""
+    dtypes: dict[str, int]
+    """Tensors of each type; types are kept."""
+    absent: tuple[str, ...]
+    """Heads of deep supervision that the file does not have; loaded for training, they start fresh."""
+
+
+def convert(
+    file: str | Path,
+    output: str | Path,
+    *,
+    model: str | Path | ModelSpec | None = None,
+    source_format: str | None = None,
+    averaged: bool | None = None,
+) -> Conversion:
+    """Write the folder `output` with the weights in the checkpoint `file` and the spec of their network.
+
+    The checkpoint is read without importing or running anything that it names. The folder is a reference as any other
+    (`zoo.load(output)`); at no moment does a half-written one have that name.
+
+    Args:
+        file: a checkpoint of the original MedNeXt, of PyTorch Connectomics, of nnU-Net v2, of a Lightning module, or
+            a plain state dict.
+        output: the folder, which must not exist.
+        model: the model that the weights are of; by default, the one that has exactly these tensors. The channels
+            are those of the checkpoint.
+        source_format: name of the format (see `key_map.key_maps`); by default, it is recognised.
+        averaged: True for averages over the training (EMA), False for its last state, None for averages if there are.
+
+    Raises:
+        WeightsError: the checkpoint is missing, damaged, unsafe, or not of that model or of any.
+        LimitError: it is too large.
+        OutputError: the folder exists, or cannot be written.
+        UnknownNameError: there is no such model or format.
+    """
+    file, output = Path(file), Path(output)
+    _refuse_existing(output)
+    maps = list(key_maps().values()) if source_format is None else [get_key_map(source_format)]
+    declared = None if model is None else get_spec(model)
+    checkpoint = read_checkpoint(file, maps)
+    key_map = recognise(checkpoint, maps, source=str(file))
+    picked = pick(checkpoint, key_map, averaged=averaged, source=str(file))
+    fit = _find(picked, declared, key_map, source=str(file))
+    tensors = _tensors_of(fit, picked, source=str(file))
+    spec = _spec_of(fit, file)
+    digest = file_sha256(file)
+    _write(output, tensors, spec, metadata={"converted_from": key_map.name, "source_sha256": digest})
+    return Conversion(
+        folder=str(output),
+        file=str(file),
+        sha256=digest,
+        format=key_map.name,
+        place=picked.place,
+        averaged=picked.averaged,
+        prefix=fit.prefix,
+        dropped=picked.dropped,
+        inert=checkpoint.pickled,
+        **_network_facts(fit, spec, tensors),
+    )
+
+
+def _find(picked: Picked, declared: ModelSpec | None, key_map: KeyMap, *, source: str) -> Fit:
+    if declared is None:
+        return find_network(picked.tensors, prefixes=key_map.prefixes, source=source)
+    return fit_network(declared, picked.tensors, prefixes=key_map.prefixes, source=source)
+
+
+def _network_facts(fit: Fit, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The fields of a `Conversion` that are about the network."""
+    full = build_meta(spec, deep_supervision=len(spec.outputs) > 1).state_dict()
+    return {
+        "model": fit.declared.reference,
+        "same": fit.same,
+        "input_channels": spec.input.channels,
+        "output_channels": spec.outputs[0].channels,
+        "tensors": len(tensors),
+        "parameters": count_parameters(build_meta(spec, deep_supervision=fit.deep_supervision)),
+        "dtypes": dict(Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())),
+        "absent": tuple(key for key in full if key not in tensors),
+    }
+
+
+def _tensors_of(fit: Fit, picked: Picked, *, source: str) -> dict[str, Tensor]:
+    """Return every tensor of the network, in its own memory; floating types are kept."""
+    state = build_meta(fit.spec, deep_supervision=fit.deep_supervision).state_dict()
+    tensors = {key: picked.tensors[fit.prefix + key] for key in state}
+    assert len(tensors) == len(picked.tensors)
+    for key, tensor in tensors.items():
+        wanted = state[key].dtype
+        if tensor.dtype != wanted and not {tensor.dtype, wanted} <= _FLOATS:
+            raise WeightsError(
+                f"{source}: {key} is of type {tensor.dtype}, in {fit.spec.name} of {wanted}, save it as that."
+            )
+    return {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
+
+
+def _spec_of(fit: Fit, file: Path) -> ModelSpec:
+    """Return the complete spec of the network; with other channels it is not the released one, and says so."""
+    spec = fit.spec.model_copy(update={"weights": {}, "expect": fit.spec.expect or measure(fit.spec)})
+    if fit.spec is fit.declared:
+        return spec
+    channels = f"{spec.input.channels} input and {spec.outputs[0].channels} output channels"
+    story = f"{fit.declared.name} {fit.declared.version} with {channels}, those of the checkpoint {file.name[:200]}."
+    return spec.model_copy(update={"version": UNRELEASED, "changes": {UNRELEASED: story}})
+
+
+def _refuse_existing(output: Path) -> None:
+    if output.exists() or output.is_symlink():
+        raise OutputError(f"{output} exists and is not overwritten, choose another name or place.")
+    if not output.absolute().parent.is_dir():
+        raise OutputError(f"{output.parent}: there is no such folder, make it first.")
+
+
+def _write(output: Path, tensors: Mapping[str, Tensor], spec: ModelSpec, *, metadata: dict[str, str]) -> None:
+    """Write the folder beside its place, and put it there when it is complete."""
+    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir()
+        save_file(dict(tensors), partial / WEIGHTS_FILE, metadata={"format": "pt", **metadata})
+        write_spec(spec, path=partial / RUN_SPEC)
+        _refuse_existing(output)  # measuring took its time
+        partial.rename(output)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OutputError(f"{output}: cannot be written ({reason}), give a writable place.") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

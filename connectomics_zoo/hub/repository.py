@@ -1,0 +1,129 @@
+"""What a repository on the Hub has for us: a spec and a weights file, of one pinned commit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from connectomics_zoo.errors import HubError, WeightsError
+from connectomics_zoo.hub.client import Commit, find_commit
+from connectomics_zoo.hub.download import fetch
+from connectomics_zoo.reading import MAX_BYTES
+
+SPEC_FILE = "spec.yaml"
+"""Name of the spec in a repository; where there is none, its only YAML file is it."""
+
+WEIGHTS_FILE = "model.safetensors"
+"""Name of the weights in a repository; where there are none, its only safetensors file is it."""
+
+_PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".model")
+
+
+class HubReference(NamedTuple):
+    """`hf://org/repo@revision/file`, of which the last two parts may be missing."""
+
+    repo: str
+    revision: str | None
+    """A commit (40 hexadecimal digits), branch or tag."""
+    file: str | None
+    """The weights, where the repository has several."""
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether it means one commit, for ever."""
+        return self.revision is not None and re.fullmatch(r"[0-9a-f]{40}", self.revision) is not None
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"hf://{self.repo}{revision}" + (f"/{self.file}" if self.file else "")
+
+
+def pin(reference: HubReference) -> HubReference:
+    """Return the reference with the commit that its branch or tag is now; asks the Hub unless it is pinned.
+
+    Raises:
+        HubError: there is no such repository or revision, or no answer.
+    """
+    if reference.is_pinned:
+        return reference
+    return reference._replace(revision=find_commit(reference.repo, reference.revision).revision)
+
+
+def fetch_spec(reference: HubReference) -> Path:
+    """Return the path of the spec in a repository, fetched and checked.
+
+    Raises:
+        HubError: the reference is not pinned, the file cannot be had, or is not what it should be.
+    """
+    revision = _pinned(reference)
+    return fetch(reference.repo, revision, spec_name(reference), max_bytes=MAX_BYTES)
+
+
+def fetch_weights(
+    reference: HubReference, *, max_bytes: int, sha256: str | None = None, size: int | None = None
+) -> Path:
+    """Return the path of the weights in a repository, fetched and checked; see `download.fetch`.
+
+    Raises:
+        HubError: the reference is not pinned, the file cannot be had, or is not what it should be.
+        WeightsError: the repository has none, or pickles only.
+    """
+    revision = _pinned(reference)
+    name = weights_name(reference)
+    if not name.endswith(".safetensors"):
+        raise WeightsError(f"{reference}: only .safetensors is loaded, a pickle can run code when it is read.")
+    return fetch(reference.repo, revision, name, max_bytes=max_bytes, sha256=sha256, size=size)
+
+
+def weights_name(reference: HubReference) -> str:
+    """Return the name of the weights that `reference` means in its repository; see `fetch_weights`."""
+    return reference.file or _choose(reference, WEIGHTS_FILE, (".safetensors",), "weights file")
+
+
+def spec_name(reference: HubReference) -> str:
+    """Return the name of the spec in the repository of `reference`; see `fetch_spec`."""
+    return _choose(reference, SPEC_FILE, (".yaml", ".yml"), "spec")
+
+
+def _pinned(reference: HubReference) -> str:
+    if reference.revision is not None and reference.is_pinned:
+        return reference.revision
+    moving = "a branch or tag" if reference.revision else "the main branch"
+    try:
+        now = pin(reference)
+    except HubError as error:
+        raise HubError(f"{error} Also, {moving} moves: write hf://{reference.repo}@ and a commit.") from None
+    raise HubError(
+        f"{reference}: {moving} moves, and weights are pinned: write {now}, which it is now, or keep that in a lock "
+        f"file (zoo lock {reference})."
+    )
+
+
+def _choose(reference: HubReference, usual: str, endings: tuple[str, ...], what: str) -> str:
+    """Return the file of its usual name, or the only one with such an ending; asks the Hub where it is not cached."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(reference.repo, usual, revision=reference.revision), str):
+        return usual
+    commit = find_commit(reference.repo, reference.revision)
+    if usual in commit.files:
+        return usual
+    found = sorted(name for name in commit.files if name.endswith(endings) and "/" not in name)
+    if len(found) == 1 and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}", found[0]):
+        return found[0]
+    raise _unclear(reference, commit, found, what=what, usual=usual)
+
+
+def _unclear(reference: HubReference, commit: Commit, found: list[str], *, what: str, usual: str) -> Exception:
+    if found:
+        names = ", ".join(found[:5])
+        advice = f"name one: {reference}/{found[0]}" if usual == WEIGHTS_FILE else f"call the right one {usual}"
+        return WeightsError(f"{reference}: has several files that could be the {what} ({names}), {advice}.")
+    pickles = sorted(name for name in commit.files if name.endswith(_PICKLES))
+    if usual == WEIGHTS_FILE and pickles:
+        return WeightsError(
+            f"{reference}: has no .safetensors, and {pickles[0]} is a pickle, which can run code when it is read: "
+            "download it if you trust it, and see zoo convert."
+        )
+    return WeightsError(f"{reference}: has no {what} ({usual}), only repositories with a spec and weights are loaded.")

@@ -1,0 +1,235 @@
+"""From a reference to trained weights: a file on this machine, checked, and the spec of the network that it is of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from connectomics_zoo.digests import file_sha256
+from connectomics_zoo.errors import WeightsError
+from connectomics_zoo.hub import HubReference, fetch, fetch_weights, pin, weights_name
+from connectomics_zoo.reading import parse_yaml, read_yaml
+from connectomics_zoo.registry import (
+    Reference,
+    check_portable,
+    check_tag,
+    find_entry,
+    get_spec,
+    parse_reference,
+    resolve_model,
+    run_of_document,
+    spec_path,
+    validate,
+)
+from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.schema.model import ModelSpec, WeightsEntry
+from connectomics_zoo.schema.weights_lock import LockedWeights
+from connectomics_zoo.tensors import read_header
+from connectomics_zoo.weights import WEIGHTS_FILE, largest_file
+from connectomics_zoo.weights_lock import LOCK_FILE, locked, read_weights_lock
+
+Frozen = bool | str | Path
+"""True: only what the lock file `zoo.lock` in the current folder has is loaded; or the path of another lock file."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Trained weights that a reference means."""
+
+    name: str
+    """`name@1.0.0.tag`, `hf://org/repo@<commit>`, or the path of a folder."""
+    spec: ModelSpec
+    """The spec of the network, with the channels that it was trained with."""
+    path: Path
+    """The file, on this machine; its digest was checked where one is declared."""
+    entry: WeightsEntry | None = None
+    """What the spec declares about them, where it does."""
+    document: dict[str, Any] | None = None
+    """The spec that lies beside them, where one does."""
+
+    @property
+    def source(self) -> str:
+        """What a load report calls them: the file, and the reference where that does not lead to it."""
+        return str(self.path) if self.path.is_relative_to(self.name) else f"{self.name}: {self.path}"
+
+
+def find_pretrained(ref: str | Path | ModelSpec, tag: str | None = None, *, frozen: Frozen = False) -> Pretrained:
+    """Return the trained weights of a reference, downloaded if need be, and checked.
+
+    Args:
+        ref: `name` (its first weights), `name.tag`, `hf://org/repo@revision`, a YAML file, or a folder with a spec and
+            weights, such as a run folder.
+        tag: which of the spec's weights, where the reference does not say it.
+        frozen: load only what the lock file has, and exactly that.
+
+    Raises:
+        UnknownNameError: there is no such model.
+        WeightsError: there are no such weights, they are not the declared ones, or the lock file does not have them.
+        HubError: the Hub does not give them.
+        SpecError: a spec or the lock file cannot be read.
+    """
+    if isinstance(ref, ModelSpec):
+        raise WeightsError(
+            f"{ref.name}: weights lie beside a spec's file, load it by name or path for pretrained={tag or True!r}."
+        )
+    reference = parse_reference(ref)
+    lock = None if frozen is False else Path(LOCK_FILE if frozen is True else frozen)
+    if reference.hub is not None:
+        return _from_hub(reference, lock)
+    if reference.path is not None and reference.path.is_dir():
+        if lock is not None:
+            raise WeightsError(f"{reference.text}: a folder is not in {lock}, leave out either it or frozen.")
+        document = read_yaml(spec_path(reference))
+        return Pretrained(reference.text, get_spec(ref), reference.path / WEIGHTS_FILE, document=document)
+    return _from_spec(reference, tag, lock)
+
+
+def _from_spec(reference: Reference, tag: str | None, lock: Path | None) -> Pretrained:
+    """Find weights that a spec declares."""
+    spec = get_spec(reference.text)
+    wanted = reference.tag or tag
+    check_tag(spec, wanted)
+    chosen = wanted or next(iter(spec.weights))
+    entry = spec.weights[chosen]
+    name = _full_name(reference, spec, chosen)
+    if lock is not None:
+        _check_locked(entry, locked(lock, name), name=name, lock=lock)
+    path = weights_path(spec, chosen, folder=spec_path(reference).parent)
+    network = with_channels_of(spec, entry)
+    return Pretrained(name, network, path, entry=entry)
+
+
+def with_channels_of(spec: ModelSpec, entry: WeightsEntry) -> ModelSpec:
+    """Return `spec` with the channels of the network that its weights `entry` are of."""
+    return resolve_model(spec, in_channels=entry.input_channels, out_channels=entry.output_channels)
+
+
+def _full_name(reference: Reference, spec: ModelSpec, tag: str) -> str:
+    """Return the reference that means these weights alone, whatever is the current version or the first tag."""
+    if reference.path is not None:
+        return f"{reference.text}.{tag}"
+    home = find_entry(reference).catalog.name
+    return f"{'' if home == 'zoo' else f'{home}:'}{spec.name}@{spec.version}.{tag}"
+
+
+def _check_locked(entry: WeightsEntry, found: LockedWeights, *, name: str, lock: Path) -> None:
+    declared = (entry.source, entry.repo, entry.revision, entry.file, entry.sha256)
+    if declared != (found.source, found.repo, found.revision, found.file, found.sha256):
+        raise WeightsError(
+            f"{name}: the spec declares other weights (sha256 {entry.sha256[:12]}…) than {lock} has "
+            f"({found.sha256[:12]}…), so none are loaded: install the catalogue of that time, or lock it again."
+        )
+
+
+def weights_path(spec: ModelSpec, tag: str, *, folder: Path) -> Path:
+    """Return the checked file of the weights `tag` of the spec that lies in `folder`, downloaded if need be.
+
+    Raises:
+        WeightsError: the file is missing or not the one that the spec declares.
+        HubError: the Hub does not give it.
+    """
+    entry = spec.weights[tag]
+    if entry.repo is not None and entry.revision is not None:
+        limit = entry.size or largest_file(with_channels_of(spec, entry))
+        return fetch(entry.repo, entry.revision, entry.file, max_bytes=limit, sha256=entry.sha256, size=entry.size)
+    path = folder / entry.file
+    if path.is_symlink():
+        raise WeightsError(f"{path}: is a link, weights are read from the spec's own folder only: copy the file there.")
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such weights file, put it beside the spec.")
+    right_size = entry.size is None or path.stat().st_size == entry.size
+    if not right_size or file_sha256(path) != entry.sha256:
+        raise WeightsError(f"{path}: not the file that {spec.name}.{tag} declares (sha256 differs), get it again.")
+    return path
+
+
+def _from_hub(reference: Reference, lock: Path | None) -> Pretrained:
+    """Find the weights of a repository, described by the spec there."""
+    assert reference.hub is not None
+    found = None if lock is None else _locked_on_hub(reference.hub, lock)
+    hub = reference.hub if found is None else reference.hub._replace(revision=found.revision, file=found.file)
+    pinned = reference._replace(hub=hub)
+    path = spec_path(pinned)
+    if found is not None and file_sha256(path) != found.spec_sha256:
+        raise WeightsError(f"{reference.text}: the spec in the repository is not the one that {lock} has.")
+    document = read_yaml(path)
+    spec = get_spec(str(hub))
+    digest, size = (None, None) if found is None else (found.sha256, found.size)
+    weights = fetch_weights(hub, max_bytes=largest_file(spec), sha256=digest, size=size)
+    return Pretrained(str(hub), spec, weights, document=document)
+
+
+def _locked_on_hub(hub: HubReference, lock: Path) -> LockedWeights:
+    """Return what the lock file says of a repository, by the reference as it was locked or as it was pinned."""
+    for found in read_weights_lock(lock).weights.values():
+        if hub in ((found.repo, found.revision, None), (found.repo, found.revision, found.file)):
+            return found
+    return locked(lock, str(hub))
+
+
+def find_run(ref: str | Path, *, frozen: Frozen = False) -> tuple[RunSpec, Pretrained]:
+    """Return how a network was trained and is to be used, with its weights: of a run folder, or of trained weights.
+
+    Raises:
+        WeightsError: these weights do not say how they were trained.
+        ZooError: see `find_pretrained`.
+    """
+    found = find_pretrained(ref, frozen=frozen)
+    run = embedded_run(found)
+    if run is None:
+        raise WeightsError(
+            f"{found.name}: nothing says how these weights were trained, so nothing can be predicted with them alone: "
+            "load them with zoo.load, or give a run folder or what zoo push made of one."
+        )
+    return run, found
+
+
+def embedded_run(found: Pretrained) -> RunSpec | None:
+    """Return how weights were trained: from the spec beside them, or the one in their file; None where there is none.
+
+    Raises:
+        SpecError: that spec does not follow its schema, or names places of another machine.
+    """
+    if found.document is not None:
+        if found.document.get("kind") != "run":
+            return None
+        return run_of_document(found.document, parse_reference(found.name), source=found.name)
+    text = read_header(found.path).metadata.get("spec")
+    if text is None:
+        return None
+    source = f"the spec in {found.path}"
+    run = validate(RunSpec, parse_yaml(text, source=source), source=source)
+    check_portable(run, source=source)
+    return run
+
+
+def lock_weights(ref: str) -> tuple[str, LockedWeights]:
+    """Return the name of the weights that `ref` means, and exactly which file that is; one on the Hub is fetched.
+
+    Raises:
+        WeightsError: these are weights that no lock file can have, or there are none.
+        ZooError: see `find_pretrained`.
+    """
+    reference = parse_reference(ref)
+    if reference.path is not None:
+        raise WeightsError(f"{ref}: only weights of a catalogue or on the Hub are locked, a path is what it is.")
+    if reference.hub is None:
+        found = find_pretrained(ref)
+        assert found.entry is not None
+        entry = found.entry
+        size = found.path.stat().st_size
+        place = {"source": entry.source, "repo": entry.repo, "revision": entry.revision, "file": entry.file}
+        return found.name, LockedWeights.model_validate({**place, "size": size, "sha256": entry.sha256})
+    hub = pin(reference.hub)
+    name = weights_name(hub)
+    found = find_pretrained(str(hub))
+    return str(reference.hub), LockedWeights(
+        source="hub",
+        repo=hub.repo,
+        revision=hub.revision,
+        file=name,
+        size=found.path.stat().st_size,
+        sha256=file_sha256(found.path),
+        spec_sha256=file_sha256(spec_path(reference._replace(hub=hub))),
+    )

@@ -1,0 +1,275 @@
+"""The model card: metadata for the Hub, usage that works when pasted, and declared beside measured numbers."""
+
+from __future__ import annotations
+
+import re
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from connectomics_zoo.hub import SPEC_FILE, HubReference
+from connectomics_zoo.push.licences import hub_licence, licence_meaning
+from connectomics_zoo.push.measure import PICTURE_FILE, Measured
+from connectomics_zoo.push.story import describe_dataset, describe_part, describe_recipe, describe_split
+from connectomics_zoo.push.trained import Trained
+from connectomics_zoo.training.run import METRICS_FILE
+
+LIBRARY = "connectomics-zoo"
+CARD_FILE = "README.md"
+CURVE_FILE = "curve.png"
+PROVENANCE_FILE = "provenance.json"
+_PIPELINE = "image-segmentation"
+
+
+def card_text(
+    trained: Trained,
+    measured: Measured,
+    *,
+    repo: str | None,
+    revision: str | None,
+    size: int,
+    has_curve: bool,
+) -> str:
+    """Return the model card.
+
+    Args:
+        trained: what is given away.
+        measured: what was measured of it.
+        repo: the repository, `org/name`, None where that is not known yet.
+        revision: the commit that holds the weights, None where that is not known yet.
+        size: bytes of the weights.
+        has_curve: whether the curve of the training lies beside the card.
+    """
+    run = trained.public
+    title = f"{run.model.name}: {run.name}"
+    parts = [
+        f"---\n{_metadata(trained, repo=repo or run.name).to_yaml()}\n---\n",
+        f"# {title}\n",
+        _introduction(trained),
+        _usage(trained, repo=repo, revision=revision, size=size),
+        _numbers(trained, measured),
+        _pictures(measured, has_curve=has_curve),
+        _origin(trained),
+        _licence(trained),
+        _limits(trained),
+        _citation(trained),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _metadata(trained: Trained, *, repo: str) -> ModelCardData:
+    run = trained.public
+    identifier, name = hub_licence(trained.license)
+    results = [
+        EvalResult(
+            task_type=_PIPELINE,
+            task_name=run.task.summary.rstrip("."),
+            dataset_type=_slug(run.name),
+            dataset_name=describe_dataset(trained),
+            dataset_split=", ".join(describe_part(pair) for pair in run.data.validation),
+            metric_type=metric.partition("/")[2] or metric,
+            metric_name=f"{metric} (measured in training)",
+            metric_value=float(f"{value:.4g}"),
+        )
+        for metric, value in trained.metrics.items()
+        if run.data.validation
+    ]
+    return ModelCardData(
+        license=identifier,
+        license_name=name,
+        library_name=LIBRARY,
+        pipeline_tag=_PIPELINE,
+        tags=[
+            LIBRARY,
+            "connectomics",
+            "electron-microscopy",
+            "volume-electron-microscopy",
+            "3d-segmentation",
+            _slug(run.model.family),
+            _slug(run.model.name),
+            _slug(run.task.name),
+        ],
+        model_name=repo.rpartition("/")[2],
+        eval_results=results or None,
+    )
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
+
+
+def _introduction(trained: Trained) -> str:
+    run = trained.public
+    channels = ", ".join(f"{channel.name} ({channel.activation})" for channel in run.task.channels)
+    return (
+        f"{run.model.summary} Trained for this task: {_uncapitalised(run.task.summary)} "
+        f"Output channels: {channels}.\n\n"
+        f"`{SPEC_FILE}` is the complete spec of the network and of its training, and lies in the metadata of "
+        f"`model.safetensors` too; `{PROVENANCE_FILE}` says where the weights come from.\n"
+    )
+
+
+def _uncapitalised(sentence: str) -> str:
+    """Return a sentence as it stands after a colon; a name in capitals stays."""
+    return sentence if sentence[:2].isupper() else sentence[:1].lower() + sentence[1:]
+
+
+def _usage(trained: Trained, *, repo: str | None, revision: str | None, size: int) -> str:
+    model = trained.public.model
+    reference = str(HubReference(repo or "ORG/NAME", revision or "REVISION", None))
+    window = trained.public.prediction.window or trained.public.training.patch_size
+    shape = ", ".join(map(str, (1, model.input.channels, *window)))
+    network = ", ".join(map(str, (1, model.outputs[0].channels, *window)))
+    axes = ", ".join(model.input.axes.upper())
+    pull = (
+        f"\n`REVISION` stands for the commit, 40 hexadecimal digits: `zoo pull hf://{repo or 'ORG/NAME'}` prints the "
+        "reference with it. A branch or tag is not taken, since it can move.\n"
+        if revision is None
+        else ""
+    )
+    offline = (
+        f"Every byte is checked against the commit. Without network: `zoo pull {reference} --to FOLDER` where there is "
+        "one, then load `FOLDER`."
+    )
+    return f"""## Use
+
+With the Python package connectomics-zoo installed:
+
+```python
+import torch
+import zoo
+
+network = zoo.load("{reference}")  # {_megabytes(size)} once, then from the cache; in evaluation mode
+
+volume = torch.rand({shape})  # (B, C, {axes}), grey values scaled to 0..1
+with torch.no_grad():
+    logits = network(volume)  # ({network})
+{_activation(trained)}```
+
+A whole volume on disk, of any size, window by window:
+
+```console
+$ zoo predict {reference} volume.h5:raw prediction.h5
+```
+{pull}
+{offline}
+"""
+
+
+def _activation(trained: Trained) -> str:
+    """Return the line from logits to probabilities, empty where the channels differ."""
+    kinds = {channel.activation for channel in trained.public.task.channels}
+    calls = {"sigmoid": "sigmoid()", "softmax": "softmax(dim=1)"}
+    call = calls.get(kinds.pop()) if len(kinds) == 1 else None
+    names = ", ".join(channel.name for channel in trained.public.task.channels)
+    return "" if call is None else f"probabilities = logits.{call}  # channels: {names}\n"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def _numbers(trained: Trained, measured: Measured) -> str:
+    expect = trained.public.model.expect
+    assert expect is not None
+    rows = [
+        ("parameters in training", f"{expect.parameters.training:,}", f"{measured.parameters.training:,}"),
+        ("parameters in inference", f"{expect.parameters.inference:,}", f"{measured.parameters.inference:,}"),
+        ("fingerprint of the state dict", _short(expect.fingerprint), _short(measured.fingerprint)),
+    ]
+    shape = " x ".join(map(str, measured.probe.input_shape))
+    for name, output in measured.probe.outputs.items():
+        rows.append((f"probe: root mean square of `{name}` for the seeded input {shape}", "—", f"{output.rms:g}"))
+    for name, value in trained.metrics.items():
+        again = f"{measured.scores[name]:.4f}" if name in measured.scores else "not measured again"
+        rows.append((f"`{name}`", f"{value:.4f}", again))
+    lines = [f"| {name} | {declared} | {found} |" for name, declared, found in rows]
+    source = f"Declared: `{SPEC_FILE}`, and for scores `{METRICS_FILE}`, written in training."
+    return "\n".join(
+        [
+            "## Declared, and measured",
+            "",
+            f"{source} Measured: from the files here, when they were pushed, in float32; scores as validation in "
+            "training measures them, on the voxels of the network.",
+            "",
+            "| | declared | measured |",
+            "| --- | --- | --- |",
+            *lines,
+            "",
+        ]
+    )
+
+
+def _short(digest: str) -> str:
+    return f"`{digest[:19]}…`"
+
+
+def _pictures(measured: Measured, *, has_curve: bool) -> str:
+    parts = []
+    if measured.has_picture:
+        parts += [
+            "## A prediction beside the truth",
+            "",
+            f"![Image, truth, prediction and errors on validation data]({PICTURE_FILE})",
+            "",
+        ]
+    if has_curve:
+        parts += [f"![Loss and score over the steps of the training]({CURVE_FILE})", ""]
+    return "\n".join(parts)
+
+
+def _origin(trained: Trained) -> str:
+    run = trained.public
+    versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
+    facts = [
+        ("data", describe_dataset(trained)),
+        ("split", describe_split(trained)),
+        ("recipe", describe_recipe(trained)),
+        ("seed", str(run.training.seed)),
+        ("trained with", versions),
+    ]
+    return "\n".join(["## Data and training", "", *(f"- {name}: {fact}" for name, fact in facts if fact), ""])
+
+
+def _licence(trained: Trained) -> str:
+    data = trained.public.data
+    credit = f"Credit for the data: {data.attribution.rstrip('.')}.\n" if data.attribution else ""
+    other = f"The data has the licence {data.license}.\n" if data.license and data.license != trained.license else ""
+    code = trained.public.model.source
+    return (
+        f"## Licence\n\n{trained.license}, for the weights. {licence_meaning(trained.license)}\n{other}\n{credit}"
+        f"The code of the network has its own: {code.license} ({code.code}).\n"
+    )
+
+
+def _limits(trained: Trained) -> str:
+    run = trained.public
+    model, data = run.model, run.data
+    lines = []
+    if data.voxel_size_nm is not None:
+        voxel = " x ".join(f"{edge:g}" for edge in data.voxel_size_nm)
+        lines.append(f"Voxels of {voxel} nm (z, y, x): resample volumes whose voxels are others.")
+    else:
+        lines.append("The voxel size of the data is not known: what it is good for has to be tried.")
+    if max(data.downsample) > 1:
+        factors = " x ".join(map(str, data.downsample))
+        lines.append(
+            f"The network sees the volume downsampled {factors}; `zoo predict` takes the volume as it is and does that."
+        )
+    lines.append(
+        "Grey-value volumes of electron microscopy, as in the data above: other staining, contrast, tissue or "
+        "microscope can give anything. Score it on labels of your own (`zoo evaluate`) before you rely on it."
+    )
+    window = " x ".join(map(str, run.prediction.window or run.training.patch_size))
+    lines.append(
+        f"Windows of {window} network voxels, as in training: with others the results differ, by their context and by "
+        f"norms that take statistics over the window. Legal are {model.input.size.describe()} "
+        f"({', '.join(model.input.axes)})."
+    )
+    if not data.validation:
+        lines.append("It was never scored on data that it was not trained on.")
+    return "\n".join(["## Limits", "", *(f"- {line}" for line in lines), ""])
+
+
+def _citation(trained: Trained) -> str:
+    source = trained.public.model.source
+    return f"## Citation\n\n{source.paper}: <{source.url}>\n\n```bibtex\n{source.bibtex.rstrip()}\n```\n"

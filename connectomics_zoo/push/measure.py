@@ -1,0 +1,177 @@
+"""Measures what is given away, from the very files: numbers for the card, scores again, and a picture."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from connectomics_zoo.acceleration import prepare_inference
+from connectomics_zoo.build import count_parameters, fingerprint, probe_network, probe_shape
+from connectomics_zoo.errors import VolumeError
+from connectomics_zoo.load import load
+from connectomics_zoo.picture import draw_comparison
+from connectomics_zoo.predict import predict
+from connectomics_zoo.regions import Box, region_box
+from connectomics_zoo.schema.experiment import Region, RunSpec
+from connectomics_zoo.schema.model import ParameterCounts, Probe
+from connectomics_zoo.targets import make_targets
+from connectomics_zoo.training.data import Patch, validation_loader
+from connectomics_zoo.training.module import SegmentationModule
+from connectomics_zoo.training.reader import PairReader
+from connectomics_zoo.volumes import open_volume
+
+PICTURE_FILE = "prediction.png"
+
+MOST_PIXELS = 1024
+"""Voxels of a section that are predicted and drawn along each axis: the middle ones."""
+
+SECTIONS = 2
+PICTURE_WIDTH = 1600
+"""Pixels of the picture, which a browser loads."""
+
+Tell = Callable[[str], None]
+"""Is told what is being done, or could not be."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of the files that are given away."""
+
+    parameters: ParameterCounts
+    """Parameters of the network, with and without the deep-supervision heads."""
+    fingerprint: str
+    """Digest over keys, shapes and types of its state dict."""
+    probe: Probe
+    """What it computes with these weights for the name-seeded input."""
+    scores: dict[str, float]
+    """The task's metrics, once more, on the validation data; empty where that is not at hand."""
+    has_picture: bool
+    """Whether there is a picture of a prediction beside the truth."""
+
+
+def measure_numbers(folder: Path, run: RunSpec) -> tuple[ParameterCounts, str, Probe]:
+    """Return parameters, fingerprint and probe of the network whose files lie in `folder`."""
+    network = load(folder)
+    probe = probe_network(network, run.model, probe_shape(run.model))
+    single = load(folder, deep_supervision=False) if len(run.model.outputs) > 1 else network
+    counts = ParameterCounts(training=count_parameters(network), inference=count_parameters(single))
+    return counts, fingerprint(network), probe
+
+
+def measure(folder: Path, run: RunSpec, *, pictures: bool, tell: Tell) -> Measured:
+    """Measure the files in `folder`, and draw the picture into it.
+
+    Args:
+        folder: a run folder without places of this machine.
+        run: the spec of that run with them.
+        pictures: draw a picture, which shows the data.
+        tell: is told what could not be measured.
+    """
+    parameters, digest, probe = measure_numbers(folder, run)
+    scores: dict[str, float] = {}
+    has_picture = False
+    with _readers(run, tell) as readers:
+        if readers:
+            tell(f"scoring again on {', '.join(pair.image for pair in run.data.validation)}")
+            scores = _score(folder, run)
+        if readers and pictures:
+            _draw(folder, run, readers[0])
+            has_picture = True
+    return Measured(parameters, digest, probe, scores, has_picture)
+
+
+@contextmanager
+def _readers(run: RunSpec, tell: Tell) -> Iterator[list[PairReader]]:
+    """Open the validation volumes; give none if one is not at hand, and tell so."""
+    readers: list[PairReader] = []
+    try:
+        try:
+            readers = [PairReader(pair, run.data) for pair in run.data.validation]
+        except VolumeError as error:
+            tell(f"no score was measured again and no picture was made: the validation data is not at hand ({error})")
+        if not run.data.validation:
+            tell("no score was measured and no picture was made: the run has no validation data")
+        yield readers
+    finally:
+        for reader in readers:
+            reader.image.close()
+            reader.label.close()
+
+
+def _score(folder: Path, run: RunSpec) -> dict[str, float]:
+    """Return the task's metrics as the validation in training measures them, in float32."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = prepare_inference(load(folder, device=device), device=device)
+    module = SegmentationModule(run, network)
+    loader = validation_loader(run.model_copy(update={"training": run.training.model_copy(update={"workers": 0})}))
+    assert loader is not None
+    with torch.inference_mode():
+        for number, batch in enumerate(loader):
+            module.validation_step(Patch(*(part.to(device) for part in batch)), number)
+    return {f"val/{name}": score for name, score in module.scores().items()}
+
+
+def _draw(folder: Path, run: RunSpec, reader: PairReader) -> None:
+    """Draw image, truth, prediction and errors of the middle of the first validation region."""
+    box = _middle(run, region_box(reader.pair.region, shape=reader.image.shape))
+    z, y, x = ((part.start, part.stop) for part in box)
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch) / "prediction.h5"
+        predict(folder, reader.image.location, place, region=Region(z=z, y=y, x=x), dtype="float32")
+        with open_volume(place) as volume:
+            depth, height, width = volume.shape
+            values = volume.read((slice(0, depth), slice(0, height), slice(0, width)))
+    values = values if values.ndim == 4 else values[np.newaxis]
+    channel = _drawn_channel(run)
+    if run.task.decode.method == "argmax":
+        shown = (values.argmax(axis=0) == channel).astype(np.float32)
+    else:
+        shown = values[channel]
+    targets = make_targets(reader.label.read(box), task=run.task, voxel_size_nm=reader.label.voxel_size_nm)
+    image = reader.image.read(box)
+    rows = [int((index + 0.5) * len(shown) / SECTIONS) for index in range(min(SECTIONS, len(shown)))]
+    draw_comparison(
+        folder / PICTURE_FILE,
+        raw=(image if image.ndim == 3 else image[0])[rows],
+        truth=targets[channel][rows],
+        prediction=shown[rows],
+        threshold=run.task.decode.threshold,
+        voxel_size_nm=reader.image.voxel_size_nm,
+        section_names=[f"z = {box[0].start + row}" for row in rows],
+        title=f"{run.task.channels[channel].name}, on validation data",
+    )
+    _shrink(folder / PICTURE_FILE)
+
+
+def _middle(run: RunSpec, box: Box) -> Box:
+    """Return the middle of `box`: as deep as a window, and at most `MOST_PIXELS` high and wide."""
+    window = run.prediction.window or run.training.patch_size
+    most = (window[0] * run.data.downsample[0], MOST_PIXELS, MOST_PIXELS)
+    z, y, x = (
+        slice(part.start + spare // 2, part.stop - (spare - spare // 2))
+        for part, spare in ((part, max(0, part.stop - part.start - edge)) for part, edge in zip(box, most, strict=True))
+    )
+    return z, y, x
+
+
+def _drawn_channel(run: RunSpec) -> int:
+    """Return the first channel that was trained and is no background, or the first one."""
+    kinds = [channel.target.kind if channel.losses else None for channel in run.task.channels]
+    return next((index for index, kind in enumerate(kinds) if kind not in (None, "background")), 0)
+
+
+def _shrink(path: Path) -> None:
+    """Make the picture small enough for a web page: fewer pixels, 256 colours, of which none is lost to the greys."""
+    with Image.open(path) as picture:
+        small = picture.convert("RGB")
+    if small.width > PICTURE_WIDTH:
+        height = round(small.height * PICTURE_WIDTH / small.width)
+        small = small.resize((PICTURE_WIDTH, height), Image.Resampling.LANCZOS)
+    small.quantize(256, method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)

@@ -1,0 +1,80 @@
+"""Takes out of a run what belongs to the machine that it was trained on, and finds what was forgotten."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from connectomics_zoo.errors import SpecError
+from connectomics_zoo.registry import is_elsewhere
+from connectomics_zoo.schema.experiment import DataSpec, RunSpec, VolumePair
+from connectomics_zoo.volumes.location import split_location
+
+REQUIRED = "???"
+"""What stands for the folder of the volumes, which everybody has elsewhere."""
+
+
+def portable_run(run: RunSpec) -> RunSpec:
+    """Return `run` as it may be read anywhere: `data.root` is left to the reader, and volumes have relative places.
+
+    Of a place outside of `data.root` the last part remains; volumes of the same name get numbers as folders.
+    """
+    names = _portable_names(run.data)
+
+    def portable(pair: VolumePair) -> VolumePair:
+        return pair.model_copy(update={"image": names[pair.image], "label": names[pair.label]})
+
+    data = run.data.model_copy(
+        update={
+            "root": REQUIRED,
+            "train": tuple(portable(pair) for pair in run.data.train),
+            "validation": tuple(portable(pair) for pair in run.data.validation),
+        }
+    )
+    return run.model_copy(update={"data": data})
+
+
+def _portable_names(data: DataSpec) -> dict[str, str]:
+    """Return the place that each volume of `data` gets."""
+    places = [place for pair in (*data.train, *data.validation) for place in (pair.image, pair.label)]
+    names = {place: place for place in places if not is_elsewhere(place)}
+    taken = {str(split_location(place)[0]) for place in names}
+    files: dict[Path, str] = {}
+    for place in places:
+        if place in names:
+            continue
+        path, dataset = split_location(place)
+        if path not in files:
+            last = re.split(r"[/\\]", str(path))[-1]
+            name = last if last.strip(".~") else "volume"
+            number = 2
+            files[path] = name
+            while files[path] in taken:
+                files[path] = f"{number}/{name}"
+                number += 1
+            taken.add(files[path])
+        names[place] = files[path] + (f":{dataset}" if dataset else "")
+    return names
+
+
+def refuse_leaks(files: Mapping[str, bytes], places: Iterable[str | Path | None]) -> None:
+    """Refuse to give away files in which a place of this machine is named.
+
+    Args:
+        files: content by name.
+        places: folders of this machine; None, the root and relative ones are left out.
+
+    Raises:
+        SpecError: a file names one of the places, or something in it.
+    """
+    for place in {str(place).rstrip("/\\") for place in places if place is not None and Path(place).is_absolute()}:
+        if not place:
+            continue
+        pattern = re.compile(rb"(?<![\w.~/\\-])" + re.escape(place.encode()) + rb"(?=[/\\]|[\s'\":,;)\]}]|$)")
+        for name, content in files.items():
+            if pattern.search(content):
+                raise SpecError(
+                    f"{name} would tell the place {place!r} of this machine, nothing was given away: take it out of "
+                    "the run's spec (data.attribution, data.license, names)."
+                )

@@ -1,0 +1,394 @@
+"""`push`: a run to a repository on the Hub, as a preview into a folder, or as weights beside a spec."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from connectomics_zoo.digests import file_sha256
+from connectomics_zoo.errors import HubError, OutputError
+from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE, HubReference, fetch, find_commit
+from connectomics_zoo.push import upload
+from connectomics_zoo.push.card import CARD_FILE, CURVE_FILE, PROVENANCE_FILE, card_text
+from connectomics_zoo.push.entry import (
+    hub_entry,
+    package_entry,
+    plain_entry,
+    read_own_spec,
+    refuse_other_weights,
+    write_entry,
+)
+from connectomics_zoo.push.measure import PICTURE_FILE, Measured, Tell, measure, measure_numbers
+from connectomics_zoo.push.portable import refuse_leaks
+from connectomics_zoo.push.story import provenance
+from connectomics_zoo.push.trained import Request, Trained, read_trained, require_verified, write_trained
+from connectomics_zoo.reading import MAX_BYTES
+from connectomics_zoo.registry import is_elsewhere
+from connectomics_zoo.schema.base import RepoId
+from connectomics_zoo.schema.model import WeightsEntry
+from connectomics_zoo.training.run import METRICS_FILE
+
+PREVIEW = "push-preview"
+"""Folder in a run folder that a preview goes to by default."""
+
+_PICTURES = (PICTURE_FILE, CURVE_FILE)
+
+
+@dataclass(frozen=True)
+class PushReport:
+    """What was given away, or would be."""
+
+    run: str
+    """The run's folder."""
+    tag: str
+    """Tag of the weights in a spec."""
+    entry: dict[str, Any]
+    """What a spec says about them; without the revision in a preview."""
+    files: dict[str, int]
+    """Bytes of each file."""
+    notes: tuple[str, ...]
+    """What could not be measured, and the like."""
+    repo: str | None = None
+    """`org/name`."""
+    revision: str | None = None
+    """The commit that holds the weights."""
+    reference: str | None = None
+    """`hf://org/name@<revision>`, which means exactly these weights."""
+    private: bool | None = None
+    """Whether the repository is closed to the public."""
+    commits: int = 0
+    """Commits that were made; none where all was there already."""
+    folder: str | None = None
+    """The folder of a preview, or that of the spec."""
+
+
+@dataclass(frozen=True)
+class _Package:
+    """Everything that is given away, in a folder of its own, but for the card."""
+
+    trained: Trained
+    measured: Measured
+    folder: Path
+    entry: WeightsEntry
+    names: tuple[str, ...]
+
+    def paths(self, *more: str) -> dict[str, Path]:
+        return {name: self.folder / name for name in (*self.names, *more)}
+
+    def write_card(self, *, repo: str | None, revision: str | None) -> None:
+        assert self.entry.size is not None
+        text = card_text(
+            self.trained,
+            self.measured,
+            repo=repo,
+            revision=revision,
+            size=self.entry.size,
+            has_curve=CURVE_FILE in self.names,
+        )
+        (self.folder / CARD_FILE).write_text(text, encoding="utf-8")
+        _refuse_leaks(self.trained, self.folder, (CARD_FILE,))
+
+
+def push(
+    request: Request,
+    repo: str,
+    *,
+    private: bool = False,
+    tag: str | None = None,
+    spec: Path | None = None,
+    pictures: bool = True,
+    message: str | None = None,
+    tell: Tell,
+) -> PushReport:
+    """Push a run to a repository on the Hub, which is made if need be; what is there already is not pushed again.
+
+    The first commit holds the weights, and is what entry and reference name; a second one adds it to the card.
+
+    Args:
+        request: what is pushed.
+        repo: `org/name`.
+        private: the repository is, or becomes, closed to the public.
+        tag: tag for the commit of the weights.
+        spec: file of the model's spec that the entry is written into.
+        pictures: push pictures, which show the data.
+        message: first line of the commit.
+        tell: is told what is being done, what goes where, and what could not be measured.
+
+    Raises:
+        ZooError: it is no run that may be given away, or the Hub does not take it; nothing was uploaded then, but for
+            what the message says.
+    """
+    check_repo(repo)
+    trained = read_trained(request)
+    if spec is not None:
+        read_own_spec(spec, trained)
+    repository = upload.look(repo, private=private)
+    upload.refuse_foreign(repository, model=trained.public.model.name)
+    notes: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        package = _make(trained, Path(scratch), pictures=pictures, tell=_keeping(notes, tell))
+        entry = package.entry
+        if spec is not None:
+            refuse_other_weights(read_own_spec(spec, trained), trained.tag, sha256=entry.sha256, repo=repo)
+        revision = _pushed_revision(repository, package)
+        if tag is not None:
+            upload.refuse_tag(repository, tag, revision=revision)
+        repository = upload.create(repository)
+        _announce(repository, package, tell=tell)
+        subject = message or f"{trained.public.model.reference}, run {trained.public.name}"
+        revision, commits = _commit(repository, package, revision=revision, message=subject)
+        if tag is not None:
+            upload.add_tag(repository, tag, revision=revision)
+        sizes = _sizes(package.paths(CARD_FILE))
+    pushed = hub_entry(entry, repo=repo, revision=revision)
+    if spec is not None:
+        write_entry(spec, trained.tag, pushed)
+    return PushReport(
+        run=str(request.run),
+        tag=trained.tag,
+        entry=plain_entry(pushed),
+        files=sizes,
+        notes=tuple(notes),
+        repo=repo,
+        revision=revision,
+        reference=str(HubReference(repo, revision, None)),
+        private=repository.private,
+        commits=commits,
+    )
+
+
+def preview(
+    request: Request, repo: str, *, output: Path | None = None, pictures: bool = True, tell: Tell
+) -> PushReport:
+    """Write everything that `push` would upload into a folder, and touch no network.
+
+    Args:
+        request: what would be pushed.
+        repo: `org/name`.
+        output: the folder; by default `push-preview` in the run's. One that a preview made is replaced.
+        pictures: draw pictures.
+        tell: is told what is being done, and what could not be measured.
+
+    Raises:
+        OutputError: the folder holds something else, or cannot be written.
+        ZooError: it is no run that may be given away.
+    """
+    check_repo(repo)
+    trained = read_trained(request)
+    folder = output if output is not None else request.run / PREVIEW
+    _refuse_other_content(folder)
+    notes: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        package = _make(trained, Path(scratch), pictures=pictures, tell=_keeping(notes, tell))
+        package.write_card(repo=repo, revision=None)
+        files = package.paths(CARD_FILE)
+        _copy(files, folder)
+        for name in _PICTURES:  # of an earlier preview
+            if name not in files:
+                (folder / name).unlink(missing_ok=True)
+        sizes = _sizes(files)
+    entry = {**plain_entry(package.entry), "source": "hub"}
+    entry = {"source": entry.pop("source"), "repo": repo, **entry}
+    return PushReport(
+        run=str(request.run),
+        tag=trained.tag,
+        entry=entry,
+        files=sizes,
+        notes=tuple(notes),
+        repo=repo,
+        folder=str(folder),
+    )
+
+
+def ship(request: Request, spec: Path, *, output: Path | None = None) -> PushReport:
+    """Put the weights of a run beside the spec file of their model, as `<model>.<tag>.safetensors`, with their entry.
+
+    Args:
+        request: what is shipped.
+        spec: the file of the model's spec, such as one of a catalogue.
+        output: write the weights into this folder instead, and leave the spec as it is.
+
+    Raises:
+        SpecError: the spec is not that of the run's model.
+        WeightsError: the spec has other weights of this tag.
+        OutputError: something else is in the place of the weights, or it cannot be written.
+        ZooError: it is no run that may be given away.
+    """
+    trained = read_trained(request)
+    own = read_own_spec(spec, trained)
+    require_verified(request.run)
+    name = f"{own.name}.{trained.tag}.safetensors"
+    folder = spec.parent if output is None else output
+    if output is not None:
+        _refuse_other_content(output)
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / WEIGHTS_FILE
+        write_trained(trained, made.parent)
+        _refuse_leaks(trained, made.parent, (SPEC_FILE,))
+        _, _, probe = measure_numbers(made.parent, trained.public)
+        digest, size = file_sha256(made), made.stat().st_size
+        entry = package_entry(trained, sha256=digest, size=size, probe=probe, file=name)
+        refuse_other_weights(own, trained.tag, sha256=digest, repo=None)
+        target = folder / name
+        if target.is_symlink() or (target.exists() and output is None and file_sha256(target) != digest):
+            raise OutputError(f"{target} exists and is another file, give your weights another tag with --name.")
+        _copy({name: made}, folder)
+    if output is None:
+        write_entry(spec, trained.tag, entry)
+    return PushReport(
+        run=str(request.run),
+        tag=trained.tag,
+        entry=plain_entry(entry),
+        files={name: size},
+        notes=(),
+        folder=str(folder),
+    )
+
+
+def check_repo(repo: str) -> None:
+    """Refuse what can be no repository.
+
+    Raises:
+        HubError: it is not of the form `org/name`.
+    """
+    try:
+        TypeAdapter(RepoId).validate_python(repo)
+    except ValidationError:
+        raise HubError(
+            f"{repo!r} is no repository, write org/name (letters, digits, single -, _ and .; a user's name is an org "
+            "too), or the path of a spec file that ends in .yaml."
+        ) from None
+
+
+def _make(trained: Trained, folder: Path, *, pictures: bool, tell: Tell) -> _Package:
+    """Write everything but the card into `folder`, after the run was verified."""
+    require_verified(trained.folder)
+    write_trained(trained, folder)
+    measured = measure(folder, trained.run, pictures=pictures, tell=tell)
+    weights = folder / WEIGHTS_FILE
+    digest, size = file_sha256(weights), weights.stat().st_size
+    story = provenance(trained, sha256=digest, size=size)
+    (folder / PROVENANCE_FILE).write_text(json.dumps(story, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    names = [WEIGHTS_FILE, SPEC_FILE, METRICS_FILE, PROVENANCE_FILE]
+    if measured.has_picture:
+        names.append(PICTURE_FILE)
+    if pictures and (trained.folder / CURVE_FILE).is_file():
+        shutil.copyfile(trained.folder / CURVE_FILE, folder / CURVE_FILE)
+        names.append(CURVE_FILE)
+    _refuse_leaks(trained, folder, [name for name in names if name != WEIGHTS_FILE])
+    entry = package_entry(trained, sha256=digest, size=size, probe=measured.probe)
+    return _Package(trained, measured, folder, entry, tuple(names))
+
+
+def _refuse_leaks(trained: Trained, folder: Path, names: Iterable[str]) -> None:
+    data = trained.run.data
+    volumes = [place for pair in (*data.train, *data.validation) for place in (pair.image, pair.label)]
+    places = [Path.home(), Path.cwd(), folder, trained.folder.resolve(), *map(Path, filter(is_elsewhere, volumes))]
+    if data.root is not None:
+        places.append(Path(data.root).expanduser().resolve())
+    refuse_leaks({name: (folder / name).read_bytes() for name in names}, [*places, *(item.parent for item in places)])
+
+
+def _commit(repository: upload.Repository, package: _Package, *, revision: str | None, message: str) -> tuple[str, int]:
+    """Commit what is not there yet; return the commit of the weights (`revision` if there was one), and how many."""
+    entry, commits = package.entry, 0
+    assert entry.size is not None
+    if revision is None:
+        package.write_card(repo=repository.name, revision=None)
+        stale = tuple(name for name in _PICTURES if name not in package.names)
+        revision = upload.commit(repository, package.paths(CARD_FILE), message=message, remove=stale)
+        repository = dataclasses.replace(repository, head=revision)
+        commits = 1
+    upload.check_commit(repository.name, revision, sha256=entry.sha256, size=entry.size)
+    package.write_card(repo=repository.name, revision=revision)
+    card = {CARD_FILE: package.folder / CARD_FILE}
+    if commits or not upload.holds(repository, card):
+        upload.commit(repository, card, message=f"Card: name the commit {revision[:12]}")
+        commits += 1
+    return revision, commits
+
+
+def _keeping(notes: list[str], tell: Tell) -> Tell:
+    def keep(message: str) -> None:
+        notes.append(message)
+        tell(message)
+
+    return keep
+
+
+def _pushed_revision(repository: upload.Repository, package: _Package) -> str | None:
+    """Return the commit that holds exactly this package already, None where there is none."""
+    stale = [name for name in _PICTURES if name not in package.names and name in repository.files]
+    if stale or repository.head is None or not upload.holds(repository, package.paths()):
+        return None
+    named = _named_revision(repository) if CARD_FILE in repository.files else None
+    return named if named is not None and _has(repository.name, named, package.entry) else repository.head
+
+
+def _named_revision(repository: upload.Repository) -> str | None:
+    """Return the commit that the card names."""
+    assert repository.head is not None
+    card = fetch(repository.name, repository.head, CARD_FILE, max_bytes=MAX_BYTES).read_text(encoding="utf-8")
+    match = re.search(rf"hf://{re.escape(repository.name)}@([0-9a-f]{{40}})", card)
+    return match[1] if match is not None else None
+
+
+def _has(repo: str, revision: str, entry: WeightsEntry) -> bool:
+    try:
+        found = find_commit(repo, revision).files.get(WEIGHTS_FILE)
+    except HubError:  # its history was rewritten
+        return False
+    return found is not None and found.sha256 == entry.sha256
+
+
+def _announce(repository: upload.Repository, package: _Package, *, tell: Tell) -> None:
+    files = _sizes(package.paths())
+    total = sum(files.values()) / 1e6
+    shown = f"; {PICTURE_FILE} shows your data" if PICTURE_FILE in files else ""
+    tell(
+        f"hf://{repository.name} is {'private' if repository.private else 'public, everybody can read it'}; what it "
+        f"gets: {', '.join([*files, CARD_FILE])} ({total:.1f} MB){shown}"
+    )
+
+
+def _sizes(files: dict[str, Path]) -> dict[str, int]:
+    return {name: path.stat().st_size for name, path in files.items()}
+
+
+def _refuse_other_content(folder: Path) -> None:
+    """Refuse a folder for a preview that holds anything that a preview does not make."""
+    ours = {WEIGHTS_FILE, SPEC_FILE, METRICS_FILE, PROVENANCE_FILE, CARD_FILE, *_PICTURES}
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is a file, and a preview is a folder: choose another place with --output.")
+    others = sorted(item.name for item in folder.iterdir() if item.name not in ours and item.suffix != ".safetensors")
+    if others:
+        raise OutputError(
+            f"{folder} holds {others[0]!r}, which is no part of a preview, and is left as it is: choose another place "
+            "with --output."
+        )
+
+
+def _copy(files: dict[str, Path], folder: Path) -> None:
+    """Copy files into `folder`, each complete or not at all."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, path in files.items():
+            partial = folder / f".{name}.partial"
+            try:
+                shutil.copyfile(path, partial)
+                partial.replace(folder / name)
+            finally:
+                partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror}), give a writable place.") from None

@@ -1,0 +1,191 @@
+"""Reads a run folder that is to be given away, refuses what must not be, and writes its portable files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import save
+from torch import Tensor
+
+from connectomics_zoo.errors import CheckFailedError, SpecError, WeightsError
+from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE
+from connectomics_zoo.push.portable import portable_run
+from connectomics_zoo.reading import dump_yaml
+from connectomics_zoo.registry import get_run
+from connectomics_zoo.schema.base import Name, Sentence
+from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.training.run import METRICS_FILE
+from connectomics_zoo.verify import verify
+from connectomics_zoo.weights import read_weights
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be given away, and what its owner says about it."""
+
+    run: Path
+    """The run's folder."""
+    name: str | None = None
+    """Tag of the weights in a spec; by default the run's name, or that of its task if the run has the model's."""
+    half: bool = False
+    """Store the weights in float16."""
+    license: str | None = None
+    """Licence of the weights; by default that of the data."""
+    attribution: str | None = None
+    """Whom to credit; by default whom the data's spec credits."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that may be given away."""
+
+    folder: Path
+    """Its folder."""
+    run: RunSpec
+    """Its spec as it was trained, with the places of this machine."""
+    public: RunSpec
+    """Its spec without them, with the licence and the attribution that its data had not."""
+    tag: str
+    """Tag of its weights in a spec."""
+    half: bool
+    """Whether they are stored in float16."""
+    license: str
+    """Licence of its weights."""
+    metrics: dict[str, float]
+    """Its scores, such as `val/dice`."""
+    steps: int
+    """Optimiser steps that were done."""
+    kept_step: int
+    """The step whose weights these are."""
+
+
+def read_trained(request: Request) -> Trained:
+    """Return what is given away, read and checked, but for `require_verified`.
+
+    Raises:
+        UnknownNameError: it is no run folder.
+        WeightsError: the training has not ended.
+        SpecError: the licence is not known, or a name or sentence is not legal.
+    """
+    run = get_run(request.run)
+    licence = request.license or run.data.license
+    if licence is None:
+        raise SpecError(
+            f"{request.run}: the licence of the data is not stated (data.license), and weights without one can be used "
+            "by nobody: say it with --license, such as --license CC-BY-4.0."
+        )
+    licence = _legal(licence, Sentence, what="the licence", example="its identifier, such as CC-BY-4.0")
+    usual = run.name if run.name != run.model.name else run.task.name
+    tag = _legal(request.name or usual, Name, what="the tag", example="letters, digits, - and _")
+    data = run.data.model_copy(
+        update={
+            "license": run.data.license or licence,
+            "attribution": _legal(request.attribution, Sentence, what="the attribution", example="a sentence")
+            if request.attribution is not None
+            else run.data.attribution,
+        }
+    )
+    metrics, steps, kept = _read_metrics(request.run)
+    return Trained(
+        folder=request.run,
+        run=run,
+        public=portable_run(run.model_copy(update={"data": data})),
+        tag=tag,
+        half=request.half,
+        license=licence,
+        metrics=metrics,
+        steps=steps,
+        kept_step=kept,
+    )
+
+
+def _legal(value: str, kind: Any, *, what: str, example: str) -> str:
+    try:
+        legal: str = TypeAdapter(kind).validate_python(value)
+    except ValidationError:
+        raise SpecError(f"{what} {value!r} is not legal in a spec, write {example}.") from None
+    return legal
+
+
+def _read_metrics(folder: Path) -> tuple[dict[str, float], int, int]:
+    """Return the scores of a run, its steps, and the step of its weights."""
+    path = folder / METRICS_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        steps, kept = int(content.pop("steps")), int(content.pop("step"))
+        metrics = {str(name): float(value) for name, value in content.items()}
+    except FileNotFoundError:
+        raise WeightsError(
+            f"{folder}: has no {METRICS_FILE}, its training has not ended: let it end, or go on with "
+            f"zoo train {folder} --resume."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path}: is not what zoo train writes ({error!r}), restore it.") from None
+    if not all(math.isfinite(value) for value in metrics.values()):
+        raise CheckFailedError(f"{path}: a score is not finite, the training has diverged: train it again.")
+    return metrics, steps, kept
+
+
+def require_verified(folder: Path) -> None:
+    """Refuse a run whose spec or weights are not what is declared.
+
+    Raises:
+        CheckFailedError: it does not pass `zoo verify FOLDER --level weights`.
+    """
+    (model,) = verify([f"{folder}/"], level="weights").models
+    if not model.passed:
+        first = "; ".join(check.describe() for check in model.failures[:3])
+        more = len(model.failures) - 3
+        raise CheckFailedError(
+            f"{folder}: does not pass zoo verify --level weights and was not given away: {first}"
+            + (f"; and {more} more" if more > 0 else "")
+            + "."
+        )
+
+
+def write_trained(trained: Trained, folder: Path) -> None:
+    """Write spec, weights and scores into `folder`, which is a run folder then, without places of this machine.
+
+    The same run gives the same bytes.
+
+    Raises:
+        WeightsError: a weight is not finite, or too large for float16.
+    """
+    text = dump_yaml(trained.public.model_dump(mode="json", exclude_none=True))
+    (folder / SPEC_FILE).write_text(text, encoding="utf-8")
+    tensors = _stored(trained)
+    (folder / WEIGHTS_FILE).write_bytes(_with_metadata(save(tensors), {"format": "pt", "spec": text}))
+    content = {"steps": trained.steps, **trained.metrics, "step": trained.kept_step}
+    (folder / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _stored(trained: Trained) -> dict[str, Tensor]:
+    """Return the weights as they are stored."""
+    path = trained.folder / WEIGHTS_FILE
+    tensors = read_weights(path)
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            continue
+        if not tensor.isfinite().all():
+            raise WeightsError(f"{path}: {key} holds values that are not finite, the training has diverged.")
+        if trained.half:
+            tensors[key] = tensor.to(torch.float16)
+            if not tensors[key].isfinite().all():
+                raise WeightsError(f"{path}: {key} holds values too large for float16, leave out --half.")
+    return tensors
+
+
+def _with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Return a safetensors file with `metadata`, whose order is given: safetensors itself would choose it by chance."""
+    size = int.from_bytes(content[:8], "little")
+    header = {"__metadata__": dict(metadata), **json.loads(content[8 : 8 + size])}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]

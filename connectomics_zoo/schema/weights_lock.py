@@ -1,0 +1,45 @@
+"""`WeightsLock`: exactly which files a project uses, for machines that must not use any other."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from connectomics_zoo.schema.base import MAX_WEIGHTS_BYTES, Node, RepoId, Revision
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class LockedWeights(Node):
+    """One weights file."""
+
+    source: Literal["package", "hub"]
+    """`package`: beside the spec of an installed catalogue; `hub`: in a repository of the Hugging Face Hub."""
+    repo: RepoId | None = None
+    """Repository on the Hub, `org/name`."""
+    revision: Revision | None = None
+    """Its commit."""
+    file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.safetensors$")]
+    """File name."""
+    size: Annotated[int, Field(ge=1, le=MAX_WEIGHTS_BYTES)]
+    """Its bytes."""
+    sha256: Digest
+    """Its digest."""
+    spec_sha256: Digest | None = None
+    """Digest of the spec in the repository, where that is what describes the network."""
+
+    @model_validator(mode="after")
+    def _complete_place(self) -> LockedWeights:
+        if (self.source == "hub") != (self.repo is not None and self.revision is not None):
+            raise ValueError("source hub needs repo and revision, and source package has neither")
+        return self
+
+
+class WeightsLock(Node):
+    """All weights files of a project by reference; `zoo lock` writes it."""
+
+    lock_version: Literal[1]
+    """Version of this format."""
+    weights: dict[Annotated[str, StringConstraints(min_length=1, max_length=400)], LockedWeights]
+    """By reference: `name@1.0.0.tag`, or `hf://org/repo@…` as it was asked for."""
