@@ -74,7 +74,14 @@ def load(
         path = find_weights(init_from, frozen=frozen)
         return load_file(spec, path, deep_supervision=deep_supervision, resample_kernels=True, device=device)
     if trained is not None:
-        return load_file(spec, trained.path, deep_supervision=deep_supervision, name=trained.source, device=device)
+        return load_file(
+            spec,
+            trained.path,
+            deep_supervision=deep_supervision,
+            same_shapes=in_channels is None and out_channels is None,
+            name=trained.source,
+            device=device,
+        )
     network = build(spec, deep_supervision=deep_supervision)
     report = LoadReport("initialisation", reinitialised=tuple(network.state_dict()))
     return _finish(network, spec, report, device=device)
@@ -86,6 +93,7 @@ def load_file(
     *,
     deep_supervision: bool = True,
     resample_kernels: bool = False,
+    same_shapes: bool = False,
     name: str | None = None,
     device: str | torch.device = "cpu",
 ) -> nn.Module:
@@ -96,6 +104,7 @@ def load_file(
         path: a safetensors file.
         deep_supervision: have the heads at all scales.
         resample_kernels: make larger kernels from smaller ones (UpKern).
+        same_shapes: refuse weights of other channels.
         name: names the weights in the report and in errors; by default the path.
         device: where the network goes.
 
@@ -108,6 +117,7 @@ def load_file(
         deep_supervision=deep_supervision,
         source=name or str(path),
         resample_kernels=resample_kernels,
+        same_shapes=same_shapes,
     )
     return _finish(network, spec, report, device=device)
 

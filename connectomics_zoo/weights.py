@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,13 +125,21 @@ def write_weights(network: nn.Module, path: Path, *, metadata: Mapping[str, str]
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in network.state_dict().items()}
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        save_file(tensors, partial, metadata=dict(metadata or {}))
+        save_tensors(tensors, partial, metadata=metadata or {})
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise OutputError(f"{path}: cannot be written ({reason}), give a writable place.") from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str]) -> None:
+    """Write `tensors` to a safetensors file that is as readable for others as any new file."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata=dict(metadata))  # makes a file that its owner alone can read
+    path.chmod(mode)
 
 
 @dataclass(frozen=True)
@@ -212,6 +220,7 @@ def build_with_weights(
     deep_supervision: bool,
     source: str,
     resample_kernels: bool = False,
+    same_shapes: bool = False,
 ) -> tuple[nn.Module, LoadReport]:
     """Return the network of `spec` with `weights`, transferred as by `transfer`, and the report on every tensor.
 
@@ -224,12 +233,15 @@ def build_with_weights(
         deep_supervision: give the network the heads at all scales.
         source: names the weights in the report and in errors.
         resample_kernels: allow UpKern.
+        same_shapes: refuse other shapes, also where they could be adapted.
 
     Raises:
         WeightsError: a key is missing or unknown, or a shape or type cannot be adapted.
     """
     network = build(spec, deep_supervision=deep_supervision, initialise=False)
     state = network.state_dict(keep_vars=True)
+    if same_shapes:
+        _refuse_shapes(state, weights, source=source)
     plan = _plan(state, weights, spec=spec, source=source, resample_kernels=resample_kernels)
     given = {id(state[key]) for key in plan.values}
     if any(id(parameter) not in given for parameter in network.parameters()):
@@ -326,7 +338,7 @@ def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _refuse(source: str, *, missing: set[str], unknown: set[str], unfit: list[str]) -> None:
+def _refuse(source: str, *, missing: set[str], unknown: set[str], unfit: Collection[str]) -> None:
     problems = []
     for label, keys in (
         ("missing", sorted(missing)),
@@ -341,6 +353,12 @@ def _refuse(source: str, *, missing: set[str], unknown: set[str], unfit: list[st
             f"{source}: the weights do not fit the network: {'; '.join(problems)}; "
             "load the model that they were trained as."
         )
+
+
+def _refuse_shapes(state: Mapping[str, Tensor], weights: Mapping[str, Tensor], *, source: str) -> None:
+    shared = [key for key in state if key in weights and state[key].shape != weights[key].shape]
+    unfit = {f"{key} {_describe(weights[key], state[key])} for {_describe(state[key], weights[key])}" for key in shared}
+    _refuse(source, missing=set(), unknown=set(), unfit=unfit)
 
 
 def _adapt(

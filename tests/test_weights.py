@@ -151,6 +151,12 @@ def test_damaged_weights_are_refused_at_any_length(tmp_path: Path, monkeypatch: 
             read_weights(path)
 
 
+def test_the_file_may_be_read_by_whom_other_files_may(tmp_path):
+    (tmp_path / "other").touch()
+    write_weights(torch.nn.Linear(2, 2), tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_missing_weights_and_folders_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "model.safetensors", tmp_path):
         with pytest.raises(WeightsError, match="there is no such weights file, check the path"):

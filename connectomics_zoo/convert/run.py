@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from connectomics_zoo.build import build_meta, count_parameters, measure
@@ -25,7 +24,7 @@ from connectomics_zoo.errors import OutputError, WeightsError
 from connectomics_zoo.new import write_spec
 from connectomics_zoo.registry import RUN_SPEC, get_spec
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.weights import WEIGHTS_FILE
+from connectomics_zoo.weights import WEIGHTS_FILE, save_tensors
 
 UNRELEASED = "0.0.0"
 """Version of a spec whose channels are the checkpoint's: what determines a network never changes under a release."""
@@ -183,7 +182,7 @@ def _write(output: Path, tensors: Mapping[str, Tensor], spec: ModelSpec, *, meta
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
     try:
         partial.mkdir()
-        save_file(dict(tensors), partial / WEIGHTS_FILE, metadata={"format": "pt", **metadata})
+        save_tensors(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt", **metadata})
         write_spec(spec, path=partial / RUN_SPEC)
         _refuse_existing(output)  # measuring took its time
         partial.rename(output)

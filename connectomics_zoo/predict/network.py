@@ -35,7 +35,7 @@ def make_forward(
         MissingPackageError: the engine is not installed.
         ZooError: the engine cannot run the network.
     """
-    network = load_file(run.model, trained.path, name=trained.source, device=device)
+    network = load_file(run.model, trained.path, same_shapes=True, name=trained.source, device=device)
     is_flat = run.model.input.axes == "yx"
     if engine == "openvino":
         shape = (1, run.model.input.channels, *window)
