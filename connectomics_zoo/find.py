@@ -42,9 +42,9 @@ def find_spec(ref: str, *, kind: Kind | None = None) -> Spec:
     if kind == "experiment":
         return get_experiment(ref)
     if kind == "run":
-        if Path(ref).is_dir():
-            return get_run(ref)
         reference = parse_reference(ref)
+        if Path(ref).is_dir() or (reference.path is None and reference.hub is None):
+            return get_run(ref)
         path = spec_path(reference)
         return run_of_document(read_yaml(path), reference, source=str(path))
     return get_spec(ref)

@@ -21,6 +21,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import yaml
+
 LFS_ABOVE = 100_000
 """Bytes above which any file goes to git LFS, as binary formats always do."""
 
@@ -75,7 +77,7 @@ class Fault:
     """Close the connection after so many bytes of the body."""
     bytes_per_second: int | None = None
     flip: bool = False
-    """Serve the content with one bit changed."""
+    """Serve the content with one bit changed; of a commit, keep it so."""
     etag: str | None = None
     """State this digest instead of the right one."""
 
@@ -92,6 +94,12 @@ class Request:
 
 def is_lfs(path: str, size: int) -> bool:
     return path.endswith(LFS_SUFFIXES) or size > LFS_ABOVE
+
+
+def flipped(content: bytes) -> bytes:
+    """Return `content` with one bit changed, in the middle."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
 def git_sha1(content: bytes) -> str:
@@ -163,6 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
     ROUTES = (
         ("GET", r"/api/whoami-v2", "whoami"),
         ("POST", r"/api/repos/create", "create"),
+        ("POST", r"/api/validate-yaml", "validate_card"),
         ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/preupload/(?P<revision>.+)", "preupload"),
         ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/commit/(?P<revision>.+)", "commit"),
         ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/tag/(?P<revision>.+)", "tag"),
@@ -308,6 +317,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.repos[name].add({".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
         return self.send(200, {"url": url, "name": name})
 
+    def validate_card(self) -> None:
+        """Check the metadata of a card by the part of the Hub's rules that its client knows."""
+        content = json.loads(self.body)["content"]
+        data = yaml.safe_load(content.split("---")[1])
+        unknown = not re.fullmatch(r"[a-z0-9.-]+", data.get("license", "")) or not isinstance(data.get("tags"), list)
+        errors = [{"message": '"license" or "tags" must be as the Hub has them'}] if unknown else []
+        return self.send(400 if errors else 200, {"errors": errors, "warnings": []})
+
     def preupload(self, repo: str, revision: str) -> None:
         found = self.open_repo(repo)
         if found is None or not self.may_write():
@@ -379,7 +396,8 @@ class _Handler(BaseHTTPRequestHandler):
             elif line["key"] == "lfsFile":
                 if value["oid"] not in self.hub.blobs:
                     return self.send(400, {"error": f"the LFS object {value['oid']} was not uploaded"})
-                files[value["path"]] = self.hub.blobs[value["oid"]]
+                content = self.hub.blobs[value["oid"]]
+                files[value["path"]] = flipped(content) if self.fault is not None and self.fault.flip else content
             elif line["key"] == "deletedFile":
                 files.pop(value["path"], None)
         made = found.add(files, header["summary"])
@@ -476,8 +494,7 @@ class _Handler(BaseHTTPRequestHandler):
     def serve(self, content: bytes, headers: dict[str, str]) -> None:
         """Answer with a file, or the part of it that was asked for; without the lock, since it may be slow."""
         if self.fault is not None and self.fault.flip:
-            middle = len(content) // 2
-            content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+            content = flipped(content)
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if asked is None:
             return self.send_bytes(200, content, headers)

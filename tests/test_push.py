@@ -331,8 +331,8 @@ def get_run_like(data):
     return make_run(DataSpec.model_validate(data).model_dump())
 
 
-def pair(image, label=None):
-    return {"image": image, "label": label or image.replace("raw", "mito")}
+def pair(image):
+    return {"image": image, "label": image.replace("raw", "mito")}
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def pair(image, label=None):
     ],
 )
 def test_places_outside_of_the_root_keep_their_last_part(place, portable):
-    data = made_portable(root="/home/me", train=[pair(place, "volume.h5:mito")])
+    data = made_portable(root="/home/me", train=[pair(place)])
     assert data.root == "???"
     assert data.train[0].image == portable
 

@@ -135,7 +135,8 @@ def _explain(subject: str, error: BaseException) -> NoReturn:
         _fail(subject, "the disk is full", "free some space, or move the cache (HF_HOME)")
     if isinstance(error, OSError) and "Consistency check failed" in str(error):
         _fail(subject, "the download ended early and again when it was resumed", "try again")
-    if isinstance(error, ValueError) and isinstance(error.__cause__, Exception):
+    # So the client wraps what went wrong with a card's metadata, and in a thread that uploads.
+    if isinstance(error, ValueError | RuntimeError) and isinstance(error.__cause__, Exception):
         _explain(subject, error.__cause__)
     if type(error).__module__.partition(".")[0] in _TRANSPORTS or isinstance(error, ConnectionError | TimeoutError):
         what = f"no answer from {endpoint()} ({_first_line(error) or type(error).__name__})"
