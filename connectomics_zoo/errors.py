@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+LONGEST = 1200
+"""Characters of a message; what is longer cites something that nobody would read."""
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff]")
+"""Control characters, line ends of every kind, and what no encoding takes."""
 
 
 class ZooError(ValueError):
     """Base of every error a user can cause; the command line prints it and exits with `exit_code`."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        """Return the message in one line of bounded length, whatever the input that it cites."""
+        text = _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), super().__str__())
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 3 :]}"
 
 
 class UnknownNameError(ZooError, LookupError):

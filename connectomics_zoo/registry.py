@@ -61,7 +61,7 @@ def parse_reference(text: str | Path) -> Reference:
     path = Path(text)
     text = str(text)
     if "/" in text or "\\" in text or text in (".", "..") or path.suffix in (".yaml", ".yml"):
-        if not path.exists():
+        if not is_there(path):
             raise UnknownNameError(f"{text!r} does not exist, give a YAML file, a run folder or the name of a model.")
         return Reference(text=text, path=path)
     match = _REFERENCE.match(text)
@@ -71,13 +71,21 @@ def parse_reference(text: str | Path) -> Reference:
             "run folder."
         )
     known = {entry.name for entry in catalog.entries("models")}
-    if path.is_dir():
+    if is_there(path) and path.is_dir():
         if match["name"] not in known:
             return Reference(text=text, path=path)
         raise UnknownNameError(
             f"{text!r} is a model and a folder here, write ./{text} or {_home(match['name'])}:{text}."
         )
     return Reference(text, match["name"], match["catalog"], match["version"], match["tag"])
+
+
+def is_there(path: Path) -> bool:
+    """Return whether there is a file or folder at `path`, any text; what the system refuses is not there."""
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, a folder that must not be read
+        return False
 
 
 def _parse_hub(text: str) -> HubReference:

@@ -95,16 +95,16 @@ def _refuse(path: Path, what: str) -> NoReturn:
 
 def _header_text(path: Path, head: bytes, *, size: int, max_header: int) -> int:
     """Return the length of the header from the first eight bytes."""
+    length = int.from_bytes(head, "little")
     for magic, kind in _PICKLES.items():
-        # The length of a header that is allowed has zeros where a pickle or zip has something.
-        if head.startswith(magic) and any(head[4:]):
+        # Read as a length, the first bytes of a pickle or zip are more than any header has.
+        if head.startswith(magic) and length > max_header:
             raise WeightsError(
                 f"{path}: is {kind}, which can run code when it is read, under the name of a safetensors file: "
                 "only safetensors is loaded."
             )
     if len(head) < 8:
         _refuse(path, f"it has {size} bytes, fewer than the 8 that every file begins with")
-    length = int.from_bytes(head, "little")
     if length > max_header:
         _refuse(path, f"its header would have {length} bytes, at most {max_header} are read")
     if length < 2 or length > size - 8:

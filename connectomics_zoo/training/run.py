@@ -187,7 +187,7 @@ def _fit(
         raise CheckFailedError(f"{error}: the training diverged, lower training.learning_rate.") from None
     except ZooError as error:
         # A loader's worker wraps an error in its traceback, which ends in the sentence.
-        raise type(error)(str(error).splitlines()[-1].removeprefix(f"{_full_name(error)}: ")) from None
+        raise type(error)(error.args[0].splitlines()[-1].removeprefix(f"{_full_name(error)}: ")) from None
     except torch.OutOfMemoryError:
         raise LimitError(
             f"the device has not enough memory for batches of {recipe.batch_size} patches of {list(recipe.patch_size)} "
