@@ -24,5 +24,5 @@ def decode(values: NDArray[Any], *, task: TaskSpec) -> NDArray[np.uint8]:
     if task.decode.method == "argmax":
         classes: NDArray[np.uint8] = values.argmax(axis=0).astype(np.uint8)
         return classes[np.newaxis]
-    masks: NDArray[np.uint8] = (values > task.decode.threshold).astype(np.uint8)
+    masks: NDArray[np.uint8] = (values > task.decode.cut).astype(np.uint8)
     return masks

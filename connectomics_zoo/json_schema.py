@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import itertools
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +22,7 @@ from connectomics_zoo.schema.base import readable_path
 from connectomics_zoo.schema.builder import builder_module
 from connectomics_zoo.schema.experiment import ExperimentSpec
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.schema.task import TaskSpec
+from connectomics_zoo.schema.task import DECODE_FIELDS, LOSS_ACTIVATIONS, TARGET_FIELDS, TaskSpec
 from connectomics_zoo.schema.training import TrainingSpec
 
 Kind = Literal["model", "task", "experiment"]
@@ -194,11 +195,11 @@ def _compose_arch(schema: dict[str, Any], builders: Iterable[str]) -> None:
     schema["allOf"] = choices
 
 
-def _when(condition: dict[str, Any], consequence: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "if": {"properties": condition, "required": list(condition)},
-        "then": {"properties": consequence},
-    }
+def _when(condition: dict[str, Any], consequence: dict[str, Any], *, required: Sequence[str] = ()) -> dict[str, Any]:
+    then: dict[str, Any] = {"properties": consequence}
+    if required:
+        then["required"] = list(required)
+    return {"if": {"properties": condition, "required": list(condition)}, "then": then}
 
 
 def _add_model_rules(schema: dict[str, Any]) -> None:
@@ -227,19 +228,63 @@ def _add_task_rules(schema: dict[str, Any]) -> None:
     has_loss = {"type": "object", "properties": {"losses": {"type": "array", "minItems": 1}}, "required": ["losses"]}
     channels["contains"] = has_loss
     channels["not"] = {"contains": softmax, "minContains": 1, "maxContains": 1}
-    schema["$defs"]["ChannelSpec"]["allOf"] = [
+    definitions = schema["$defs"]
+    definitions["ChannelSpec"]["allOf"] = [
         _when(
             {"losses": {"type": "array", "contains": {"type": "object", "properties": {"kind": {"const": loss}}}}},
-            {"activation": {"const": activation}},
+            {"activation": {"enum": list(activations)}},
         )
-        for loss, activation in (("cross_entropy", "softmax"), ("bce", "sigmoid"))
+        for loss, activations in LOSS_ACTIVATIONS.items()
     ]
+    definitions["TargetSpec"]["allOf"] = _fields_by("kind", TARGET_FIELDS)
+    definitions["DecodeSpec"]["allOf"] = _fields_by("method", DECODE_FIELDS)
+    offset = definitions["TargetSpec"]["properties"]["offset"]
+    offset["not"] = {"type": "array", "prefixItems": [{"const": 0}] * 3, "minItems": 3}
+    affinity, joining = _target({"kind": {"const": "affinity"}}), _target({"attractive": {"const": True}})
+    foreground = _target({"kind": {"const": "foreground"}})
     schema["allOf"] = [
         _when(
             {"decode": {"type": "object", "properties": {"method": {"const": "argmax"}}, "required": ["method"]}},
             {"channels": {"items": {"properties": {"activation": {"const": "softmax"}}}}},
-        )
+        ),
+        _when(
+            {"channels": {"type": "array", "contains": affinity}},
+            {"affinities": {"type": "object"}},
+            required=["affinities"],
+        ),
+        _when({"affinities": {"type": "object"}}, {"channels": {"contains": affinity}}),
+        *(
+            _when(
+                {"decode": {"type": "object", "properties": {"method": {"const": method}}, "required": ["method"]}},
+                {"channels": {"contains": needed}},
+            )
+            for method, needed in (
+                ("mutex", joining),
+                ("agglomeration", joining),
+                ("components", {"anyOf": [joining, foreground]}),
+                ("watershed", {"anyOf": [joining, foreground]}),
+            )
+        ),
     ]
+
+
+def _fields_by(what: str, fields: Mapping[str, tuple[str, ...]]) -> list[dict[str, Any]]:
+    """Say for each value of `what` which of the optional fields it needs; it has no others."""
+    optional = list(dict.fromkeys(itertools.chain(*fields.values())))
+    return [
+        _when(
+            {what: {"const": value}},
+            {name: {"not": {"type": "null"}} if name in own else {"type": "null"} for name in optional},
+            required=list(own),
+        )
+        for value, own in fields.items()
+    ]
+
+
+def _target(properties: dict[str, Any]) -> dict[str, Any]:
+    """Match a channel whose target has `properties`."""
+    target = {"type": "object", "properties": properties, "required": list(properties)}
+    return {"type": "object", "properties": {"target": target}, "required": ["target"]}
 
 
 def _add_experiment_rules(schema: dict[str, Any]) -> None:

@@ -24,7 +24,19 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 def test_every_task_and_experiment_is_there():
-    assert TASKS == ["binary", "boundary", "membrane", "mito", "synapse"]
+    assert TASKS == [
+        "affinities-12",
+        "affinities-3",
+        "affinities-6",
+        "binary",
+        "boundary",
+        "lsd",
+        "membrane",
+        "mito",
+        "mito-instance",
+        "synapse-cleft",
+        "synapse-polarity",
+    ]
     assert EXPERIMENTS == ["fib25-boundary", "mednext-custom", "mednext-lucchi", "vnc-mito"]
 
 

@@ -112,7 +112,7 @@ def test_tasks_are_chosen_and_sorted_by_their_own_fields():
     rows = read_task_rows().rows
     chosen = filter_rows(rows, kind="task", where="'recall' in metrics")
     assert [row.name for row in chosen] == [row.name for row in rows if "recall" in row.metrics] != []
-    assert [row.name for row in filter_rows(rows, kind="task", pattern="zoo:MI*")] == ["mito"]
+    assert [row.name for row in filter_rows(rows, kind="task", pattern="zoo:MI*")] == ["mito", "mito-instance"]
     by_summary = sort_rows(rows, kind="task", by="-summary")
     assert [row.summary for row in by_summary] == sorted((row.summary for row in rows), reverse=True)
     with pytest.raises(UnknownNameError, match="unknown field 'parameters'"):

@@ -26,7 +26,7 @@ def make_task(*channels, method="threshold"):
                 }
                 for index, (activation, target, losses) in enumerate(channels)
             ],
-            "decode": {"method": method},
+            "decode": {"method": method} | ({"threshold": 0.5} if method == "threshold" else {}),
             "metrics": ["dice"],
         }
     )
@@ -88,7 +88,7 @@ def test_terms_are_weighted_and_softmax_runs_over_its_own_channels_only():
     assert torch.equal(activate(logits, task=task)[:, [0, 2]], pair)
 
 
-@pytest.mark.parametrize("name", ["mito", "membrane", "synapse", "binary", "boundary"])
+@pytest.mark.parametrize("name", ["mito", "membrane", "synapse-cleft", "binary", "boundary"])
 def test_a_perfect_prediction_costs_nearly_nothing_and_a_wrong_one_much(name):
     task = get_task(name)
     foreground = (torch.rand(1, 1, 4, 8, 8, generator=torch.Generator().manual_seed(2)) > 0.5).float()

@@ -142,7 +142,7 @@ def _draw(folder: Path, run: RunSpec, reader: PairReader) -> None:
         raw=(image if image.ndim == 3 else image[0])[rows],
         truth=targets[channel][rows],
         prediction=shown[rows],
-        threshold=run.task.decode.threshold,
+        threshold=run.task.decode.cut,
         voxel_size_nm=reader.image.voxel_size_nm,
         section_names=[f"z = {box[0].start + row}" for row in rows],
         title=f"{run.task.channels[channel].name}, on validation data",

@@ -43,8 +43,12 @@ class VolumePair(Node):
     """`file.h5:dataset`, `file.tif`, or `volume.zarr:array`; relative to `data.root` where that is given."""
     label: Annotated[str, Field(min_length=1)]
     """The label volume, of the same shape."""
+    mask: Annotated[str, Field(min_length=1)] | None = None
+    """A volume that is 0 where the labels are not annotated; these voxels count in no loss and no score."""
     region: Region = Region()
     """The part that is used."""
+    weight: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Its share of the training patches, relative to the others'; without one, the voxels of its part."""
 
 
 class DataSpec(Node):
@@ -68,6 +72,8 @@ class DataSpec(Node):
     ] = (1, 1, 1)
     """Volume voxels per network voxel (z, y, x): images are averaged, labels decided by majority, and
     predictions interpolated back."""
+    unlabelled: Annotated[int, Field(ge=-(2**31), le=2**32 - 1)] | None = None
+    """The label of voxels that are not annotated; these count in no loss and no score."""
     intensity_range: Annotated[tuple[float, float], Field(strict=False)] | None = None
     """Grey values that become 0 and 1; without it, the range of the integer type, or 0 to 1 for floats."""
     license: Sentence | None = None
@@ -99,6 +105,11 @@ class PredictionSpec(Node):
     """Window in network voxels (z, y, x); without it, the training patch."""
     overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.5
     """Fraction of a window that it shares with the next one along each axis."""
+    views: Literal["one", "flips", "flips_and_turns"] = "one"
+    """Views of each window that are predicted and merged: as it is, its flips, or these and the turns by 90 degrees
+    within a section."""
+    merge: Literal["mean", "min"] = "mean"
+    """How the views are merged."""
 
 
 if TYPE_CHECKING:
@@ -133,6 +144,8 @@ class ExperimentSpec(Node):
     """Name or path of the task."""
     arch: dict[str, Any] = {}
     """What the experiment changes of the model's `arch`."""
+    init_from: Annotated[str, Field(min_length=1)] | None = None
+    """Weights to start from: a reference with weights (`name.tag`, `hf://…`, a run folder) or a safetensors file."""
     data: DataSpec
     """The volumes."""
     training: TrainingChanges = TrainingChanges()
@@ -154,6 +167,8 @@ class RunSpec(Node):
     """The complete model, with the channels that the task needs."""
     task: TaskSpec
     """The complete task."""
+    init_from: Annotated[str, Field(min_length=1)] | None = None
+    """The weights that it started from, None for a fresh initialisation."""
     data: DataSpec
     """The volumes."""
     training: TrainingSpec

@@ -2,27 +2,113 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from connectomics_zoo.schema.base import Name, Node, Sentence
 
+Offset = Annotated[
+    tuple[
+        Annotated[int, Field(ge=-512, le=512)],
+        Annotated[int, Field(ge=-512, le=512)],
+        Annotated[int, Field(ge=-512, le=512)],
+    ],
+    Field(strict=False),
+]
+"""A step from one voxel to another, signed, in voxels along the axes that the task's `affinities` say."""
+
+TARGET_FIELDS: dict[str, tuple[str, ...]] = {
+    "foreground": (),
+    "background": (),
+    "boundary": (),
+    "value": (),
+    "presynapse": (),
+    "postsynapse": (),
+    "distance": (),
+    "affinity": ("offset", "attractive"),
+    "lsd": ("component", "sigma_nm"),
+}
+"""The fields that each kind of target needs, and that no other has."""
+
+DECODE_FIELDS: dict[str, tuple[str, ...]] = {
+    "threshold": ("threshold",),
+    "argmax": (),
+    "components": ("threshold", "min_size"),
+    "watershed": ("threshold", "seed_threshold", "boundary_threshold", "min_seed", "min_size"),
+    "mutex": ("threshold", "stride", "min_size"),
+    "agglomeration": ("threshold", "min_size"),
+}
+"""The fields that each method of decoding needs, and that no other has."""
+
+
+LOSS_ACTIVATIONS: dict[str, tuple[str, ...]] = {
+    "cross_entropy": ("softmax",),
+    "bce": ("sigmoid", "scaled_sigmoid"),
+    "balanced_bce": ("sigmoid", "scaled_sigmoid"),
+    "dice": ("sigmoid", "scaled_sigmoid", "softmax"),
+}
+"""The activations that a loss is defined for; one that is not here is for any."""
+
 
 class TargetSpec(Node):
     """How a channel's target is made from a label volume."""
 
-    kind: Literal["foreground", "background", "boundary", "value"]
+    kind: Literal[
+        "foreground",
+        "background",
+        "boundary",
+        "value",
+        "presynapse",
+        "postsynapse",
+        "distance",
+        "affinity",
+        "lsd",
+    ]
     """`foreground`: label > 0; `background`: label = 0; `boundary`: voxels at a face between two labels
-    (within a section where the volume is anisotropic); `value`: the label itself, a number in 0..1."""
+    (within a section where the volume is anisotropic); `value`: the label itself, a number in 0..1;
+    `presynapse` and `postsynapse`: odd labels, and even ones but 0; `distance`: in an object, the distance to its
+    edge over the largest one in it, outside -1; `affinity`: whether two voxels are of one object; `lsd`: one number
+    of the local shape descriptors."""
+    offset: Offset | None = None
+    """Of an affinity: from its source to its destination."""
+    attractive: bool | None = None
+    """Of an affinity: whether it joins voxels; one that is not keeps them apart (long ranges, in a mutex watershed)."""
+    component: (
+        Literal[
+            "offset_z",
+            "offset_y",
+            "offset_x",
+            "variance_z",
+            "variance_y",
+            "variance_x",
+            "pearson_zy",
+            "pearson_zx",
+            "pearson_yx",
+            "size",
+        ]
+        | None
+    ) = None
+    """Of a shape descriptor: which of its ten numbers, scaled to 0..1 (Sheridan et al. 2023)."""
+    sigma_nm: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Of a shape descriptor: width of the Gaussian window, in nanometres."""
+
+    @model_validator(mode="after")
+    def _fields_of_kind(self) -> TargetSpec:
+        _check_fields(self, "kind", self.kind, TARGET_FIELDS)
+        if self.offset == (0, 0, 0):
+            raise ValueError("offset is [0, 0, 0], a voxel has no affinity with itself")
+        return self
 
 
 class LossSpec(Node):
-    """One term of a channel's loss."""
+    """One term of a channel's loss, over the voxels that are annotated."""
 
-    kind: Literal["bce", "dice", "cross_entropy", "mse"]
-    """`bce`: binary cross-entropy; `dice`: 1 - soft Dice over the batch; `cross_entropy`: this channel's
-    share of the cross-entropy over the softmax channels; `mse`: squared error after the activation."""
+    kind: Literal["bce", "balanced_bce", "dice", "cross_entropy", "mse", "smooth_l1"]
+    """`bce`: binary cross-entropy; `balanced_bce`: the same with the rarer of the two classes weighted up, by at most
+    10; `dice`: 1 - soft Dice over the batch; `cross_entropy`: this channel's share of the cross-entropy over the
+    softmax channels; `mse` and `smooth_l1`: squared and Huber's error after the activation."""
     weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """Factor of this term."""
 
@@ -32,21 +118,90 @@ class ChannelSpec(Node):
 
     name: Name
     """What the channel shows."""
-    activation: Literal["sigmoid", "softmax", "none"]
-    """From logits to values; `softmax` runs over all the channels that say so."""
+    activation: Literal["sigmoid", "scaled_sigmoid", "softmax", "tanh", "none"]
+    """From logits to values; `scaled_sigmoid` is the sigmoid of a fifth of the logit, as BANIS has it; `softmax` runs
+    over all the channels that say so."""
     target: TargetSpec
     """Its target."""
     losses: Annotated[tuple[LossSpec, ...], Field(strict=False, max_length=8)] = ()
     """The terms of its loss."""
 
 
+class LabelSpec(Node):
+    """What is done to a patch of labels before targets are made of it."""
+
+    relabel: bool = False
+    """Give the parts that an object has in the patch labels of their own, since it cannot know that they are one."""
+    erosion: Annotated[int, Field(ge=0, le=16)] = 0
+    """Voxels taken from the edge of every object, which become background (within a section where the volume is
+    anisotropic): labels that touch have no boundary otherwise."""
+
+
+class AffinitySpec(Node):
+    """The convention of the task's affinities; what reads them converts from it, once."""
+
+    axes: Literal["zyx", "xyz"]
+    """The order in which offsets are written; the arrays themselves are always (z, y, x)."""
+    edge_stored_at: Literal["source", "destination"]
+    """The voxel that holds the affinity of voxel `p` and `p + offset`: `p`, or `p + offset`."""
+
+
 class DecodeSpec(Node):
     """From channels to the labels that are scored."""
 
-    method: Literal["threshold", "argmax"]
-    """`threshold`: for each channel 1 where it exceeds `threshold`; `argmax`: index of the largest softmax channel."""
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Value, in 0..1, above which `threshold` makes foreground; `argmax` does not read it."""
+    method: Literal["threshold", "argmax", "components", "watershed", "mutex", "agglomeration"]
+    """`threshold`: for each channel 1 where it exceeds `threshold`; `argmax`: index of the largest softmax channel;
+    and for objects, each a label of its own: `components`: connected parts; `watershed`: grown from seeds; `mutex`:
+    mutex watershed of affinities; `agglomeration`: fragments of affinities, merged by their mean affinity."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Value, in 0..1, above which a voxel is foreground (`threshold`, `watershed`), voxels are joined (`components` of
+    affinities, `agglomeration`), or an edge attracts (`mutex`)."""
+    seed_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Value, in 0..1, above which foreground (or the mean of the attractive affinities) can be a seed."""
+    boundary_threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Value, in 0..1, below which the boundary channel must be in a seed; 1 where there is no such channel."""
+    min_seed: Annotated[int, Field(ge=0, le=10**9)] | None = None
+    """Voxels of the smallest seed."""
+    min_size: Annotated[int, Field(ge=0, le=10**12)] | None = None
+    """Voxels of the smallest object; smaller ones become background."""
+    stride: (
+        Annotated[
+            tuple[
+                Annotated[int, Field(ge=1, le=64)],
+                Annotated[int, Field(ge=1, le=64)],
+                Annotated[int, Field(ge=1, le=64)],
+            ],
+            Field(strict=False),
+        ]
+        | None
+    ) = None
+    """Of `mutex`: each how many voxels (z, y, x) the repulsive edges are looked at."""
+
+    @model_validator(mode="after")
+    def _fields_of_method(self) -> DecodeSpec:
+        _check_fields(self, "method", self.method, DECODE_FIELDS)
+        return self
+
+    @property
+    def is_instances(self) -> bool:
+        """Whether it makes objects, each with a label of its own."""
+        return self.method in ("components", "watershed", "mutex", "agglomeration")
+
+    @property
+    def cut(self) -> float:
+        """Value above which a channel says yes, where channels are scored one by one."""
+        return self.threshold if self.method == "threshold" and self.threshold is not None else 0.5
+
+
+def _check_fields(node: Node, what: str, chosen: str, fields: dict[str, tuple[str, ...]]) -> None:
+    """Refuse fields that `chosen` does not have, and one that it needs and is missing."""
+    own = fields[chosen]
+    for name in dict.fromkeys(itertools.chain(*fields.values())):
+        given = getattr(node, name) is not None
+        if given and name not in own:
+            raise ValueError(f"{name} has no effect with {what} {chosen!r}, leave it out")
+        if not given and name in own:
+            raise ValueError(f"{what} {chosen!r} needs {name}")
 
 
 class TaskSpec(Node):
@@ -60,10 +215,18 @@ class TaskSpec(Node):
     """What the task is, in one sentence."""
     channels: Annotated[tuple[ChannelSpec, ...], Field(strict=False, min_length=1, max_length=64)]
     """The output channels; their number is the network's number of output channels."""
+    labels: LabelSpec = LabelSpec()
+    """What is done to labels before targets are made of them."""
+    affinities: AffinitySpec | None = None
+    """The convention of the affinities, where there are any."""
     decode: DecodeSpec
     """How predictions become labels."""
-    metrics: Annotated[tuple[Literal["dice", "iou", "precision", "recall"], ...], Field(strict=False, min_length=1)]
-    """What validation reports; the first one chooses the best checkpoint."""
+    metrics: Annotated[
+        tuple[Literal["dice", "iou", "precision", "recall", "balanced_accuracy"], ...],
+        Field(strict=False, min_length=1),
+    ]
+    """What validation reports, the mean over the channels that are yes or no; the first one chooses the best
+    checkpoint."""
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskSpec:
@@ -76,11 +239,27 @@ class TaskSpec(Node):
         if sum(softmax) == 1:
             raise ValueError("one channel alone has the activation 'softmax', use 'sigmoid' or give at least two")
         for channel in self.channels:
-            for loss in channel.losses:
-                if loss.kind == "cross_entropy" and channel.activation != "softmax":
-                    raise ValueError(f"channel {channel.name!r}: cross_entropy needs the activation 'softmax'")
-                if loss.kind == "bce" and channel.activation != "sigmoid":
-                    raise ValueError(f"channel {channel.name!r}: bce needs the activation 'sigmoid'")
+            self._check_losses(channel)
+        affinities = [channel for channel in self.channels if channel.target.kind == "affinity"]
+        if bool(affinities) != (self.affinities is not None):
+            raise ValueError("affinities (their convention) and channels with the target 'affinity' need each other")
+        self._check_decoding(has_affinities=any(channel.target.attractive for channel in affinities))
         if self.decode.method == "argmax" and not all(softmax):
             raise ValueError("decode.method 'argmax' needs every channel's activation to be 'softmax'")
         return self
+
+    def _check_losses(self, channel: ChannelSpec) -> None:
+        for loss in channel.losses:
+            allowed = LOSS_ACTIVATIONS.get(loss.kind)
+            if allowed is not None and channel.activation not in allowed:
+                raise ValueError(
+                    f"channel {channel.name!r}: {loss.kind} needs the activation {' or '.join(map(repr, allowed))}"
+                )
+
+    def _check_decoding(self, *, has_affinities: bool) -> None:
+        method = self.decode.method
+        if method in ("mutex", "agglomeration") and not has_affinities:
+            raise ValueError(f"decode.method {method!r} needs channels with attractive affinities")
+        kinds = {channel.target.kind for channel in self.channels}
+        if method in ("components", "watershed") and not (has_affinities or "foreground" in kinds):
+            raise ValueError(f"decode.method {method!r} needs a channel with the target 'foreground', or affinities")

@@ -26,6 +26,14 @@ class TrainingSpec(Node):
     """Largest norm of the gradient; 0 leaves it as it is."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "bf16-mixed"
     """Arithmetic; where the device lacks it, training says so and uses the nearest safe one."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Weight of the past in the running average of the weights that is validated and kept; 0 keeps none."""
+    accumulate: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Batches whose gradients are summed for one optimiser step."""
+    early_stopping: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Validations in a row without a better score after which training ends; 0 never does."""
+    freeze: Literal["none", "encoder"] = "none"
+    """Weights that are not trained."""
     patch_size: Size
     """Training patch in network voxels, (z, y, x)."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 2
@@ -36,6 +44,8 @@ class TrainingSpec(Node):
     """Optimiser steps between validations (and checkpoints)."""
     foreground_probability: Annotated[float, Field(ge=0, le=1)] = 0.66
     """Fraction of the patches that are centred on a foreground voxel."""
+    foreground_minimum: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Fraction of a patch that must be foreground; others are drawn again, up to 50 times."""
     augmentation: Literal["none", "flips", "full"] = "full"
     """`flips`: flips and those 90-degree rotations that keep the voxel size; `full`: these, gain, offset and noise."""
     workers: Annotated[int, Field(ge=0, le=256)] = 0

@@ -57,7 +57,7 @@ class SegmentationModule(L.LightningModule):
             winner = values.argmax(dim=1, keepdim=True)
             found = winner == torch.arange(values.shape[1], device=values.device).view(1, -1, 1, 1, 1)
         else:
-            found = values > decode.threshold
+            found = values > decode.cut
         truth = batch.targets > 0.5
         scored = batch.mask > 0
         groups = (found & truth & scored, found & ~truth & scored, ~found & truth & scored)
