@@ -18,13 +18,14 @@ from torch.nn import functional as F
 from connectomics_zoo import build, catalog, lock
 from connectomics_zoo.digests import file_sha256
 from connectomics_zoo.errors import UnknownNameError, ZooError
+from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.reading import dump_yaml, read_yaml
 from connectomics_zoo.registry import RUN_SPEC, get_spec, get_task, resolve_model
 from connectomics_zoo.schema.experiment import DataSpec, PredictionSpec, RunSpec
 from connectomics_zoo.verify import LEVELS, forward_level, verify
 from connectomics_zoo.verify.meta_pass import MetaPass
 from connectomics_zoo.verify.select import select
-from connectomics_zoo.weights import WEIGHTS_FILE, write_weights
+from connectomics_zoo.weights import write_weights
 
 S_FILE = catalog.find("models", "mednext-S").path
 

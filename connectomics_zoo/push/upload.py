@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,20 @@ def check_commit(repo: str, revision: str, *, sha256: str, size: int) -> None:
         raise HubError(
             f"hf://{repo}@{revision}: the Hub at {endpoint()} does not hold the weights that were pushed: do not use "
             "that commit, and push again."
+        )
+
+
+def check_tag_name(repo: str, tag: str) -> None:
+    """Refuse what can be no tag, or reads like a branch or a commit.
+
+    Raises:
+        HubError: it is so.
+    """
+    legal = re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.)){0,98}[A-Za-z0-9]|[A-Za-z0-9]", tag)
+    if not legal or tag.endswith(".lock") or tag == "main" or re.fullmatch(r"[0-9a-f]{7,40}", tag):
+        raise HubError(
+            f"hf://{repo}: {tag!r} can be no tag, write letters, digits, single . - and _ (not main, nothing like a "
+            "commit), such as v1."
         )
 
 

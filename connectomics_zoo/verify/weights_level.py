@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from connectomics_zoo.build import build_meta, probe_network
+from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.load import load_file
 from connectomics_zoo.pretrained import weights_path, with_channels_of
 from connectomics_zoo.schema.model import ModelSpec, Probe
@@ -14,7 +15,6 @@ from connectomics_zoo.tensors import read_header
 from connectomics_zoo.verify.forward_level import compare_probe, require_modest
 from connectomics_zoo.verify.report import Check, collect, equal
 from connectomics_zoo.verify.select import Target
-from connectomics_zoo.weights import WEIGHTS_FILE
 
 _FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 _DTYPES = {"torch.float32": "F32", "torch.float64": "F64", "torch.int64": "I64", "torch.int32": "I32"}
