@@ -71,7 +71,8 @@ def test_a_xet_transfer_without_network_is_one_sentence(hub_server, revision, tm
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert err.splitlines()[-1].startswith("connectomics_zoo.errors.HubError: hf://org/name@")
-    assert "the transfer failed (" in err.splitlines()[-1]
+    # With older clients the transfer raises an error of its own for the network.
+    assert "the transfer failed (" in err.splitlines()[-1] or "no answer from http" in err.splitlines()[-1]
     assert hub_server.count("xet-read-token") == 1
 
 
