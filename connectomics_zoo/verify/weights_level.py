@@ -9,7 +9,7 @@ from pathlib import Path
 from connectomics_zoo.build import build_meta, probe_network
 from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.load import load_file
-from connectomics_zoo.pretrained import weights_path, with_channels_of
+from connectomics_zoo.pretrained import find_pretrained, weights_path, with_channels_of
 from connectomics_zoo.schema.model import ModelSpec, Probe
 from connectomics_zoo.tensors import read_header
 from connectomics_zoo.verify.forward_level import compare_probe, require_modest
@@ -22,14 +22,22 @@ _DTYPES = {"torch.float32": "F32", "torch.float64": "F64", "torch.int64": "I64",
 
 
 def check_weights(spec: ModelSpec, target: Target) -> list[Check]:
-    """Return the checks of this level: one file for each tag, or the file of a run folder."""
+    """Return the checks of this level: one file for each tag, or the file of a run folder or of a repository."""
     folder = target.path.parent
     checks: list[Check] = []
-    if target.is_run:
+    if target.hub is not None:
+        checks += collect("weights", WEIGHTS_FILE, _on_hub(spec, target.hub))
+    elif target.is_run:
         checks += collect("weights", WEIGHTS_FILE, _fits(spec, folder / WEIGHTS_FILE, WEIGHTS_FILE))
     for tag in spec.weights:
         checks += collect("weights", f"weights.{tag}", _declared(spec, tag, folder))
     return checks
+
+
+def _on_hub(spec: ModelSpec, reference: str) -> Iterator[Check]:
+    path = find_pretrained(reference).path
+    yield Check(f"{path.name}: digest", ok=True)
+    yield from _fits(spec, path, path.name)
 
 
 def _declared(spec: ModelSpec, tag: str, folder: Path) -> Iterator[Check]:
