@@ -12,14 +12,13 @@ from connectomics_zoo.errors import HubError, WeightsError
 from connectomics_zoo.hub.client import Commit, cache_folder, explained, find_commit
 from connectomics_zoo.hub.download import fetch
 from connectomics_zoo.reading import MAX_BYTES
+from connectomics_zoo.tensors import PICKLES
 
 SPEC_FILE = "spec.yaml"
 """Name of the spec in a repository; where there is none, its only YAML file is it."""
 
 WEIGHTS_FILE = "model.safetensors"
 """Name of the weights in a repository; where there are none, its only safetensors file is it."""
-
-_PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".model")
 
 
 class HubReference(NamedTuple):
@@ -153,7 +152,7 @@ def _unclear(reference: HubReference, commit: Commit, found: list[str], *, what:
         names = ", ".join(found[:5])
         advice = f"name one: {reference}/{found[0]}" if usual == WEIGHTS_FILE else f"call the right one {usual}"
         return WeightsError(f"{reference}: has several files that could be the {what} ({names}), {advice}.")
-    pickles = sorted(name for name in commit.files if name.endswith(_PICKLES))
+    pickles = sorted(name for name in commit.files if name.endswith(PICKLES))
     if usual == WEIGHTS_FILE and pickles:
         return WeightsError(
             f"{reference}: has no .safetensors, and {pickles[0]} is a pickle, which can run code when it is read: "

@@ -12,7 +12,16 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from connectomics_zoo.digests import file_git_sha1, file_sha256
 from connectomics_zoo.errors import HubError, ZooError
-from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE, HubReference, endpoint, explained, fetch_spec, find_commit
+from connectomics_zoo.hub import (
+    SPEC_FILE,
+    WEIGHTS_FILE,
+    HubReference,
+    bars_on_terminals_only,
+    endpoint,
+    explained,
+    fetch_spec,
+    find_commit,
+)
 from connectomics_zoo.reading import read_yaml
 from connectomics_zoo.registry import validate
 from connectomics_zoo.schema.experiment import RunSpec
@@ -131,7 +140,7 @@ def commit(repository: Repository, files: Mapping[str, Path], *, message: str, r
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()
     ]
     operations += [CommitOperationDelete(path_in_repo=name) for name in remove if name in repository.files]
-    with explained(f"hf://{repository.name}"):
+    with explained(f"hf://{repository.name}"), bars_on_terminals_only():
         made = HfApi().create_commit(repository.name, operations, commit_message=message, parent_commit=repository.head)
     return str(made.oid)
 
