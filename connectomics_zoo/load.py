@@ -14,7 +14,8 @@ from connectomics_zoo.errors import SpecError, WeightsError, ZooError
 from connectomics_zoo.pretrained import Frozen, Pretrained, find_pretrained
 from connectomics_zoo.registry import get_spec, parse_reference, resolve_model
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.weights import PICKLES, LoadReport, build_with_weights, largest_file, read_weights
+from connectomics_zoo.tensors import PICKLES
+from connectomics_zoo.weights import LoadReport, build_with_weights, largest_file, read_weights
 
 INIT_ALLOWANCE = 8
 """How many times as large as the network's own a file to start from may be: it may have more channels."""
@@ -60,6 +61,11 @@ def load(
         ZooError: the device cannot be used.
     """
     trained = _trained(ref, pretrained, frozen=frozen)
+    if frozen is not False and trained is None and init_from is None:
+        raise WeightsError(
+            f"{ref!s}: frozen says which weights may be loaded, and none are asked for: add pretrained=True, or leave "
+            "out frozen."
+        )
     declared = get_spec(ref) if trained is None else trained.spec
     spec = resolve_model(declared, in_channels=in_channels, out_channels=out_channels, arch=arch)
     if trained is not None and init_from is not None:
@@ -151,7 +157,7 @@ def _check_device(device: str | torch.device) -> None:
 def _trained(ref: str | Path | ModelSpec, pretrained: bool | str, *, frozen: Frozen) -> Pretrained | None:
     """Return the weights that the reference itself asks for, or None."""
     if isinstance(ref, ModelSpec):
-        return find_pretrained(ref, _tag(pretrained)) if pretrained else None
+        return find_pretrained(ref, _tag(pretrained), frozen=frozen) if pretrained else None
     reference = parse_reference(ref)
     brings = reference.hub is not None or (reference.path is not None and reference.path.is_dir())
     if isinstance(pretrained, str):
@@ -171,5 +177,7 @@ def find_weights(source: str | Path, *, frozen: Frozen = False) -> Path:
     """Return the weights file that `source` means: the file itself, that of a folder, of `name.tag`, or on the Hub."""
     path = Path(source)
     if path.suffix in (".safetensors", *PICKLES) and not str(source).startswith("hf:"):
+        if frozen is not False:
+            raise WeightsError(f"{source!s}: a file is in no lock file, leave out either it or frozen.")
         return path
     return find_pretrained(source, frozen=frozen).path

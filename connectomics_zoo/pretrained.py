@@ -8,7 +8,9 @@ from typing import Any
 
 from connectomics_zoo.digests import file_sha256
 from connectomics_zoo.errors import WeightsError
-from connectomics_zoo.hub import HubReference, fetch, fetch_weights, pin, weights_name
+from connectomics_zoo.fit import refuse_misfit
+from connectomics_zoo.hub import WEIGHTS_FILE, HubReference, fetch, fetch_weights, pin, weights_name
+from connectomics_zoo.lock import content, digest
 from connectomics_zoo.reading import parse_yaml, read_yaml
 from connectomics_zoo.registry import (
     Reference,
@@ -26,7 +28,7 @@ from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec, WeightsEntry
 from connectomics_zoo.schema.weights_lock import LockedWeights
 from connectomics_zoo.tensors import read_header
-from connectomics_zoo.weights import WEIGHTS_FILE, largest_file
+from connectomics_zoo.weights import largest_file
 from connectomics_zoo.weights_lock import LOCK_FILE, locked, read_weights_lock
 
 Frozen = bool | str | Path
@@ -80,9 +82,22 @@ def find_pretrained(ref: str | Path | ModelSpec, tag: str | None = None, *, froz
     if reference.path is not None and reference.path.is_dir():
         if lock is not None:
             raise WeightsError(f"{reference.text}: a folder is not in {lock}, leave out either it or frozen.")
-        document = read_yaml(spec_path(reference))
-        return Pretrained(reference.text, get_spec(ref), reference.path / WEIGHTS_FILE, document=document)
+        return _from_folder(reference, reference.path)
+    if reference.path is not None and lock is not None:
+        raise WeightsError(f"{reference.text}: a spec's file is not in {lock}, leave out either it or frozen.")
     return _from_spec(reference, tag, lock)
+
+
+def _from_folder(reference: Reference, folder: Path) -> Pretrained:
+    """Find the weights in a folder, whose files may be links within it, but not out of it."""
+    path = spec_path(reference)
+    weights = folder / WEIGHTS_FILE
+    for file in (path, weights):
+        if file.is_symlink() and folder.resolve() not in file.resolve().parents:
+            raise WeightsError(f"{file}: is a link out of its folder, which is not followed: copy the file there.")
+    if not weights.is_file():
+        raise WeightsError(f"{weights}: there is no such weights file, is the training still running?")
+    return Pretrained(reference.text, get_spec(reference.text), weights, document=read_yaml(path))
 
 
 def _from_spec(reference: Reference, tag: str | None, lock: Path | None) -> Pretrained:
@@ -93,10 +108,10 @@ def _from_spec(reference: Reference, tag: str | None, lock: Path | None) -> Pret
     chosen = wanted or next(iter(spec.weights))
     entry = spec.weights[chosen]
     name = _full_name(reference, spec, chosen)
-    if lock is not None:
-        _check_locked(entry, locked(lock, name), name=name, lock=lock)
-    path = weights_path(spec, chosen, folder=spec_path(reference).parent)
     network = with_channels_of(spec, entry)
+    if lock is not None:
+        _check_locked(entry, network, locked(lock, name), name=name, lock=lock)
+    path = weights_path(spec, chosen, folder=spec_path(reference).parent)
     return Pretrained(name, network, path, entry=entry)
 
 
@@ -113,12 +128,17 @@ def _full_name(reference: Reference, spec: ModelSpec, tag: str) -> str:
     return f"{'' if home == 'zoo' else f'{home}:'}{spec.name}@{spec.version}.{tag}"
 
 
-def _check_locked(entry: WeightsEntry, found: LockedWeights, *, name: str, lock: Path) -> None:
+def _check_locked(entry: WeightsEntry, network: ModelSpec, found: LockedWeights, *, name: str, lock: Path) -> None:
     declared = (entry.source, entry.repo, entry.revision, entry.file, entry.sha256)
     if declared != (found.source, found.repo, found.revision, found.file, found.sha256):
         raise WeightsError(
             f"{name}: the spec declares other weights (sha256 {entry.sha256[:12]}…) than {lock} has "
             f"({found.sha256[:12]}…), so none are loaded: install the catalogue of that time, or lock it again."
+        )
+    if found.network != network_digest(network):
+        raise WeightsError(
+            f"{name}: the spec declares another network than {lock} has, so nothing is loaded: install the catalogue "
+            "of that time, or lock it again."
         )
 
 
@@ -155,15 +175,22 @@ def _from_hub(reference: Reference, lock: Path | None) -> Pretrained:
         raise WeightsError(f"{reference.text}: the spec in the repository is not the one that {lock} has.")
     document = read_yaml(path)
     spec = get_spec(str(hub))
-    digest, size = (None, None) if found is None else (found.sha256, found.size)
-    weights = fetch_weights(hub, max_bytes=largest_file(spec), sha256=digest, size=size)
+    sha256, size = (None, None) if found is None else (found.sha256, found.size)
+    # Counted, since what a stranger's spec says of its own network may be anything.
+    limit = largest_file(spec.model_copy(update={"expect": None}))
+    weights = fetch_weights(hub, max_bytes=limit, sha256=sha256, size=size)
+    if found is not None and found.network != network_digest(spec):
+        raise WeightsError(f"{reference.text}: the network is not the one that {lock} has, so nothing is loaded.")
     return Pretrained(str(hub), spec, weights, document=document)
 
 
 def _locked_on_hub(hub: HubReference, lock: Path) -> LockedWeights:
     """Return what the lock file says of a repository, by the reference as it was locked or as it was pinned."""
-    for found in read_weights_lock(lock).weights.values():
-        if hub in ((found.repo, found.revision, None), (found.repo, found.revision, found.file)):
+    for name, found in read_weights_lock(lock).weights.items():
+        if hub == (found.repo, found.revision, found.file):
+            return found
+        # Without a file, the reference means the one that the repository's names lead to, as a name in the lock does.
+        if hub == (found.repo, found.revision, None) and parse_reference(name).hub[2:] == (None,):  # type: ignore[index]
             return found
     return locked(lock, str(hub))
 
@@ -182,7 +209,21 @@ def find_run(ref: str | Path, *, frozen: Frozen = False) -> tuple[RunSpec, Pretr
             f"{found.name}: nothing says how these weights were trained, so nothing can be predicted with them alone: "
             "load them with zoo.load, or give a run folder or what zoo push made of one."
         )
+    if _network(run.model) != _network(found.spec):
+        raise WeightsError(
+            f"{found.name}: the spec in the weights file is of another network than the one that declares them: tell "
+            "their owner."
+        )
     return run, found
+
+
+def network_digest(spec: ModelSpec) -> str:
+    """Return a digest of all that determines the network of `spec`."""
+    return digest(content(spec))
+
+
+def _network(spec: ModelSpec) -> tuple[Any, ...]:
+    return spec.builder, spec.arch, spec.input, spec.outputs
 
 
 def embedded_run(found: Pretrained) -> RunSpec | None:
@@ -217,13 +258,15 @@ def lock_weights(ref: str) -> tuple[str, LockedWeights]:
     if reference.hub is None:
         found = find_pretrained(ref)
         assert found.entry is not None
+        refuse_misfit(found.spec, found.path, source=found.name)
         entry = found.entry
-        size = found.path.stat().st_size
+        what = {"size": found.path.stat().st_size, "sha256": entry.sha256, "network": network_digest(found.spec)}
         place = {"source": entry.source, "repo": entry.repo, "revision": entry.revision, "file": entry.file}
-        return found.name, LockedWeights.model_validate({**place, "size": size, "sha256": entry.sha256})
+        return found.name, LockedWeights.model_validate({**place, **what})
     hub = pin(reference.hub)
     name = weights_name(hub)
     found = find_pretrained(str(hub))
+    refuse_misfit(found.spec, found.path, source=found.name)
     return str(reference.hub), LockedWeights(
         source="hub",
         repo=hub.repo,
@@ -231,5 +274,6 @@ def lock_weights(ref: str) -> tuple[str, LockedWeights]:
         file=name,
         size=found.path.stat().st_size,
         sha256=file_sha256(found.path),
+        network=network_digest(found.spec),
         spec_sha256=file_sha256(spec_path(reference._replace(hub=hub))),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from connectomics_zoo.digests import file_sha256
 from connectomics_zoo.errors import OutputError
+from connectomics_zoo.fit import refuse_misfit
 from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE, pin
 from connectomics_zoo.pretrained import Frozen, Pretrained, embedded_run, find_pretrained
 from connectomics_zoo.reading import dump_yaml
@@ -50,6 +51,7 @@ def pull(ref: str, *, to: str | Path | None = None, frozen: Frozen = False) -> P
     reference = parse_reference(ref)
     pinned = ref if frozen is not False or reference.hub is None else str(pin(reference.hub))
     found = find_pretrained(pinned, frozen=frozen)
+    refuse_misfit(found.spec, found.path, source=found.name)
     if folder is not None:
         _write_folder(found, folder)
     run = embedded_run(found)

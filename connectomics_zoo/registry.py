@@ -109,6 +109,8 @@ def validate(kind: type[_Spec], document: Mapping[str, Any], *, source: str) -> 
     Raises:
         SpecError: it does not follow the schema; the message names every wrong field (five at most).
     """
+    if not isinstance(document, Mapping):
+        raise SpecError(f"{source}: holds {type(document).__name__}, a spec is a mapping of keys to values.")
     try:
         return kind.model_validate(dict(document))
     except ValidationError as error:

@@ -31,7 +31,10 @@ _BITS = {
 }  # fmt: skip
 """Bits of an element of each type."""
 
-_PICKLES = {b"PK": "a zip file, as torch.save writes it", b"\x80": "a pickle"}
+PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".tar", ".model")
+"""Endings of files that are read by unpickling, which can run code."""
+
+_MAGIC = {b"PK": "a zip file, as torch.save writes it", b"\x80": "a pickle"}
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def _refuse(path: Path, what: str) -> NoReturn:
 def _header_text(path: Path, head: bytes, *, size: int, max_header: int) -> int:
     """Return the length of the header from the first eight bytes."""
     length = int.from_bytes(head, "little")
-    for magic, kind in _PICKLES.items():
+    for magic, kind in _MAGIC.items():
         # Read as a length, the first bytes of a pickle or zip are more than any header has.
         if head.startswith(magic) and length > max_header:
             raise WeightsError(

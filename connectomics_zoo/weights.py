@@ -17,12 +17,7 @@ from torch.nn import functional as F
 from connectomics_zoo.build import build, build_meta
 from connectomics_zoo.errors import OutputError, WeightsError
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.tensors import MAX_HEADER, read_header
-
-WEIGHTS_FILE = "model.safetensors"
-"""Name of the weights in a run folder."""
-
-PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".tar")
+from connectomics_zoo.tensors import MAX_HEADER, PICKLES, read_header
 
 _MAPPED = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"})
 """File systems of this machine alone, whose files are mapped into memory.

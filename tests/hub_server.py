@@ -4,7 +4,7 @@
         revision = server.add_repo("org/name", {"model.safetensors": b"…"})
         server.fail(r"/cdn/", drop_after=1000, times=1)
 
-Repositories lie in memory; faults come on request. The client's Xet transfer is off.
+Repositories lie in memory; faults come on request. The client's Xet transfer is off, unless `xet` names a server of it.
 """
 
 from __future__ import annotations
@@ -113,6 +113,8 @@ class HubServer:
         self.tokens = tokens or {"hf_right": "org"}
         self.read_only = {"hf_reader": "reader"}
         self.part_size = part_size
+        self.xet: str | None = None
+        """Where the client is sent for the content of large files, if its Xet transfer is on."""
         self.repos: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}
         self.parts: dict[str, dict[int, bytes]] = {}
@@ -177,6 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
         ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/tag/(?P<revision>.+)", "tag"),
         ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/refs", "refs"),
         ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)", "tree"),
+        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/xet-read-token/(?P<revision>.+)", "xet_token"),
         ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/paths-info/(?P<revision>.+)", "paths_info"),
         ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/revision/(?P<revision>.+)", "info"),
         ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)", "info"),
@@ -482,8 +485,17 @@ class _Handler(BaseHTTPRequestHandler):
                 "X-Linked-Size": str(len(content)),
                 "Location": f"{self.hub.cdn}/cdn/{oid}",
             }
+            if self.hub.xet is not None:
+                route = f"{self.hub.address}/api/models/{repo}/xet-read-token/{revision}"
+                headers |= {"X-Xet-Hash": "ab" * 32, "X-Xet-Refresh-Route": route}
             return self.send_bytes(302, b"", headers)
         return lambda: self.serve(content, {**stated, "ETag": f'"{lie or git_sha1(content)}"'})
+
+    def xet_token(self, repo: str, revision: str) -> None:
+        if self.open_commit(repo, revision) is not None:
+            expires = str(int(time.time()) + 3600)
+            token = {"X-Xet-Access-Token": "token", "X-Xet-Token-Expiration": expires}
+            self.send(200, {}, {"X-Xet-Cas-Url": str(self.hub.xet), **token})
 
     def cdn(self, oid: str) -> Any:
         content = self.hub.blobs.get(oid)

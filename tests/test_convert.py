@@ -709,3 +709,21 @@ def test_parameters_are_taken_as_tensors(spec, state, tmp_path):
     )
     convert(tmp_path / "a.pt", tmp_path / "out", model=spec)
     assert read_weights(tmp_path / "out" / "model.safetensors").keys() == state.keys()
+
+
+def test_attributes_that_a_tensor_brings_along_are_not_called(spec, state, tmp_path):
+    parameters = {key: torch.nn.Parameter(value.clone()) for key, value in state.items()}
+    for parameter in parameters.values():
+        parameter.detach = {}
+    torch.save(content_of("mednext", parameters), tmp_path / "a.model")
+    convert(tmp_path / "a.model", tmp_path / "out", model=spec)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_values_that_are_not_finite_are_refused(spec, state, tmp_path):
+    damaged = {key: value.clone() for key, value in state.items()}
+    next(iter(damaged.values())).flatten()[0] = float("nan")
+    torch.save(content_of("mednext", damaged), tmp_path / "a.model")
+    with pytest.raises(WeightsError, match="holds values that are not finite, its training has diverged"):
+        convert(tmp_path / "a.model", tmp_path / "out", model=spec)
+    assert not (tmp_path / "out").exists()

@@ -309,6 +309,7 @@ LOCK = {
             "revision": "0" * 40,
             "file": "model.safetensors",
             "sha256": "0" * 64,
+            "network": "sha256:" + "0" * 64,
             "size": 8,
         }
     },

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants, file_download
@@ -215,6 +216,48 @@ def test_a_link_out_of_the_cache_is_refused(revision, tmp_path):
         get(revision, sha256=DIGEST)
 
 
+def test_a_link_out_of_the_cache_behind_one_that_stays_in_it_is_refused(revision, tmp_path):
+    blob = first_link(get(revision))
+    (tmp_path / "secret").write_bytes(CONTENT)
+    blob.unlink()
+    blob.symlink_to(tmp_path / "secret")
+    with pytest.raises(HubError, match=r"the cache has a link to .*secret, outside of it"):
+        get(revision)
+
+
+def first_link(path):
+    """What the file of a commit is a link to, which may be a link itself."""
+    return Path(os.path.normpath(path.parent / path.readlink()))
+
+
+@pytest.fixture
+def shared(revision):
+    """The file as the client keeps it after a Xet transfer: a link to a link into the store of all repositories."""
+    store = pytest.importorskip("huggingface_hub.utils._shared_blobs", reason="this client has no shared store")
+    path = get(revision)
+    blob = first_link(path)
+    assert store.publish_blob_to_shared_store(
+        blob_path=str(blob), xet_hash="ab" * 32, cache_dir=constants.HF_HUB_CACHE, expected_size=len(CONTENT)
+    )
+    assert path.resolve() == (Path(constants.HF_HUB_CACHE) / "blobs" / "ab" / ("ab" * 32)).resolve()
+    return path
+
+
+def test_a_file_in_the_store_that_all_repositories_share_is_right(hub_server, revision, shared, monkeypatch):
+    assert get(revision) == shared
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert get(revision).read_bytes() == CONTENT
+    assert hub_server.count("GET /cdn/") == 1
+
+
+def test_a_bit_that_flips_in_the_store_that_all_repositories_share_is_found_and_mended(hub_server, revision, shared):
+    stored = shared.resolve()
+    stored.chmod(0o600)
+    stored.write_bytes(b"x" + CONTENT[1:])
+    assert get(revision).read_bytes() == CONTENT
+    assert hub_server.count("GET /cdn/") == 2
+
+
 FETCH = f"""
 import sys
 from connectomics_zoo.hub import fetch
@@ -223,8 +266,8 @@ print(len(path.read_bytes()))
 """
 
 
-def start_fetch(hub_server, revision, home):
-    environment = {**os.environ, **hub_server.environment(home)}
+def start_fetch(hub_server, revision, home, **settings):
+    environment = {**os.environ, **hub_server.environment(home), **settings}
     command = [sys.executable, "-c", FETCH, revision]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -236,6 +279,20 @@ def test_eight_processes_download_once_and_all_succeed(hub_server, revision, tmp
     assert [process.returncode for process in processes] == [0] * 8, results
     assert {out.strip() for out, _ in results} == {str(len(CONTENT))}
     assert hub_server.count("GET /cdn/") == 1
+
+
+def test_eight_processes_mend_a_damaged_file_with_one_download(hub_server, revision, tmp_path):
+    home = tmp_path / "shared"
+    first = start_fetch(hub_server, revision, home)
+    assert first.wait(timeout=60) == 0
+    (path,) = (home / "hub").glob("models--*/snapshots/*/*")
+    path.resolve().write_bytes(b"x" + CONTENT[1:])
+    hub_server.fail("GET /cdn/", bytes_per_second=len(CONTENT) // 2, times=1)
+    processes = [start_fetch(hub_server, revision, home) for _ in range(8)]
+    results = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8, results
+    assert hub_server.count("GET /cdn/") == 2
+    assert path.read_bytes() == CONTENT
 
 
 def test_a_kill_in_the_middle_leaves_nothing_that_is_trusted(hub_server, revision, tmp_path):
@@ -288,6 +345,38 @@ def test_files_of_other_names_are_found_where_they_are_the_only_ones(hub_server,
     revision = hub_server.add_repo("org/name", {"ema.safetensors": CONTENT, "net.yaml": b"b: 2\n", "a/b.yaml": b""})
     assert fetch_spec(reference(revision)).read_bytes() == b"b: 2\n"
     assert fetch_weights(reference(revision), max_bytes=LIMIT).read_bytes() == CONTENT
+
+
+def test_files_of_other_names_are_found_again_without_network(hub_server, hub_env, monkeypatch):
+    revision = hub_server.add_repo("org/name", {"ema.safetensors": CONTENT, "net.yaml": b"b: 2\n"})
+    for _ in range(2):
+        fetch_spec(reference(revision))
+        fetch_weights(reference(revision), max_bytes=LIMIT)
+        assert hub_server.count("GET /api/models") == 2  # a commit is asked for once a file, it never changes
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert fetch_spec(reference(revision)).read_bytes() == b"b: 2\n"
+    assert fetch_weights(reference(revision), max_bytes=LIMIT).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("other", ["b.safetensors", FILE])
+def test_the_only_weights_in_the_cache_are_not_taken_for_the_only_ones_there_are(
+    hub_server, hub_env, monkeypatch, other
+):
+    revision = hub_server.add_repo("org/name", {"a.safetensors": CONTENT, other: CONTENT[:99], "spec.yaml": b""})
+    fetch_weights(reference(revision, "a.safetensors"), max_bytes=LIMIT)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match=r"may not be asked \(HF_HUB_OFFLINE=1\)"):
+        fetch_weights(reference(revision), max_bytes=LIMIT)
+
+
+@pytest.mark.parametrize("text", ["", "../x.safetensors", "net.pt", "\xff", "none.safetensors.partial"])
+def test_a_damaged_note_of_a_choice_is_no_choice(hub_server, hub_env, text):
+    revision = hub_server.add_repo("org/name", {"ema.safetensors": CONTENT, "spec.yaml": b""})
+    fetch_weights(reference(revision), max_bytes=LIMIT)
+    (note,) = hub_env.rglob(f".zoo/{revision}/{FILE}")
+    note.write_text(text, encoding="utf-8")
+    assert fetch_weights(reference(revision), max_bytes=LIMIT).read_bytes() == CONTENT
+    assert note.read_text() == "ema.safetensors"
 
 
 def test_several_weights_must_be_told_apart(hub_server, hub_env):

@@ -40,6 +40,7 @@ LAYERS = (
         "hardware",
         "seeding",
         "build",
+        "fit",
         "weights",
         "pretrained",
         "load",

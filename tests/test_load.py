@@ -20,12 +20,13 @@ from connectomics_zoo import load as load_module
 from connectomics_zoo.build import build, count_parameters, probe_shape
 from connectomics_zoo.digests import file_sha256
 from connectomics_zoo.errors import InputSizeError, SpecError, UnknownNameError, WeightsError, ZooError
+from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.load import find_weights, load
 from connectomics_zoo.reading import dump_yaml
 from connectomics_zoo.registry import get_spec, get_task, resolve_model, validate
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.weights import WEIGHTS_FILE, write_weights
+from connectomics_zoo.weights import write_weights
 
 TINY = {"base_channels": 2, "kernel_size": 3, "expansion_ratios": 1, "block_counts": [1] * 9}
 

@@ -22,6 +22,7 @@ from connectomics_zoo.errors import (
     UnknownNameError,
     VolumeError,
 )
+from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.predict import predict
 from connectomics_zoo.predict.device import choose_precision
 from connectomics_zoo.reading import dump_yaml
@@ -29,7 +30,7 @@ from connectomics_zoo.registry import get_run, get_task, resolve_model
 from connectomics_zoo.schema.experiment import DataSpec, PredictionSpec, RunSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.volumes import create_volume, open_volume
-from connectomics_zoo.weights import WEIGHTS_FILE, write_weights
+from connectomics_zoo.weights import write_weights
 
 
 def make_run(

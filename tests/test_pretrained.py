@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -17,10 +18,11 @@ from safetensors.torch import save
 from tiny_training import TINY, make_run
 
 import zoo
+from connectomics_zoo.build import measure_static
 from connectomics_zoo.digests import file_sha256
 from connectomics_zoo.errors import HubError, OutputError, SpecError, UnknownNameError, WeightsError
 from connectomics_zoo.predict import predict
-from connectomics_zoo.pretrained import find_pretrained
+from connectomics_zoo.pretrained import find_pretrained, find_run
 from connectomics_zoo.pull import pull
 from connectomics_zoo.reading import dump_yaml, parse_yaml, read_yaml
 from connectomics_zoo.registry import get_run, get_spec, resolve_model
@@ -302,7 +304,7 @@ def test_frozen_loads_what_is_locked_and_nothing_else(spec, pinned, revision, ne
     for ref in ("hf://org/name", f"hf://org/name@{hub_server.repos['org/name'].head.revision}"):
         with pytest.raises(WeightsError, match=r"not in zoo\.lock, so not loaded"):
             zoo.load(ref, frozen=True)
-    with pytest.raises(WeightsError, match=r"not in zoo\.lock"):
+    with pytest.raises(WeightsError, match=r"\./tiny\.yaml: a spec's file is not in zoo\.lock, leave out either"):
         zoo.load("./tiny.yaml", pretrained=True, frozen=True)
 
 
@@ -311,6 +313,54 @@ def test_frozen_without_a_lock_file_loads_nothing(pinned):
         zoo.load(pinned, frozen=True)
     with pytest.raises(SpecError, match=r"mine\.lock: there is no such"):
         zoo.load(pinned, frozen="mine.lock")
+
+
+def test_another_file_of_a_locked_commit_is_not_locked(
+    hub_server, hub_env, files, network, run_zoo, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    other = save({key: value + 1 for key, value in network.state_dict().items()})
+    commit = hub_server.add_repo("org/name", {**files, "ema.safetensors": other})
+    assert run_zoo("lock", f"hf://org/name@{commit}/ema.safetensors")[0] == 0
+    assert zoo.load(f"hf://org/name@{commit}/ema.safetensors", frozen=True)
+    for ref in (f"hf://org/name@{commit}", f"hf://org/name@{commit}/model.safetensors"):
+        with pytest.raises(WeightsError, match=r"not in zoo\.lock, so not loaded"):
+            zoo.load(ref, frozen=True)
+
+
+def test_frozen_where_nothing_can_be_checked_is_refused(pinned, files, run, tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(files["model.safetensors"])
+    with pytest.raises(WeightsError, match=r"x\.safetensors: a file is in no lock file"):
+        zoo.load(run.model, init_from="x.safetensors", frozen=True)
+    with pytest.raises(WeightsError, match=r"mednext-S: frozen says which weights may be loaded, and none are asked"):
+        zoo.load("mednext-S", frozen=True)
+    with pytest.raises(WeightsError, match="weights lie beside a spec's file"):
+        zoo.load(run.model, pretrained=True, frozen=True)
+
+
+def test_the_lock_holds_the_network_too(add_spec, files, run_zoo, tmp_path, monkeypatch):
+    """The same tensors fit a network without residuals, which computes something else with them."""
+    monkeypatch.chdir(tmp_path)
+    document = resolve_model("mednext-S", arch=TINY, out_channels=1).model_dump(mode="json")
+    entry = {"file": "w.safetensors", "task": "mito", "dataset": "Random numbers.", "license": "CC0-1.0"}
+
+    def declare(*, residual):
+        fields = {key: document[key] for key in ("outputs", "input", "training")}
+        arch = {**document["arch"], "residual": residual}
+        path = add_spec("tinyx", {**fields, "arch": arch, "expect": None})
+        (path.parent / "w.safetensors").write_bytes(files["model.safetensors"])
+        digest = file_sha256(path.parent / "w.safetensors")
+        add_spec("tinyx", {**fields, "arch": arch, "expect": None, "weights": {"t": {**entry, "sha256": digest}}})
+
+    declare(residual=True)
+    assert run_zoo("lock", "tinyx.t")[0] == 0
+    assert zoo.load("tinyx.t", frozen=True)
+    assert find_run("tinyx.t", frozen=True)
+    declare(residual=False)
+    with pytest.raises(WeightsError, match=r"the spec declares another network than zoo\.lock has"):
+        zoo.load("tinyx.t", frozen=True)
+    with pytest.raises(WeightsError, match="the spec in the weights file is of another network"):
+        find_run("tinyx.t")
 
 
 def edit_lock(**changes):
@@ -324,6 +374,7 @@ def edit_lock(**changes):
     [
         ({"sha256": "0" * 64}, r"is declared"),
         ({"size": 3}, r"3 are declared"),
+        ({"network": "sha256:" + "0" * 64}, r"the network is not the one that zoo\.lock has"),
         ({"spec_sha256": "0" * 64}, r"the spec in the repository is not the one that zoo\.lock has"),
     ],
 )
@@ -451,3 +502,58 @@ def test_another_process_loads_from_the_cache_without_network(pinned, hub_server
         [sys.executable, "-c", LOAD, pinned], env=environment, capture_output=True, text=True, check=False
     )
     assert done.stdout.split() == [str(len(network.state_dict())), "False"], done.stderr
+
+
+@pytest.mark.parametrize("verb", ["pull", "lock"])
+def test_neither_pull_nor_lock_takes_what_cannot_be_loaded(
+    verb, hub_server, hub_env, files, run_zoo, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    pickle = io.BytesIO()
+    torch.save({"a": torch.zeros(3)}, pickle)
+    for content, message in (
+        (pickle.getvalue(), "is a zip file, as torch.save writes it"),
+        (save({"a": torch.zeros(3)}), "is no weights file of mednext-S"),
+    ):
+        commit = hub_server.add_repo("org/name", {**files, "model.safetensors": content})
+        code, out, err = run_zoo(verb, f"hf://org/name@{commit}", *(["--to", "out"] if verb == "pull" else []))
+        assert (code, out) == (2, "")
+        assert message in err
+    assert [path.name for path in tmp_path.iterdir()] == ["hf-home"]
+
+
+def test_a_link_out_of_a_folder_is_not_followed(files, tmp_path):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "spec.yaml").write_bytes(files["spec.yaml"])
+    with pytest.raises(WeightsError, match="there is no such weights file"):
+        pull(str(folder), to=tmp_path / "out")
+    (tmp_path / "elsewhere.safetensors").write_bytes(files["model.safetensors"])
+    (folder / "model.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(WeightsError, match="is a link out of its folder, which is not followed"):
+        pull(str(folder), to=tmp_path / "out")
+    (folder / "model.safetensors").unlink()
+    (folder / "other.safetensors").write_bytes(files["model.safetensors"])
+    (folder / "model.safetensors").symlink_to("other.safetensors")
+    assert pull(str(folder), to=tmp_path / "out").path == str(tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["hello", "[1, 2]", "null", ""])
+def test_a_spec_in_the_weights_file_that_is_none_is_refused(spec, network, text, tmp_path):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(save(dict(network.state_dict()), metadata={"spec": text}))
+    rewrite(spec, source="package", file="w.safetensors", sha256=file_sha256(path), size=path.stat().st_size,
+            repo=None, revision=None)  # fmt: skip
+    with pytest.raises(SpecError, match=r"the spec in .*w\.safetensors: holds \w+, a spec is a mapping"):
+        pull("./tiny.yaml")
+
+
+def test_what_a_stranger_s_spec_says_of_its_size_does_not_allow_a_larger_download(hub_server, hub_env, run):
+    document = run.model.model_dump(mode="json")
+    document["expect"] = measure_static(run.model).model_dump(mode="json") | {
+        "parameters": {"training": 10**12, "inference": 10**12}
+    }
+    large = save({"a": torch.zeros(1_000_000)})
+    commit = hub_server.add_repo("org/name", {"model.safetensors": large, "spec.yaml": dump_yaml(document).encode()})
+    with pytest.raises(HubError, match=r"at most \d+ are expected here: it was not downloaded"):
+        zoo.load(f"hf://org/name@{commit}")

@@ -459,3 +459,28 @@ def test_a_dry_run_of_shipping_leaves_the_spec_as_it_is(run, spec_file, tmp_path
     assert spec_file.read_bytes() == before
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["tiny.mito.safetensors"]
     assert report.entry["source"] == "package"
+
+
+def test_weights_that_no_preview_made_are_not_replaced_by_one(run, tmp_path):
+    folder = tmp_path / "pulled"
+    folder.mkdir()
+    for name in ("spec.yaml", "model.safetensors"):
+        shutil.copy(run / name, folder / name)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    with pytest.raises(OutputError, match=r"holds 'model\.safetensors', which is no part of a preview"):
+        preview(Request(run), "org/name", output=folder, pictures=False, tell=quiet)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_a_spec_of_another_style_is_found_before_the_weights_are_put_beside_it(run, spec_file):
+    document = spec_file.with_name("json.yaml")
+    document.write_text(json.dumps(get_spec(spec_file).model_dump(mode="json")))
+    with pytest.raises(SpecError):
+        ship(Request(run), document)
+    assert not list(spec_file.parent.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("licence", ["", "  "])
+def test_an_empty_licence_is_none(run, licence):
+    with pytest.raises(SpecError, match="the licence '' is not legal in a spec"):
+        preview(Request(run, license=licence), "org/name", tell=quiet)

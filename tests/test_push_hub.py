@@ -16,7 +16,7 @@ import yaml
 from huggingface_hub import constants
 from tiny_training import TINY, request, write_volume
 
-from connectomics_zoo.errors import HubError, SpecError, WeightsError
+from connectomics_zoo.errors import HubError, OutputError, SpecError, WeightsError
 from connectomics_zoo.load import load
 from connectomics_zoo.new import new_spec, write_spec
 from connectomics_zoo.push import Request, push
@@ -246,6 +246,37 @@ def test_a_spec_that_would_not_take_the_entry_is_found_before_the_upload(run, sp
     with pytest.raises(SpecError, match="its name differs"):
         pushed(run, spec=spec_file)
     assert len(hub_server.repos[REPO].commits) == asked
+
+
+@pytest.mark.parametrize("style", ["json", "quoted"])
+def test_a_spec_of_another_style_is_found_before_the_upload(run, spec_file, hub_server, style):
+    if style == "json":
+        spec_file.write_text(json.dumps(get_spec(spec_file).model_dump(mode="json")))
+    else:
+        spec_file.write_text(spec_file.read_text().replace("\nsource:", '\n"weights": {}\nsource:'))
+    with pytest.raises(SpecError):
+        pushed(run, spec=spec_file, pictures=False)
+    assert REPO not in hub_server.repos
+
+
+def test_a_spec_that_cannot_be_written_afterwards_loses_nothing(run, spec_file, monkeypatch, hub_server):
+    def full(*_):
+        raise OutputError("the disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("connectomics_zoo.push.entry.write", full)
+        with pytest.raises(OutputError, match=rf"the disk is full\. What was pushed is hf://{REPO}@[0-9a-f]{{40}}"):
+            pushed(run, spec=spec_file, pictures=False)
+    report = pushed(run, spec=spec_file, pictures=False)
+    assert report.commits == 0
+    assert get_spec(spec_file).weights[report.tag].revision == report.revision
+
+
+@pytest.mark.parametrize("tag", ["bad tag", "", "main", "a" * 40, "v1/x", "-x", "v1..2", "v1.", "x" * 200])
+def test_a_tag_that_can_be_none_is_found_before_the_upload(run, hub_server, tag):
+    with pytest.raises(HubError, match="can be no tag, write letters"):
+        pushed(run, tag=tag, pictures=False)
+    assert hub_server.requests == []
 
 
 # The command.

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -18,13 +19,14 @@ from torch.nn import functional as F
 from connectomics_zoo import build, catalog, lock
 from connectomics_zoo.digests import file_sha256
 from connectomics_zoo.errors import UnknownNameError, ZooError
+from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.reading import dump_yaml, read_yaml
 from connectomics_zoo.registry import RUN_SPEC, get_spec, get_task, resolve_model
 from connectomics_zoo.schema.experiment import DataSpec, PredictionSpec, RunSpec
 from connectomics_zoo.verify import LEVELS, forward_level, verify
 from connectomics_zoo.verify.meta_pass import MetaPass
 from connectomics_zoo.verify.select import select
-from connectomics_zoo.weights import WEIGHTS_FILE, write_weights
+from connectomics_zoo.weights import write_weights
 
 S_FILE = catalog.find("models", "mednext-S").path
 
@@ -458,6 +460,36 @@ def test_a_run_folder_is_verified_with_its_weights(tiny, tmp_path):
     assert list(missing) == [WEIGHTS_FILE]
     write_weights(build.build(model, deep_supervision=True), folder / WEIGHTS_FILE)
     assert verify([str(folder)], level="weights").passed
+
+
+@pytest.mark.parametrize("names", [("spec.yaml", WEIGHTS_FILE), ("net.yaml", "ema.safetensors")])
+def test_a_repository_is_verified_with_its_weights_and_their_digest(tiny, tmp_path, hub_server, hub_env, names):
+    path = tiny()
+    write_weights(build.build(get_spec(path), deep_supervision=True), tmp_path / WEIGHTS_FILE)
+    content = (tmp_path / WEIGHTS_FILE).read_bytes()
+    files = {names[0]: (tmp_path / "tiny.yaml").read_bytes(), names[1]: content}
+    pinned = f"hf://org/name@{hub_server.add_repo('org/name', files)}"
+    report = verify([pinned, pinned], level="weights")
+    (model,) = report.models
+    assert model.passed, [check.describe() for check in model.failures]
+    assert model.source == pinned
+    assert {check.path for check in model.checks if check.level == "weights"} == {names[1], f"{names[1]}: digest"}
+    (held,) = hub_env.rglob(f"snapshots/*/{names[1]}")
+    held.resolve().write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # a number of a tensor, the header is right
+    assert verify([pinned], level="weights").passed
+    assert held.read_bytes() == content
+    assert hub_server.count("GET /cdn/") == 2
+
+
+def test_weights_of_a_repository_that_are_missing_or_foreign_fail(tiny, tmp_path, hub_server, hub_env):
+    foreign = get_spec(tiny(arch=TINY["arch"] | {"grn": True}, expect=None))
+    write_weights(build.build(foreign, deep_supervision=True), tmp_path / WEIGHTS_FILE)
+    files = {"spec.yaml": Path(tiny()).read_bytes(), WEIGHTS_FILE: (tmp_path / WEIGHTS_FILE).read_bytes()}
+    pinned = f"hf://org/name@{hub_server.add_repo('org/name', files)}"
+    assert failures(verify([pinned], level="weights"))[WEIGHTS_FILE].note == "32 tensors differ"
+    del files[WEIGHTS_FILE]
+    pinned = f"hf://org/none@{hub_server.add_repo('org/none', files)}"
+    assert "has no weights file" in failures(verify([pinned], level="weights"))[WEIGHTS_FILE].note
 
 
 # Reports and the command line

@@ -8,7 +8,7 @@ from connectomics_zoo.errors import OutputError, SpecError, WeightsError
 from connectomics_zoo.schema.weights_lock import WeightsLock
 from connectomics_zoo.weights_lock import locked, read_weights_lock, write_weights_lock
 
-FILE = {"file": "model.safetensors", "size": 12, "sha256": "ab" * 32}
+FILE = {"file": "model.safetensors", "size": 12, "sha256": "ab" * 32, "network": "sha256:" + "cd" * 32}
 HUB = {"source": "hub", "repo": "org/name", "revision": "0" * 40, **FILE}
 PACKAGE = {"source": "package", **FILE}
 
@@ -42,7 +42,8 @@ def test_weights_that_are_not_in_the_lock_are_refused_with_the_nearest(tmp_path)
         ("lock_version: 2\nweights: {}", "lock_version"),
         ("weights: {}", "lock_version"),
         ("lock_version: 1\nweights: {a: {source: hub, file: m.safetensors, size: 1, sha256: abc}}", "sha256"),
-        (f"lock_version: 1\nweights: {{a: {{source: hub, file: m.safetensors, size: 1, sha256: {'a' * 64}}}}}", "repo"),
+        (f"lock_version: 1\nweights: {{a: {{source: hub, file: m.safetensors, size: 1, sha256: {'a' * 64}, "
+         f"network: 'sha256:{'a' * 64}'}}}}", "repo"),
         (f"lock_version: 1\nweights: {{a: {{source: package, file: ../m.safetensors, size: 1, sha256: {'a' * 64}}}}}",
          "file"),
         ("- 1", "a spec is a mapping"),

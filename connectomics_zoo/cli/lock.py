@@ -18,16 +18,9 @@ Examples:
 
 @click.command(epilog=_EPILOG)
 @click.argument("refs", nargs=-1, metavar="[REF]...", shell_complete=complete_model)
-@click.option(
-    "--file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default="zoo.lock",
-    show_default=True,
-    help="The lock file.",
-)
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 where the lock file would change.")
-def command(refs: tuple[str, ...], file: Path, check: bool) -> None:
-    """Look up the weights that each REF means, and add commit, size and sha256 to the lock file.
+def command(refs: tuple[str, ...], check: bool) -> None:
+    """Look up the weights that each REF means, and add commit, size and sha256 to the lock file, zoo.lock.
 
     REF is a model (its first weights), name.tag, or hf://org/repo, with a branch or tag if you like: the commit that it
     is now is written down. Without REF, all that the lock file has is looked up anew.
@@ -35,8 +28,9 @@ def command(refs: tuple[str, ...], file: Path, check: bool) -> None:
     from connectomics_zoo.errors import CheckFailedError
     from connectomics_zoo.pretrained import lock_weights
     from connectomics_zoo.schema.weights_lock import WeightsLock
-    from connectomics_zoo.weights_lock import read_weights_lock, write_weights_lock
+    from connectomics_zoo.weights_lock import LOCK_FILE, read_weights_lock, write_weights_lock
 
+    file = Path(LOCK_FILE)
     before = read_weights_lock(file) if file.exists() or check or not refs else WeightsLock(lock_version=1, weights={})
     found = dict(lock_weights(ref) for ref in (refs or before.weights))
     after = WeightsLock(lock_version=1, weights={**before.weights, **found})

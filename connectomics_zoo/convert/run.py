@@ -21,10 +21,11 @@ from connectomics_zoo.convert.network import Fit, find_network, fit_network
 from connectomics_zoo.convert.pick import Picked, pick, recognise
 from connectomics_zoo.digests import file_sha256
 from connectomics_zoo.errors import OutputError, WeightsError
+from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.new import write_spec
 from connectomics_zoo.registry import RUN_SPEC, get_spec
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.weights import WEIGHTS_FILE, save_tensors
+from connectomics_zoo.weights import save_tensors
 
 UNRELEASED = "0.0.0"
 """Version of a spec whose channels are the checkpoint's: what determines a network never changes under a release."""
@@ -157,7 +158,14 @@ def _tensors_of(fit: Fit, picked: Picked, *, source: str) -> dict[str, Tensor]:
             raise WeightsError(
                 f"{source}: {key} is of type {tensor.dtype}, in {fit.spec.name} of {wanted}, save it as that."
             )
-    return {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
+    # By the class: a tensor out of a pickle can carry attributes of any name.
+    copies = {
+        key: Tensor.detach(tensor).clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()
+    }
+    for key, tensor in copies.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise WeightsError(f"{source}: {key} holds values that are not finite, its training has diverged.")
+    return copies
 
 
 def _spec_of(fit: Fit, file: Path) -> ModelSpec:

@@ -1,7 +1,7 @@
 """The Hugging Face Hub: files of one commit, checked before anybody sees them; importing it imports no client."""
 
 from connectomics_zoo.hub.client import Commit, RemoteFile, endpoint, explained, find_commit
-from connectomics_zoo.hub.download import fetch
+from connectomics_zoo.hub.download import bars_on_terminals_only, fetch
 from connectomics_zoo.hub.repository import (
     SPEC_FILE,
     WEIGHTS_FILE,
@@ -19,6 +19,7 @@ __all__ = [
     "Commit",
     "HubReference",
     "RemoteFile",
+    "bars_on_terminals_only",
     "endpoint",
     "explained",
     "fetch",

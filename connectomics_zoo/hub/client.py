@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from connectomics_zoo.errors import HubError
+from connectomics_zoo.errors import HubError, ZooError
 
 _TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "ssl", "socket")
 """Packages whose errors mean that no answer came; which of them the client uses depends on its version."""
@@ -23,6 +25,8 @@ _LONGEST_WAIT = 30
 _Answer = TypeVar("_Answer")
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,14 @@ def endpoint() -> str:
     from huggingface_hub import constants
 
     return str(constants.ENDPOINT)
+
+
+def cache_folder(repo: str) -> Path:
+    """Return the folder of the client's cache that is for `repo`, there or not."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
 
 
 def find_commit(repo: str, revision: str | None) -> Commit:
@@ -97,10 +109,12 @@ def patiently(ask: Callable[[], _Answer]) -> _Answer:
 def explained(subject: str) -> Iterator[None]:
     """Turn what the client raises inside into a `HubError` of one sentence about `subject`.
 
-    Anything that is no matter of the Hub, the network or the disk is raised as it is.
+    Anything that is no matter of the Hub, the network or the disk is raised as it is, and so are our own errors.
     """
     try:
         yield
+    except ZooError:
+        raise
     except Exception as error:
         _explain(subject, error)
 
@@ -124,24 +138,50 @@ def _explain(subject: str, error: BaseException) -> NoReturn:
         ),
         (errors.RevisionNotFoundError, "there is no such revision", "check it in the repository's history"),
         (errors.EntryNotFoundError, "there is no such file at that revision", "check the name and the revision"),
+        (errors.HFValidationError, f"the client refuses this name ({_first_line(error)})", "check it"),
+        (
+            errors.LocalTokenNotFoundError,
+            "this needs a token and there is none",
+            "log in (hf auth login, or HF_TOKEN)",
+        ),
     ):
         if isinstance(error, kind):
             _fail(subject, what, advice)
     if isinstance(error, errors.HfHubHTTPError):
         _explain_status(subject, error)
-    if isinstance(error, errors.LocalTokenNotFoundError):
-        _fail(subject, "this needs a token and there is none", "log in (hf auth login, or HF_TOKEN)")
-    if isinstance(error, OSError) and error.errno in _FULL:
-        _fail(subject, "the disk is full", "free some space, or move the cache (HF_HOME)")
-    if isinstance(error, OSError) and "Consistency check failed" in str(error):
-        _fail(subject, "the download ended early and again when it was resumed", "try again")
     # So the client wraps what went wrong with a card's metadata, and in a thread that uploads.
     if isinstance(error, ValueError | RuntimeError) and isinstance(error.__cause__, Exception):
         _explain(subject, error.__cause__)
     if type(error).__module__.partition(".")[0] in _TRANSPORTS or isinstance(error, ConnectionError | TimeoutError):
-        what = f"no answer from {endpoint()} ({_first_line(error) or type(error).__name__})"
+        what = f"no answer from {endpoint()} ({_reason(error)})"
         _fail(subject, what, "check the network, or pull it (zoo pull) where there is one")
+    # RuntimeError itself, no kind of it, is what the client's Xet transfer raises for all that it meets.
+    if isinstance(error, OSError) or type(error) is RuntimeError:
+        _explain_system(subject, error)
     raise error
+
+
+def _explain_system(subject: str, error: Exception) -> NoReturn:
+    """Explain what the disk, or the transfer between it and the Hub, did not do."""
+    number = _system_number(error)
+    if number in _FULL:
+        _fail(subject, "the disk is full", "free some space, or move the cache (HF_HOME)")
+    if number in _CLOSED:
+        what = f"the system does not let us read or write ({_reason(error)})"
+        _fail(subject, what, "change the rights of that place, or move the cache (HF_HOME)")
+    if "Consistency check failed" in str(error):
+        _fail(subject, "the download ended early and again when it was resumed", "try again")
+    _fail(subject, f"the transfer failed ({_reason(error)})", "check the network, and try again")
+
+
+def _system_number(error: Exception) -> int | None:
+    """Return the number of a system's error; of one that is only told of in a text, as it stands there."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    told = re.search(r"\bos error ([0-9]{1,5})\b", str(error))
+    if told is None and "No space left on device" in str(error):
+        return errno.ENOSPC
+    return None if told is None else int(told[1])
 
 
 def _explain_status(subject: str, error: Exception) -> NoReturn:
@@ -171,6 +211,10 @@ def _explain_status(subject: str, error: Exception) -> NoReturn:
 
 def _fail(subject: str, what: str, advice: str) -> NoReturn:
     raise HubError(f"{subject}: {what}: {advice}.") from None
+
+
+def _reason(error: BaseException) -> str:
+    return _first_line(error) or type(error).__name__
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from connectomics_zoo.digests import file_git_sha1, file_sha256
 from connectomics_zoo.errors import HubError
-from connectomics_zoo.hub.client import explained, patiently
+from connectomics_zoo.hub.client import cache_folder, explained, patiently
 
 _log = logging.getLogger(__name__)
 
@@ -37,24 +37,32 @@ def fetch(
         HubError: it cannot be had, or is not what it should be.
     """
     subject = f"hf://{repo}@{revision}/{file}"
-    cached = _cached(repo, revision, file, subject=subject)
-    if cached is not None and _is_right(cached, sha256=sha256, size=size):
-        return cached
-    if cached is not None:
-        _log.warning("%s: the file in the cache is damaged, it is downloaded again", subject)
-    digest = _ask(subject, repo, revision, file, max_bytes=max_bytes, sha256=sha256, size=size)
-    if cached is not None:
-        cached.unlink(missing_ok=True)  # the client keeps what has the name, link or copy
-    for attempt in range(2):
-        path = _download(subject, repo, revision, file, force=cached is not None or attempt > 0)
-        if _has_digest(path, digest):
-            return path
-    path.resolve().unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
-    raise HubError(
-        f"{subject}: what was downloaded is not the file that the commit has (its digest differs, twice): it was "
-        "removed, tell the owner of the server or proxy in between."
-    )
+    with explained(subject):
+        cached = _cached(repo, revision, file, subject=subject)
+        if cached is not None and _is_right(cached, sha256=sha256, size=size):
+            return cached
+        if cached is not None:
+            _log.warning("%s: the file in the cache is damaged, it is downloaded again", subject)
+        digest = _ask(subject, repo, revision, file, max_bytes=max_bytes, sha256=sha256, size=size)
+        with _alone(repo, digest):
+            cached = _cached(repo, revision, file, subject=subject)  # what came meanwhile through another process
+            if cached is not None and _is_right(cached, sha256=sha256, size=size):
+                return cached
+            if cached is not None:
+                cached.unlink(missing_ok=True)  # the client keeps what has the name, link or copy
+            return _download(subject, repo, revision, file, digest=digest, force=cached is not None)
+
+
+@contextmanager
+def _alone(repo: str, digest: str) -> Iterator[None]:
+    """Wait until no other process downloads or mends the file; beside the lock of the client, which it takes itself."""
+    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # it is, lazily
+
+    folder = cache_folder(repo)
+    path = folder.parent / ".locks" / folder.name / f"{digest}.checked.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(path):
+        yield
 
 
 def _cached(repo: str, revision: str, file: str, *, subject: str) -> Path | None:
@@ -64,6 +72,7 @@ def _cached(repo: str, revision: str, file: str, *, subject: str) -> Path | None
     found = try_to_load_from_cache(repo, file, revision=revision)
     if not isinstance(found, str):
         return None
+    # A link may lead on into the store that all repositories share, which is in the cache too.
     path, home = Path(found), Path(constants.HF_HUB_CACHE).resolve()
     if home not in path.resolve().parents:
         raise HubError(f"{subject}: the cache has a link to {path.resolve()}, outside of it: remove {path}.")
@@ -72,11 +81,15 @@ def _cached(repo: str, revision: str, file: str, *, subject: str) -> Path | None
 
 def _is_right(path: Path, *, sha256: str | None, size: int | None) -> bool:
     """Whether a cached file is the declared one, or else the one that the cache keeps under its digest."""
-    if not path.is_file() or (size is not None and path.stat().st_size != size):
+    try:
+        if not path.is_file() or (size is not None and path.stat().st_size != size):
+            return False
+        # The first link's name is the digest; that of a file in the store that all share is a number of Xet's own.
+        # Where the cache has copies instead of links, only a declared digest can tell.
+        digest = sha256 or (path.readlink().name if path.is_symlink() else "")
+        return _is_digest(digest) and _has_digest(path, digest)
+    except FileNotFoundError:  # another process takes a damaged one away
         return False
-    digest = sha256 or path.resolve().name
-    # Where the cache has copies instead of links, only a declared digest can tell.
-    return _is_digest(digest) and _has_digest(path, digest)
 
 
 def _is_digest(text: str) -> bool:
@@ -94,8 +107,7 @@ def _ask(
     """Return the digest that the file will have, after everything that the Hub states about it was checked."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    with explained(subject):
-        stated = patiently(lambda: get_hf_file_metadata(hf_hub_url(repo, file, revision=revision)))
+    stated = patiently(lambda: get_hf_file_metadata(hf_hub_url(repo, file, revision=revision)))
     if stated.commit_hash != revision:
         raise HubError(f"{subject}: the server answers with the commit {stated.commit_hash}, it is not to be trusted.")
     if size is not None and stated.size != size:
@@ -114,15 +126,25 @@ def _ask(
     return stated.etag
 
 
-def _download(subject: str, repo: str, revision: str, file: str, *, force: bool) -> Path:
+def _download(subject: str, repo: str, revision: str, file: str, *, digest: str, force: bool) -> Path:
+    """Return the path of the file, downloaded (`force`: whatever the cache has) and with that digest."""
     from huggingface_hub import hf_hub_download
 
-    with explained(subject), _bars_on_terminals_only():
-        return Path(hf_hub_download(repo, file, revision=revision, force_download=force))
+    for attempt in range(2):
+        with bars_on_terminals_only():
+            path = Path(hf_hub_download(repo, file, revision=revision, force_download=force or attempt > 0))
+        if _has_digest(path, digest):
+            return path
+    path.resolve().unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+    raise HubError(
+        f"{subject}: what was downloaded is not the file that the commit has (its digest differs, twice): it was "
+        "removed, tell the owner of the server or proxy in between."
+    )
 
 
 @contextmanager
-def _bars_on_terminals_only() -> Iterator[None]:
+def bars_on_terminals_only() -> Iterator[None]:
     """Show the client's progress bars on a terminal; in a log they would be thousands of lines."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 

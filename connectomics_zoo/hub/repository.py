@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 from connectomics_zoo.errors import HubError, WeightsError
-from connectomics_zoo.hub.client import Commit, find_commit
+from connectomics_zoo.hub.client import Commit, cache_folder, explained, find_commit
 from connectomics_zoo.hub.download import fetch
 from connectomics_zoo.reading import MAX_BYTES
+from connectomics_zoo.tensors import PICKLES
 
 SPEC_FILE = "spec.yaml"
 """Name of the spec in a repository; where there is none, its only YAML file is it."""
 
 WEIGHTS_FILE = "model.safetensors"
 """Name of the weights in a repository; where there are none, its only safetensors file is it."""
-
-_PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".model")
 
 
 class HubReference(NamedTuple):
@@ -78,12 +79,14 @@ def fetch_weights(
 
 def weights_name(reference: HubReference) -> str:
     """Return the name of the weights that `reference` means in its repository; see `fetch_weights`."""
-    return reference.file or _choose(reference, WEIGHTS_FILE, (".safetensors",), "weights file")
+    with explained(str(reference)):
+        return reference.file or _choose(reference, WEIGHTS_FILE, (".safetensors",), "weights file")
 
 
 def spec_name(reference: HubReference) -> str:
     """Return the name of the spec in the repository of `reference`; see `fetch_spec`."""
-    return _choose(reference, SPEC_FILE, (".yaml", ".yml"), "spec")
+    with explained(str(reference)):
+        return _choose(reference, SPEC_FILE, (".yaml", ".yml"), "spec")
 
 
 def _pinned(reference: HubReference) -> str:
@@ -101,18 +104,47 @@ def _pinned(reference: HubReference) -> str:
 
 
 def _choose(reference: HubReference, usual: str, endings: tuple[str, ...], what: str) -> str:
-    """Return the file of its usual name, or the only one with such an ending; asks the Hub where it is not cached."""
+    """Return the file of its usual name, or the only one with such an ending.
+
+    The Hub is asked where the usual one is not cached, and of a commit only once, since what it holds never changes.
+    What the cache has of it is no answer, there may be more: a choice is kept when it was made, and it alone holds.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache(reference.repo, usual, revision=reference.revision), str):
         return usual
+    note = cache_folder(reference.repo) / ".zoo" / str(reference.revision) / usual
+    kept = _kept(note) if reference.is_pinned else None
+    if kept is not None and _can_be(kept, endings):
+        return kept
     commit = find_commit(reference.repo, reference.revision)
     if usual in commit.files:
         return usual
     found = sorted(name for name in commit.files if name.endswith(endings) and "/" not in name)
-    if len(found) == 1 and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}", found[0]):
-        return found[0]
-    raise _unclear(reference, commit, found, what=what, usual=usual)
+    if len(found) != 1 or not _can_be(found[0], endings):
+        raise _unclear(reference, commit, found, what=what, usual=usual)
+    if reference.is_pinned:
+        _keep(note, found[0])
+    return found[0]
+
+
+def _can_be(name: str, endings: tuple[str, ...]) -> bool:
+    return name.endswith(endings) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}", name) is not None
+
+
+def _kept(note: Path) -> str | None:
+    try:
+        return note.read_text(encoding="ascii")
+    except (OSError, ValueError):  # none, or damaged
+        return None
+
+
+def _keep(note: Path, name: str) -> None:
+    part = note.with_name(f"{note.name}.{os.getpid()}.partial")
+    with contextlib.suppress(OSError):  # a cache that may only be read works without
+        note.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(name, encoding="ascii")
+        part.replace(note)
 
 
 def _unclear(reference: HubReference, commit: Commit, found: list[str], *, what: str, usual: str) -> Exception:
@@ -120,7 +152,7 @@ def _unclear(reference: HubReference, commit: Commit, found: list[str], *, what:
         names = ", ".join(found[:5])
         advice = f"name one: {reference}/{found[0]}" if usual == WEIGHTS_FILE else f"call the right one {usual}"
         return WeightsError(f"{reference}: has several files that could be the {what} ({names}), {advice}.")
-    pickles = sorted(name for name in commit.files if name.endswith(_PICKLES))
+    pickles = sorted(name for name in commit.files if name.endswith(PICKLES))
     if usual == WEIGHTS_FILE and pickles:
         return WeightsError(
             f"{reference}: has no .safetensors, and {pickles[0]} is a pickle, which can run code when it is read: "

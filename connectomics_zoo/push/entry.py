@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from pathlib import Path
 from typing import Any
 
-from connectomics_zoo.errors import SpecError, WeightsError
+from connectomics_zoo.errors import OutputError, SpecError, WeightsError
 from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.push.story import describe_dataset, describe_recipe, describe_split
 from connectomics_zoo.push.trained import Trained
@@ -92,15 +93,38 @@ def write_entry(path: Path, tag: str, entry: WeightsEntry) -> bool:
         SpecError: the file's `weights` or `source` are not keys of their own lines.
         OutputError: it cannot be written.
     """
+    changed = changed_text(path, tag, entry)
+    if changed is None:
+        return False
+    write([FileChange(path.resolve(), changed, (f"weights.{tag}",))])
+    return True
+
+
+def changed_text(path: Path, tag: str, entry: WeightsEntry) -> str | None:
+    """Return the text that the spec file `path` has with the entry, None where it has it already.
+
+    Raises:
+        SpecError: the file's `weights` or `source` are not keys of their own lines.
+        OutputError: its folder cannot be written.
+    """
     text = path.read_bytes().decode("utf-8")
     spec = validate(ModelSpec, parse_yaml(text, source=str(path)), source=str(path))
     if spec.weights.get(tag) == entry:
-        return False
+        return None
+    if not os.access(path.resolve().parent, os.W_OK):
+        raise OutputError(f"{path}: its folder cannot be written, give a spec in a writable place.")
     wanted = spec.model_copy(update={"weights": {**spec.weights, tag: entry}})
     changed = _with_entry(text, spec, tag, entry)
-    assert validate(ModelSpec, parse_yaml(changed, source=str(path)), source=str(path)) == wanted
-    write([FileChange(path.resolve(), changed, (f"weights.{tag}",))])
-    return True
+    try:
+        right = validate(ModelSpec, parse_yaml(changed, source=str(path)), source=str(path)) == wanted
+    except SpecError:
+        right = False
+    if not right:
+        raise SpecError(
+            f"{path}: the entry cannot be put into a file of this style: write weights: and source: as plain keys on "
+            "lines of their own."
+        )
+    return changed
 
 
 def _with_entry(text: str, spec: ModelSpec, tag: str, entry: WeightsEntry) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -15,11 +16,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from connectomics_zoo.digests import file_sha256
-from connectomics_zoo.errors import HubError, OutputError
+from connectomics_zoo.errors import HubError, OutputError, ZooError
 from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE, HubReference, fetch, find_commit
 from connectomics_zoo.push import upload
 from connectomics_zoo.push.card import CARD_FILE, CURVE_FILE, PROVENANCE_FILE, card_text
 from connectomics_zoo.push.entry import (
+    changed_text,
     hub_entry,
     package_entry,
     plain_entry,
@@ -128,6 +130,8 @@ def push(
             what the message says.
     """
     check_repo(repo)
+    if tag is not None:
+        upload.check_tag_name(repo, tag)
     trained = read_trained(request)
     if spec is not None:
         read_own_spec(spec, trained)
@@ -139,6 +143,7 @@ def push(
         entry = package.entry
         if spec is not None:
             refuse_other_weights(read_own_spec(spec, trained), trained.tag, sha256=entry.sha256, repo=repo)
+            changed_text(spec, trained.tag, hub_entry(entry, repo=repo, revision="0" * 40))  # before anything goes up
         revision = _pushed_revision(repository, package)
         if tag is not None:
             upload.refuse_tag(repository, tag, revision=revision)
@@ -150,8 +155,12 @@ def push(
             upload.add_tag(repository, tag, revision=revision)
         sizes = _sizes(package.paths(CARD_FILE))
     pushed = hub_entry(entry, repo=repo, revision=revision)
+    reference = str(HubReference(repo, revision, None))
     if spec is not None:
-        write_entry(spec, trained.tag, pushed)
+        try:
+            write_entry(spec, trained.tag, pushed)
+        except ZooError as error:
+            raise type(error)(f"{error} What was pushed is {reference}: push again to write its entry.") from None
     return PushReport(
         run=str(request.run),
         tag=trained.tag,
@@ -160,7 +169,7 @@ def push(
         notes=tuple(notes),
         repo=repo,
         revision=revision,
-        reference=str(HubReference(repo, revision, None)),
+        reference=reference,
         private=repository.private,
         commits=commits,
     )
@@ -241,6 +250,8 @@ def ship(request: Request, spec: Path, *, output: Path | None = None) -> PushRep
         target = folder / name
         if target.is_symlink() or (target.exists() and output is None and file_sha256(target) != digest):
             raise OutputError(f"{target} exists and is another file, give your weights another tag with --name.")
+        if output is None:
+            changed_text(spec, trained.tag, entry)  # before the weights are put there
         _copy({name: made}, folder)
     if output is None:
         write_entry(spec, trained.tag, entry)
@@ -365,13 +376,16 @@ def _sizes(files: dict[str, Path]) -> dict[str, int]:
 
 
 def _refuse_other_content(folder: Path) -> None:
-    """Refuse a folder for a preview that holds anything that a preview does not make."""
+    """Refuse a folder for a preview that holds anything that a preview does not make, or weights that none has made."""
     ours = {WEIGHTS_FILE, SPEC_FILE, METRICS_FILE, PROVENANCE_FILE, CARD_FILE, *_PICTURES}
     if not folder.exists():
         return
     if not folder.is_dir():
         raise OutputError(f"{folder} is a file, and a preview is a folder: choose another place with --output.")
-    others = sorted(item.name for item in folder.iterdir() if item.name not in ours and item.suffix != ".safetensors")
+    names = {item.name for item in folder.iterdir()}
+    others = sorted(name for name in names if name not in ours and not name.endswith(".safetensors"))
+    if PROVENANCE_FILE not in names:  # a run, or what zoo pull or zoo convert made
+        others += sorted(names & {WEIGHTS_FILE, SPEC_FILE})
     if others:
         raise OutputError(
             f"{folder} holds {others[0]!r}, which is no part of a preview, and is left as it is: choose another place "
@@ -384,7 +398,7 @@ def _copy(files: dict[str, Path], folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, path in files.items():
-            partial = folder / f".{name}.partial"
+            partial = folder / f".{name}.partial-{os.getpid()}"
             try:
                 shutil.copyfile(path, partial)
                 partial.replace(folder / name)

@@ -75,7 +75,7 @@ def read_trained(request: Request) -> Trained:
         SpecError: the licence is not known, or a name or sentence is not legal.
     """
     run = get_run(request.run)
-    licence = request.license or run.data.license
+    licence = run.data.license if request.license is None else request.license.strip()
     if licence is None:
         raise SpecError(
             f"{request.run}: the licence of the data is not stated (data.license), and weights without one can be used "

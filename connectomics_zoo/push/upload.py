@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,16 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from connectomics_zoo.digests import file_git_sha1, file_sha256
 from connectomics_zoo.errors import HubError, ZooError
-from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE, HubReference, endpoint, explained, fetch_spec, find_commit
+from connectomics_zoo.hub import (
+    SPEC_FILE,
+    WEIGHTS_FILE,
+    HubReference,
+    bars_on_terminals_only,
+    endpoint,
+    explained,
+    fetch_spec,
+    find_commit,
+)
 from connectomics_zoo.reading import read_yaml
 from connectomics_zoo.registry import validate
 from connectomics_zoo.schema.experiment import RunSpec
@@ -130,7 +140,7 @@ def commit(repository: Repository, files: Mapping[str, Path], *, message: str, r
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()
     ]
     operations += [CommitOperationDelete(path_in_repo=name) for name in remove if name in repository.files]
-    with explained(f"hf://{repository.name}"):
+    with explained(f"hf://{repository.name}"), bars_on_terminals_only():
         made = HfApi().create_commit(repository.name, operations, commit_message=message, parent_commit=repository.head)
     return str(made.oid)
 
@@ -146,6 +156,20 @@ def check_commit(repo: str, revision: str, *, sha256: str, size: int) -> None:
         raise HubError(
             f"hf://{repo}@{revision}: the Hub at {endpoint()} does not hold the weights that were pushed: do not use "
             "that commit, and push again."
+        )
+
+
+def check_tag_name(repo: str, tag: str) -> None:
+    """Refuse what can be no tag, or reads like a branch or a commit.
+
+    Raises:
+        HubError: it is so.
+    """
+    legal = re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.)){0,98}[A-Za-z0-9]|[A-Za-z0-9]", tag)
+    if not legal or tag.endswith(".lock") or tag == "main" or re.fullmatch(r"[0-9a-f]{7,40}", tag):
+        raise HubError(
+            f"hf://{repo}: {tag!r} can be no tag, write letters, digits, single . - and _ (not main, nothing like a "
+            "commit), such as v1."
         )
 
 

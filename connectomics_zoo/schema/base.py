@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from connectomics_zoo.errors import nearest
@@ -56,11 +66,23 @@ Sentence = Annotated[str, StringConstraints(min_length=1, max_length=400)]
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
+_NO_REPO = r"\.git$|[^/]{97}"
+"""What the Hub does not take although it is of the form `org/name`."""
+
+
+def _known_to_the_hub(repo: str) -> str:
+    if re.search(_NO_REPO, repo):
+        raise PydanticCustomError("repository", "must not end in .git, nor have a part of more than 96 characters")
+    return repo
+
+
 RepoId = Annotated[
     str,
     StringConstraints(
         pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9_]|[.-][A-Za-z0-9_]){0,95}/[A-Za-z0-9](?:[A-Za-z0-9_]|[.-][A-Za-z0-9_]){0,95}$"
     ),
+    AfterValidator(_known_to_the_hub),
+    Field(json_schema_extra={"not": {"pattern": _NO_REPO}}),
 ]
 """A repository on the Hugging Face Hub: `org/name`."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from connectomics_zoo.schema.base import MAX_WEIGHTS_BYTES, Node, RepoId, Revision
+from connectomics_zoo.schema.base import MAX_WEIGHTS_BYTES, Node, RepoId, Revision, Sha256
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -26,6 +26,8 @@ class LockedWeights(Node):
     """Its bytes."""
     sha256: Digest
     """Its digest."""
+    network: Sha256
+    """Digest of all that determines the network that they are of: the same weights in another compute nonsense."""
     spec_sha256: Digest | None = None
     """Digest of the spec in the repository, where that is what describes the network."""
 

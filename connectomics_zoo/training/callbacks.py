@@ -8,9 +8,10 @@ from pathlib import Path
 
 import lightning as L
 
+from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.training.module import SegmentationModule
 from connectomics_zoo.training.report import CHECKPOINT_FILE, Progress
-from connectomics_zoo.weights import WEIGHTS_FILE, write_weights
+from connectomics_zoo.weights import write_weights
 
 
 class ReportProgress(L.Callback):

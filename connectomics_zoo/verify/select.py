@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ class Target:
     """The file."""
     entry: catalog.Entry | None
     """Its place in a catalogue, None for a file of the user's."""
+    hub: str | None = None
+    """The reference to the repository on the Hub that it was fetched from."""
 
     @property
     def is_run(self) -> bool:
@@ -30,7 +32,7 @@ class Target:
     def label(self) -> str:
         """How the file is called in a report."""
         if self.entry is None:
-            return str(self.path)
+            return self.hub or str(self.path)
         return f"{self.entry.catalog.name}:{self.path.stem}"
 
 
@@ -46,20 +48,22 @@ def select(patterns: Sequence[str]) -> list[Target]:
     """
     entries = catalog.entries("models")
     by_path = {entry.path.resolve(): entry for entry in entries}
-    chosen: dict[Path, Target] = {}
+    chosen: dict[Path | str, Target] = {}
     for pattern in patterns or ["*"]:
-        for path in _paths(pattern, entries):
-            chosen.setdefault(path.resolve(), Target(path, by_path.get(path.resolve())))
+        for target in _targets(pattern, entries, by_path):
+            chosen.setdefault(target.hub or target.path.resolve(), target)
     places = {path: place for place, path in enumerate(by_path)}
     return sorted(chosen.values(), key=lambda target: places.get(target.path.resolve(), len(places)))
 
 
-def _paths(pattern: str, entries: Sequence[catalog.Entry]) -> list[Path]:
+def _targets(pattern: str, entries: Sequence[catalog.Entry], by_path: Mapping[Path, catalog.Entry]) -> list[Target]:
     families = {entry.family for entry in entries} - {entry.name for entry in entries}
     is_wildcard = any(character in pattern for character in "*?[") and not Path(pattern).exists()
     if not is_wildcard and pattern not in families:
-        return [spec_path(parse_reference(pattern))]
-    found = [entry.path for entry in entries if _matches(pattern, entry)]
+        reference = parse_reference(pattern)
+        path = spec_path(reference)
+        return [Target(path, by_path.get(path.resolve()), None if reference.hub is None else str(reference.hub))]
+    found = [Target(entry.path, entry) for entry in entries if _matches(pattern, entry)]
     if not found:
         names = {entry.name for entry in entries}
         raise UnknownNameError(f"no model matches {pattern!r}: {nearest(pattern.strip('*?'), names)}")

@@ -6,30 +6,34 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from connectomics_zoo.build import build_meta, probe_network
+from connectomics_zoo.build import probe_network
+from connectomics_zoo.fit import find_misfits
+from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.load import load_file
-from connectomics_zoo.pretrained import weights_path, with_channels_of
+from connectomics_zoo.pretrained import find_pretrained, weights_path, with_channels_of
 from connectomics_zoo.schema.model import ModelSpec, Probe
-from connectomics_zoo.tensors import read_header
 from connectomics_zoo.verify.forward_level import compare_probe, require_modest
 from connectomics_zoo.verify.report import Check, collect, equal
 from connectomics_zoo.verify.select import Target
-from connectomics_zoo.weights import WEIGHTS_FILE
-
-_FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
-_DTYPES = {"torch.float32": "F32", "torch.float64": "F64", "torch.int64": "I64", "torch.int32": "I32"}
-"""Names of torch's types in a safetensors file."""
 
 
 def check_weights(spec: ModelSpec, target: Target) -> list[Check]:
-    """Return the checks of this level: one file for each tag, or the file of a run folder."""
+    """Return the checks of this level: one file for each tag, or the file of a run folder or of a repository."""
     folder = target.path.parent
     checks: list[Check] = []
-    if target.is_run:
+    if target.hub is not None:
+        checks += collect("weights", WEIGHTS_FILE, _on_hub(spec, target.hub))
+    elif target.is_run:
         checks += collect("weights", WEIGHTS_FILE, _fits(spec, folder / WEIGHTS_FILE, WEIGHTS_FILE))
     for tag in spec.weights:
         checks += collect("weights", f"weights.{tag}", _declared(spec, tag, folder))
     return checks
+
+
+def _on_hub(spec: ModelSpec, reference: str) -> Iterator[Check]:
+    path = find_pretrained(reference).path
+    yield Check(f"{path.name}: digest", ok=True)
+    yield from _fits(spec, path, path.name)
 
 
 def _declared(spec: ModelSpec, tag: str, folder: Path) -> Iterator[Check]:
@@ -48,25 +52,13 @@ def _fits(spec: ModelSpec, path: Path, label: str) -> Iterator[Check]:
 
     Floats may be stored in another precision.
     """
-    found = {key: (list(tensor.shape), tensor.dtype) for key, tensor in read_header(path).tensors.items()}
-    wanted = [
-        {key: (list(tensor.shape), _DTYPES.get(str(tensor.dtype))) for key, tensor in network.state_dict().items()}
-        for network in (build_meta(spec, deep_supervision=True), build_meta(spec, deep_supervision=False))
-    ]
-    expected = wanted[1] if found.keys() == wanted[1].keys() else wanted[0]
-    differing = sorted(key for key in found.keys() | expected.keys() if not _alike(expected.get(key), found.get(key)))
-    if not differing:
+    misfits = find_misfits(spec, path)
+    if not misfits:
         yield Check(label, ok=True)
-    for key in differing[:5]:
-        yield equal(f"{label}: {key}", expected.get(key), found.get(key), "the network's tensor, and the file's")
-    if len(differing) > 5:
-        yield Check(label, ok=False, note=f"{len(differing)} tensors differ")
-
-
-def _alike(expected: tuple[list[int], str | None] | None, found: tuple[list[int], str] | None) -> bool:
-    if expected is None or found is None or expected[0] != found[0]:
-        return False
-    return expected[1] == found[1] or {expected[1], found[1]} <= _FLOATS
+    for key, expected, found in misfits[:5]:
+        yield equal(f"{label}: {key}", expected, found, "the network's tensor, and the file's")
+    if len(misfits) > 5:
+        yield Check(label, ok=False, note=f"{len(misfits)} tensors differ")
 
 
 def _computes(spec: ModelSpec, path: Path, declared: Probe, label: str) -> Iterator[Check]:

@@ -17,9 +17,10 @@ import torch
 
 from connectomics_zoo.bench.timing import alternate
 from connectomics_zoo.build import build
+from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.reading import dump_yaml
 from connectomics_zoo.registry import RUN_SPEC, get_spec
-from connectomics_zoo.weights import WEIGHTS_FILE, write_weights
+from connectomics_zoo.weights import write_weights
 from performance.children import PICKLE
 from performance.common import Settings, aim, megabytes, seconds, table, this_machine, times
 
