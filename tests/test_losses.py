@@ -112,7 +112,7 @@ def test_deep_supervision_is_the_sum_of_declared_weights_times_scale_losses():
     }
     losses = supervised_losses(outputs, targets, model=model, task=task)
     expected = sum(
-        weight * task_loss(logits, resize_targets(targets, tuple(logits.shape[2:]), task=task), task=task)
+        weight * task_loss(logits, resize_targets(targets, size=tuple(logits.shape[2:]), task=task)[0], task=task)
         for weight, logits in zip((1, 0.5, 0.25, 0.125, 0.0625), outputs.values(), strict=True)
     )
     assert list(losses) == ["loss", "output", "ds_1", "ds_2", "ds_3", "ds_4"]
@@ -129,7 +129,7 @@ def test_labels_are_resized_by_nearest_and_continuous_targets_by_interpolation()
     task = make_task(("sigmoid", "foreground", {"bce": 1.0}), ("sigmoid", "value", {"mse": 1.0}))
     ramp = torch.arange(8.0).div(8).view(1, 1, 8, 1, 1).expand(1, 1, 8, 4, 4)
     labels = (ramp > 0.3).float()
-    resized = resize_targets(torch.cat([labels, ramp], dim=1), (4, 2, 2), task=task)
+    resized, _ = resize_targets(torch.cat([labels, ramp], dim=1), size=(4, 2, 2), task=task)
     assert resized.shape == (1, 2, 4, 2, 2)
     assert torch.equal(resized[0, 0, :, 0, 0], labels[0, 0, 1::2, 0, 0])
     assert torch.allclose(resized[0, 1, :, 0, 0], torch.tensor([0.5, 2.5, 4.5, 6.5]) / 8)

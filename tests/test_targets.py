@@ -12,8 +12,9 @@ from connectomics_zoo.targets import is_continuous, make_targets
 
 
 def targets(labels, kind, *, voxel_size_nm=None):
-    task = make_task(("sigmoid", kind, {"dice": 1.0}))
-    return make_targets(np.asarray(labels), task=task, voxel_size_nm=voxel_size_nm)[0]
+    # Beside a channel that can be scored, which every task has.
+    task = make_task(("sigmoid", kind, {"mse": 1.0}), ("sigmoid", "value" if kind == "value" else "foreground", {}))
+    return make_targets(np.asarray(labels), task=task, voxel_size_nm=voxel_size_nm).values[0]
 
 
 LABELS = np.array([[[0, 0, 1, 1], [0, 0, 1, 2]], [[0, 0, 1, 1], [0, 0, 1, 1]]], np.uint16)
@@ -25,7 +26,7 @@ def test_foreground_is_every_label_but_zero_and_background_the_rest():
 
 
 def test_the_binary_task_s_targets_are_one_hot():
-    both = make_targets(LABELS, task=get_task("binary"), voxel_size_nm=None)
+    both = make_targets(LABELS, task=get_task("binary"), voxel_size_nm=None).values
     assert both.dtype == np.float32
     assert np.array_equal(both.sum(axis=0), np.ones(LABELS.shape))
     assert np.array_equal(both[1], LABELS > 0)
