@@ -300,12 +300,12 @@ def _label_problems(reader: PairReader, box: tuple[slice, slice, slice], *, task
 def _looked_at(task: TaskSpec) -> tuple[ChannelSpec, ...]:
     """The channels whose targets should vary and are soon made: distances and shapes are of the same objects.
 
-    An affinity over more than half a block cannot be judged by blocks.
+    Repulsive affinities reach far, and may well be 0 everywhere.
     """
     return tuple(
         channel
         for channel in task.channels
-        if channel.target.kind not in ("distance", "lsd") and max(map(abs, channel.target.offset or (0,))) <= BLOCK // 2
+        if channel.target.kind not in ("distance", "lsd") and channel.target.attractive is not False
     )
 
 
