@@ -14,6 +14,8 @@ from connectomics_zoo.build import build
 from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.evaluate.scores import balanced_accuracy
 from connectomics_zoo.listing import read_task_rows
+from connectomics_zoo.push.portable import portable_run
+from connectomics_zoo.registry import check_portable
 from connectomics_zoo.training.data import ForegroundFinder, TrainingPatches, ValidationPatches, training_loader
 from connectomics_zoo.training.module import SegmentationModule
 from connectomics_zoo.training.reader import PairReader
@@ -240,3 +242,14 @@ def test_metrics_are_the_mean_over_the_scored_channels():
     module.counts[3:, 1] = 99
     assert module.scores()["balanced_accuracy"] == pytest.approx((0.75 + 0.5 + 1) / 3)
     assert module.scores()["dice"] == pytest.approx((0.75 + 0.5 + 1) / 3)
+
+
+def test_the_place_of_a_mask_is_not_given_away_and_none_is_taken_from_elsewhere(tmp_path):
+    run = make_run({"train": [{"image": "/a/v.h5:raw", "label": "/a/v.h5:mito", "mask": "/b/m.h5:mask"}]})
+    portable = portable_run(run)
+    assert portable.data.train[0].mask == "m.h5:mask"
+    check_portable(portable, source="it")
+    pair = portable.data.train[0].model_copy(update={"mask": "/b/m.h5:mask"})
+    strange = portable.model_copy(update={"data": portable.data.model_copy(update={"train": (pair,)})})
+    with pytest.raises(SpecError, match=r"it: names the place '/b/m\.h5:mask'"):
+        check_portable(strange, source="it")
