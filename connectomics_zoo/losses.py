@@ -97,8 +97,8 @@ def _term(
 
 def _class_weights(targets: Tensor, known: Tensor) -> Tensor:
     """The weight of every voxel: 1 in the more frequent class, in the rarer one what makes the two count alike."""
-    # As integers: float32 does not count beyond 2**24.
-    yes = ((targets > 0.5) & known).sum()
+    # As integers: float32 does not count beyond 2**24. Targets that are not known are 0.
+    yes = (targets > 0.5).sum()
     no = known.sum() - yes
     weight_yes = (no / yes.clamp(min=1)).clamp(1, MOST_WEIGHT)
     weight_no = (yes / no.clamp(min=1)).clamp(1, MOST_WEIGHT)
