@@ -206,7 +206,7 @@ def check_portable(run: RunSpec, *, source: str) -> None:
     Raises:
         SpecError: `data.root` is a folder, or a volume lies elsewhere than below it.
     """
-    places = [place for pair in (*run.data.train, *run.data.validation) for place in (pair.image, pair.label)]
+    places = [place for pair in (*run.data.train, *run.data.validation) for place in pair.places]
     strange = [place for place in places if is_elsewhere(place)]
     if run.data.root not in (None, "???"):
         strange.insert(0, run.data.root)

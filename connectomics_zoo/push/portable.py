@@ -23,7 +23,8 @@ def portable_run(run: RunSpec) -> RunSpec:
     names = _portable_names(run.data)
 
     def portable(pair: VolumePair) -> VolumePair:
-        return pair.model_copy(update={"image": names[pair.image], "label": names[pair.label]})
+        mask = None if pair.mask is None else names[pair.mask]
+        return pair.model_copy(update={"image": names[pair.image], "label": names[pair.label], "mask": mask})
 
     data = run.data.model_copy(
         update={
@@ -37,7 +38,7 @@ def portable_run(run: RunSpec) -> RunSpec:
 
 def _portable_names(data: DataSpec) -> dict[str, str]:
     """Return the place that each volume of `data` gets."""
-    places = [place for pair in (*data.train, *data.validation) for place in (pair.image, pair.label)]
+    places = [place for pair in (*data.train, *data.validation) for place in pair.places]
     names = {place: place for place in places if not is_elsewhere(place)}
     taken = {str(split_location(place)[0]) for place in names}
     files: dict[Path, str] = {}

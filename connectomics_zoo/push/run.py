@@ -302,7 +302,7 @@ def _make(trained: Trained, folder: Path, *, pictures: bool, tell: Tell) -> _Pac
 
 def _refuse_leaks(trained: Trained, folder: Path, names: Iterable[str]) -> None:
     data = trained.run.data
-    volumes = [place for pair in (*data.train, *data.validation) for place in (pair.image, pair.label)]
+    volumes = [place for pair in (*data.train, *data.validation) for place in pair.places]
     places = [Path.home(), Path.cwd(), folder, trained.folder.resolve(), *map(Path, filter(is_elsewhere, volumes))]
     if data.root is not None:
         places.append(Path(data.root).expanduser().resolve())

@@ -50,6 +50,11 @@ class VolumePair(Node):
     weight: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """Its share of the training patches, relative to the others'; without one, the voxels of its part."""
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The places of its volumes."""
+        return (self.image, self.label) if self.mask is None else (self.image, self.label, self.mask)
+
 
 class DataSpec(Node):
     """The volumes of an experiment."""
