@@ -67,6 +67,11 @@ def downsample_labels(array: NDArray[Any], factors: Factors) -> NDArray[Any]:
     return smallest
 
 
+def downsample_mask(array: NDArray[np.bool_], factors: Factors) -> NDArray[np.bool_]:
+    """Return for each block of `array` (Z, Y, X) whether all of its voxels are True."""
+    return _combine(np.logical_and, array, factors, dtype=np.bool_)
+
+
 def _combine(function: np.ufunc, array: NDArray[Any], factors: Factors, *, dtype: DTypeLike) -> NDArray[Any]:
     """Return `function` over each block, as `dtype`: of whole slices of the array, which is several times faster."""
     array = array.astype(dtype, copy=False)

@@ -179,3 +179,23 @@ def test_the_largest_edge_is_that_of_the_schema():
     assert sizes.minimum == (MAX_EDGE, MAX_EDGE)
     with pytest.raises(ValueError, match=f"less than or equal to {MAX_EDGE}"):
         SizeRule(minimum=(MAX_EDGE + 1, MAX_EDGE), step=(1, 1))
+
+
+def test_of_a_task_with_many_channels_the_table_names_a_few_and_counts_targets(run_zoo):
+    _, out, _ = run_zoo("list", "lsd", "--kind", "task")
+    row = " ".join(out.splitlines()[2].split())
+    assert row.startswith("lsd z-1, y-1, x-1 and 10 more 3 affinity, 10 lsd agglomeration balanced_accuracy, dice")
+
+
+def test_a_task_shows_what_is_done_to_labels_and_what_its_targets_need(run_zoo):
+    _, out, _ = run_zoo("show", "lsd")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "decoding agglomeration (threshold 0.5, min_size 600)" in lines
+    assert "labels relabelled, eroded by 1" in lines
+    assert "affinities offsets along zyx, stored at their source" in lines
+    assert "z-1 sigmoid affinity [1, 0, 0], attractive 1 balanced_bce" in lines
+    assert "size sigmoid lsd size, sigma 80 nm 1 mse" in lines
+    _, out, _ = run_zoo("show", "affinities-6")
+    assert "affinity [10, 0, 0], repulsive" in out
+    _, out, _ = run_zoo("show", "mito")
+    assert "relabel" not in out.split("channel")[0]

@@ -36,6 +36,7 @@ LAYERS = (
     },
     {
         "acceleration",
+        "affinities",
         "convolution_guard",
         "hardware",
         "seeding",

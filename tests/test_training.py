@@ -282,13 +282,13 @@ def test_two_softmax_classes_train_and_the_foreground_alone_is_scored(volume, tm
 
 def test_validation_counts_only_what_the_mask_shows():
     module = SegmentationModule(make_run({}), torch.nn.Identity())
-    mask = torch.zeros(1, 1, 2, 2, 2)
-    mask[..., 0] = 1
+    mask = torch.zeros(1, 1, 2, 2, 2, dtype=torch.bool)
+    mask[..., 0] = True
     targets = torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0]).view(1, 1, 2, 2, 2)
     logits = torch.tensor([9.0, -9.0, 9.0, -9.0, -9.0, 9.0, -9.0, 9.0]).view(1, 1, 2, 2, 2)
     module.on_validation_epoch_start()
     module.validation_step(Patch(logits, targets, mask), 0)
-    assert module.counts.tolist() == [[1, 1, 1]]
+    assert module.counts.tolist() == [[1, 1, 1, 1]]
 
 
 def test_the_best_weights_are_kept(tmp_path, monkeypatch):

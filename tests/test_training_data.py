@@ -41,24 +41,35 @@ def test_only_isotropic_planes_of_equal_edges_are_rotated():
     assert rotation_planes((32, 48, 32), None) == ()
 
 
-def test_image_and_targets_are_moved_alike_and_all_positions_are_reached():
+def alone(image, **settings):
+    """The augmented image, with labels that do not matter."""
+    return augment(image, image[0], image[0] > 0, **settings)[0]
+
+
+def test_image_and_labels_are_moved_alike_and_all_positions_are_reached():
     image = np.arange(4 * 4 * 4, dtype=np.float32).reshape(1, 4, 4, 4)
     generator = np.random.default_rng(0)
     seen = set()
     for _ in range(400):
-        moved, targets = augment(image, image * 2, mode="flips", planes=((1, 2),), generator=generator)
-        assert np.array_equal(moved * 2, targets)
+        moved, labels, annotated = augment(
+            image, image[0] * 2, image[0] > 9, mode="flips", planes=((1, 2),), generator=generator
+        )
+        assert np.array_equal(moved[0] * 2, labels)
+        assert np.array_equal(moved[0] > 9, annotated)
         assert moved.flags.c_contiguous
         seen.add(moved.tobytes())
     assert len(seen) == 16  # the symmetries of a square, and two sides
 
 
-def test_full_augmentation_varies_grey_values_and_leaves_targets():
+def test_full_augmentation_varies_grey_values_and_leaves_labels():
     image = np.full((1, 4, 4, 4), 0.5, np.float32)
-    varied, targets = augment(image, image, mode="full", planes=(), generator=np.random.default_rng(0))
+    varied, labels, annotated = augment(
+        image, image[0], image[0] > 0, mode="full", planes=(), generator=np.random.default_rng(0)
+    )
     assert varied.std() > 0
     assert varied.dtype == np.float32
-    assert np.array_equal(targets, image)
+    assert np.array_equal(labels, image[0])
+    assert annotated.all()
 
 
 @pytest.mark.parametrize(
@@ -67,7 +78,7 @@ def test_full_augmentation_varies_grey_values_and_leaves_targets():
 def test_a_moved_patch_is_what_flips_and_rotations_make_of_it(shape, planes):
     image = np.random.default_rng(1).random(shape, dtype=np.float32)
     for seed in range(8):
-        moved, _ = augment(image, image, mode="flips", planes=planes, generator=np.random.default_rng(seed))
+        moved = alone(image, mode="flips", planes=planes, generator=np.random.default_rng(seed))
         generator, expected = np.random.default_rng(seed), image
         for axis in (1, 2, 3):
             expected = np.flip(expected, axis) if generator.random() < 0.5 else expected
@@ -81,7 +92,7 @@ def test_noise_is_normal_and_gain_and_offset_stay_in_their_ranges():
     before = image.copy()
     sigmas = []
     for seed in range(20):
-        varied, _ = augment(image, image, mode="full", planes=(), generator=np.random.default_rng(seed))
+        varied = alone(image, mode="full", planes=(), generator=np.random.default_rng(seed))
         dark, bright = np.sort(varied.reshape(-1, 2).mean(axis=0))
         assert (1 - GAIN) * 0.5 - 0.01 < bright - dark < (1 + GAIN) * 0.5 + 0.01
         assert abs((bright + dark) / 2 - 0.5) < OFFSET + 0.01
@@ -96,7 +107,8 @@ def test_noise_is_normal_and_gain_and_offset_stay_in_their_ranges():
 
 def test_no_augmentation_changes_nothing():
     image = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)
-    assert augment(image, image, mode="none", planes=((1, 2),), generator=np.random.default_rng(0)) == (image, image)
+    given = (image, image[0], image[0] > 0)
+    assert augment(*given, mode="none", planes=((1, 2),), generator=np.random.default_rng(0)) == given
 
 
 @pytest.mark.parametrize("name", ["v.h5:raw", "v.tif", "v.zarr:raw"])

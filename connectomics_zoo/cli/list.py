@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import get_args
 
@@ -33,6 +34,9 @@ _NUMBERS = ("parameters", "params", "GFLOPs", "scales")
 
 _HIDE_FIRST = ("family", "version", "weights", "scales", "legal sizes", "GFLOPs")
 """What a narrow terminal goes without, in this order."""
+
+_MOST_NAMES = 4
+"""Channels of a task that are named in the table."""
 
 _EPILOG = """\b
 Examples:
@@ -114,8 +118,8 @@ def _print_tasks(rows: list[TaskRow]) -> None:
         [
             (
                 row.reference,
-                ", ".join(row.channels),
-                ", ".join(row.targets),
+                _shorten(row.channels),
+                ", ".join(_count(row.targets)),
                 row.decoding,
                 ", ".join(row.metrics),
                 row.summary,
@@ -123,6 +127,19 @@ def _print_tasks(rows: list[TaskRow]) -> None:
             for row in rows
         ],
     )
+
+
+def _shorten(names: list[str]) -> str:
+    """The names, of many the first ones."""
+    if len(names) <= _MOST_NAMES:
+        return ", ".join(names)
+    return f"{', '.join(names[: _MOST_NAMES - 1])} and {len(names) - _MOST_NAMES + 1} more"
+
+
+def _count(kinds: list[str]) -> list[str]:
+    """Each kind once, in order, with how often it occurs."""
+    counts = Counter(kinds)
+    return [kind if counts[kind] == 1 else f"{counts[kind]} {kind}" for kind in counts]
 
 
 def _print_experiments(rows: list[ExperimentRow]) -> None:

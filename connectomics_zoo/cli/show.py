@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from connectomics_zoo.compare import Spec
     from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, RunSpec
     from connectomics_zoo.schema.model import ModelSpec, WeightsEntry
-    from connectomics_zoo.schema.task import TaskSpec
+    from connectomics_zoo.schema.task import TargetSpec, TaskSpec
 
 _EPILOG = """\b
 Examples:
@@ -147,8 +147,14 @@ def _describe_weights(tag: str, entry: WeightsEntry) -> str:
 
 def _print_task(spec: TaskSpec) -> None:
     _print_title(spec.name, spec.summary)
-    threshold = f" at {spec.decode.threshold:g}" if spec.decode.method == "threshold" else ""
-    print_facts({"decoding": f"{spec.decode.method}{threshold}", "metrics": ", ".join(spec.metrics)})
+    steps = [f"{name} {value:g}" for name, value in spec.decode.model_dump().items() if isinstance(value, (int, float))]
+    facts = {"decoding": f"{spec.decode.method} ({', '.join(steps)})" if steps else spec.decode.method}
+    if spec.labels.relabel or spec.labels.erosion:
+        erosion = f"eroded by {spec.labels.erosion}" if spec.labels.erosion else ""
+        facts["labels"] = ", ".join(filter(None, ("relabelled" if spec.labels.relabel else "", erosion)))
+    if spec.affinities is not None:
+        facts["affinities"] = f"offsets along {spec.affinities.axes}, stored at their {spec.affinities.edge_stored_at}"
+    print_facts({**facts, "metrics": ", ".join(spec.metrics)})
     click.echo()
     print_table(
         ("channel", "activation", "target", "losses"),
@@ -156,12 +162,21 @@ def _print_task(spec: TaskSpec) -> None:
             (
                 channel.name,
                 channel.activation,
-                channel.target.kind,
+                _describe_target(channel.target),
                 " + ".join(f"{loss.weight:g} {loss.kind}" for loss in channel.losses) or "-",
             )
             for channel in spec.channels
         ],
     )
+
+
+def _describe_target(target: TargetSpec) -> str:
+    """The kind of target with what it needs."""
+    if target.kind == "affinity":
+        return f"affinity {list(target.offset or ())}, {'attractive' if target.attractive else 'repulsive'}"
+    if target.kind == "lsd":
+        return f"lsd {target.component}, sigma {target.sigma_nm:g} nm"
+    return target.kind
 
 
 def _print_experiment(spec: ExperimentSpec) -> None:

@@ -91,3 +91,12 @@ def _sizes(labels: NDArray[Any], counts: NDArray[np.float64]) -> tuple[NDArray[n
 def _pairs(sizes: NDArray[np.float64]) -> float:
     """Twice the number of pairs of different voxels in the same object."""
     return float((sizes * (sizes - 1)).sum())
+
+
+def balanced_accuracy(*, true_positive: int, false_positive: int, false_negative: int, true_negative: int) -> float:
+    """Return the mean of the rates at which yes and no are found, of those that occur; 1 where none does."""
+    rates = []
+    for right, wrong in ((true_positive, false_negative), (true_negative, false_positive)):
+        if right + wrong:
+            rates.append(right / (right + wrong))
+    return sum(rates) / len(rates) if rates else 1.0

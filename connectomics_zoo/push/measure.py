@@ -101,8 +101,7 @@ def _readers(run: RunSpec, tell: Tell) -> Iterator[list[PairReader]]:
         yield readers
     finally:
         for reader in readers:
-            reader.image.close()
-            reader.label.close()
+            reader.close()
 
 
 def _score(folder: Path, run: RunSpec) -> dict[str, float]:
@@ -134,7 +133,8 @@ def _draw(folder: Path, run: RunSpec, reader: PairReader) -> None:
         shown = (values.argmax(axis=0) == channel).astype(np.float32)
     else:
         shown = values[channel]
-    targets = make_targets(reader.label.read(box), task=run.task, voxel_size_nm=reader.label.voxel_size_nm)
+    labels, annotated = reader.read_volume_truth(box)
+    targets = make_targets(labels, task=run.task, voxel_size_nm=reader.image.voxel_size_nm, annotated=annotated).values
     image = reader.image.read(box)
     rows = [int((index + 0.5) * len(shown) / SECTIONS) for index in range(min(SECTIONS, len(shown)))]
     draw_comparison(
@@ -162,9 +162,8 @@ def _middle(run: RunSpec, box: Box) -> Box:
 
 
 def _drawn_channel(run: RunSpec) -> int:
-    """Return the first channel that was trained and is no background, or the first one."""
-    kinds = [channel.target.kind if channel.losses else None for channel in run.task.channels]
-    return next((index for index, kind in enumerate(kinds) if kind not in (None, "background")), 0)
+    """Return the first channel that is scored and was trained, or the first one."""
+    return next((index for index in run.task.scored if run.task.channels[index].losses), 0)
 
 
 def _shrink(path: Path) -> None:

@@ -32,6 +32,9 @@ TARGET_FIELDS: dict[str, tuple[str, ...]] = {
 }
 """The fields that each kind of target needs, and that no other has."""
 
+CONTINUOUS_TARGETS = ("value", "distance", "lsd")
+"""The kinds of target that are a number, not yes or no."""
+
 DECODE_FIELDS: dict[str, tuple[str, ...]] = {
     "threshold": ("threshold",),
     "argmax": (),
@@ -235,8 +238,19 @@ class TaskSpec(Node):
         tuple[Literal["dice", "iou", "precision", "recall", "balanced_accuracy"], ...],
         Field(strict=False, min_length=1),
     ]
-    """What validation reports, the mean over the channels that are yes or no; the first one chooses the best
+    """What validation reports, the mean over the channels that are `scored`; the first one chooses the best
     checkpoint."""
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """The channels that the metrics are of: all that are yes or no but background, or without any, `value`s.
+
+        A value is a yes where it is more than a half.
+        """
+        kinds = [channel.target.kind for channel in self.channels]
+        unscored = ("background", *CONTINUOUS_TARGETS)
+        yes_or_no = tuple(index for index, kind in enumerate(kinds) if kind not in unscored)
+        return yes_or_no or tuple(index for index, kind in enumerate(kinds) if kind == "value")
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskSpec:
@@ -245,6 +259,12 @@ class TaskSpec(Node):
             raise ValueError(f"channels have the names {names}, each must be different")
         if not any(channel.losses for channel in self.channels):
             raise ValueError("no channel has a loss, give at least one")
+        if not self.scored:
+            raise ValueError(
+                "no channel's target is yes or no, so that nothing can be scored, give one (not only background, "
+                "distance and lsd)"
+            )
+        self._check_values()
         softmax = [channel.activation == "softmax" for channel in self.channels]
         if sum(softmax) == 1:
             raise ValueError("one channel alone has the activation 'softmax', use 'sigmoid' or give at least two")
@@ -257,6 +277,15 @@ class TaskSpec(Node):
         if self.decode.method == "argmax" and not all(softmax):
             raise ValueError("decode.method 'argmax' needs every channel's activation to be 'softmax'")
         return self
+
+    def _check_values(self) -> None:
+        """Refuse what makes no sense of labels that are numbers in 0..1."""
+        kinds = {channel.target.kind for channel in self.channels}
+        of_objects = sorted(kinds & {"presynapse", "postsynapse", "distance", "affinity", "lsd"})
+        if "value" in kinds and of_objects:
+            raise ValueError(f"the targets 'value' and {of_objects[0]!r} need labels of different kinds, leave one out")
+        if "value" in kinds and self.labels != LabelSpec():
+            raise ValueError("labels.relabel and labels.erosion have no meaning for the target 'value', leave them out")
 
     def _check_losses(self, channel: ChannelSpec) -> None:
         for loss in channel.losses:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,37 +46,39 @@ def rotation_planes(
 
 def augment(
     image: Array,
-    targets: Array,
+    labels: NDArray[Any],
+    annotated: NDArray[np.bool_],
     *,
     mode: str,
     planes: tuple[tuple[int, int], ...],
     generator: np.random.Generator,
-) -> tuple[Array, Array]:
-    """Return an augmented copy of a patch and its targets; in mode `none`, the arrays themselves.
+) -> tuple[Array, NDArray[Any], NDArray[np.bool_]]:
+    """Return an augmented copy of a patch and its labels; in mode `none`, the arrays themselves.
 
     Args:
         image: (C, Z, Y, X), intensities scaled to 0..1.
-        targets: (C, Z, Y, X).
+        labels: (Z, Y, X).
+        annotated: (Z, Y, X), False where the label is not known.
         mode: `none`, `flips` or `full`, see `TrainingSpec.augmentation`.
         planes: what `rotation_planes` gives.
         generator: source of randomness.
     """
     if mode == "none":
-        return image, targets
+        return image, labels, annotated
+    arrays: tuple[NDArray[Any], ...] = (image, labels[np.newaxis], annotated[np.newaxis])
     for axis in (1, 2, 3):
         if generator.random() < 0.5:
-            image, targets = np.flip(image, axis), np.flip(targets, axis)
+            arrays = tuple(np.flip(array, axis) for array in arrays)
     for first, second in planes:
         turns = int(generator.integers(4))
-        image = np.rot90(image, turns, (first + 1, second + 1))
-        targets = np.rot90(targets, turns, (first + 1, second + 1))
-    image, targets = _copy(image), _copy(targets)
+        arrays = tuple(np.rot90(array, turns, (first + 1, second + 1)) for array in arrays)
+    image, (labels,), (annotated,) = (_copy(array) for array in arrays)
     if mode == "full":
         _vary_intensity(image, generator)
-    return image, targets
+    return image, labels, annotated
 
 
-def _copy(view: Array) -> Array:
+def _copy(view: NDArray[Any]) -> NDArray[Any]:
     """Return a contiguous copy of a flipped and turned array (C, Z, Y, X)."""
     result = np.empty(view.shape, view.dtype)
     for z in range(0, view.shape[1], TILE):

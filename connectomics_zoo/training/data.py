@@ -32,7 +32,7 @@ class Patch(NamedTuple):
     targets: Tensor
     """(C, Z, Y, X)."""
     mask: Tensor
-    """(1, Z, Y, X), 1 where validation scores the patch; (1, 1, 1, 1) in training, which scores all of it."""
+    """(C, Z, Y, X), True where the target is known and, in validation, where this patch is the one that is scored."""
 
 
 class ForegroundFinder:
@@ -116,15 +116,18 @@ class TrainingPatches(IterableDataset[Patch]):
             centre = finder.find(generator)
             box = box if centre is None else _centred_box(reader.box, centre, recipe.patch_size)
         # Reflected at the region, not read beyond it: what lies there may be what the run is validated on.
-        labels = reader.read_label(box, within=reader.box)
-        image, targets = augment(
+        truth = reader.read_truth(box, within=reader.box)
+        # Labels are augmented, not targets: a flipped affinity is another one.
+        image, labels, annotated = augment(
             reader.read_image(box, within=reader.box),
-            make_targets(labels, task=self.run.task, voxel_size_nm=reader.voxel_size_nm),
+            truth.labels,
+            truth.annotated,
             mode=recipe.augmentation,
             planes=rotation_planes(recipe.patch_size, reader.voxel_size_nm),
             generator=generator,
         )
-        return Patch(torch.from_numpy(image), torch.from_numpy(targets), torch.ones(1, 1, 1, 1))
+        targets = make_targets(labels, task=self.run.task, voxel_size_nm=reader.voxel_size_nm, annotated=annotated)
+        return Patch(torch.from_numpy(image), torch.from_numpy(targets.values), torch.from_numpy(targets.known))
 
 
 def _random_box(region: Box, size: tuple[int, ...], generator: np.random.Generator) -> Box:
@@ -170,13 +173,13 @@ class ValidationPatches(Dataset[Patch]):
     def __getitem__(self, index: int) -> Patch:
         reader_index, box, scored = self.items[index]
         reader = self.readers[reader_index]
-        labels = reader.read_label(box, within=reader.whole)
-        targets = make_targets(labels, task=self.run.task, voxel_size_nm=reader.voxel_size_nm)
-        mask = np.zeros((1, *self.run.training.patch_size), dtype=np.float32)
+        labels, annotated = reader.read_truth(box, within=reader.whole)
+        targets = make_targets(labels, task=self.run.task, voxel_size_nm=reader.voxel_size_nm, annotated=annotated)
+        mask = np.zeros(targets.known.shape, dtype=bool)
         z, y, x = (slice(low - first, high - first) for (first, _), (low, high) in zip(box, scored, strict=True))
-        mask[:, z, y, x] = 1
+        mask[:, z, y, x] = targets.known[:, z, y, x]
         image = reader.read_image(box, within=reader.whole)
-        return Patch(torch.from_numpy(image), torch.from_numpy(targets), torch.from_numpy(mask))
+        return Patch(torch.from_numpy(image), torch.from_numpy(targets.values), torch.from_numpy(mask))
 
 
 def training_loader(run: RunSpec, *, skip: int = 0, pin_memory: bool = False) -> DataLoader[Patch]:

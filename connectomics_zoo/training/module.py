@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from connectomics_zoo.evaluate.scores import overlap_scores
+from connectomics_zoo.evaluate.scores import balanced_accuracy, overlap_scores
 from connectomics_zoo.losses import activate, supervised_losses
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.training.data import Patch
@@ -26,8 +26,8 @@ class SegmentationModule(L.LightningModule):
         super().__init__()
         self.run = run
         self.network = network
-        self.counts = torch.zeros(len(run.task.channels), 3, dtype=torch.float64)
-        """True positives, false positives and false negatives of each channel in this validation."""
+        self.counts = torch.zeros(len(run.task.channels), 4, dtype=torch.float64)
+        """True positives, false positives, false negatives and true negatives of each channel in this validation."""
 
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         """(B, C, Z, Y, X) -> what the network returns."""
@@ -37,7 +37,7 @@ class SegmentationModule(L.LightningModule):
     def training_step(self, batch: Patch, batch_index: int) -> Tensor:
         """Return the summed loss; log it for each scale."""
         losses = supervised_losses(
-            self(_as_network_input(batch.image)), batch.targets, model=self.run.model, task=self.run.task
+            self(_as_network_input(batch.image)), batch.targets, batch.mask, model=self.run.model, task=self.run.task
         )
         for name, loss in losses.items():
             self.log("train/loss" if name == "loss" else f"train/loss_{name}", loss.detach())
@@ -50,7 +50,7 @@ class SegmentationModule(L.LightningModule):
         self.counts.zero_()
 
     def validation_step(self, batch: Patch, batch_index: int) -> None:
-        """Count hits and misses where the mask is 1."""
+        """Count hits and misses where the mask is True."""
         values = activate(self(_as_network_input(batch.image)), task=self.run.task)
         decode = self.run.task.decode
         if decode.method == "argmax":
@@ -59,9 +59,10 @@ class SegmentationModule(L.LightningModule):
         else:
             found = values > decode.cut
         truth = batch.targets > 0.5
-        scored = batch.mask > 0
-        groups = (found & truth & scored, found & ~truth & scored, ~found & truth & scored)
-        self.counts += torch.stack([group.sum(dim=(0, 2, 3, 4)) for group in groups], dim=1).double().cpu()
+        groups = (found & truth, found & ~truth, ~found & truth, ~found & ~truth)
+        self.counts += (
+            torch.stack([(group & batch.mask).sum(dim=(0, 2, 3, 4)) for group in groups], dim=1).double().cpu()
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Log the task's metrics."""
@@ -69,15 +70,14 @@ class SegmentationModule(L.LightningModule):
             self.log(f"val/{name}", score)
 
     def scores(self) -> dict[str, float]:
-        """Return the task's metrics of what was counted, as the mean over its foreground channels."""
-        counts = self.counts.long().tolist()
-        scores = [
-            overlap_scores(
-                true_positive=counts[index][0], false_positive=counts[index][1], false_negative=counts[index][2]
+        """Return the task's metrics of what was counted, as the mean over its scored channels."""
+        scores = []
+        for index in self.run.task.scored:
+            hits, false_alarms, misses, rejections = self.counts[index].long().tolist()
+            found = {"true_positive": hits, "false_positive": false_alarms, "false_negative": misses}
+            scores.append(
+                {**overlap_scores(**found), "balanced_accuracy": balanced_accuracy(**found, true_negative=rejections)}
             )
-            for index, channel in enumerate(self.run.task.channels)
-            if channel.target.kind != "background"
-        ]
         return {name: sum(score[name] for score in scores) / len(scores) for name in self.run.task.metrics}
 
     def configure_optimizers(self) -> Any:

@@ -3,19 +3,48 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.intensity import scale_intensity
-from connectomics_zoo.resample import downsample_image, downsample_labels
+from connectomics_zoo.resample import downsample_image, downsample_labels, downsample_mask
 from connectomics_zoo.schema.experiment import DataSpec, Region, VolumePair
 from connectomics_zoo.volumes import Volume, open_volume
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """[first, last + 1] of voxels along z, y, x."""
+
+
+class Truth(NamedTuple):
+    """Labels, and where they are such."""
+
+    labels: NDArray[Any]
+    """(Z, Y, X), 0 where not annotated."""
+    annotated: NDArray[np.bool_]
+    """(Z, Y, X)."""
+
+
+def read_truth(
+    label: Volume, mask: Volume | None, region: tuple[slice, slice, slice], *, unlabelled: int | None
+) -> Truth:
+    """Return the labels of `region` in the volume's own voxels, and where they are annotated.
+
+    Args:
+        label: the label volume.
+        mask: a volume that is 0 where nothing is annotated, None where there is none.
+        region: the voxels.
+        unlabelled: the label of voxels that are not annotated.
+    """
+    labels = label.read(region)
+    annotated = np.ones(labels.shape, dtype=bool) if mask is None else mask.read(region) != 0
+    if unlabelled is not None:
+        annotated &= labels != unlabelled
+    if not annotated.all():
+        labels = np.where(annotated, labels, np.zeros((), labels.dtype))
+    return Truth(labels, annotated)
 
 
 class PairReader:
@@ -27,6 +56,9 @@ class PairReader:
         self.root = Path(data.root).expanduser() if data.root is not None else None
         self.image: Volume = open_volume(pair.image, root=self.root, voxel_size_nm=data.voxel_size_nm)
         self.label: Volume = open_volume(pair.label, root=self.root, voxel_size_nm=data.voxel_size_nm)
+        self.mask: Volume | None = None
+        if pair.mask is not None:
+            self.mask = open_volume(pair.mask, root=self.root, voxel_size_nm=data.voxel_size_nm)
         factors = data.downsample
         self.whole: Box = network_box(Region(), self.image.shape, factors)
         """The whole volume, in network voxels."""
@@ -52,10 +84,31 @@ class PairReader:
         return _reflect(scaled, ((0, 0), *padding))
 
     def read_label(self, box: Box, *, within: Box) -> NDArray[Any]:
-        """Return the labels (Z, Y, X) in `box`, reflected where it reaches out of `within`."""
+        """Return the labels (Z, Y, X) in `box`, reflected where it reaches out of `within`; 0 where not annotated."""
+        return self.read_truth(box, within=within).labels
+
+    def read_truth(self, box: Box, *, within: Box) -> Truth:
+        """Return the labels in `box`, reflected where it reaches out of `within`, and where they are annotated.
+
+        A network voxel is annotated where all of its volume voxels are.
+        """
         inside, padding = _clip(box, within)
-        labels = self.label.read(self._volume_slices(inside))
-        return _reflect(downsample_labels(labels, self.data.downsample), padding)
+        labels, annotated = self.read_volume_truth(self._volume_slices(inside))
+        if max(self.data.downsample) > 1:
+            annotated = downsample_mask(annotated, self.data.downsample)
+            labels = downsample_labels(labels, self.data.downsample)
+            labels = np.where(annotated, labels, np.zeros((), labels.dtype))
+        return Truth(_reflect(labels, padding), _reflect(annotated, padding))
+
+    def read_volume_truth(self, region: tuple[slice, slice, slice]) -> Truth:
+        """Return the labels of `region` in the volume's own voxels, and where they are annotated."""
+        return read_truth(self.label, self.mask, region, unlabelled=self.data.unlabelled)
+
+    def close(self) -> None:
+        """Close the files."""
+        for volume in (self.image, self.label, self.mask):
+            if volume is not None:
+                volume.close()
 
     def _volume_slices(self, box: Box) -> tuple[slice, slice, slice]:
         z, y, x = (

@@ -7,6 +7,7 @@ import logging
 import math
 import platform
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,11 @@ from connectomics_zoo.registry import (
 )
 from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, PredictionSpec, RunSpec, VolumePair
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.schema.task import TaskSpec
+from connectomics_zoo.schema.task import ChannelSpec, TaskSpec
 from connectomics_zoo.schema.training import TrainingSpec
-from connectomics_zoo.targets import is_continuous, make_targets
-from connectomics_zoo.training.reader import PairReader, network_box
-from connectomics_zoo.volumes import Volume, check_pair, open_volume
+from connectomics_zoo.targets import check_voxel_size, make_targets
+from connectomics_zoo.training.reader import PairReader, network_box, read_truth
+from connectomics_zoo.volumes import Volume, check_mask, check_pair, open_volume
 
 _log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def complete(experiment: ExperimentSpec, *, source: str) -> RunSpec:
         )
     for part, pairs in (("train", data.train), ("validation", data.validation)):
         for index, pair in enumerate(pairs):
-            for what, location in (("image", pair.image), ("label", pair.label)):
+            for what, location in (("image", pair.image), ("label", pair.label), ("mask", pair.mask)):
                 if location == REQUIRED:
                     key = f"data.{part}.{what}" if len(pairs) == 1 else f"data.{part}.{index}.{what}"
                     raise SpecError(f"{source}: a volume is not given, add {key}=FILE:DATASET.")
@@ -171,21 +172,25 @@ def inspect_volumes(data: DataSpec, *, task: TaskSpec) -> tuple[int, tuple[float
     Raises:
         ZooError: a volume, a region, or what they have in common is wrong.
     """
-    root = Path(data.root).expanduser() if data.root is not None else None
     channels: set[int] = set()
     voxel_sizes: set[tuple[float, float, float]] = set()
-    continuous = any(is_continuous(task))
     for pair in (*data.train, *data.validation):
-        with (
-            open_volume(pair.image, root=root, voxel_size_nm=data.voxel_size_nm) as image,
-            open_volume(pair.label, root=root, voxel_size_nm=data.voxel_size_nm) as label,
-        ):
-            check_pair(image, label, continuous=continuous)
+        with ExitStack() as opened:
+            image, label, mask = (
+                None if location is None else opened.enter_context(_open(location, data))
+                for location in (pair.image, pair.label, pair.mask)
+            )
+            assert image is not None
+            assert label is not None
+            check_pair(image, label, continuous=_has_values(task))
+            if mask is not None:
+                check_mask(image, mask)
             box = _region_box(pair, image)
             network_box(pair.region, image.shape, data.downsample)
             if math.prod(part.stop - part.start for part in box) <= SCANNED_VOXELS:
-                _scan(image, label, box, data=data, task=task)
+                _scan(image, label, mask, box, data=data, task=task)
             channels.add(image.channels or 1)
+            check_voxel_size(task, image.voxel_size_nm)
             if image.voxel_size_nm is not None:
                 voxel_sizes.add(image.voxel_size_nm)
     if len(channels) > 1:
@@ -195,6 +200,16 @@ def inspect_volumes(data: DataSpec, *, task: TaskSpec) -> tuple[int, tuple[float
             f"the images have the voxel sizes {sorted(voxel_sizes)} nm, all must have the same: resample them."
         )
     return channels.pop(), voxel_sizes.pop() if voxel_sizes else None
+
+
+def _open(location: str, data: DataSpec) -> Volume:
+    root = Path(data.root).expanduser() if data.root is not None else None
+    return open_volume(location, root=root, voxel_size_nm=data.voxel_size_nm)
+
+
+def _has_values(task: TaskSpec) -> bool:
+    """Whether labels are numbers in 0..1."""
+    return any(channel.target.kind == "value" for channel in task.channels)
 
 
 def warn_of_overlap(data: DataSpec) -> None:
@@ -238,37 +253,60 @@ def warn_of_labels(run: RunSpec) -> None:
     """
     for pair in (*run.data.train, *run.data.validation):
         reader = PairReader(pair, run.data)
-        with reader.image, reader.label:
-            for problem in _label_problems(reader.label, _region_box(pair, reader.image), task=run.task):
+        try:
+            for problem in _label_problems(reader, _region_box(pair, reader.image), task=run.task):
                 _log.warning("%s %s", pair.label, problem)
+        finally:
+            reader.close()
 
 
-def _label_problems(label: Volume, box: tuple[slice, slice, slice], *, task: TaskSpec) -> list[str]:
+def _label_problems(reader: PairReader, box: tuple[slice, slice, slice], *, task: TaskSpec) -> list[str]:
     """Return what looks wrong with the labels in `box`, as the ends of sentences that begin with their name."""
     blocks, total = _random_blocks(box)
-    low, high = np.full(len(task.channels), np.inf), np.full(len(task.channels), -np.inf)
+    channels = _looked_at(task)
+    looked_at = task.model_copy(update={"channels": channels})
+    low, high = np.full(len(channels), np.inf), np.full(len(channels), -np.inf)
     different = compared = 0
     for done, block in enumerate(blocks):
         if done >= ENOUGH_BLOCKS and (low < high).all():
             break
-        labels = label.read(block)
-        targets = make_targets(labels, task=task, voxel_size_nm=label.voxel_size_nm)
-        low, high = np.minimum(low, targets.min(axis=(1, 2, 3))), np.maximum(high, targets.max(axis=(1, 2, 3)))
+        labels, annotated = reader.read_volume_truth(block)
+        targets, known = make_targets(
+            labels, task=looked_at, voxel_size_nm=reader.label.voxel_size_nm, annotated=annotated
+        )
+        low = np.minimum(low, np.where(known, targets, np.inf).min(axis=(1, 2, 3)))
+        high = np.maximum(high, np.where(known, targets, -np.inf).max(axis=(1, 2, 3)))
         different += np.count_nonzero(labels[..., 1:] != labels[..., :-1])
         compared += labels[..., 1:].size
-    if not any(is_continuous(task)) and different > GREY * compared:
+    if not _has_values(task) and different > GREY * compared:
         share = round(100 * different / compared)
         return [
             f"looks like a grey image, not like labels ({share} % of its voxels differ from the next one along x): "
             "give a label volume"
         ]
     part = "its region" if len(blocks) == total else f"the {len(blocks)} of {total} blocks that were looked at"
-    return [
-        f"makes the target of {channel.name!r} ({channel.target.kind}) {value:g} in all of {part}: "
-        "check that volume and region are the right ones"
-        for channel, value, constant in zip(task.channels, low, low == high, strict=True)
-        if constant
-    ]
+    problems = []
+    for channel, smallest, largest in zip(channels, low, high, strict=True):
+        target = f"the target of {channel.name!r} ({channel.target.kind})"
+        if smallest > largest:
+            problems.append(f"leaves {target} unknown in all of {part}: check mask, unlabelled and the region's size")
+        elif smallest == largest:
+            problems.append(
+                f"makes {target} {smallest:g} in all of {part}: check that volume and region are the right ones"
+            )
+    return problems
+
+
+def _looked_at(task: TaskSpec) -> tuple[ChannelSpec, ...]:
+    """The channels whose targets should vary and are soon made: distances and shapes are of the same objects.
+
+    Repulsive affinities reach far, and may well be 0 everywhere.
+    """
+    return tuple(
+        channel
+        for channel in task.channels
+        if channel.target.kind not in ("distance", "lsd") and channel.target.attractive is not False
+    )
 
 
 def _random_blocks(box: tuple[slice, slice, slice]) -> tuple[list[tuple[slice, slice, slice]], int]:
@@ -296,15 +334,24 @@ def _region_box(pair: VolumePair, image: Volume) -> tuple[slice, slice, slice]:
     return slices[0], slices[1], slices[2]
 
 
-def _scan(image: Volume, label: Volume, box: tuple[slice, slice, slice], *, data: DataSpec, task: TaskSpec) -> None:
+def _scan(
+    image: Volume,
+    label: Volume,
+    mask: Volume | None,
+    box: tuple[slice, slice, slice],
+    *,
+    data: DataSpec,
+    task: TaskSpec,
+) -> None:
     """Read what is made of floats, whose values may be anything, section by section."""
     z, y, x = box
     for first in range(z.start, z.stop):
         section = (slice(first, first + 1), y, x)
         if image.dtype.kind == "f":
             scale_intensity(image.read(section), dtype=image.dtype, intensity_range=data.intensity_range)
-        if any(is_continuous(task)):
-            make_targets(label.read(section), task=task, voxel_size_nm=None)
+        if _has_values(task):
+            labels, annotated = read_truth(label, mask, section, unlabelled=data.unlabelled)
+            make_targets(labels, task=task, voxel_size_nm=None, annotated=annotated)
 
 
 def _check_patch(model: ModelSpec, size: tuple[int, ...], *, what: str) -> None:

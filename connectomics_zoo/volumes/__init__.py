@@ -2,7 +2,7 @@
 
 from connectomics_zoo.volumes.checks import Region
 from connectomics_zoo.volumes.metadata import Content, VoxelSize
-from connectomics_zoo.volumes.volume import Volume, check_pair, open_volume
+from connectomics_zoo.volumes.volume import Volume, check_mask, check_pair, open_volume
 from connectomics_zoo.volumes.writing import PartialOutput, WritableVolume, create_volume
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Volume",
     "VoxelSize",
     "WritableVolume",
+    "check_mask",
     "check_pair",
     "create_volume",
     "open_volume",

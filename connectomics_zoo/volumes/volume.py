@@ -220,3 +220,21 @@ def check_pair(image: Volume, label: Volume, *, continuous: bool = False) -> Non
             f"{both}: image and label say that their voxels are {_format(image.voxel_size_nm)} and "
             f"{_format(label.voxel_size_nm)} nm, and they must be equal, correct one."
         )
+
+
+def check_mask(image: Volume, mask: Volume) -> None:
+    """Check that `mask` can say where the labels of `image` are annotated.
+
+    Raises:
+        VolumeError: their shapes differ, or the mask has channels.
+    """
+    if mask.channels is not None:
+        raise VolumeError(
+            f"{mask.location}: the mask has {mask.channels} channels, and must have none, save one of them alone as "
+            "(z, y, x)."
+        )
+    if image.shape != mask.shape:
+        raise VolumeError(
+            f"{image.location} and {mask.location}: image and mask have the shapes {image.shape} and {mask.shape}, "
+            "and they must be equal."
+        )
