@@ -27,6 +27,7 @@ from connectomics_zoo.decode.tune import grid_of
 from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.reading import dump_yaml
 from connectomics_zoo.registry import get_task
+from connectomics_zoo.schema.task import DECODE_FIELDS, DECODE_STARTS
 from connectomics_zoo.volumes import open_volume
 
 LABELS = voronoi_labels((12, 24, 24), objects=8)
@@ -137,6 +138,13 @@ def test_settings_come_from_the_task_then_the_run_then_the_command(tmp_path):
     assert (other.threshold, other.seed_threshold, other.boundary_threshold, other.min_size) == (0.7, 0.6, 1.0, 5)
 
 
+def test_every_setting_has_a_start_for_a_task_of_another_method():
+    assert set(DECODE_STARTS) == {name for method in settings.OBJECT_METHODS for name in DECODE_FIELDS[method]}
+    for method in settings.OBJECT_METHODS:
+        plain = affinity_task().model_copy(update={"decode": get_task("binary").decode})
+        assert settings.with_settings(plain, saved=None, method=method, changes={}).decode.method == method
+
+
 # Tuning -----------------------------------------------------------------------------------------------------------
 
 
@@ -209,9 +217,11 @@ def test_background_counts_where_there_is_a_foreground(tmp_path):
     values[0][truth > 0] = 0.85
     path = write_prediction(tmp_path / "p.h5", values, get_task("mito"))
     write_labels(tmp_path / "truth.h5", truth)
-    report = zoo.decode(path, tmp_path / "out.h5", method="components", tune_on=tmp_path / "truth.h5")
-    # A threshold of 0.1 makes all one object, and would be as good if the background did not count.
-    assert report.settings["threshold"] == 0.5
+    report = zoo.decode(
+        path, tmp_path / "out.h5", method="components", changes={"threshold": 0.2}, tune_on=tmp_path / "truth.h5"
+    )
+    # A threshold of 0.2 makes all one object, and would be as good if the background did not count.
+    assert report.settings["threshold"] == 0.4
     assert min(trial.adapted_rand_error for trial in report.trials) == 0
 
 

@@ -14,7 +14,7 @@ from object_volumes import affinity_task, noisy_values, one_piece_each, scores, 
 from scipy import ndimage
 
 from connectomics_zoo.affinities import convention_of
-from connectomics_zoo.decode.channels import Channels, read_channels
+from connectomics_zoo.decode.channels import Channels, mean_attraction, read_channels
 from connectomics_zoo.decode.methods import keep_large, segment
 from connectomics_zoo.decode.stored import read_values, store_values
 from connectomics_zoo.errors import MissingPackageError, SpecError
@@ -217,6 +217,14 @@ def test_a_watershed_of_affinities_reads_their_mean():
     channels = read_channels(true_values(labels, task), task=task)
     found = segment(channels, decode=watershed_spec(seed_threshold=0.99, boundary_threshold=1.0, min_seed=20))
     assert scores(found, labels)["adapted_rand_error"] < 0.2
+
+
+def test_the_mean_attraction_of_a_voxel_is_that_of_the_edges_it_has():
+    values = np.zeros((2, 1, 1, 4), dtype=np.float32)
+    values[0, 0, 0] = (0.2, 0.6, 1.0, 0.0)  # of the edges 0-1, 1-2 and 2-3
+    values[1] = 0.9
+    channels = Channels(None, None, None, values, ((0, 0, 1), (0, 0, 2)), (True, False))
+    np.testing.assert_allclose(mean_attraction(channels)[0, 0], (0.2, 0.4, 0.8, 1.0), rtol=1e-6)
 
 
 def test_objects_that_are_too_small_go_and_the_others_are_numbered_without_a_gap():

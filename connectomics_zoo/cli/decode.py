@@ -99,7 +99,7 @@ def _print_trials(report: DecodeReport) -> None:
                 str(trial.objects),
                 "best" if trial.settings == report.settings else "",
             )
-            for trial in report.trials
+            for trial in sorted(report.trials, key=lambda trial: [trial.settings[name] for name in varied])
         ],
         right=(*varied, *scores),
     )
