@@ -22,6 +22,7 @@ NAMES = {
     "verify",
     "train",
     "predict",
+    "decode",
     "evaluate",
     "print_available_architectures",
     "build_model",

@@ -45,6 +45,7 @@ NOT_RUN = {
     "README.md": 3,
     "convert.md": 0,
     "from-pytorch-connectomics.md": 0,
+    "instances.md": 0,
     "performance.md": 0,
     "quick-start.md": 1,
     "specs.md": 1,

@@ -111,7 +111,7 @@ def channels_task(*activations: str, method: str = "threshold") -> TaskSpec:
                 }
                 for index, kind in enumerate(activations)
             ],
-            "decode": {"method": method},
+            "decode": {"method": method, **({"threshold": 0.5} if method == "threshold" else {})},
             "metrics": ["dice"],
         }
     )

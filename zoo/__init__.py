@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from connectomics_zoo.compat import build_model, print_available_architectures
+    from connectomics_zoo.decode import decode
     from connectomics_zoo.errors import ZooError
     from connectomics_zoo.evaluate import evaluate
     from connectomics_zoo.listing import list_models
@@ -26,6 +27,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "verify",
     "train",
     "predict",
+    "decode",
     "evaluate",
     "print_available_architectures",
     "build_model",
@@ -37,6 +39,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
 _MODULES = {
     "build_model": "connectomics_zoo.compat",
     "print_available_architectures": "connectomics_zoo.compat",
+    "decode": "connectomics_zoo.decode",
     "ZooError": "connectomics_zoo.errors",
     "evaluate": "connectomics_zoo.evaluate",
     "list_models": "connectomics_zoo.listing",

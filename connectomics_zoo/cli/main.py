@@ -22,6 +22,7 @@ VERBS = {
     "verify": "Prove what the specs declare",
     "train": "Train a model on your volumes",
     "predict": "Predict a volume with a trained network",
+    "decode": "Make objects of a prediction",
     "evaluate": "Score a prediction against the truth",
     "push": "Give a trained run away, on the Hugging Face Hub or beside a spec",
     "pull": "Download trained weights, checked",

@@ -76,6 +76,11 @@ def check_request(
     if batch_size < 1:
         raise SpecError(f"batch_size {batch_size} is not possible, give 1 or more.")
     if output == "label":
+        if spec.task.decode.is_instances:
+            raise OutputError(
+                f"the task {spec.task.name} makes objects (by {spec.task.decode.method}), which need the whole "
+                "prediction: predict probabilities and run `zoo decode` on them."
+            )
         if dtype != "uint8":
             raise OutputError(f"labels are uint8, not {dtype}: leave dtype out, or predict probabilities.")
         return

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from connectomics_zoo.decoding import decode, decoded_channels
+from connectomics_zoo.decode.stored import store_values, task_text
+from connectomics_zoo.decode.voxelwise import decode_voxels, decoded_channels
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.intensity import scale_intensity
 from connectomics_zoo.predict import plan
@@ -51,7 +52,7 @@ class PredictReport:
     out: str
     """What was written: path and dataset."""
     output: Output
-    """What it holds; a probability p is stored as round(255 p) in uint8."""
+    """What it holds; in uint8, a probability p is stored as round(255 p), and v of a tanh as round(127.5 (v + 1))."""
     shape: tuple[int, ...]
     """(Z, Y, X), or (C, Z, Y, X) where there are several channels."""
     dtype: DType
@@ -123,7 +124,7 @@ def predict(
         precision: `float32`, `bfloat16` or `float16` (CUDA); `auto` is float32 on the CPU and the run's on CUDA.
         batch_size: windows that the network gets at a time; OpenVINO computes one after the other.
         output: every channel's value, or the labels that the task decodes them to (uint8).
-        dtype: of probabilities; uint8 stores p as round(255 p).
+        dtype: of probabilities; uint8 stores p as round(255 p), and v after tanh as round(127.5 (v + 1)).
         region: predict this part alone (`z=13:16,y=0:512`); it equals the same part of a whole prediction.
         overwrite: replace `out` if it exists.
         frozen: use only weights that the lock file `zoo.lock` has, or that of this path.
@@ -195,8 +196,8 @@ def _create_output(out: str | Path, job: _Job, *, source: Volume, overwrite: boo
     if voxel_size_nm is None and trained is not None:
         voxel_size_nm = trained
         _log.warning("%s does not say its voxel size, took the run's, %s nm", source.location, lengths(trained))
-    # Without an activation the values are no probabilities.
-    is_probability = all(channel.activation != "none" for channel in task.channels)
+    # With tanh, or without an activation, the values are no probabilities; the file says by its task what they are.
+    is_probability = all(channel.activation not in ("tanh", "none") for channel in task.channels)
     content: Content | None = "label" if job.output == "label" else "probability" if is_probability else None
     is_tiff = Path(out).suffix.lower() in (".tif", ".tiff")
     return create_volume(
@@ -206,6 +207,7 @@ def _create_output(out: str | Path, job: _Job, *, source: Volume, overwrite: boo
         channels=None if channels == 1 else channels,
         voxel_size_nm=voxel_size_nm,
         content=content,
+        task=None if job.output == "label" else task_text(task),
         chunks=None if is_tiff else plan.chunk_shape(job.geometry),
         overwrite=overwrite,
     )
@@ -265,9 +267,16 @@ def _scale(source: Volume, spec: RunSpec) -> Callable[[NDArray[Any]], NDArray[np
     return scale
 
 
+def _block(values: NDArray[np.float32], *, job: _Job) -> NDArray[Any]:
+    """Return channel values (C, Z, Y, X) as they are written."""
+    if job.output == "label":
+        return decode_voxels(values, task=job.spec.task)
+    return store_values(values, task=job.spec.task, dtype=np.dtype(job.dtype))
+
+
 def _write(target: WritableVolume, finished: Finished, *, job: _Job) -> None:
     box, values = finished
-    block = decode(values, task=job.spec.task) if job.output == "label" else _stored(values, dtype=target.dtype)
+    block = _block(values, job=job)
     z, y, x = (
         slice(part.start - whole.start, part.stop - whole.start)
         for part, whole in zip(box, job.geometry.box, strict=True)
@@ -282,13 +291,3 @@ def _windows_over(geometry: Geometry, column: tuple[Span, Span]) -> int:
         for axis, span in zip((1, 2), column, strict=True)
     ]
     return counts[0] * counts[1]
-
-
-def _stored(values: NDArray[np.float32], *, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return probabilities as they are stored: p as round(255 p) in uint8."""
-    if dtype == np.uint8:
-        scaled: NDArray[np.float32] = values * np.float32(255)
-        np.clip(scaled, 0, 255, out=scaled)
-        np.rint(scaled, out=scaled)
-        return scaled.astype(np.uint8)
-    return values.astype(dtype, copy=False)

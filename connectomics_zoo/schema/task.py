@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -44,6 +44,16 @@ DECODE_FIELDS: dict[str, tuple[str, ...]] = {
     "agglomeration": ("threshold", "min_size"),
 }
 """The fields that each method of decoding needs, and that no other has."""
+
+DECODE_STARTS: dict[str, Any] = {
+    "threshold": 0.5,
+    "seed_threshold": 0.85,
+    "boundary_threshold": 0.8,
+    "min_seed": 32,
+    "min_size": 128,
+    "stride": [2, 2, 2],
+}
+"""What a field is where another method than the task's is asked for, and the task does not have the field."""
 
 
 LOSS_ACTIVATIONS: dict[str, tuple[str, ...]] = {

@@ -42,6 +42,7 @@ class Hdf5Array:
                 self.axes = axes_from_attributes(attributes, rank=rank) or default_axes(rank)
                 self.voxel_size_nm = voxel_size_from_attributes(attributes, axes=self.axes or "")
                 self.content: object = attributes.get("content")
+                self.task: object = attributes.get("task")
         except BaseException:
             self._file.close()
             raise
@@ -103,6 +104,7 @@ class Hdf5Sink:
         dtype: np.dtype[Any],
         voxel_size_nm: VoxelSize | None,
         content: Content | None,
+        task: str | None,
         chunks: tuple[int, ...],
     ) -> None:
         assert dataset is not None
@@ -114,6 +116,8 @@ class Hdf5Sink:
             write_voxel_size(self._array, voxel_size_nm=voxel_size_nm)
             if content is not None:
                 self._array.attrs["content"] = content
+            if task is not None:
+                self._array.attrs["task"] = task
         except BaseException:
             self._file.close()
             raise

@@ -13,11 +13,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from connectomics_zoo.reading import MAX_BYTES
+
 VoxelSize = tuple[float, float, float]
 """Edge lengths of a voxel (z, y, x) in nanometres."""
 
 Content = Literal["probability", "label"]
-"""What the values of a volume are: probabilities (in uint8, 255 stands for 1), or labels."""
+"""What the values of a volume are: probabilities (in uint8, 255 stands for 1), or labels; a file with channels that
+are neither declares nothing."""
 
 _OME_CONTENT = "content="
 
@@ -219,6 +222,12 @@ def declared_content(name: object, *, dtype: np.dtype[Any]) -> Content | None:
     text = _text(name)
     fits = dtype.kind == "f" or dtype == np.uint8 if text == "probability" else dtype.kind != "f"
     return cast("Content", text) if text in get_args(Content) and fits else None
+
+
+def declared_task(text: object) -> str | None:
+    """Return the spec of a task that a file carries, as text, or None where it has no text of a spec's size."""
+    declared = _text(text) if isinstance(text, str | bytes) else None
+    return declared if declared and len(declared) <= MAX_BYTES else None
 
 
 def content_description(content: Content) -> str:

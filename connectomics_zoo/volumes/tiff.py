@@ -40,6 +40,7 @@ class TiffArray:
     """An open TIFF stack; `read` maps it into memory, or decodes only the strips and tiles it needs."""
 
     dataset: str | None = None
+    task: object = None
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -108,6 +109,7 @@ class TiffFolder:
     axes: str | None = "zyx"
     voxel_size_nm: VoxelSize | None = None
     content: object = None
+    task: object = None
 
     def __init__(self, folder: Path) -> None:
         self._paths = sorted(
@@ -263,7 +265,7 @@ def _read_plane(page: Any, *, rows: slice, columns: slice) -> npt.NDArray[Any]:
 
 
 class TiffSink:
-    """A new uncompressed TIFF that is written through a memory map; `dataset` and `chunks` mean nothing here."""
+    """A new uncompressed TIFF, written through a memory map; `dataset`, `task` and `chunks` mean nothing here."""
 
     def __init__(
         self,
@@ -274,6 +276,7 @@ class TiffSink:
         dtype: np.dtype[Any],
         voxel_size_nm: VoxelSize | None,
         content: Content | None,
+        task: str | None,
         chunks: tuple[int, ...],
     ) -> None:
         axes = "ZYX" if len(shape) == 3 else "CZYX"

@@ -14,7 +14,7 @@ from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.volumes.checks import DTYPES, Region, is_supported, resolve_region
 from connectomics_zoo.volumes.hdf5 import Hdf5Array
 from connectomics_zoo.volumes.location import Location, find_volume
-from connectomics_zoo.volumes.metadata import Content, VoxelSize, declared_content
+from connectomics_zoo.volumes.metadata import Content, VoxelSize, declared_content, declared_task
 from connectomics_zoo.volumes.tiff import TiffArray, TiffFolder
 from connectomics_zoo.volumes.zarr_store import ZarrArray
 
@@ -30,6 +30,7 @@ class _OpenArray(Protocol):
     axes: str | None
     voxel_size_nm: VoxelSize | None
     content: object
+    task: object
 
     def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]: ...
 
@@ -55,6 +56,8 @@ class Volume:
         self.voxel_size_nm = _agreed_voxel_size(array.voxel_size_nm, voxel_size_nm, location=self.location)
         self.content: Content | None = declared_content(array.content, dtype=self.dtype)
         """What the file says that its values are; None where it does not, or where the data type cannot hold it."""
+        self.task: str | None = declared_task(array.task)
+        """The spec of the task that it is a prediction for, as JSON; None where the file has none."""
         self._array: _OpenArray | None = array
         self._process = os.getpid()
 

@@ -204,6 +204,7 @@ def create_volume(
     channels: int | None,
     voxel_size_nm: VoxelSize | None,
     content: Content | None = None,
+    task: str | None = None,
     chunks: tuple[int, int, int] | None = None,
     overwrite: bool = False,
 ) -> WritableVolume:
@@ -211,7 +212,8 @@ def create_volume(
 
     A file or store holds the one volume: none is added to an existing file, and `overwrite` replaces a
     file only if it holds nothing else. HDF5 and Zarr are compressed in `chunks` (z, y, x); TIFF is not.
-    Zarr is OME-NGFF with the level `0` in the group. `content` says in the file what the values are.
+    Zarr is OME-NGFF with the level `0` in the group. `content` says in the file what the values are, and
+    `task` for which task they were predicted (its spec as JSON), which HDF5 and Zarr keep and TIFF cannot.
 
     Raises:
         OutputError: the target exists, or shape, data type, suffix or folder are not possible.
@@ -240,6 +242,7 @@ def create_volume(
             dtype=data_type,
             voxel_size_nm=voxel_size_nm,
             content=content,
+            task=task,
             chunks=edges if channels is None else (1, *edges),
         )
     except BaseException as error:

@@ -61,6 +61,7 @@ class ZarrArray:
             or default_axes(rank)
         )
         self.content: object = attributes.get("content")
+        self.task: object = attributes.get("task")
         self.voxel_size_nm: VoxelSize | None = None
         if self.axes is not None:
             scaled = voxel_size_from_multiscales(entry, level=level, axes=self.axes) if entry is not None else None
@@ -156,6 +157,7 @@ class ZarrSink:
         dtype: np.dtype[Any],
         voxel_size_nm: VoxelSize | None,
         content: Content | None,
+        task: str | None,
         chunks: tuple[int, ...],
     ) -> None:
         attributes = _multiscales_attributes(rank=len(shape), voxel_size_nm=voxel_size_nm)
@@ -188,6 +190,8 @@ class ZarrSink:
             )
         if content is not None:
             self._array.attrs["content"] = content
+        if task is not None:
+            self._array.attrs["task"] = task
 
     def write(self, index: tuple[slice, ...], block: npt.NDArray[Any]) -> None:
         """Write `block` at `index`."""

@@ -1,0 +1,110 @@
+"""`zoo decode PREDICTION OUT`: make objects of a prediction."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from connectomics_zoo.cli.console import note, print_json, print_table
+
+if TYPE_CHECKING:
+    from connectomics_zoo.decode import DecodeReport
+
+
+@click.command("decode", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("prediction")
+@click.argument("out")
+@click.argument("overrides", nargs=-1, metavar="[key=value]…")
+@click.option("--task", help="The task that it was predicted for [default: what the file says].")
+@click.option("--run", metavar="FOLDER", help="The run that it was predicted with, and its tuned settings.")
+@click.option(
+    "--method",
+    type=click.Choice(["components", "watershed", "mutex", "agglomeration"]),
+    help="How objects are made [default: the run's or the task's way].",
+)
+@click.option("--tune", "tune_on", metavar="TRUTH", help="Try settings on this truth, and use the best.")
+@click.option("--region", metavar="z=A:B,…", help="Use this part alone, as in z=13:16,y=0:512.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def command(
+    prediction: str,
+    out: str,
+    overrides: tuple[str, ...],
+    task: str | None,
+    run: str | None,
+    method: str | None,
+    tune_on: str | None,
+    region: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Make objects of PREDICTION, each with a label of its own, and write them to OUT.
+
+    PREDICTION is what zoo predict wrote; HDF5 and Zarr say their task, for a TIFF give --task or --run. The settings
+    are those of the task, unless the run was tuned; key=value changes one: threshold, seed_threshold,
+    boundary_threshold, min_seed, min_size, stride.
+
+    With --tune, a fixed grid of thresholds is tried against TRUTH, and the best setting (adapted Rand error) is used;
+    with --run it is written to decode.yaml in that folder, from where the next zoo decode --run takes it.
+
+    The prediction is decoded in memory as a whole; --region takes a part.
+    """
+    from connectomics_zoo.decode import decode
+    from connectomics_zoo.overrides import parse_overrides
+
+    report = decode(
+        prediction,
+        out,
+        task=task,
+        run=run,
+        method=method,
+        changes=parse_overrides(overrides),
+        tune_on=tune_on,
+        region=region,
+        overwrite=overwrite,
+    )
+    if as_json:
+        print_json(dataclasses.asdict(report))
+        return
+    settings = " ".join(f"{name}={_value(value)}" for name, value in report.settings.items())
+    if report.trials:
+        _print_trials(report)
+        click.echo()
+        click.echo(f"best: --method {report.method} {settings}")
+    shape = " x ".join(str(size) for size in report.shape)
+    click.echo(
+        f"{report.out}: {shape} {report.dtype}, {report.objects} objects in {report.seconds:.1f} s by {report.method} "
+        f"({settings})"
+    )
+    if report.saved is not None:
+        note(f"wrote {report.saved}, which zoo decode --run {run} will use")
+
+
+def _print_trials(report: DecodeReport) -> None:
+    varied = [
+        name for name in report.settings if len({json.dumps(trial.settings[name]) for trial in report.trials}) > 1
+    ]
+    scores = ("adapted Rand error", "VOI split", "VOI merge", "objects")
+    print_table(
+        (*varied, *scores, ""),
+        [
+            (
+                *(_value(trial.settings[name]) for name in varied),
+                f"{trial.adapted_rand_error:.4f}",
+                f"{trial.voi_split:.3f}",
+                f"{trial.voi_merge:.3f}",
+                str(trial.objects),
+                "best" if trial.settings == report.settings else "",
+            )
+            for trial in sorted(report.trials, key=lambda trial: [trial.settings[name] for name in varied])
+        ],
+        right=(*varied, *scores),
+    )
+
+
+def _value(value: Any) -> str:
+    """As it is written on the command line, without a space."""
+    return json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,195 @@
+"""`decode`: a prediction on disk to objects, to another volume on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectomics_zoo.decode.channels import Channels, read_channels
+from connectomics_zoo.decode.memory import refuse_too_large
+from connectomics_zoo.decode.methods import segment
+from connectomics_zoo.decode.settings import fields_of, find_task, has_boundary, read_tuned, with_settings, write_tuned
+from connectomics_zoo.decode.stored import read_values
+from connectomics_zoo.decode.tune import Trial, grid_of, tune
+from connectomics_zoo.errors import OutputError, VolumeError
+from connectomics_zoo.regions import Box, box_shape, region_box
+from connectomics_zoo.schema.task import DecodeSpec, TaskSpec
+from connectomics_zoo.schema.tuned import TunedDecoding
+from connectomics_zoo.volumes import Volume, create_volume, open_volume
+from connectomics_zoo.volumes.location import split_location
+
+Progress = Callable[[int, int], None]
+"""Is told how many settings have been tried, and all."""
+
+
+@dataclass(frozen=True)
+class DecodeReport:
+    """What was decoded, and how."""
+
+    prediction: str
+    """The prediction."""
+    out: str
+    """What was written: path and dataset."""
+    task: str
+    """The task's name."""
+    method: str
+    """How objects were made."""
+    settings: dict[str, Any]
+    """The fields of the method."""
+    shape: tuple[int, int, int]
+    """(Z, Y, X)."""
+    dtype: str
+    """Data type of the labels."""
+    objects: int
+    """Objects; their labels are 1 to this."""
+    voxel_size_nm: tuple[float, float, float] | None
+    """Its voxel size (z, y, x), None where the prediction does not say it."""
+    seconds: float
+    """From the channels to the objects, without reading, tuning and writing."""
+    trials: tuple[Trial, ...]
+    """What was tried, where it was tuned."""
+    saved: str | None
+    """Where the best settings were written, None where they were not."""
+
+
+def decode(
+    prediction: str | Path,
+    out: str | Path,
+    *,
+    task: str | Path | None = None,
+    run: str | Path | None = None,
+    method: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    tune_on: str | Path | None = None,
+    region: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> DecodeReport:
+    """Make objects of a prediction and write their labels 1..N, uint32, to `out`, which appears complete or not at all.
+
+    The prediction is decoded in memory, as a whole.
+
+    Args:
+        prediction: what `zoo predict` wrote: `file.h5:dataset`, `volume.zarr`, or `file.tif` with `task` or `run`.
+        out: where to write: `file.h5:dataset`, `file.tif` or `volume.zarr`.
+        task: the task that it was predicted for; by default the one that the file says.
+        run: the run folder that it was predicted with; its `decode.yaml` has the settings, if it was tuned.
+        method: `components`, `watershed`, `mutex` or `agglomeration`; by default the task's.
+        changes: fields of the method (`threshold`, `min_size`, …), instead of the run's or the task's.
+        tune_on: the truth; settings are tried on it, the best are used, and written to `decode.yaml` of the run.
+        region: use this part of the prediction alone (`z=13:16,y=0:512`); `out` is as large as it. It is a part of the
+            truth where there is one, and the prediction may be as large as that part.
+        overwrite: replace `out` if it exists.
+        progress: is told how many settings have been tried.
+
+    Raises:
+        VolumeError: a volume cannot be read, or does not fit its use.
+        SpecError: the task is not decoded to objects, or a setting is not possible.
+        UnknownNameError: there is no such task, run or setting.
+        LimitError: it does not fit into the memory; nothing was read.
+        OutputError: `out` cannot be written.
+        MissingPackageError: the library of the method is not installed.
+    """
+    with open_volume(prediction) as predicted:
+        _refuse_own_input(predicted, out)
+        base = find_task(predicted, task=task, run=run)
+        saved = None if run is None else read_tuned(run)
+        chosen = with_settings(base, saved=saved, method=method, changes=changes or {})
+        box, truth = _parts(predicted, tune_on, region)
+        shape = box_shape(box)
+        refuse_too_large(chosen, shape=shape, stored=predicted.dtype, location=predicted.location)
+        with create_volume(
+            out,
+            shape=shape,
+            # Objects cannot be more than voxels.
+            dtype=np.uint32 if np.prod(shape, dtype=np.int64) < 2**32 else np.uint64,
+            channels=None,
+            voxel_size_nm=predicted.voxel_size_nm,
+            content="label",
+            overwrite=overwrite,
+        ) as target:
+            channels = _read(predicted, box, chosen)
+            best, file = chosen.decode, None
+            trials: list[Trial] = []
+            if truth is not None:
+                candidates = grid_of(chosen.decode, has_boundary=has_boundary(chosen))
+                best, trials = tune(channels, truth, candidates=candidates, location=str(tune_on), progress=progress)
+            begin = time.perf_counter()
+            labels = segment(channels, decode=best)
+            seconds = time.perf_counter() - begin
+            target.write((slice(None), slice(None), slice(None)), labels)
+        if trials and run is not None:
+            file = _save(best, trials, run=run, prediction=predicted, truth=str(tune_on), region=region)
+    return DecodeReport(
+        prediction=predicted.location,
+        out=target.location,
+        task=chosen.name,
+        method=best.method,
+        settings=fields_of(best),
+        shape=shape,
+        dtype=str(target.dtype),
+        objects=int(labels.max()),
+        voxel_size_nm=target.voxel_size_nm,
+        seconds=round(seconds, 3),
+        trials=tuple(trials),
+        saved=None if file is None else str(file),
+    )
+
+
+def _read(predicted: Volume, box: Box, task: TaskSpec) -> Channels:
+    stored = predicted.read(box)
+    stored = stored if stored.ndim == 4 else stored[np.newaxis]
+    return read_channels(read_values(stored, task=task, location=predicted.location), task=task)
+
+
+def _parts(predicted: Volume, tune_on: str | Path | None, region: str | None) -> tuple[Box, NDArray[Any] | None]:
+    """Return the part of the prediction that is decoded, and its truth, where there is one."""
+    if tune_on is None:
+        return region_box(region, shape=predicted.shape), None
+    with open_volume(tune_on) as true:
+        box = region_box(region, shape=true.shape)
+        if predicted.shape == true.shape:
+            part = box
+        elif predicted.shape == box_shape(box):
+            part = region_box(None, shape=predicted.shape)
+        else:
+            raise VolumeError(
+                f"{predicted.location} has the shape {predicted.shape} and {true.location} {true.shape}, the "
+                "prediction must be as large as the truth or its region: give the volumes that belong together."
+            )
+        if true.channels is not None or true.dtype.kind == "f":
+            raise VolumeError(
+                f"{true.location}: holds {true.dtype}{'' if true.channels is None else ' in channels'}, a truth is one "
+                "volume of whole numbers, a label for each object: give that."
+            )
+        return part, true.read(box)
+
+
+def _save(
+    best: DecodeSpec, trials: list[Trial], *, run: str | Path, prediction: Volume, truth: str, region: str | None
+) -> Path:
+    """Write the best settings into the run folder."""
+    trial = next(trial for trial in trials if trial.settings == fields_of(best))
+    tuned = TunedDecoding(
+        schema_version=1,
+        kind="decode",
+        decode=best,
+        adapted_rand_error=round(min(1.0, max(0.0, trial.adapted_rand_error)), 6),
+        voi=round(max(0.0, trial.voi), 6),
+        prediction=prediction.location,
+        truth=truth,
+        region=region,
+    )
+    return write_tuned(tuned, run)
+
+
+def _refuse_own_input(predicted: Volume, out: str | Path) -> None:
+    path = split_location(str(out))[0]
+    if path.exists() and path.samefile(split_location(predicted.location)[0]):
+        raise OutputError(f"{out}: is the prediction itself, which would be lost: choose another name.")

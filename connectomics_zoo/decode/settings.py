@@ -1,0 +1,123 @@
+"""Which task a prediction is for, and how it is decoded: the task's way, a run's tuned one, and what is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from connectomics_zoo.decode.stored import read_task
+from connectomics_zoo.errors import SpecError, UnknownNameError, VolumeError, nearest
+from connectomics_zoo.reading import dump_yaml, read_yaml
+from connectomics_zoo.registry import get_run, get_task, validate
+from connectomics_zoo.schema.task import DECODE_FIELDS, DECODE_STARTS, DecodeSpec, TaskSpec
+from connectomics_zoo.schema.tuned import TunedDecoding
+from connectomics_zoo.volumes import PartialOutput, Volume
+
+TUNED_FILE = "decode.yaml"
+"""In a run folder: the settings that tuning found."""
+
+OBJECT_METHODS = ("components", "watershed", "mutex", "agglomeration")
+
+
+def find_task(predicted: Volume, *, task: str | Path | None, run: str | Path | None) -> TaskSpec:
+    """Return the task that a prediction is for: the one asked for, else that of the run, else that in the file.
+
+    Raises:
+        SpecError: both are given, or a spec does not follow its schema.
+        VolumeError: nothing says the task, or the file says one with other channels.
+        UnknownNameError: there is no such task or run folder.
+    """
+    if task is not None and run is not None:
+        raise SpecError("task and run are both given, and a run has its task: leave one out.")
+    asked = get_task(task) if task is not None else get_run(run).task if run is not None else None
+    carried = None
+    if predicted.task is not None:
+        carried = read_task(predicted.task, source=f"the task in {predicted.location}")
+    if asked is not None and carried is not None and _meaning(asked) != _meaning(carried):
+        raise VolumeError(
+            f"{predicted.location}: says that it was predicted for the task {carried.name}, whose channels are not "
+            f"those of {asked.name}: leave --task and --run out, or give the right one."
+        )
+    found = asked or carried
+    if found is None:
+        raise VolumeError(
+            f"{predicted.location}: does not say for which task it was predicted (a TIFF cannot): give --task NAME or "
+            "--run FOLDER."
+        )
+    return found
+
+
+def _meaning(task: TaskSpec) -> object:
+    """What the numbers of a prediction mean: another decoding, loss or summary does not change it."""
+    return [(channel.name, channel.activation, channel.target) for channel in task.channels], task.affinities
+
+
+def with_settings(
+    task: TaskSpec, *, saved: DecodeSpec | None, method: str | None, changes: Mapping[str, Any]
+) -> TaskSpec:
+    """Return the task with the settings that it is decoded with.
+
+    Args:
+        task: says how it is decoded by default.
+        saved: what tuning found, instead of the task's.
+        method: another method; a field that neither the task nor `saved` has is that of `DECODE_STARTS`.
+        changes: fields of `DecodeSpec`.
+
+    Raises:
+        SpecError: the method makes no objects, or not of these channels, or a value is not allowed.
+        UnknownNameError: a field is unknown.
+    """
+    base = task.decode if saved is None else saved
+    chosen = base.method if method is None else method
+    if chosen not in OBJECT_METHODS:
+        reason = f"the task {task.name} is decoded voxel by voxel" if method is None else f"method {method!r} is none"
+        raise SpecError(
+            f"{reason}, and objects are made by {', '.join(OBJECT_METHODS)}: give --method with one of them"
+            + (", or predict with --output label." if method is None else ".")
+        )
+    own = DECODE_FIELDS[chosen]
+    for key in changes:
+        if key not in own:
+            raise UnknownNameError(f"unknown setting {key} of {chosen}: {nearest(key, own)}")
+    given = base.model_dump(mode="json", exclude_none=True)
+    fields = {name: given.get(name, DECODE_STARTS[name]) for name in own}
+    if "boundary_threshold" in own and not has_boundary(task):
+        if changes.get("boundary_threshold", 1) != 1:
+            raise SpecError(f"boundary_threshold has no effect: the task {task.name} has no boundary, leave it out.")
+        fields["boundary_threshold"] = 1.0
+    document = {**task.model_dump(mode="json", exclude_none=True), "decode": {"method": chosen, **fields, **changes}}
+    return validate(TaskSpec, document, source=f"decoding for {task.name}")
+
+
+def has_boundary(task: TaskSpec) -> bool:
+    """Whether a channel of the task shows boundaries."""
+    return any(channel.target.kind == "boundary" for channel in task.channels)
+
+
+def fields_of(decode: DecodeSpec) -> dict[str, Any]:
+    """Return the settings by name, without the method."""
+    return decode.model_dump(mode="json", exclude_none=True, exclude={"method"})
+
+
+def read_tuned(run: str | Path) -> DecodeSpec | None:
+    """Return the settings that tuning has found for a run folder, or None where it was not tuned.
+
+    Raises:
+        SpecError: the file does not follow its schema.
+    """
+    path = Path(run) / TUNED_FILE
+    return validate(TunedDecoding, read_yaml(path), source=str(path)).decode if path.exists() else None
+
+
+def write_tuned(tuned: TunedDecoding, run: str | Path) -> Path:
+    """Write the settings into a run folder, instead of older ones, and return the file.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    path = Path(run) / TUNED_FILE
+    output = PartialOutput(path, overwrite=True)
+    with output.writing():
+        output.path.write_text(dump_yaml(tuned.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+    return path

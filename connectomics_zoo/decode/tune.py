@@ -1,0 +1,114 @@
+"""Tries settings of a decoder on data with truth: a small grid for each method, always the same."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectomics_zoo.decode.channels import Channels
+from connectomics_zoo.decode.methods import segment
+from connectomics_zoo.decode.settings import fields_of
+from connectomics_zoo.errors import VolumeError
+from connectomics_zoo.evaluate.contingency import count_pairs
+from connectomics_zoo.evaluate.scores import instance_scores
+from connectomics_zoo.schema.task import DecodeSpec
+
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+WATERSHED_GRID = {
+    "threshold": (0.3, 0.5, 0.7),
+    "seed_threshold": (0.7, 0.8, 0.9, 0.95),
+    "boundary_threshold": (0.2, 0.4, 0.6, 0.8),
+}
+
+_DIGITS = 6
+"""Of the scores that decide; beyond them, two settings are equal."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting, and how good its objects are."""
+
+    settings: dict[str, Any]
+    """The fields of the method."""
+    adapted_rand_error: float
+    """0 is best."""
+    voi: float
+    """Variation of information in bits, 0 is best."""
+    voi_split: float
+    """Of it, objects that were cut."""
+    voi_merge: float
+    """Of it, objects that were joined."""
+    objects: int
+    """Objects that were found."""
+
+
+def grid_of(decode: DecodeSpec, *, has_boundary: bool) -> list[DecodeSpec]:
+    """Return the settings to try: `decode` itself, then the method's grid; what the grid does not have stays."""
+    grid: dict[str, tuple[float, ...]] = {"threshold": THRESHOLDS}
+    if decode.method == "watershed":
+        grid = dict(WATERSHED_GRID)
+        if not has_boundary:
+            del grid["boundary_threshold"]
+    tried = [decode]
+    for values in itertools.product(*grid.values()):
+        candidate = decode.model_copy(update=dict(zip(grid, values, strict=True)))
+        if candidate != decode:
+            tried.append(candidate)
+    return tried
+
+
+def tune(
+    channels: Channels,
+    truth: NDArray[Any],
+    *,
+    candidates: list[DecodeSpec],
+    location: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[DecodeSpec, list[Trial]]:
+    """Return the best of `candidates`, and how each did.
+
+    Best is the least adapted Rand error, then the least variation of information, then the first. Where objects are
+    few (the task has a foreground), the truth's background counts as one object, so that false ones cost; elsewhere
+    it is no object and does not count.
+
+    Args:
+        channels: what is decoded.
+        truth: labels (Z, Y, X), 0 for background.
+        candidates: what is tried.
+        location: of the truth, for errors.
+        progress: is told how many were tried, and all.
+
+    Raises:
+        VolumeError: the truth has no object.
+    """
+    if not truth.any():
+        raise VolumeError(f"{location}: has no object in this part, so nothing can be tuned on it: give another one.")
+    trials = []
+    for number, candidate in enumerate(candidates, start=1):
+        trials.append(_try(channels, truth, candidate))
+        if progress is not None:
+            progress(number, len(candidates))
+    scores = [(round(trial.adapted_rand_error, _DIGITS), round(trial.voi, _DIGITS)) for trial in trials]
+    return candidates[scores.index(min(scores))], trials
+
+
+def _try(channels: Channels, truth: NDArray[Any], decode: DecodeSpec) -> Trial:
+    labels = segment(channels, decode=decode)
+    table = count_pairs(labels, truth)
+    if channels.foreground is None:
+        table = table.select(table.truth != 0)
+    scores = instance_scores(table)
+    return Trial(
+        settings=fields_of(decode),
+        adapted_rand_error=scores["adapted_rand_error"],
+        voi=scores["voi"],
+        voi_split=scores["voi_split"],
+        voi_merge=scores["voi_merge"],
+        objects=int(np.max(labels)),
+    )
