@@ -70,8 +70,8 @@ NAMES = {
     "ignore_labels",
     type=int,
     multiple=True,
-    help="Voxels with this label in the truth count for no score; may be repeated [default: none, but 0 for Rand error "
-    "and VOI of instances].",
+    help="Voxels with this label in the truth count for no score; may be repeated [default: none, and 0 for Rand "
+    "error, VOI and CREMI score of instances].",
 )
 @click.option(
     "--skeletons",

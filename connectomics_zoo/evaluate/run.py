@@ -89,8 +89,7 @@ def evaluate(
             0.5 where it turns out to hold probabilities.
         region: score this part of the truth (without one, of the prediction) alone (`z=13:16,y=0:512`).
         ignore_labels: voxels with these labels in the truth count for no score, as if they were not there. By
-            default there are none, but partitions into instances are compared where the truth is not 0; an object
-            predicted there is a false one all the same.
+            default none, but Rand error, VOI and CREMI score leave out 0; what is predicted there is a false object.
         skeletons: an SWC file or a folder of them, each a neuron; positions in nm from the truth's first voxel.
         merge_nodes: a segment with more nodes than this of two skeletons or more merges them.
         voxel_size_nm: (z, y, x), where the volumes do not say it.
@@ -100,9 +99,8 @@ def evaluate(
         SpecError: options contradict each other.
     """
     _check_options(kind=kind, threshold=threshold, truth=truth, skeletons=skeletons, merge_nodes=merge_nodes)
-    lines = None
-    if skeletons is not None:
-        kind, lines = "instances", read_skeletons(skeletons)
+    lines = None if skeletons is None else read_skeletons(skeletons)
+    kind = kind if lines is None else "instances"
     true_volume: AbstractContextManager[Volume | None] = (
         nullcontext() if truth is None else open_volume(truth, voxel_size_nm=voxel_size_nm)
     )

@@ -67,11 +67,11 @@ def run_length_scores(skeletons: Skeletons, labels: NDArray[Any], *, merge_nodes
 
     It is the length of the piece of its neuron that is right around a random point of the skeletons: with r the
     length of all edges of a skeleton in one segment, the sum of r² over skeletons and segments, divided by the length
-    of all skeletons (Januszewski et al. 2018). Edges between two labels or at the label 0 are errors and in no
-    piece, and so are those in a segment that has more than `merge_nodes` nodes of each of two skeletons or more
-    (with 0, any node; tolerances as in BANIS, metrics.py at 82a832f). `nerl` is the fraction of what the truth itself
-    would have, which is cut into skeletons and no further. funlib.evaluate is stricter where there are mergers: there
-    a skeleton with one has no run at all, the background counting as a segment, too.
+    of all skeletons (Januszewski et al. 2018; funlib.evaluate, run_length.py at d2852b3). Edges between two labels or
+    at the label 0 are errors and in no piece, and so are those in a segment that has more than `merge_nodes` nodes of
+    each of two skeletons or more: with 0, any node; with 5, 20 or 100 as BANIS reports it (metrics.py at 7e4834c,
+    which lets a skeleton have its few nodes in a merger of others where it has no merger of its own). `nerl` is the
+    fraction of what the truth itself would have, in which no skeleton is cut.
     """
     first, second = skeletons.edges.T
     neurons, lengths = skeletons.neurons, _lengths(skeletons)
