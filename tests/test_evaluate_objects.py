@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 
 from connectomics_zoo.cli import evaluate as evaluate_cli
 from connectomics_zoo.evaluate import evaluate
-from connectomics_zoo.evaluate.contingency import count_pairs
+from connectomics_zoo.evaluate.contingency import Contingency, count_pairs
 from connectomics_zoo.evaluate.scores import object_scores, partition_scores
 
 
@@ -87,6 +87,16 @@ def test_the_cremi_score_is_the_geometric_mean_of_rand_error_and_voi():
     assert scores["cremi_score"] ** 2 == pytest.approx(scores["adapted_rand_error"] * scores["voi"])
     assert scores["cremi_score"] > 0.1
     assert partition_scores(count_pairs(np.arange(60) // 7, np.arange(60) // 7))["cremi_score"] == 0
+
+
+def test_objects_too_large_for_exact_sums_of_squares_have_no_error_below_zero():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        sizes = random.integers(10**9, 10**10, 20)
+        table = Contingency(random.permutation(20), np.arange(20), sizes)
+        scores = partition_scores(table)
+        assert 0 <= scores["adapted_rand_error"] < 1e-12
+        assert 0 <= scores["cremi_score"] < 1e-6
 
 
 # Background -------------------------------------------------------------------------------------------------------
