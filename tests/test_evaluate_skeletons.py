@@ -79,6 +79,9 @@ def test_a_split_leaves_two_pieces_and_an_omission_none(tmp_path, folder):
     assert lengths(report) == pytest.approx([erl, 160, erl / 160])
     edges = [report.scores[f"edges{name}"] for name in ("", "_split", "_merged", "_omitted")]
     assert edges == [40, 1, 0, 2]
+    found[:, :, 5] = 0  # in both neurons: the background merges nothing
+    report = evaluate(save(tmp_path / "empty.h5", found), skeletons=folder)
+    assert report.scores["segments_merging"] == 0
 
 
 def test_a_merger_of_more_nodes_than_tolerated_counts_nothing(tmp_path, folder):
@@ -146,6 +149,10 @@ def test_nodes_are_read_block_by_block(tmp_path, folder, monkeypatch):
     assert evaluate(found, skeletons=folder, merge_nodes=21).scores == expected
     assert len(reads) == 2 * 5
     assert all(region[2].stop - region[2].start <= 5 for region in reads)
+    swc(folder / "a.swc", [(2, 1, x) for x in (0, 9, 1, 8, 2, 7)])  # to and fro between two blocks
+    reads.clear()
+    evaluate(found, skeletons=folder / "a.swc")
+    assert len(reads) == 2
 
 
 def test_what_is_outside_the_region_does_not_count_and_is_said(tmp_path, folder, caplog):
