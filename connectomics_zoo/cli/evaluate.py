@@ -1,4 +1,4 @@
-"""`zoo evaluate PREDICTION TRUTH`: score a prediction against the truth."""
+"""`zoo evaluate PREDICTION TRUTH`: score a prediction against the truth, which may be skeletons."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from connectomics_zoo.cli.axes import axis_numbers
 from connectomics_zoo.cli.console import note, print_json, stdout_console
 from connectomics_zoo.errors import SpecError
 
@@ -27,15 +28,32 @@ NAMES = {
     "voi": "variation of information (bits)",
     "voi_split": "  of it splits",
     "voi_merge": "  of it merges",
+    "cremi_score": "CREMI score",
+    "ap_50": "AP at IoU 0.5",
+    "ap_75": "AP at IoU 0.75",
+    "precision_50": "object precision at IoU 0.5",
+    "recall_50": "object recall at IoU 0.5",
+    "f1_50": "object F1 at IoU 0.5",
+    "panoptic_quality": "panoptic quality",
+    "segmentation_quality": "mean IoU of matched objects",
+    "objects_matched_50": "objects matched at IoU 0.5",
     "objects_predicted": "objects predicted",
     "objects_true": "objects in the truth",
+    "erl_nm": "expected run length (nm)",
+    "erl_of_truth_nm": "  of the truth (nm)",
+    "nerl": "normalised expected run length",
+    "edges": "skeleton edges",
+    "edges_split": "  of them split",
+    "edges_merged": "  of them in a merger",
+    "edges_omitted": "  of them at label 0",
+    "segments_merging": "segments that merge skeletons",
 }
 """How the table calls each score."""
 
 
 @click.command("evaluate", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("prediction")
-@click.argument("truth")
+@click.argument("truth", required=False)
 @click.option(
     "--kind",
     type=click.Choice(["semantic", "instances"]),
@@ -52,36 +70,75 @@ NAMES = {
     "ignore_labels",
     type=int,
     multiple=True,
-    help="Voxels with this label in the truth do not count; may be repeated [default: 0 for instances].",
+    help="Voxels with this label in the truth count for no score; may be repeated [default: none, and 0 for Rand "
+    "error, VOI and CREMI score of instances].",
+)
+@click.option(
+    "--skeletons",
+    metavar="FILE.swc|FOLDER",
+    help="Score run lengths along these skeletons, a file each; x y z in nm from the truth's first voxel.",
+)
+@click.option(
+    "--merge-nodes",
+    type=int,
+    default=0,
+    show_default=True,
+    help="A segment with more nodes than this of two skeletons merges them.",
+)
+@click.option(
+    "--voxel-size",
+    "voxel_size_nm",
+    metavar="Z,Y,X",
+    callback=axis_numbers(float, example="30,8,8"),
+    help="Voxel size in nm, where the volumes do not say it (for --skeletons).",
 )
 @click.option("--picture", metavar="FILE.png", help="Draw image, truth, prediction and errors (needs --image).")
 @click.option("--image", metavar="VOLUME", help="The image, for --picture.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     prediction: str,
-    truth: str,
+    truth: str | None,
     kind: Literal["semantic", "instances"] | None,
     threshold: float | None,
     region: str | None,
     ignore_labels: tuple[int, ...],
+    skeletons: str | None,
+    merge_nodes: int,
+    voxel_size_nm: tuple[float, float, float] | None,
     picture: str | None,
     image: str | None,
     as_json: bool,
 ) -> None:
-    """Score PREDICTION against TRUTH, block by block.
+    """Score PREDICTION against TRUTH, block by block, or against skeletons.
 
     Both are file.h5:dataset, file.tif, a folder of sections or volume.zarr:array. What zoo predict wrote says itself
     what it holds; elsewhere floats are probabilities, and so is uint8 beyond 1, where 255 stands for 1, and other
     whole numbers are labels.
+
+    Of instances, AP is TP / (TP + FP + FN) over objects, matched one-to-one where their IoU is above the threshold,
+    and panoptic quality is the mean IoU of the matches times F1. What is predicted where the truth is 0 is a false
+    object; Rand error, VOI and CREMI score leave those voxels out. The expected run length (ERL) is the length of
+    the right piece of a neuron around a random point of its skeleton, 0 in segments that merge neurons; normalised, it
+    is divided by that of the truth.
     """
     if (picture is None) != (image is None):
         raise SpecError("--picture needs --image and --image needs --picture, give both or none.")
+    if picture is not None and truth is None:
+        raise SpecError("--picture draws the truth, give it or leave --picture out.")
     from connectomics_zoo.evaluate import evaluate
 
     report = evaluate(
-        prediction, truth, kind=kind, threshold=threshold, region=region, ignore_labels=ignore_labels or None
+        prediction,
+        truth,
+        kind=kind,
+        threshold=threshold,
+        region=region,
+        ignore_labels=ignore_labels or None,
+        skeletons=skeletons,
+        merge_nodes=merge_nodes,
+        voxel_size_nm=voxel_size_nm,
     )
-    if picture is not None and image is not None:
+    if picture is not None and image is not None and truth is not None:
         from connectomics_zoo.picture import draw_volumes
 
         draw_volumes(picture, image=image, truth=truth, prediction=prediction, threshold=threshold, region=region)
@@ -98,7 +155,8 @@ def _print_table(report: Report) -> None:
     where = ", ".join(f"{axis}={first}:{stop}" for axis, (first, stop) in zip("zyx", report.region, strict=True))
     ignored = f", {report.ignored_voxels} ignored" if report.ignored_voxels else ""
     console = stdout_console()
-    console.print(f"{report.prediction} against {report.truth}", markup=False)
+    against = " and ".join(place for place in (report.truth, report.skeletons) if place is not None)
+    console.print(f"{report.prediction} against {against}", markup=False)
     console.print(f"{report.kind}, prediction read as {report.read_as}", markup=False)
     console.print(f"{where}: {report.voxels} voxels{ignored}", markup=False)
     table = Table()

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.evaluate.contingency import Contingency, count_pairs, merge_pairs
-from connectomics_zoo.evaluate.scores import class_scores, foreground_scores, instance_scores
+from connectomics_zoo.evaluate.interpret import DEFAULT_THRESHOLD, OBJECTS, Kind, Reading, interpret
+from connectomics_zoo.evaluate.run_length import labels_at, run_length_scores, skeletons_in
+from connectomics_zoo.evaluate.scores import class_scores, foreground_scores, object_scores, partition_scores
+from connectomics_zoo.evaluate.skeletons import Skeletons, read_skeletons
 from connectomics_zoo.regions import Box, box_shape, region_box
 from connectomics_zoo.schema.experiment import Region
-from connectomics_zoo.volumes import Volume, open_volume
+from connectomics_zoo.volumes import Volume, VoxelSize, open_volume
+
+_log = logging.getLogger(__name__)
 
 BLOCK = (32, 512, 512)
 """Voxels (z, y, x) of both volumes that are in memory at a time."""
 
-DEFAULT_THRESHOLD = 0.5
-
 MAX_CLASSES = 256
 """More labels than this are objects, not classes."""
-
-Kind = Literal["semantic", "instances"]
 
 
 @dataclass(frozen=True)
@@ -35,16 +39,18 @@ class Report:
 
     prediction: str
     """The prediction."""
-    truth: str
-    """The truth."""
+    truth: str | None
+    """The truth; None where there are skeletons alone."""
+    skeletons: str | None
+    """The skeletons."""
     kind: Kind
-    """`semantic`: the overlap of foregrounds or classes; `instances`: how objects were split and merged."""
+    """`semantic`: the overlap of foregrounds or classes; `instances`: how objects were split, merged and found."""
     read_as: str
     """How the prediction's values were understood."""
     region: tuple[tuple[int, int], ...]
     """What was scored, [first, stop) along z, y and x of the truth."""
     voxels: int
-    """Voxels that count."""
+    """Voxels that count; of instances, for Rand error and variation of information."""
     ignored_voxels: int
     """Voxels that do not, because of their label in the truth."""
     scores: dict[str, float]
@@ -55,64 +61,179 @@ class Report:
 
 def evaluate(
     prediction: str | Path,
-    truth: str | Path,
+    truth: str | Path | None = None,
     *,
     kind: Kind | None = None,
     threshold: float | None = None,
     region: Region | str | None = None,
     ignore_labels: Sequence[int] | None = None,
+    skeletons: str | Path | None = None,
+    merge_nodes: int = 0,
+    voxel_size_nm: VoxelSize | None = None,
 ) -> Report:
-    """Score `prediction` against `truth`; neither is ever in memory as a whole.
+    """Score `prediction` against `truth`, skeletons or both; no volume is ever in memory as a whole.
 
     A semantic score has Dice, IoU, precision and recall of the foreground (truth > 0), or of every class where
     both volumes hold several. Floats are probabilities, and so is uint8 beyond 1 (255 stands for 1), unless the
-    prediction says itself what it holds (`Volume.content`), as `predict` writes it. Scores of instances are the
-    adapted Rand error and the variation of information.
+    prediction says itself what it holds (`Volume.content`), as `predict` writes it. Scores of instances are those of
+    `partition_scores` (adapted Rand error, variation of information, CREMI score), of `object_scores` (AP, F1 and
+    panoptic quality) and, with skeletons, of `run_length_scores` (expected run length).
 
     Args:
         prediction: `file.h5:dataset`, `file.tif`, a folder of sections or `volume.zarr:array`, as large as the
             truth or as the region.
         truth: labels.
-        kind: what to score; by default `instances` where both hold more than two whole numbers, else `semantic`.
+        kind: what to score; by default `instances` with skeletons or where both hold more than two whole numbers,
+            else `semantic`.
         threshold: the prediction holds probabilities (or a mask), and the foreground is above this; by default
             0.5 where it turns out to hold probabilities.
-        region: score this part of the truth alone (`z=13:16,y=0:512`).
-        ignore_labels: voxels with these labels in the truth do not count; by default 0 for instances, and none
-            for a semantic score.
+        region: score this part of the truth (without one, of the prediction) alone (`z=13:16,y=0:512`).
+        ignore_labels: voxels with these labels in the truth count for no score, as if they were not there. By
+            default none, but Rand error, VOI and CREMI score leave out 0; what is predicted there is a false object.
+        skeletons: an SWC file or a folder of them, each a neuron; positions in nm from the truth's first voxel.
+        merge_nodes: a segment with more nodes than this of two skeletons or more merges them.
+        voxel_size_nm: (z, y, x), where the volumes do not say it.
 
     Raises:
         VolumeError: a volume cannot be read, they do not fit each other, or it is unclear what the values mean.
         SpecError: options contradict each other.
     """
+    _check_options(kind=kind, threshold=threshold, truth=truth, skeletons=skeletons, merge_nodes=merge_nodes)
+    lines = None if skeletons is None else read_skeletons(skeletons)
+    kind = kind if lines is None else "instances"
+    true_volume: AbstractContextManager[Volume | None] = (
+        nullcontext() if truth is None else open_volume(truth, voxel_size_nm=voxel_size_nm)
+    )
+    with open_volume(prediction, voxel_size_nm=voxel_size_nm) as predicted, true_volume as true:
+        box, offset = _aligned(predicted, predicted if true is None else true, region)
+        if true is None:
+            report = _unscored(predicted, box=box)
+        else:
+            report = _compared(
+                predicted, true, box=box, offset=offset, kind=kind, threshold=threshold, ignore_labels=ignore_labels
+            )
+        if lines is None:
+            return report
+        size_nm = (None if true is None else true.voxel_size_nm) or predicted.voxel_size_nm
+        scores = _run_lengths(predicted, lines, box=box, offset=offset, voxel_size_nm=size_nm, merge_nodes=merge_nodes)
+        return replace(report, skeletons=str(skeletons), scores=report.scores | scores)
+
+
+def _check_options(
+    *,
+    kind: Kind | None,
+    threshold: float | None,
+    truth: str | Path | None,
+    skeletons: str | Path | None,
+    merge_nodes: int,
+) -> None:
     if kind is not None and kind not in get_args(Kind):
         raise SpecError(f"kind {kind!r} is not known, give {' or '.join(get_args(Kind))}.")
     if threshold is not None and not 0 < threshold < 1:
         raise SpecError(f"the threshold {threshold} is not inside 0..1, uint8 is compared with 255 times it.")
     if threshold is not None and kind == "instances":
         raise SpecError("instances have no threshold, leave it out or score the foreground with kind 'semantic'.")
-    with open_volume(prediction) as predicted, open_volume(truth) as true:
-        box, offset = _aligned(predicted, true, region)
-        cut = (DEFAULT_THRESHOLD if threshold is None else threshold) if predicted.dtype.kind == "f" else None
-        table = merge_pairs(
-            count_pairs(labels, true_labels)
-            for labels, true_labels in _blocks(predicted, true, box=box, offset=offset, cut=cut)
+    if truth is None and skeletons is None:
+        raise SpecError("there is nothing to score against, give the truth, skeletons or both.")
+    if skeletons is not None and (kind == "semantic" or threshold is not None):
+        raise SpecError("skeletons score instances and not a foreground, leave out skeletons, or kind and threshold.")
+    if merge_nodes < 0 or (merge_nodes and skeletons is None):
+        raise SpecError(f"merge_nodes {merge_nodes} is not possible, give 0 or more of them, and skeletons.")
+
+
+def _compared(
+    predicted: Volume,
+    true: Volume,
+    *,
+    box: Box,
+    offset: tuple[int, int, int],
+    kind: Kind | None,
+    threshold: float | None,
+    ignore_labels: Sequence[int] | None,
+) -> Report:
+    """Score the prediction against the truth, from the one table of their pairs of labels."""
+    cut = (DEFAULT_THRESHOLD if threshold is None else threshold) if predicted.dtype.kind == "f" else None
+    table = merge_pairs(
+        count_pairs(labels, true_labels)
+        for labels, true_labels in _blocks(predicted, true, box=box, offset=offset, cut=cut)
+    )
+    counted = _without(table, ignore_labels or (), truth=true.location)
+    reading = interpret(predicted, counted, kind=kind, threshold=threshold, cut=cut)
+    compared = counted
+    scores, classes = _scores(counted, reading, truth=true.location)
+    if reading.kind == "instances":
+        _warn_of_masks(counted, prediction=predicted.location, truth=true.location)
+        # Background is no object, but what is predicted in it is a false one: the table keeps it for `object_scores`.
+        compared = counted if ignore_labels is not None else _without(counted, (0,), truth=true.location)
+        scores = partition_scores(compared) | scores
+    return Report(
+        prediction=predicted.location,
+        truth=true.location,
+        skeletons=None,
+        kind=reading.kind,
+        read_as=reading.text,
+        region=_limits(box),
+        voxels=compared.voxels,
+        ignored_voxels=table.voxels - compared.voxels,
+        scores=scores,
+        classes=classes,
+    )
+
+
+def _unscored(predicted: Volume, *, box: Box) -> Report:
+    """Return the report of a segmentation without a truth, which has no scores yet."""
+    if predicted.dtype.kind == "f" or predicted.content == "probability":
+        raise VolumeError(
+            f"{predicted.location}: holds probabilities ({predicted.dtype}), and skeletons score labels: segment it "
+            "first."
         )
-        counted = _without(table, ignore_labels or (), truth=true.location)
-        reading = _interpret(predicted, counted, kind=kind, threshold=threshold, cut=cut)
-        if reading.kind == "instances" and ignore_labels is None:
-            counted = _without(counted, (0,), truth=true.location)
-        scores, classes = _scores(counted, reading, truth=true.location)
-        return Report(
-            prediction=predicted.location,
-            truth=true.location,
-            kind=reading.kind,
-            read_as=reading.text,
-            region=tuple((part.start, part.stop) for part in box),
-            voxels=counted.voxels,
-            ignored_voxels=table.voxels - counted.voxels,
-            scores=scores,
-            classes=classes,
+    return Report(
+        prediction=predicted.location,
+        truth=None,
+        skeletons=None,
+        kind="instances",
+        read_as=OBJECTS,
+        region=_limits(box),
+        voxels=math.prod(box_shape(box)),
+        ignored_voxels=0,
+        scores={},
+        classes={},
+    )
+
+
+def _limits(box: Box) -> tuple[tuple[int, int], ...]:
+    return tuple((part.start, part.stop) for part in box)
+
+
+def _run_lengths(
+    predicted: Volume,
+    skeletons: Skeletons,
+    *,
+    box: Box,
+    offset: tuple[int, int, int],
+    voxel_size_nm: VoxelSize | None,
+    merge_nodes: int,
+) -> dict[str, float]:
+    if voxel_size_nm is None:
+        raise VolumeError(
+            f"{predicted.location}: neither it nor the truth says how large its voxels are, which takes skeletons to "
+            "them: give the voxel size (z, y, x) in nm."
         )
+    inside, voxels = skeletons_in(skeletons, box=box, voxel_size_nm=voxel_size_nm)
+    labels = labels_at(predicted, voxels, offset=offset, block=BLOCK)
+    return run_length_scores(inside, labels, merge_nodes=merge_nodes)
+
+
+def _warn_of_masks(table: Contingency, *, prediction: str, truth: str) -> None:
+    """Say where a volume that is scored as objects has a single one, which most often is a mask of many."""
+    for location, labels in ((prediction, table.prediction), (truth, table.truth)):
+        objects = np.unique(labels[labels != 0])
+        if objects.size == 1:
+            _log.warning(
+                "%s: has a single label, %s, and so a single object; if it is a mask, label its objects first.",
+                location,
+                objects[0],
+            )
 
 
 def _aligned(predicted: Volume, true: Volume, region: Region | str | None) -> tuple[Box, tuple[int, int, int]]:
@@ -188,68 +309,11 @@ def _without(table: Contingency, ignored: Sequence[int], *, truth: str) -> Conti
     return counted
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """What the prediction's values mean."""
-
-    kind: Kind
-    text: str
-    above: float | None
-    """Foreground is what lies above; None for class labels and instances."""
-
-
-def _interpret(
-    predicted: Volume, table: Contingency, *, kind: Kind | None, threshold: float | None, cut: float | None
-) -> _Reading:
-    """Decide what is scored from what the file says, the data type and the numbers of labels, or refuse to guess."""
-    if cut is not None:
-        if kind == "instances":
-            raise VolumeError(
-                f"{predicted.location}: holds {predicted.dtype}, and instances are whole numbers: segment it first, or "
-                "score the foreground with kind 'semantic'."
-            )
-        source = ", as the file says" if predicted.content == "probability" else ""
-        return _Reading("semantic", f"probabilities{source}, foreground above {cut:g}", 0)
-    is_bytes, highest = predicted.dtype == np.uint8, int(table.prediction.max())
-    if threshold is not None and not is_bytes and highest > 1:
-        raise VolumeError(
-            f"{predicted.location}: holds {predicted.dtype} up to {highest}, and a threshold is for probabilities "
-            "(floats, or uint8 with 255 for 1) or a mask: leave it out."
-        )
-    if predicted.content == "probability":
-        if kind == "instances":
-            raise VolumeError(
-                f"{predicted.location}: holds probabilities, as the file says, and instances are labels: segment it "
-                "first, or score the foreground with kind 'semantic'."
-            )
-        return _bytes_above(DEFAULT_THRESHOLD if threshold is None else threshold, source=", as the file says")
-    is_label = predicted.content == "label" and threshold is None
-    several = min(len(np.unique(table.prediction)), len(np.unique(table.truth))) > 2
-    if kind is None and threshold is None and several and is_bytes:
-        raise VolumeError(
-            f"{predicted.location}: holds uint8 up to {highest} against a truth with more than two labels, which can "
-            f"be {'' if is_label else 'probabilities, '}classes or objects: give "
-            f"{'' if is_label else '--threshold 0.5, '}--kind semantic or --kind instances."
-        )
-    if kind == "instances" or (kind is None and threshold is None and several):
-        return _Reading("instances", "objects, one for each label", None)
-    if several and threshold is None:
-        return _Reading("semantic", "classes, one for each label", None)
-    if is_bytes and highest > 1 and not is_label:
-        return _bytes_above(DEFAULT_THRESHOLD if threshold is None else threshold, source="")
-    return _Reading("semantic", f"{'labels, as the file says' if is_label else 'a mask'}, foreground above 0", 0)
-
-
-def _bytes_above(cut: float, *, source: str) -> _Reading:
-    """Read uint8 as probabilities; `source` says where that is known from."""
-    return _Reading("semantic", f"probabilities in uint8{source}, foreground above {255 * cut:g} of 255", 255 * cut)
-
-
 def _scores(
-    table: Contingency, reading: _Reading, *, truth: str
+    table: Contingency, reading: Reading, *, truth: str
 ) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
     if reading.kind == "instances":
-        return instance_scores(table), {}
+        return object_scores(table), {}
     if reading.above is not None:
         return foreground_scores(table, above=reading.above), {}
     highest = max(len(np.unique(table.prediction)), len(np.unique(table.truth)))

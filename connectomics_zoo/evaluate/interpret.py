@@ -1,0 +1,75 @@
+"""Decides what the values of a prediction mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from connectomics_zoo.errors import VolumeError
+from connectomics_zoo.evaluate.contingency import Contingency
+from connectomics_zoo.volumes import Volume
+
+Kind = Literal["semantic", "instances"]
+
+DEFAULT_THRESHOLD = 0.5
+
+OBJECTS = "objects, one for each label"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the prediction's values mean."""
+
+    kind: Kind
+    text: str
+    above: float | None
+    """Foreground is what lies above; None for class labels and instances."""
+
+
+def interpret(
+    predicted: Volume, table: Contingency, *, kind: Kind | None, threshold: float | None, cut: float | None
+) -> Reading:
+    """Decide what is scored from what the file says, the data type and the numbers of labels, or refuse to guess."""
+    if cut is not None:
+        if kind == "instances":
+            raise VolumeError(
+                f"{predicted.location}: holds {predicted.dtype}, and instances are whole numbers: segment it first, or "
+                "score the foreground with kind 'semantic'."
+            )
+        source = ", as the file says" if predicted.content == "probability" else ""
+        return Reading("semantic", f"probabilities{source}, foreground above {cut:g}", 0)
+    is_bytes, highest = predicted.dtype == np.uint8, int(table.prediction.max())
+    if threshold is not None and not is_bytes and highest > 1:
+        raise VolumeError(
+            f"{predicted.location}: holds {predicted.dtype} up to {highest}, and a threshold is for probabilities "
+            "(floats, or uint8 with 255 for 1) or a mask: leave it out."
+        )
+    if predicted.content == "probability":
+        if kind == "instances":
+            raise VolumeError(
+                f"{predicted.location}: holds probabilities, as the file says, and instances are labels: segment it "
+                "first, or score the foreground with kind 'semantic'."
+            )
+        return _bytes_above(DEFAULT_THRESHOLD if threshold is None else threshold, source=", as the file says")
+    is_label = predicted.content == "label" and threshold is None
+    several = min(len(np.unique(table.prediction)), len(np.unique(table.truth))) > 2
+    if kind is None and threshold is None and several and is_bytes:
+        raise VolumeError(
+            f"{predicted.location}: holds uint8 up to {highest} against a truth with more than two labels, which can "
+            f"be {'' if is_label else 'probabilities, '}classes or objects: give "
+            f"{'' if is_label else '--threshold 0.5, '}--kind semantic or --kind instances."
+        )
+    if kind == "instances" or (kind is None and threshold is None and several):
+        return Reading("instances", OBJECTS, None)
+    if several and threshold is None:
+        return Reading("semantic", "classes, one for each label", None)
+    if is_bytes and highest > 1 and not is_label:
+        return _bytes_above(DEFAULT_THRESHOLD if threshold is None else threshold, source="")
+    return Reading("semantic", f"{'labels, as the file says' if is_label else 'a mask'}, foreground above 0", 0)
+
+
+def _bytes_above(cut: float, *, source: str) -> Reading:
+    """Read uint8 as probabilities; `source` says where that is known from."""
+    return Reading("semantic", f"probabilities in uint8{source}, foreground above {255 * cut:g} of 255", 255 * cut)
