@@ -29,6 +29,12 @@ PLAIN_INTERVAL_SECONDS = 10.0
     help="Window in network voxels [default: the run's].",
 )
 @click.option("--overlap", type=float, help="Fraction that neighbouring windows share [default: the run's].")
+@click.option(
+    "--views",
+    type=click.Choice(["one", "flips", "flips_and_turns"]),
+    help="Views of each window: as it is, its flips, or these and the turns by 90 degrees [default: the run's].",
+)
+@click.option("--merge", type=click.Choice(["mean", "min"]), help="How views are merged [default: the run's].")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option(
     "--engine",
@@ -69,6 +75,8 @@ def command(
     out: str,
     window: tuple[int, ...] | None,
     overlap: float | None,
+    views: Literal["one", "flips", "flips_and_turns"] | None,
+    merge: Literal["mean", "min"] | None,
     device: str,
     engine: Literal["torch", "openvino"],
     precision: Literal["auto", "float32", "bfloat16", "float16"],
@@ -97,6 +105,8 @@ def command(
             out,
             window=window,
             overlap=overlap,
+            views=views,
+            merge=merge,
             device=device,
             engine=engine,
             precision=precision,
@@ -112,9 +122,10 @@ def command(
         click.echo(json.dumps(dataclasses.asdict(report)))
         return
     shape = " x ".join(str(size) for size in report.shape)
+    merged = "" if report.views == "one" else f", views {report.views} merged by {report.merge},"
     click.echo(
         f"{report.out}: {shape} {report.dtype} ({report.output}) in {report.seconds:.1f} s, "
-        f"{_speed(report.voxels_per_second)}, {report.windows} windows on {report.device} in {report.precision}"
+        f"{_speed(report.voxels_per_second)}, {report.windows} windows{merged} on {report.device} in {report.precision}"
         + (" by OpenVINO" if report.engine == "openvino" else "")
     )
 

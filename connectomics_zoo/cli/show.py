@@ -193,11 +193,13 @@ def _print_experiment(spec: ExperimentSpec) -> None:
 def _print_run(spec: RunSpec) -> None:
     _print_title(spec.name, f"A run of {spec.model.reference} for {spec.task.name}.")
     window = " × ".join(map(str, spec.prediction.window or ()))
+    one = spec.prediction.views == "one"
+    views = "" if one else f", views {spec.prediction.views} merged by {spec.prediction.merge}"
     facts = {
         "model": spec.model.reference,
         "task": spec.task.name,
         "training": _listed(spec.training.model_dump(mode="json")),
-        "prediction": f"window {window}, overlap {spec.prediction.overlap:g}",
+        "prediction": f"window {window}, overlap {spec.prediction.overlap:g}{views}",
         "versions": _listed(spec.versions),
     }
     print_facts(facts)

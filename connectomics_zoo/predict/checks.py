@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from connectomics_zoo.errors import InputSizeError, OutputError, SpecError, VolumeError
 from connectomics_zoo.predict.device import AskedPrecision, Engine
 from connectomics_zoo.registry import validate
-from connectomics_zoo.schema.experiment import PredictionSpec, RunSpec
+from connectomics_zoo.schema.experiment import Merge, PredictionSpec, RunSpec, Views
 from connectomics_zoo.volumes import Volume
 from connectomics_zoo.volumes.location import split_location
 
@@ -23,22 +23,31 @@ DType = Literal["uint8", "float16", "float32"]
 _log = logging.getLogger(__name__)
 
 
-def prediction_spec(spec: RunSpec, *, window: Sequence[int] | None, overlap: float | None) -> PredictionSpec:
+def prediction_spec(
+    spec: RunSpec,
+    *,
+    window: Sequence[int] | None,
+    overlap: float | None,
+    views: Views | None,
+    merge: Merge | None,
+) -> PredictionSpec:
     """Return the run's way to predict, with what was asked for instead; the window is always stated.
 
     Raises:
-        SpecError: the overlap is not possible.
+        SpecError: the overlap or the views are not possible.
         InputSizeError: the network does not accept the window.
     """
     pinned = spec.prediction.window or spec.training.patch_size
-    chosen = validate(
-        PredictionSpec,
-        {
-            "window": list(window) if window is not None else list(pinned),
-            "overlap": spec.prediction.overlap if overlap is None else overlap,
-        },
-        source="prediction",
-    )
+    asked = {
+        "window": list(pinned if window is None else window),
+        "overlap": overlap,
+        "views": views,
+        "merge": merge,
+    }
+    changes = {key: value for key, value in asked.items() if value is not None}
+    chosen = validate(PredictionSpec, spec.prediction.model_dump(mode="json") | changes, source="prediction")
+    if merge is not None and chosen.views == "one":
+        raise SpecError(f"merge {merge} has no effect with views one, leave it out or give views flips.")
     assert chosen.window is not None
     rule = spec.model.input.size
     if len(chosen.window) != len(rule.minimum):
@@ -111,6 +120,32 @@ def check_volume(source: Volume, spec: RunSpec) -> None:
         raise VolumeError(
             f"{source.location}: has voxels of {lengths(here)} nm (z, y, x), and {spec.name} was trained on "
             f"{lengths(trained)} nm: resample the volume, or correct its voxel size if that is wrong."
+        )
+
+
+def check_turns(source: Volume, spec: RunSpec, chosen: PredictionSpec) -> None:
+    """Refuse views that are turned where a turned window would be another window, or show other voxels.
+
+    Where the voxel size is unknown, the volume's voxels are taken to be as high as wide.
+
+    Raises:
+        SpecError: windows are not square within a section, or the network's voxels are not.
+    """
+    assert chosen.window is not None
+    if chosen.views != "flips_and_turns":
+        return
+    y, x = chosen.window[-2:]
+    if y != x:
+        raise SpecError(
+            f"views flips_and_turns need a window as high as wide, and {list(chosen.window)} is not: give such a "
+            "window, or views flips."
+        )
+    _, height, width = source.voxel_size_nm or spec.data.voxel_size_nm or (1.0, 1.0, 1.0)
+    height, width = height * spec.data.downsample[1], width * spec.data.downsample[2]
+    if abs(height / width - 1) > VOXEL_SIZE_TOLERANCE:
+        raise SpecError(
+            "views flips_and_turns need voxels as high as wide, and the network's are "
+            f"{height:g} x {width:g} nm (y, x): give views flips."
         )
 
 

@@ -14,8 +14,9 @@ from connectomics_zoo.load import load_file
 from connectomics_zoo.losses import activate
 from connectomics_zoo.predict.device import Engine, Precision
 from connectomics_zoo.predict.openvino_engine import convert
+from connectomics_zoo.predict.views import View, merge_views
 from connectomics_zoo.pretrained import Pretrained
-from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.schema.experiment import Merge, RunSpec
 
 
 def make_forward(
@@ -23,13 +24,16 @@ def make_forward(
     run: RunSpec,
     *,
     window: tuple[int, ...],
+    views: tuple[View, ...],
+    merge: Merge,
     engine: Engine,
     device: torch.device,
     precision: Precision,
 ) -> Callable[[Tensor], Tensor]:
     """Return the function from windows (B, C, Z, Y, X) to their activated values (B, K, Z, Y, X) on the CPU.
 
-    A 2-D network gets the windows' only section.
+    Views are merged on the device, so that only the result comes to the CPU. A 2-D network gets the windows' only
+    section.
 
     Raises:
         MissingPackageError: the engine is not installed.
@@ -44,17 +48,22 @@ def make_forward(
         network = prepare_inference(network, device=device)
         compute = _torch_compute(network, device=device, precision=precision, name=run.model.name)
 
+    def activated(windows: Tensor) -> Tensor:
+        values = activate(compute(windows.squeeze(2) if is_flat else windows), task=run.task)
+        return values.unsqueeze(2) if is_flat else values
+
+    merged = merge_views(activated, views=views, merge=merge, task=run.task)
+
     def forward(windows: Tensor) -> Tensor:
         with torch.inference_mode():
-            logits = compute(windows.squeeze(2) if is_flat else windows)
-            values = activate(logits, task=run.task).cpu()
+            values = merged(windows).cpu()
         # One pass without a copy, and a NaN anywhere makes both NaN.
         if not all(bound.isfinite() for bound in values.aminmax()):
             raise CheckFailedError(
                 f"{trained.name}: the network returned values that are NaN or infinite, its training has diverged: "
                 "train it again with a lower learning rate."
             )
-        return values.unsqueeze(2) if is_flat else values
+        return values
 
     return forward
 

@@ -21,6 +21,7 @@ from connectomics_zoo.predict.checks import (
     DType,
     Output,
     check_request,
+    check_turns,
     check_volume,
     lengths,
     prediction_spec,
@@ -30,9 +31,10 @@ from connectomics_zoo.predict.device import AskedPrecision, Engine, Precision, c
 from connectomics_zoo.predict.network import make_forward
 from connectomics_zoo.predict.plan import Geometry, Span, make_geometry
 from connectomics_zoo.predict.slide import Finished, Forward, predict_column
+from connectomics_zoo.predict.views import plan_views
 from connectomics_zoo.pretrained import Frozen, find_run
 from connectomics_zoo.regions import box_shape, region_box
-from connectomics_zoo.schema.experiment import Region, RunSpec
+from connectomics_zoo.schema.experiment import Merge, Region, RunSpec, Views
 from connectomics_zoo.volumes import Content, Volume, WritableVolume, create_volume, open_volume
 
 Progress = Callable[[int, int], None]
@@ -63,8 +65,12 @@ class PredictReport:
     """Window in network voxels."""
     overlap: float
     """Fraction that neighbouring windows share."""
+    views: Views
+    """The views of each window that went through the network."""
+    merge: Merge
+    """How they were merged."""
     windows: int
-    """Windows that went through the network."""
+    """Windows, each in all its views."""
     columns: int
     """Parts that the volume was predicted in to stay in memory."""
     device: str
@@ -97,6 +103,8 @@ def predict(
     *,
     window: Sequence[int] | None = None,
     overlap: float | None = None,
+    views: Views | None = None,
+    merge: Merge | None = None,
     device: str = "auto",
     engine: Engine = "torch",
     precision: AskedPrecision = "auto",
@@ -119,6 +127,9 @@ def predict(
         out: where to write: `file.h5:dataset`, `file.tif` or `volume.zarr`.
         window: window in network voxels (z, y, x), or (y, x) for a 2-D network; by default the run's.
         overlap: fraction of a window that it shares with the next one; by default the run's.
+        views: of each window: `one`, as it is; its `flips` (8, or 4 for a 2-D network); or `flips_and_turns` (twice
+            as many), these turned by 90 degrees within a section as well. By default the run's.
+        merge: how the views are merged, `mean` or `min`; by default the run's.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, …
         engine: what computes the network: `torch`, or `openvino` (an extra, for CPUs).
         precision: `float32`, `bfloat16` or `float16` (CUDA); `auto` is float32 on the CPU and the run's on CUDA.
@@ -135,22 +146,33 @@ def predict(
         WeightsError: there are no such weights, or they do not say how they were trained.
         VolumeError: the volume cannot be read or is not what the run was trained on.
         InputSizeError: the network does not accept the window.
-        SpecError: device, engine and precision do not go together.
+        SpecError: device, engine and precision do not go together, or the views do not suit task, window or voxels.
         MissingPackageError: device or engine are not here.
         OutputError: `out` cannot be written.
     """
     spec, trained = find_run(run, frozen=frozen)
-    chosen = prediction_spec(spec, window=window, overlap=overlap)
+    chosen = prediction_spec(spec, window=window, overlap=overlap, views=views, merge=merge)
     assert chosen.window is not None
     check_request(spec, batch_size=batch_size, output=output, dtype=dtype, engine=engine, precision=precision)
+    seen = plan_views(chosen.views, task=spec.task, axes=spec.model.input.axes)
     with open_volume(volume) as source:
         check_volume(source, spec)
+        check_turns(source, spec, chosen)
         refuse_own_input(source, out)
         where = choose_device(device, engine=engine)
         used = choose_precision(precision, run=spec, device=where)
         geometry = _geometry(source, spec, window=chosen.window, overlap=chosen.overlap, region=region)
         job = _Job(spec, geometry, output=output, dtype=dtype, batch_size=batch_size)
-        forward = make_forward(trained, spec, window=chosen.window, engine=engine, device=where, precision=used)
+        forward = make_forward(
+            trained,
+            spec,
+            window=chosen.window,
+            views=seen,
+            merge=chosen.merge,
+            engine=engine,
+            device=where,
+            precision=used,
+        )
         begin = time.perf_counter()
         with _create_output(out, job, source=source, overwrite=overwrite) as target:
             windows, columns = _predict_columns(job, source, target, forward=forward, progress=progress)
@@ -165,6 +187,8 @@ def predict(
         voxel_size_nm=target.voxel_size_nm,
         window=chosen.window,
         overlap=chosen.overlap,
+        views=chosen.views,
+        merge=chosen.merge,
         windows=windows,
         columns=columns,
         device=str(where),

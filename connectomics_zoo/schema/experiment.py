@@ -24,6 +24,9 @@ VoxelSize = Annotated[
 ]
 """Edge lengths of a voxel in nanometres, (z, y, x)."""
 
+Views = Literal["one", "flips", "flips_and_turns"]
+Merge = Literal["mean", "min"]
+
 
 class Region(Node):
     """A box in a volume, in the volume's own voxels; an axis left out is taken whole."""
@@ -110,10 +113,10 @@ class PredictionSpec(Node):
     """Window in network voxels (z, y, x); without it, the training patch."""
     overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.5
     """Fraction of a window that it shares with the next one along each axis."""
-    views: Literal["one", "flips", "flips_and_turns"] = "one"
+    views: Views = "one"
     """Views of each window that are predicted and merged: as it is, its flips, or these and the turns by 90 degrees
     within a section."""
-    merge: Literal["mean", "min"] = "mean"
+    merge: Merge = "mean"
     """How the views are merged."""
 
 

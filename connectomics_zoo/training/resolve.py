@@ -29,7 +29,7 @@ from connectomics_zoo.registry import (
     resolve_model,
     validate,
 )
-from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, PredictionSpec, RunSpec, VolumePair
+from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, RunSpec, VolumePair
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import ChannelSpec, TaskSpec
 from connectomics_zoo.schema.training import TrainingSpec
@@ -156,7 +156,7 @@ def complete(experiment: ExperimentSpec, *, source: str) -> RunSpec:
         task=task,
         data=data.model_copy(update={"voxel_size_nm": data.voxel_size_nm or voxel_size_nm}),
         training=training,
-        prediction=PredictionSpec(window=window, overlap=experiment.prediction.overlap),
+        prediction=experiment.prediction.model_copy(update={"window": window}),
         versions={
             "python": platform.python_version(),
             "torch": version("torch"),
