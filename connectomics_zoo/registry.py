@@ -15,7 +15,7 @@ from connectomics_zoo.hub import HubReference, fetch_spec
 from connectomics_zoo.reading import read_yaml
 from connectomics_zoo.schema.base import RepoId, describe
 from connectomics_zoo.schema.builder import BuilderConfig, Interface, builder_module
-from connectomics_zoo.schema.experiment import ExperimentSpec, RunSpec
+from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, RunSpec
 from connectomics_zoo.schema.model import ModelSpec, SizeRule
 from connectomics_zoo.schema.task import TaskSpec
 
@@ -204,10 +204,12 @@ def check_portable(run: RunSpec, *, source: str) -> None:
     """Refuse a run that comes from elsewhere and names places outside of a folder that the user would give.
 
     Raises:
-        SpecError: `data.root` is a folder, or a volume lies elsewhere than below it.
+        SpecError: `data.root` is a folder, a volume lies elsewhere than below it, or the weights that the run started
+            from do.
     """
-    places = [place for pair in (*run.data.train, *run.data.validation) for place in pair.places]
-    strange = [place for place in places if is_elsewhere(place)]
+    strange = [place for place in volumes_of(run.data) if is_elsewhere(place)]
+    if run.init_from is not None and is_private_source(run.init_from):
+        strange.append(run.init_from)
     if run.data.root not in (None, "???"):
         strange.insert(0, run.data.root)
     if strange:
@@ -215,6 +217,16 @@ def check_portable(run: RunSpec, *, source: str) -> None:
             f"{source}: names the place {strange[0]!r}, a spec from elsewhere may name files below data.root alone: "
             "tell its owner."
         )
+
+
+def volumes_of(data: DataSpec) -> list[str]:
+    """Return the places of all volumes that `data` names: images, labels and masks."""
+    return [place for pair in (*data.train, *data.validation) for place in pair.places]
+
+
+def is_private_source(init_from: str) -> bool:
+    """Whether weights to start from are a place of one machine: not on the Hub, and no relative path or reference."""
+    return not init_from.startswith("hf://") and is_elsewhere(init_from)
 
 
 def is_elsewhere(place: str) -> bool:

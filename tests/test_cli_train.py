@@ -95,7 +95,7 @@ MISTAKES = [
     (["vnc-mitto"], "unknown experiment or model 'vnc-mitto': did you mean 'vnc-mito'"),
     (["none.yaml"], "'none.yaml' does not exist"),
     (["mednext-S", *instead("task=mitto")], "unknown task 'mitto': did you mean 'mito'"),
-    (["mednext-S", *without("task")], "mednext-S: no task is given, add task=NAME with one of binary, boundary, mem"),
+    (["mednext-S", *without("task")], "mednext-S: no task is given, add task=NAME with one of .*membrane, mito, "),
     (["mednext-S", "task=mito"], "there is no volume to train on, add data.train.image=FILE:DATASET"),
     (["mednext-S", *GOOD, "training.max_step=3"], r"training.max_step: unknown key, did you mean 'max_steps'"),
     (["mednext-S", *GOOD, "arch.kernal_size=3"], "unknown key arch.kernal_size for mednext-S: did you mean"),

@@ -44,6 +44,7 @@ def command(
     \b
     zoo train vnc-mito data.root=FOLDER training.max_steps=2000
     zoo train mednext-S task=mito data.train.image=a.h5:raw data.train.label=a.h5:mito
+    zoo train mednext-S task=membrane init_from=runs/my-run data.train.image=… data.train.label=…
     zoo train runs/my-run --resume training.max_steps=40000
     """
     from connectomics_zoo.overrides import parse_overrides
@@ -69,6 +70,7 @@ def command(
                 fast_dev_run=fast_dev_run,
                 device=device,
                 progress=progress,
+                tell=note,
             )
     except KeyboardInterrupt as stop:
         note(str(stop))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from connectomics_zoo.errors import SpecError
-from connectomics_zoo.registry import is_elsewhere
+from connectomics_zoo.registry import is_elsewhere, is_private_source, volumes_of
 from connectomics_zoo.schema.experiment import DataSpec, RunSpec, VolumePair
 from connectomics_zoo.volumes.location import split_location
 
@@ -18,7 +18,8 @@ REQUIRED = "???"
 def portable_run(run: RunSpec) -> RunSpec:
     """Return `run` as it may be read anywhere: `data.root` is left to the reader, and volumes have relative places.
 
-    Of a place outside of `data.root` the last part remains; volumes of the same name get numbers as folders.
+    Of a place outside of `data.root` the last part remains, and of that of the weights that the run started from;
+    volumes of the same name get numbers as folders.
     """
     names = _portable_names(run.data)
 
@@ -33,12 +34,15 @@ def portable_run(run: RunSpec) -> RunSpec:
             "validation": tuple(portable(pair) for pair in run.data.validation),
         }
     )
-    return run.model_copy(update={"data": data})
+    source = run.init_from
+    if source is not None and is_private_source(source):
+        source = _last_part(source) or None
+    return run.model_copy(update={"data": data, "init_from": source})
 
 
 def _portable_names(data: DataSpec) -> dict[str, str]:
     """Return the place that each volume of `data` gets."""
-    places = [place for pair in (*data.train, *data.validation) for place in pair.places]
+    places = volumes_of(data)
     names = {place: place for place in places if not is_elsewhere(place)}
     taken = {str(split_location(place)[0]) for place in names}
     files: dict[Path, str] = {}
@@ -47,8 +51,7 @@ def _portable_names(data: DataSpec) -> dict[str, str]:
             continue
         path, dataset = split_location(place)
         if path not in files:
-            last = re.split(r"[/\\]", str(path))[-1]
-            name = last if last.strip(".~") else "volume"
+            name = _last_part(str(path)) or "volume"
             number = 2
             files[path] = name
             while files[path] in taken:
@@ -57,6 +60,12 @@ def _portable_names(data: DataSpec) -> dict[str, str]:
             taken.add(files[path])
         names[place] = files[path] + (f":{dataset}" if dataset else "")
     return names
+
+
+def _last_part(path: str) -> str:
+    """Return the name at the end of a path in the spelling of any system, empty where there is none."""
+    last = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+    return last if last.strip(".~") else ""
 
 
 def refuse_leaks(files: Mapping[str, bytes], places: Iterable[str | Path | None]) -> None:

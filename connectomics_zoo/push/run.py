@@ -34,7 +34,7 @@ from connectomics_zoo.push.portable import refuse_leaks
 from connectomics_zoo.push.story import provenance
 from connectomics_zoo.push.trained import Request, Trained, read_trained, require_verified, write_trained
 from connectomics_zoo.reading import MAX_BYTES
-from connectomics_zoo.registry import is_elsewhere
+from connectomics_zoo.registry import is_elsewhere, is_private_source, volumes_of
 from connectomics_zoo.schema.base import RepoId
 from connectomics_zoo.schema.model import WeightsEntry
 from connectomics_zoo.training.run import METRICS_FILE
@@ -301,9 +301,16 @@ def _make(trained: Trained, folder: Path, *, pictures: bool, tell: Tell) -> _Pac
 
 
 def _refuse_leaks(trained: Trained, folder: Path, names: Iterable[str]) -> None:
-    data = trained.run.data
-    volumes = [place for pair in (*data.train, *data.validation) for place in pair.places]
-    places = [Path.home(), Path.cwd(), folder, trained.folder.resolve(), *map(Path, filter(is_elsewhere, volumes))]
+    data, source = trained.run.data, trained.run.init_from
+    places = [
+        Path.home(),
+        Path.cwd(),
+        folder,
+        trained.folder.resolve(),
+        *map(Path, filter(is_elsewhere, volumes_of(data))),
+    ]
+    if source is not None and is_private_source(source):
+        places.append(Path(source))
     if data.root is not None:
         places.append(Path(data.root).expanduser().resolve())
     refuse_leaks({name: (folder / name).read_bytes() for name in names}, [*places, *(item.parent for item in places)])

@@ -2,7 +2,8 @@
 
 A builder lives in a catalogue's `builders/<name>.py`. Importing it must not import torch; `build` may.
 
-It may also have `CHANNELS_LAST = True`, which says that its networks are faster on a CPU with channels last.
+It may also have `CHANNELS_LAST = True`, which says that its networks are faster on a CPU with channels last, and a
+function `encoder_modules(config)`, which names the submodules of the encoder: what lies before the first upsampling.
 """
 
 from __future__ import annotations
@@ -103,3 +104,9 @@ def prefers_bfloat16(name: str, config: BuilderConfig) -> bool:
     """Return what the builder's `faster_in_bfloat16(config)`, where it has one, says of training on a CPU."""
     answer = vars(builder_module(name)).get("faster_in_bfloat16")
     return answer is not None and answer(config) is True
+
+
+def encoder_modules(name: str, config: BuilderConfig) -> tuple[str, ...] | None:
+    """Return the submodules that the builder's `encoder_modules(config)` names, None where the builder has none."""
+    answer = vars(builder_module(name)).get("encoder_modules")
+    return None if answer is None else tuple(answer(config))

@@ -20,6 +20,9 @@ from connectomics_zoo.training.reader import Box, PairReader
 FOREGROUND_TRIES = 256
 """Blocks (of half a patch's edges) drawn in search of a labelled voxel before a patch may lie anywhere."""
 
+MINIMUM_TRIES = 50
+"""Patches drawn in search of one with `foreground_minimum`, of which the last may have less."""
+
 REMEMBERED_BLOCKS = 2**20
 """Blocks without labels that are remembered for each volume."""
 
@@ -87,7 +90,7 @@ class TrainingPatches(IterableDataset[Patch]):
 
     Args:
         run: the complete run.
-        skip: optimiser steps that a resumed run has behind it, whose batches are not drawn again.
+        skip: batches that a resumed run has behind it, which are not drawn again.
     """
 
     def __init__(self, run: RunSpec, *, skip: int = 0) -> None:
@@ -101,20 +104,17 @@ class TrainingPatches(IterableDataset[Patch]):
         block = tuple(-(-edge // 2) for edge in self.run.training.patch_size)
         readers = [PairReader(pair, self.run.data) for pair in self.run.data.train]
         finders = [ForegroundFinder(reader, block=block) for reader in readers]
-        volumes = np.array([math.prod(last - low for low, last in reader.box) for reader in readers], dtype=float)
+        shares = np.array([_share(reader) for reader in readers])
         # The loader asks its workers for a whole batch each, in turn.
         for batch in itertools.count(self.skip + first, step):
             for number in range(batch * size, (batch + 1) * size):
                 generator = np.random.default_rng([self.run.training.seed, number])
-                chosen = int(generator.choice(len(readers), p=volumes / volumes.sum()))
+                chosen = int(generator.choice(len(readers), p=shares / shares.sum()))
                 yield self._draw(finders[chosen], generator)
 
     def _draw(self, finder: ForegroundFinder, generator: np.random.Generator) -> Patch:
         recipe, reader = self.run.training, finder.reader
-        box = _random_box(reader.box, recipe.patch_size, generator)
-        if generator.random() < recipe.foreground_probability:
-            centre = finder.find(generator)
-            box = box if centre is None else _centred_box(reader.box, centre, recipe.patch_size)
+        box = self._choose(finder, generator)
         # Reflected at the region, not read beyond it: what lies there may be what the run is validated on.
         truth = reader.read_truth(box, within=reader.box)
         # Labels are augmented, not targets: a flipped affinity is another one.
@@ -128,6 +128,27 @@ class TrainingPatches(IterableDataset[Patch]):
         )
         targets = make_targets(labels, task=self.run.task, voxel_size_nm=reader.voxel_size_nm, annotated=annotated)
         return Patch(torch.from_numpy(image), torch.from_numpy(targets.values), torch.from_numpy(targets.known))
+
+    def _choose(self, finder: ForegroundFinder, generator: np.random.Generator) -> Box:
+        """Return where a patch lies: anywhere or around foreground, and with as much of it as the recipe asks for."""
+        recipe, reader = self.run.training, finder.reader
+        for _ in range(MINIMUM_TRIES):
+            box = _random_box(reader.box, recipe.patch_size, generator)
+            if generator.random() < recipe.foreground_probability:
+                centre = finder.find(generator)
+                box = box if centre is None else _centred_box(reader.box, centre, recipe.patch_size)
+            if recipe.foreground_minimum == 0:
+                break
+            labelled = np.count_nonzero(reader.read_label(box, within=reader.box) > 0)
+            if labelled >= recipe.foreground_minimum * math.prod(recipe.patch_size):
+                break
+        return box
+
+
+def _share(reader: PairReader) -> float:
+    """Return how often a volume is drawn from, relative to the others: its weight, or its network voxels."""
+    voxels = math.prod(last - first for first, last in reader.box)
+    return float(voxels) if reader.pair.weight is None else reader.pair.weight
 
 
 def _random_box(region: Box, size: tuple[int, ...], generator: np.random.Generator) -> Box:
@@ -187,7 +208,7 @@ def training_loader(run: RunSpec, *, skip: int = 0, pin_memory: bool = False) ->
 
     Args:
         run: the complete run.
-        skip: optimiser steps that a resumed run has behind it.
+        skip: batches that a resumed run has behind it.
         pin_memory: where batches are copied to a GPU, which is faster from pinned memory.
     """
     workers = run.training.workers

@@ -7,9 +7,11 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from connectomics_zoo.evaluate.scores import balanced_accuracy, overlap_scores
 from connectomics_zoo.losses import activate, supervised_losses
+from connectomics_zoo.schema.builder import encoder_modules
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.training.data import Patch
 
@@ -26,6 +28,9 @@ class SegmentationModule(L.LightningModule):
         super().__init__()
         self.run = run
         self.network = network
+        names = (encoder_modules(run.model.builder, run.model.arch) or ()) if run.training.freeze == "encoder" else ()
+        self.frozen = [network.get_submodule(name).requires_grad_(False) for name in names]
+        """What is not trained."""
         self.counts = torch.zeros(len(run.task.channels), 4, dtype=torch.float64)
         """True positives, false positives, false negatives and true negatives of each channel in this validation."""
 
@@ -33,6 +38,14 @@ class SegmentationModule(L.LightningModule):
         """(B, C, Z, Y, X) -> what the network returns."""
         outputs: Tensor | dict[str, Tensor] = self.network(x)
         return outputs
+
+    def train(self, mode: bool = True) -> SegmentationModule:
+        """As ever, but the running statistics of frozen norms stay as they are."""
+        super().train(mode)
+        for norm in (inner for part in self.frozen for inner in part.modules()):
+            if isinstance(norm, _NormBase) and norm.track_running_stats:
+                norm.eval()
+        return self
 
     def training_step(self, batch: Patch, batch_index: int) -> Tensor:
         """Return the summed loss; log it for each scale."""

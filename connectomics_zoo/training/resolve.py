@@ -29,6 +29,7 @@ from connectomics_zoo.registry import (
     resolve_model,
     validate,
 )
+from connectomics_zoo.schema.builder import encoder_modules
 from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, RunSpec, VolumePair
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import ChannelSpec, TaskSpec
@@ -84,6 +85,13 @@ def continue_run(folder: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
         raise SpecError(f"{fixed[0]!r} cannot change when a run is resumed, only training, data and prediction can.")
     source = str(Path(folder) / RUN_SPEC)
     resumed = validate(RunSpec, merge(run.model_dump(mode="json"), overrides), source=source)
+    for name, before, after in (
+        ("accumulate", run.training.accumulate, resumed.training.accumulate),
+        ("freeze", run.training.freeze, resumed.training.freeze),
+    ):
+        if before != after:
+            raise SpecError(f"training.{name} is {before} and cannot change when a run is resumed, leave out {after}.")
+    _check_recipe(resumed.training, resumed.data, model=resumed.model, source=source)
     _check_patch(resumed.model, resumed.training.patch_size, what="training.patch_size")
     if resumed.prediction.window is not None:
         _check_patch(resumed.model, resumed.prediction.window, what="prediction.window")
@@ -109,7 +117,10 @@ def _base_document(ref: str | Path) -> dict[str, Any]:
     if reference.path is None and reference.name not in known:
         raise UnknownNameError(f"unknown experiment or model {reference.name!r}: {nearest(reference.name, known)}")
     if reference.tag is not None:
-        raise SpecError(f"{reference.text!r} names trained weights, train the model {reference.name!r} itself.")
+        raise SpecError(
+            f"{reference.text!r} names trained weights, train the model {reference.name!r} itself; "
+            f"init_from={reference.text} starts from them."
+        )
     return {
         "schema_version": 1,
         "name": get_spec(ref).name,
@@ -144,6 +155,7 @@ def complete(experiment: ExperimentSpec, *, source: str) -> RunSpec:
     model = resolve_model(experiment.model, out_channels=len(task.channels), arch=experiment.arch)
     recipe = model.training.model_dump(mode="json") | experiment.training.model_dump(mode="json", exclude_none=True)
     training = validate(TrainingSpec, recipe, source=f"training of {source}")
+    _check_recipe(training, data, model=model, source=source)
     _check_patch(model, training.patch_size, what="training.patch_size")
     window = experiment.prediction.window or training.patch_size
     _check_patch(model, window, what="prediction.window")
@@ -154,6 +166,7 @@ def complete(experiment: ExperimentSpec, *, source: str) -> RunSpec:
         name=experiment.name,
         model=resolve_model(model, in_channels=in_channels),
         task=task,
+        init_from=experiment.init_from,
         data=data.model_copy(update={"voxel_size_nm": data.voxel_size_nm or voxel_size_nm}),
         training=training,
         prediction=experiment.prediction.model_copy(update={"window": window}),
@@ -352,6 +365,31 @@ def _scan(
         if _has_values(task):
             labels, annotated = read_truth(label, mask, section, unlabelled=data.unlabelled)
             make_targets(labels, task=task, voxel_size_nm=None, annotated=annotated)
+
+
+def _check_recipe(training: TrainingSpec, data: DataSpec, *, model: ModelSpec, source: str) -> None:
+    """Refuse what the data or the network do not have for the recipe."""
+    if training.early_stopping and not data.validation:
+        raise SpecError(
+            f"{source}: training.early_stopping={training.early_stopping} compares validations and there are none, "
+            "add data.validation or leave it out."
+        )
+    if training.freeze == "encoder" and encoder_modules(model.builder, model.arch) is None:
+        raise SpecError(
+            f"{source}: the builder {model.builder!r} does not say which weights are its encoder (encoder_modules), "
+            "so that training.freeze=encoder is not possible: leave it out."
+        )
+    without = [pair.image for pair in data.train if pair.weight is None]
+    if 0 < len(without) < len(data.train):
+        raise SpecError(
+            f"{source}: {without[0]} has no weight and other volumes have one, which only compare with each other: "
+            "give all of data.train a weight, or none."
+        )
+    weighted = [pair.image for pair in data.validation if pair.weight is not None]
+    if weighted:
+        raise SpecError(
+            f"{source}: {weighted[0]} is validated on, as a whole, and its weight has no effect: leave it out."
+        )
 
 
 def _check_patch(model: ModelSpec, size: tuple[int, ...], *, what: str) -> None:

@@ -18,7 +18,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from connectomics_zoo.build import build, measure_static
+from connectomics_zoo.build import measure_static
 from connectomics_zoo.errors import (
     CheckFailedError,
     LimitError,
@@ -34,9 +34,11 @@ from connectomics_zoo.registry import RUN_SPEC
 from connectomics_zoo.schema.builder import prefers_bfloat16
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.training.callbacks import KeepCheckpoint, KeepWeights, ReportProgress
+from connectomics_zoo.training.averaging import AverageWeights
+from connectomics_zoo.training.callbacks import KeepCheckpoint, KeepWeights, ReportProgress, StopEarly
 from connectomics_zoo.training.curve import draw_curve, keep_log
 from connectomics_zoo.training.data import training_loader, validation_loader
+from connectomics_zoo.training.initial import first_network, write_report
 from connectomics_zoo.training.module import SegmentationModule
 from connectomics_zoo.training.report import CHECKPOINT_FILE, Progress, TrainReport
 
@@ -58,6 +60,7 @@ def fit_run(
     resume: bool,
     device: str,
     progress: Callable[[Progress], None] | None,
+    tell: Callable[[str], None] | None,
 ) -> TrainReport:
     """Train what `run` states, and return where it lies; see `train`.
 
@@ -67,9 +70,12 @@ def fit_run(
         resume: go on from the folder's checkpoint.
         device: `auto`, `cpu`, `cuda` or `mps`.
         progress: is told of every step.
+        tell: is told what became of the weights to start from, and why the run ended early.
     """
     L.seed_everything(run.training.seed, workers=True, verbose=False)
-    network = build(run.model, deep_supervision=len(run.model.outputs) > 1)
+    network, loaded = first_network(run, resume=resume)
+    if loaded is not None and tell is not None:
+        tell(f"starts from {loaded.summary()}")
     if run.model.expect is None:
         run = run.model_copy(update={"model": run.model.model_copy(update={"expect": measure_static(run.model)})})
     precision, accelerator = choose_precision(run.training.precision, device, model=run.model)
@@ -78,19 +84,18 @@ def fit_run(
         network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     module = SegmentationModule(run, network)
     if folder is None:
+        steps = 2 * run.training.accumulate
         with _quiet():
-            trainer = _trainer(run, precision, accelerator, fast_dev_run=2, callbacks=[], loggers=[])
+            trainer = _trainer(run, precision, accelerator, fast_dev_run=steps, callbacks=[], loggers=[])
         _fit(trainer, module, run, checkpoint=None, steps_done=0)
         return TrainReport(folder=Path(), steps=trainer.global_step, metrics={})
 
     steps_done = _steps_done(folder, run) if resume else 0
     _make_folder(folder)
     _write_spec(run, folder)
-    every = run.training.validate_every
-    keep = KeepWeights(folder, metric=run.task.metrics[0] if run.data.validation else None, every=every)
-    callbacks: list[L.Callback] = [keep, KeepCheckpoint(folder, every=every)]
-    if progress is not None:
-        callbacks.append(ReportProgress(progress))
+    if loaded is not None:
+        write_report(loaded, folder)
+    keep, callbacks = _callbacks(run, folder, progress)
     if resume:
         keep_log(folder / LOGS, step=steps_done)
     with _quiet():
@@ -101,7 +106,31 @@ def fit_run(
         raise KeyboardInterrupt(f"{folder}: stopped after {trainer.global_step} steps, go on with --resume.") from None
     report = TrainReport(folder=folder, steps=trainer.global_step, metrics=keep.best)
     _write_results(report, run)
+    if tell is not None and any(isinstance(item, StopEarly) and item.stopped for item in callbacks):
+        tell(
+            f"{folder}: ended after {trainer.global_step} of {run.training.max_steps} steps, "
+            f"{run.task.metrics[0]} got no better in {run.training.early_stopping} validations "
+            "(training.early_stopping)"
+        )
     return report
+
+
+def _callbacks(
+    run: RunSpec, folder: Path, progress: Callable[[Progress], None] | None
+) -> tuple[KeepWeights, list[L.Callback]]:
+    """Return the callbacks in the order in which they must be called, and the one that keeps the weights."""
+    recipe, metric = run.training, run.task.metrics[0]
+    average = AverageWeights(decay=recipe.ema_decay) if recipe.ema_decay else None
+    keep = KeepWeights(
+        folder, metric=metric if run.data.validation else None, every=recipe.validate_every, average=average
+    )
+    callbacks: list[L.Callback] = [keep] if average is None else [average, keep]
+    if recipe.early_stopping:
+        callbacks.append(StopEarly(metric=metric, patience=recipe.early_stopping))
+    callbacks.append(KeepCheckpoint(folder, every=recipe.validate_every, accumulate=recipe.accumulate))
+    if progress is not None:
+        callbacks.append(ReportProgress(progress))
+    return keep, callbacks
 
 
 def choose_precision(wanted: _Precision, device: str, *, model: ModelSpec) -> tuple[_Precision, str]:
@@ -159,7 +188,8 @@ def _trainer(
         precision=precision,
         max_steps=recipe.max_steps,
         max_epochs=-1,
-        val_check_interval=min(recipe.validate_every, recipe.max_steps),
+        val_check_interval=min(recipe.validate_every, recipe.max_steps) * recipe.accumulate,  # in batches
+        accumulate_grad_batches=recipe.accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         gradient_clip_val=recipe.gradient_clip or None,
@@ -178,7 +208,7 @@ def _fit(
 ) -> None:
     recipe = run.training
     on_gpu = isinstance(trainer.accelerator, CUDAAccelerator)
-    loader = training_loader(run, skip=steps_done, pin_memory=on_gpu)
+    loader = training_loader(run, skip=steps_done * recipe.accumulate, pin_memory=on_gpu)
     validation = validation_loader(run, pin_memory=on_gpu)
     try:
         with _quiet():
@@ -210,11 +240,18 @@ def _steps_done(folder: Path, run: RunSpec) -> int:
     """
     checkpoint = folder / CHECKPOINT_FILE
     try:
-        steps = int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        steps = int(state["global_step"])
+        waited = int(state["callbacks"].get("StopEarly", {"waited": 0})["waited"])
     except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError):
         raise WeightsError(f"{checkpoint}: is no checkpoint of a run, or damaged: train it anew.") from None
     if steps >= run.training.max_steps:
         raise SpecError(f"{folder} has done {steps} steps, give training.max_steps=N with a larger N to go on.")
+    if 0 < run.training.early_stopping <= waited:
+        raise SpecError(
+            f"{folder} has ended early, after {waited} validations without a better score: give "
+            "training.early_stopping=N with a larger N, or 0, to go on."
+        )
     return steps
 
 

@@ -31,6 +31,7 @@ def train(
     fast_dev_run: bool = False,
     device: str = "auto",
     progress: Callable[[Progress], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> TrainReport:
     """Train a model and return where the run lies.
 
@@ -44,6 +45,7 @@ def train(
         fast_dev_run: two steps and one validation patch, to see that all works; leaves nothing.
         device: `auto`, `cpu`, `cuda` or `mps`.
         progress: is told of every step.
+        tell: is told what became of the weights to start from, and why the run ended early.
 
     Raises:
         ZooError: something is wrong with the arguments, or the run folder cannot be made.
@@ -63,7 +65,7 @@ def train(
     warn_of_labels(run)
     from connectomics_zoo.training.run import fit_run
 
-    return fit_run(run, folder=folder, resume=resume, device=device, progress=progress)
+    return fit_run(run, folder=folder, resume=resume, device=device, progress=progress, tell=tell)
 
 
 def _resumable(folder: Path) -> Path:

@@ -111,3 +111,13 @@ def volume_interface(
         for index, level in enumerate(supervised, start=1)
     ]
     return Interface(axes="zyx"[-len(step) :], minimum=minimum, step=step, outputs=tuple(outputs))
+
+
+def nested_encoder(levels: int) -> tuple[str, ...]:
+    """Return the encoder's submodules where each level holds the coarser ones between its own way down and up.
+
+    Args:
+        levels: levels of the network, the bottleneck included.
+    """
+    inner = ["model" + ".1.submodule" * level for level in range(levels)]
+    return (*(f"{name}.0" for name in inner[:-1]), inner[-1])

@@ -171,6 +171,12 @@ def faster_in_bfloat16(config: Config) -> bool:
     )
 
 
+def encoder_modules(config: Config) -> tuple[str, ...]:
+    """Stem, four stages with their downsamplings, and the bottleneck."""
+    levels = [name for level in range(4) for name in (f"enc_block_{level}", f"down_{level}")]
+    return ("stem", *levels, "bottleneck")
+
+
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
     """Return the network, our own or the original's."""
     if config.backend == "nnunet_mednext":

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from connectomics_zoo.schema.builder import BuilderConfig, Interface, refuse_too_many
-from zoo.builders._shared import Kernel, Probability, Stride, Width, check_length, volume_interface, weights
+from zoo.builders._shared import (
+    Kernel,
+    Probability,
+    Stride,
+    Width,
+    check_length,
+    nested_encoder,
+    volume_interface,
+    weights,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,6 +67,11 @@ class Config(BuilderConfig):
 def interface(config: Config) -> Interface:
     """Every stride must divide evenly, or the skip connections do not fit."""
     return volume_interface(config.strides, two_voxels=True)
+
+
+def encoder_modules(config: Config) -> tuple[str, ...]:
+    """The levels down to the bottleneck, which MONAI nests."""
+    return nested_encoder(len(config.channels))
 
 
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:

@@ -80,6 +80,11 @@ def interface(config: Config) -> Interface:
     return rule._replace(step=(1,) * config.spatial_dims)
 
 
+def encoder_modules(config: Config) -> tuple[str, ...]:
+    """The first convolutions and four levels."""
+    return ("conv_0", *(f"down_{level}" for level in range(1, 5)))
+
+
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
     """Return MONAI's network; it has one output, with and without `deep_supervision`."""
     from monai.networks.nets.basic_unet import BasicUNet

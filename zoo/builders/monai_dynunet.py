@@ -91,6 +91,11 @@ def interface(config: Config) -> Interface:
     )
 
 
+def encoder_modules(config: Config) -> tuple[str, ...]:
+    """The levels down to the bottleneck."""
+    return ("input_block", "downsamples", "bottleneck")
+
+
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
     """Return MONAI's network under our contract for outputs; without `deep_supervision` it has the last head only."""
     from zoo.builders.nets.monai_supervised import SupervisedDynUNet

@@ -89,6 +89,11 @@ def interface(config: Config) -> Interface:
     )
 
 
+def encoder_modules(config: Config) -> tuple[str, ...]:
+    """The first convolution and the levels of the encoder."""
+    return ("convInit", "down_layers")
+
+
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
     """Return MONAI's network; it has one output, with and without `deep_supervision`."""
     from monai.networks.nets.segresnet import SegResNet

@@ -103,6 +103,11 @@ def interface(config: Config) -> Interface:
     )
 
 
+def encoder_modules(config: Config) -> tuple[str, ...]:
+    """MONAI's own encoder."""
+    return ("encoder",)
+
+
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
     """Return MONAI's network under our contract for outputs; without `deep_supervision` it has the last head only."""
     from zoo.builders.nets.monai_supervised import SupervisedSegResNetDS

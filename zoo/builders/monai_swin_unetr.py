@@ -67,6 +67,11 @@ def interface(config: Config) -> Interface:
     return volume_interface([(2, 2, 2)] * (STAGES + 1), two_voxels=True)
 
 
+def encoder_modules(config: Config) -> tuple[str, ...]:
+    """The transformer, and the convolutions that its features pass before the decoder."""
+    return ("swinViT", *(f"encoder{index}" for index in (1, 2, 3, 4, 10)))
+
+
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
     """Return MONAI's network; it has one output, with and without `deep_supervision`."""
     import torch

@@ -20,6 +20,7 @@ from zoo.builders._shared import (
     check_length,
     monai_norm,
     needs_two_voxels,
+    nested_encoder,
     volume_interface,
     weights,
 )
@@ -98,6 +99,11 @@ def interface(config: Config) -> Interface:
     """Every stride must divide evenly, or the skip connections do not fit."""
     widths = at_bottleneck(config.channels, [*config.strides[1:], (1,) * config.spatial_dims])
     return volume_interface(config.strides, two_voxels=needs_two_voxels(config.norm, config.num_groups, widths))
+
+
+def encoder_modules(config: Config) -> tuple[str, ...]:
+    """The levels down to the bottleneck, which MONAI nests."""
+    return nested_encoder(len(config.channels))
 
 
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:

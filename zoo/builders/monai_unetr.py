@@ -82,6 +82,11 @@ def interface(config: Config) -> Interface:
     )
 
 
+def encoder_modules(config: Config) -> tuple[str, ...]:
+    """The transformer, and the convolutions that its features pass before the decoder."""
+    return ("vit", *(f"encoder{index}" for index in range(1, 5)))
+
+
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
     """Return MONAI's network; it has one output, with and without `deep_supervision`."""
     from monai.networks.nets.unetr import UNETR

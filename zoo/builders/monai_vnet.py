@@ -29,6 +29,11 @@ def interface(config: Config) -> Interface:
     return volume_interface([(2, 2, 2)] * 4, two_voxels=True)
 
 
+def encoder_modules(config: Config) -> tuple[str, ...]:
+    """The input transition and the downsamplings."""
+    return ("in_tr", *(f"down_tr{width}" for width in (32, 64, 128, 256)))
+
+
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
     """Return MONAI's network; it has one output, with and without `deep_supervision`.
 

@@ -97,6 +97,12 @@ def interface(config: Config) -> Interface:
     )
 
 
+def encoder_modules(config: Config) -> tuple[str, ...]:
+    """The embedding, where there is one, and the blocks down to the coarsest level."""
+    stem = () if config.stem_kernel_size is None else ("stem",)
+    return (*stem, "input_conv", "down_blocks")
+
+
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
     """Return our own network."""
     from zoo.builders.nets.rsunet import RSUNet

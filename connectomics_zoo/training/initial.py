@@ -1,0 +1,85 @@
+"""The network that a run begins with: fresh, or with the weights that it starts from."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from torch import nn
+
+from connectomics_zoo.build import build
+from connectomics_zoo.load import INIT_ALLOWANCE
+from connectomics_zoo.predict.checks import VOXEL_SIZE_TOLERANCE, lengths
+from connectomics_zoo.pretrained import Pretrained, embedded_run, find_pretrained
+from connectomics_zoo.schema.experiment import DataSpec, RunSpec
+from connectomics_zoo.weights import PICKLES, LoadReport, build_with_weights, largest_file, read_weights
+
+REPORT_FILE = "load_report.json"
+"""Name, in a run folder, of what became of each tensor of the weights that the run started from."""
+
+_log = logging.getLogger(__name__)
+
+
+def first_network(run: RunSpec, *, resume: bool) -> tuple[nn.Module, LoadReport | None]:
+    """Return the network of `run` in training mode, and the report on the weights that it starts from, if any.
+
+    A resumed run has its weights in its checkpoint.
+
+    Raises:
+        ZooError: there are no such weights, or they do not fit.
+    """
+    deep_supervision = len(run.model.outputs) > 1
+    if run.init_from is None or resume:
+        return build(run.model, deep_supervision=deep_supervision), None
+    found = _find(run.init_from, run)
+    weights = read_weights(found.path, max_bytes=INIT_ALLOWANCE * largest_file(run.model))
+    network, report = build_with_weights(
+        run.model, weights, deep_supervision=deep_supervision, source=run.init_from, resample_kernels=True
+    )
+    _warn_of_voxels(embedded_run(found), run)
+    return network.train(), report
+
+
+def write_report(report: LoadReport, folder: Path) -> None:
+    """Write `load_report.json` into a run folder."""
+    content = {
+        "source": report.source,
+        "exact": report.exact,
+        "adapted": dict(report.adapted),
+        "reinitialised": report.reinitialised,
+        "dropped": report.dropped,
+    }
+    (folder / REPORT_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _find(source: str, run: RunSpec) -> Pretrained:
+    """Return what `source` means: weights of a reference, or a file, of which only its header tells more."""
+    path = Path(source).expanduser()
+    if path.suffix in (".safetensors", *PICKLES) and not source.startswith("hf:"):
+        return Pretrained(source, run.model, path)
+    return find_pretrained(str(path) if source.startswith("~") else source)
+
+
+def _warn_of_voxels(trained: RunSpec | None, run: RunSpec) -> None:
+    """Log that the network has seen larger or smaller voxels: what it knows is the size of things in voxels."""
+    before = None if trained is None else _network_voxel(trained.data)
+    now = _network_voxel(run.data)
+    if before is None or now is None:
+        return
+    if any(abs(one / other - 1) > VOXEL_SIZE_TOLERANCE for one, other in zip(now, before, strict=True)):
+        _log.warning(
+            "%s was trained on network voxels of %s nm (z, y, x) and goes on with %s nm: data.downsample, or resampled "
+            "volumes, bring them nearer",
+            run.init_from,
+            lengths(before),
+            lengths(now),
+        )
+
+
+def _network_voxel(data: DataSpec) -> tuple[float, float, float] | None:
+    """Return the edges (z, y, x) of a network voxel in nanometres."""
+    if data.voxel_size_nm is None:
+        return None
+    z, y, x = (edge * factor for edge, factor in zip(data.voxel_size_nm, data.downsample, strict=True))
+    return z, y, x
