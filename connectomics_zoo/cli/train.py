@@ -28,6 +28,7 @@ PLAIN_INTERVAL_SECONDS = 15.0
 @click.option("--fast-dev-run", is_flag=True, help="Two steps and one validation patch; leaves nothing.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--dry-run", is_flag=True, help="Print the complete run that would be trained, and stop.")
+@click.option("--preview", metavar="PNG", help="Draw augmented patches with their labels and targets, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
 def command(
     ref: str,
@@ -37,6 +38,7 @@ def command(
     fast_dev_run: bool,
     device: str,
     dry_run: bool,
+    preview: str | None,
     as_json: bool,
 ) -> None:
     """Train the experiment or model REF, with fields changed by KEY=VALUE.
@@ -44,6 +46,7 @@ def command(
     \b
     zoo train vnc-mito data.root=FOLDER training.max_steps=2000
     zoo train mednext-S task=mito data.train.image=a.h5:raw data.train.label=a.h5:mito
+    zoo train vnc-mito data.root=FOLDER training.augmentation=anisotropic --preview patches.png
     zoo train runs/my-run --resume training.max_steps=40000
     """
     from connectomics_zoo.overrides import parse_overrides
@@ -56,6 +59,12 @@ def command(
 
         run = continue_run(ref, changes) if resume else resolve_run(ref, changes)
         print_yaml(dump_yaml(run.model_dump(mode="json", exclude_none=True)))
+        return
+    if preview is not None:
+        from connectomics_zoo.training import preview as draw
+
+        draw(ref, changes, path=preview, resume=resume)
+        click.echo(f"drew {preview}")
         return
     from connectomics_zoo.training import train
 

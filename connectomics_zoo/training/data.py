@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from connectomics_zoo.schema.augmentation import augmentation_of
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.targets import make_targets
-from connectomics_zoo.training.augment import augment, rotation_planes
+from connectomics_zoo.training.augment import Sample, augment
 from connectomics_zoo.training.reader import Box, PairReader
 
 FOREGROUND_TRIES = 256
@@ -93,8 +94,20 @@ class TrainingPatches(IterableDataset[Patch]):
     def __init__(self, run: RunSpec, *, skip: int = 0) -> None:
         self.run = run
         self.skip = skip
+        self.augmentation = augmentation_of(run.training.augmentation)
 
     def __iter__(self) -> Iterator[Patch]:
+        for finder, generator in self._draws():
+            yield self._draw(finder, generator)
+
+    def samples(self) -> Iterator[tuple[Sample, Patch]]:
+        """Yield the same patches, each with the augmented labels that its targets are made of, to be looked at."""
+        for finder, generator in self._draws():
+            sample = self._sample(finder, generator)
+            yield sample, self._patch(sample, finder.reader)
+
+    def _draws(self) -> Iterator[tuple[ForegroundFinder, np.random.Generator]]:
+        """Yield for each patch the finder of its volume, and its source of randomness."""
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         size = self.run.training.batch_size
@@ -107,9 +120,12 @@ class TrainingPatches(IterableDataset[Patch]):
             for number in range(batch * size, (batch + 1) * size):
                 generator = np.random.default_rng([self.run.training.seed, number])
                 chosen = int(generator.choice(len(readers), p=volumes / volumes.sum()))
-                yield self._draw(finders[chosen], generator)
+                yield finders[chosen], generator
 
     def _draw(self, finder: ForegroundFinder, generator: np.random.Generator) -> Patch:
+        return self._patch(self._sample(finder, generator), finder.reader)
+
+    def _sample(self, finder: ForegroundFinder, generator: np.random.Generator) -> Sample:
         recipe, reader = self.run.training, finder.reader
         box = _random_box(reader.box, recipe.patch_size, generator)
         if generator.random() < recipe.foreground_probability:
@@ -117,14 +133,19 @@ class TrainingPatches(IterableDataset[Patch]):
             box = box if centre is None else _centred_box(reader.box, centre, recipe.patch_size)
         # Reflected at the region, not read beyond it: what lies there may be what the run is validated on.
         labels = reader.read_label(box, within=reader.box)
-        image, targets = augment(
+        return augment(
             reader.read_image(box, within=reader.box),
-            make_targets(labels, task=self.run.task, voxel_size_nm=reader.voxel_size_nm),
-            mode=recipe.augmentation,
-            planes=rotation_planes(recipe.patch_size, reader.voxel_size_nm),
+            labels,
+            np.ones(labels.shape, dtype=bool),
+            spec=self.augmentation,
+            voxel_size_nm=reader.voxel_size_nm,
             generator=generator,
         )
-        return Patch(torch.from_numpy(image), torch.from_numpy(targets), torch.ones(1, 1, 1, 1))
+
+    def _patch(self, sample: Sample, reader: PairReader) -> Patch:
+        # Labels are augmented, not targets: a flipped affinity is another affinity.
+        targets = make_targets(sample.labels, task=self.run.task, voxel_size_nm=reader.voxel_size_nm)
+        return Patch(torch.from_numpy(sample.image), torch.from_numpy(targets), torch.ones(1, 1, 1, 1))
 
 
 def _random_box(region: Box, size: tuple[int, ...], generator: np.random.Generator) -> Box:
