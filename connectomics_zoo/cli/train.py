@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -52,6 +52,20 @@ def command(
     from connectomics_zoo.overrides import parse_overrides
 
     changes = parse_overrides(overrides)
+    if preview is not None:
+        _preview(
+            ref,
+            changes,
+            path=preview,
+            resume=resume,
+            others={
+                "--output": output is not None,
+                "--fast-dev-run": fast_dev_run,
+                "--dry-run": dry_run,
+                "--json": as_json,
+            },
+        )
+        return
     if dry_run:
         from connectomics_zoo.cli.console import print_yaml
         from connectomics_zoo.reading import dump_yaml
@@ -59,12 +73,6 @@ def command(
 
         run = continue_run(ref, changes) if resume else resolve_run(ref, changes)
         print_yaml(dump_yaml(run.model_dump(mode="json", exclude_none=True)))
-        return
-    if preview is not None:
-        from connectomics_zoo.training import preview as draw
-
-        draw(ref, changes, path=preview, resume=resume)
-        click.echo(f"drew {preview}")
         return
     from connectomics_zoo.training import train
 
@@ -90,6 +98,17 @@ def command(
         scores = ", ".join(f"{name} {value:.4f}" for name, value in report.metrics.items() if name != "step")
         kept = f" (weights of step {int(report.metrics['step'])}: {scores})" if scores else ""
         click.echo(f"{report.folder}: {report.steps} steps{kept}")
+
+
+def _preview(ref: str, changes: dict[str, Any], *, path: str, resume: bool, others: dict[str, bool]) -> None:
+    """Draw patches, and refuse the options that `others` says are given too."""
+    from connectomics_zoo.training import preview_patches
+
+    given = [name for name, is_given in others.items() if is_given]
+    if given:
+        raise click.UsageError(f"--preview draws patches and stops, leave out {given[0]}.")
+    preview_patches(ref, changes, path=path, resume=resume)
+    click.echo(f"drew {path}")
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def train(
     return fit_run(run, folder=folder, resume=resume, device=device, progress=progress)
 
 
-def preview(
+def preview_patches(
     ref: str | Path, overrides: Mapping[str, Any] | None = None, *, path: str | Path, resume: bool = False
 ) -> None:
     """Draw the first patches that `train` would train on, augmented, and train nothing.
