@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
 from connectomics_zoo import catalog
+from connectomics_zoo.schema.augmentation import PRESETS, AugmentationSpec
 from connectomics_zoo.schema.base import readable_path
 from connectomics_zoo.schema.builder import builder_module
 from connectomics_zoo.schema.experiment import ExperimentSpec
@@ -105,6 +106,7 @@ def schema_for(kind: Kind, *, home: str | None = None) -> dict[str, Any]:
         _add_task_rules(schema)
     else:
         _add_experiment_rules(schema)
+    _add_augmentation_rules(schema)
     _close_mappings(schema)
     version = schema["properties"]["schema_version"]["const"]
     return {
@@ -295,6 +297,19 @@ def _add_experiment_rules(schema: dict[str, Any]) -> None:
         many = properties[name]
         description, default = many.pop("description"), many.pop("default")
         properties[name] = {"description": description, "default": default, "anyOf": [many, many["items"]]}
+
+
+def _add_augmentation_rules(schema: dict[str, Any]) -> None:
+    """Let a preset's name stand where a mapping may, as `AugmentationChanges` does, and describe the mapping."""
+    definitions = schema["$defs"]
+    if "AugmentationChanges" not in definitions:
+        return
+    _describe_fields(definitions["AugmentationChanges"], AugmentationSpec)
+    preset = {"enum": list(PRESETS), "type": "string"}
+    for recipe in definitions.keys() & {"TrainingSpec", "TrainingChanges"}:
+        field = definitions[recipe]["properties"]["augmentation"]
+        mapping = {"$ref": field.pop("$ref")} if "$ref" in field else None
+        field["anyOf"] = [preset, *([mapping] if mapping else field["anyOf"])]
 
 
 def _close_mappings(schema: Any) -> None:

@@ -30,7 +30,7 @@ MAX_SECTIONS = 8
 MAX_EDGE = 1024
 """Pixels of a section that are drawn along each axis; of a larger one, the middle."""
 
-_RGB = NDArray[np.float32]
+RGB = NDArray[np.float32]
 
 
 def draw_comparison(
@@ -65,8 +65,7 @@ def draw_comparison(
     """
     _check_shapes(raw, truth, prediction)
     target = Path(path)
-    if target.suffix.lower() != ".png":
-        raise OutputError(f"{target}: pictures are PNG files, give a name that ends in .png.")
+    check_picture(target)
     pixel = (1.0, 1.0) if voxel_size_nm is None else (voxel_size_nm[1], voxel_size_nm[2])
     aspect = pixel[0] / pixel[1]
     are_masks = prediction.dtype.kind == "f" or min(len(np.unique(truth)), len(np.unique(prediction))) <= 2
@@ -88,7 +87,7 @@ def draw_comparison(
     _draw_legend(figure, are_masks=are_masks)
     if title:
         figure.suptitle(title, fontsize=14)
-    _save(figure, target)
+    save_figure(figure, target)
 
 
 def draw_volumes(
@@ -144,6 +143,16 @@ def draw_volumes(
         )
 
 
+def check_picture(target: Path) -> None:
+    """Refuse a name that does not end in .png.
+
+    Raises:
+        OutputError: it does not.
+    """
+    if target.suffix.lower() != ".png":
+        raise OutputError(f"{target}: pictures are PNG files, give a name that ends in .png.")
+
+
 def _middle(part: slice) -> slice:
     spare = max(0, part.stop - part.start - MAX_EDGE)
     first = part.start + spare // 2
@@ -173,7 +182,7 @@ def _make_figure(rows: int, *, height: float) -> tuple[Figure, list[list[Axes]]]
 
 def _draw_masks(
     axes: list[Axes],
-    grey: _RGB,
+    grey: RGB,
     truth: NDArray[Any],
     prediction: NDArray[Any],
     *,
@@ -183,10 +192,10 @@ def _draw_masks(
     """Fill truth and probability, outline them, and colour right, false and missed voxels."""
     strength = prediction.astype(np.float32) if prediction.dtype.kind == "f" else (prediction > 0).astype(np.float32)
     true, found = truth > 0, strength > threshold
-    errors = _blend(grey, BLUE, 0.45 * (true & found))
-    errors = _blend(errors, VERMILLION, 0.75 * (found & ~true))
-    errors = _blend(errors, YELLOW, 0.75 * (true & ~found))
-    images = (grey, _blend(grey, YELLOW, 0.3 * true), _blend(grey, BLUE, 0.6 * np.clip(strength, 0, 1)), errors)
+    errors = blend(grey, BLUE, 0.45 * (true & found))
+    errors = blend(errors, VERMILLION, 0.75 * (found & ~true))
+    errors = blend(errors, YELLOW, 0.75 * (true & ~found))
+    images = (grey, blend(grey, YELLOW, 0.3 * true), blend(grey, BLUE, 0.6 * np.clip(strength, 0, 1)), errors)
     for panel, picture in zip(axes, images, strict=True):
         panel.imshow(picture, aspect=aspect)
     for panel, mask, colour in ((axes[1], true, YELLOW), (axes[2], found, BLUE)):
@@ -199,16 +208,14 @@ def _draw_masks(
     )
 
 
-def _draw_objects(
-    axes: list[Axes], grey: _RGB, truth: NDArray[Any], prediction: NDArray[Any], *, aspect: float
-) -> None:
+def _draw_objects(axes: list[Axes], grey: RGB, truth: NDArray[Any], prediction: NDArray[Any], *, aspect: float) -> None:
     """Colour the objects of both, and the boundaries that both, one or the other has."""
     true, found = _boundaries(truth), _boundaries(prediction)
     near_true, near_found = _grown(true), _grown(found)
-    errors = _blend(grey, BLUE, 0.8 * (true & near_found))
-    errors = _blend(errors, VERMILLION, 1.0 * (found & ~near_true))
-    errors = _blend(errors, YELLOW, 1.0 * (true & ~near_found))
-    images = (grey, _coloured(grey, truth), _coloured(grey, prediction), errors)
+    errors = blend(grey, BLUE, 0.8 * (true & near_found))
+    errors = blend(errors, VERMILLION, 1.0 * (found & ~near_true))
+    errors = blend(errors, YELLOW, 1.0 * (true & ~near_found))
+    images = (grey, coloured(grey, truth), coloured(grey, prediction), errors)
     for panel, picture in zip(axes, images, strict=True):
         panel.imshow(picture, aspect=aspect)
 
@@ -254,9 +261,10 @@ def _unit(colour: tuple[int, int, int]) -> tuple[float, float, float]:
     return (red, green, blue)
 
 
-def _blend(picture: _RGB, colour: tuple[int, int, int], strength: NDArray[Any]) -> _RGB:
+def blend(picture: RGB, colour: tuple[int, int, int], strength: NDArray[Any]) -> RGB:
+    """Mix `colour` into `picture` (Y, X, 3), by a strength (Y, X) of 0 to 1."""
     alpha = strength.astype(np.float32)[..., np.newaxis]
-    blended: _RGB = picture * (1 - alpha) + np.array(_unit(colour), dtype=np.float32) * alpha
+    blended: RGB = picture * (1 - alpha) + np.array(_unit(colour), dtype=np.float32) * alpha
     return blended
 
 
@@ -279,7 +287,7 @@ def _numbered_alike(truth: NDArray[Any], prediction: NDArray[Any]) -> tuple[NDAr
     return of_true[true_numbers.reshape(truth.shape)], of_predicted[numbers.reshape(truth.shape)]
 
 
-def _coloured(grey: _RGB, labels: NDArray[Any]) -> _RGB:
+def coloured(grey: RGB, labels: NDArray[Any]) -> RGB:
     """Give each label a colour of its own that depends on the label alone; 0 stays grey."""
     values, inverse = np.unique(labels, return_inverse=True)
     hue = (values.astype(np.float64) * 0.6180339887498949) % 1  # the golden ratio spreads neighbours apart
@@ -287,7 +295,7 @@ def _coloured(grey: _RGB, labels: NDArray[Any]) -> _RGB:
     angles = (hue[:, np.newaxis] + np.array([0, 2 / 3, 1 / 3])) * 2 * np.pi
     colours = (value[:, np.newaxis] * (0.55 + 0.45 * np.cos(angles))).astype(np.float32)
     alpha = (0.5 * (labels > 0)).astype(np.float32)[..., np.newaxis]
-    mixed: _RGB = grey * (1 - alpha) + colours[inverse.reshape(labels.shape)] * alpha
+    mixed: RGB = grey * (1 - alpha) + colours[inverse.reshape(labels.shape)] * alpha
     return mixed
 
 
@@ -311,7 +319,12 @@ def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask
 
 
-def _save(figure: Figure, target: Path) -> None:
+def save_figure(figure: Figure, target: Path) -> None:
+    """Write `figure` as PNG, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     output = PartialOutput(target, overwrite=True)
     try:
         figure.savefig(output.path, format="png")

@@ -8,7 +8,7 @@ from scipy import ndimage
 from connectomics_zoo.affinities import compute_affinities, convention_of
 from connectomics_zoo.decode.stored import store_values, task_text
 from connectomics_zoo.evaluate.contingency import count_pairs
-from connectomics_zoo.evaluate.scores import instance_scores
+from connectomics_zoo.evaluate.scores import partition_scores
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.volumes import create_volume
 
@@ -70,7 +70,7 @@ def noisy_values(labels, task, *, seed=0):
 def scores(found, truth):
     """Scores of objects, where the truth has one."""
     table = count_pairs(np.asarray(found).astype(np.int64), np.asarray(truth).astype(np.int64))
-    return instance_scores(table.select(table.truth != 0))
+    return partition_scores(table.select(table.truth != 0))
 
 
 def write_prediction(location, values, task, *, dtype="uint8", carries_task=True):

@@ -210,3 +210,63 @@ def test_a_missing_dataset_lists_what_is_there(run_zoo, here):
         names = sorted(file)
     _, _, err = run_zoo("train", "mednext-S", *instead("data.train.image=vol.h5"))
     assert ", ".join(names) in err
+
+
+# Augmentation and its preview ---------------------------------------------------------------------------------------
+
+
+def test_a_preview_draws_and_trains_nothing(run_zoo, here):
+    before = sorted(here.iterdir())
+    code, out, err = run_zoo("train", "mednext-S", *GOOD, "training.augmentation=anisotropic", "--preview", "a.png")
+    assert (code, out, err) == (0, "drew a.png\n", "")
+    assert sorted({*here.iterdir()} - {*before}) == [here / "a.png"]
+
+
+def test_a_preview_needs_no_lightning(here):
+    arguments = ["mednext-S", *GOOD, "--preview", "a.png"]
+    code = (
+        f"import sys; sys.argv = ['zoo', 'train', *{arguments!r}]\n"
+        "from connectomics_zoo.cli.main import main\nmain()\n"
+        "print(sorted({'torch', 'lightning'} & sys.modules.keys()))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "drew a.png\n['torch']\n"
+
+
+@pytest.mark.parametrize("option", [["--fast-dev-run"], ["--output", "run"], ["--dry-run"], ["--json"]])
+def test_a_preview_goes_with_nothing_that_would_train_or_print(run_zoo, here, option):
+    code, _, err = run_zoo("train", "mednext-S", *GOOD, "--preview", "a.png", *option)
+    assert code == 2
+    assert f"--preview draws patches and stops, leave out {option[0]}" in err
+    assert not (here / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("a.jpg", "a.jpg: pictures are PNG files, give a name that ends in .png."),
+        ("no/a.png", "no/a.png: there is no folder no"),
+    ],
+)
+def test_a_preview_that_cannot_be_written_is_one_sentence(run_zoo, here, path, message):
+    code, out, err = run_zoo("train", "mednext-S", *GOOD, "--preview", path)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]
+
+
+def test_one_value_of_a_preset_is_changed_on_the_command_line(run_zoo, here):
+    _, out, _ = run_zoo("train", "mednext-S", *GOOD, "training.augmentation.elastic=0.5", "--dry-run")
+    assert "  augmentation:\n    preset: full\n    elastic: 0.5\n" in out
+
+
+def test_a_value_is_changed_of_the_preset_that_the_experiment_names(run_zoo, here):
+    (here / "a.yaml").write_text(
+        "schema_version: 1\nname: own\nsummary: Own.\nmodel: mednext-S\ntask: mito\n"
+        "data: {train: {image: 'vol.h5:raw', label: 'vol.h5:mito'}}\n"
+        "training: {patch_size: [16, 32, 32], augmentation: anisotropic}\n"
+    )
+    _, out, _ = run_zoo("train", "a.yaml", "--dry-run", "training.augmentation.elastic=0.125")
+    assert "preset: anisotropic" in out
+    assert "elastic: 0.125" in out
+    _, out, _ = run_zoo("train", "a.yaml", "--dry-run", "training.augmentation=flips")
+    assert "augmentation: flips" in out

@@ -18,7 +18,6 @@ from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.schema.experiment import Region
 from connectomics_zoo.training import resolve as resolve_module
 from connectomics_zoo.training import train
-from connectomics_zoo.training.augment import GAIN, NOISE, OFFSET, augment, rotation_planes
 from connectomics_zoo.training.data import TrainingPatches, ValidationPatches, grid_boxes
 from connectomics_zoo.training.reader import PairReader, network_box
 from connectomics_zoo.training.resolve import warn_of_labels, warn_of_padding
@@ -30,85 +29,6 @@ def data_of(path, *, part="train", region=None, **fields):
 
 def take(run, count, *, skip=0):
     return list(itertools.islice(TrainingPatches(run, skip=skip), count))
-
-
-def test_only_isotropic_planes_of_equal_edges_are_rotated():
-    assert rotation_planes((16, 32, 32), (50.0, 4.0, 4.0)) == ((1, 2),)
-    assert rotation_planes((32, 32, 32), (50.0, 4.0, 4.0)) == ((1, 2),)
-    assert rotation_planes((32, 32, 32), (8.0, 8.0, 8.0)) == ((1, 2), (0, 1), (0, 2))
-    assert rotation_planes((16, 32, 32), (8.0, 8.0, 8.0)) == ((1, 2),)
-    assert rotation_planes((32, 32, 32), None) == ((1, 2),)
-    assert rotation_planes((32, 48, 32), None) == ()
-
-
-def alone(image, **settings):
-    """The augmented image, with labels that do not matter."""
-    return augment(image, image[0], image[0] > 0, **settings)[0]
-
-
-def test_image_and_labels_are_moved_alike_and_all_positions_are_reached():
-    image = np.arange(4 * 4 * 4, dtype=np.float32).reshape(1, 4, 4, 4)
-    generator = np.random.default_rng(0)
-    seen = set()
-    for _ in range(400):
-        moved, labels, annotated = augment(
-            image, image[0] * 2, image[0] > 9, mode="flips", planes=((1, 2),), generator=generator
-        )
-        assert np.array_equal(moved[0] * 2, labels)
-        assert np.array_equal(moved[0] > 9, annotated)
-        assert moved.flags.c_contiguous
-        seen.add(moved.tobytes())
-    assert len(seen) == 16  # the symmetries of a square, and two sides
-
-
-def test_full_augmentation_varies_grey_values_and_leaves_labels():
-    image = np.full((1, 4, 4, 4), 0.5, np.float32)
-    varied, labels, annotated = augment(
-        image, image[0], image[0] > 0, mode="full", planes=(), generator=np.random.default_rng(0)
-    )
-    assert varied.std() > 0
-    assert varied.dtype == np.float32
-    assert np.array_equal(labels, image[0])
-    assert annotated.all()
-
-
-@pytest.mark.parametrize(
-    ("shape", "planes"), [((2, 20, 33, 33), ((1, 2),)), ((1, 36, 36, 36), ((1, 2), (0, 1), (0, 2)))]
-)
-def test_a_moved_patch_is_what_flips_and_rotations_make_of_it(shape, planes):
-    image = np.random.default_rng(1).random(shape, dtype=np.float32)
-    for seed in range(8):
-        moved = alone(image, mode="flips", planes=planes, generator=np.random.default_rng(seed))
-        generator, expected = np.random.default_rng(seed), image
-        for axis in (1, 2, 3):
-            expected = np.flip(expected, axis) if generator.random() < 0.5 else expected
-        for first, second in planes:
-            expected = np.rot90(expected, int(generator.integers(4)), (first + 1, second + 1))
-        assert np.array_equal(moved, expected)
-
-
-def test_noise_is_normal_and_gain_and_offset_stay_in_their_ranges():
-    image = np.tile(np.array([0.25, 0.75], np.float32), (1, 16, 16, 16))
-    before = image.copy()
-    sigmas = []
-    for seed in range(20):
-        varied = alone(image, mode="full", planes=(), generator=np.random.default_rng(seed))
-        dark, bright = np.sort(varied.reshape(-1, 2).mean(axis=0))
-        assert (1 - GAIN) * 0.5 - 0.01 < bright - dark < (1 + GAIN) * 0.5 + 0.01
-        assert abs((bright + dark) / 2 - 0.5) < OFFSET + 0.01
-        noise = varied[..., ::2] - varied[..., ::2].mean()
-        sigmas.append(noise.std())
-        assert (noise**4).mean() / noise.std() ** 4 == pytest.approx(3, abs=0.5)  # of a normal distribution
-        assert abs((noise**3).mean() / noise.std() ** 3) < 0.2
-    assert max(sigmas) < NOISE + 0.005
-    assert max(sigmas) > 2 * min(sigmas)
-    assert np.array_equal(image, before)
-
-
-def test_no_augmentation_changes_nothing():
-    image = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)
-    given = (image, image[0], image[0] > 0)
-    assert augment(*given, mode="none", planes=((1, 2),), generator=np.random.default_rng(0)) == given
 
 
 @pytest.mark.parametrize("name", ["v.h5:raw", "v.tif", "v.zarr:raw"])

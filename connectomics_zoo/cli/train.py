@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,6 +28,7 @@ PLAIN_INTERVAL_SECONDS = 15.0
 @click.option("--fast-dev-run", is_flag=True, help="Two steps and one validation patch; leaves nothing.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--dry-run", is_flag=True, help="Print the complete run that would be trained, and stop.")
+@click.option("--preview", metavar="PNG", help="Draw augmented patches with their labels and targets, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
 def command(
     ref: str,
@@ -37,6 +38,7 @@ def command(
     fast_dev_run: bool,
     device: str,
     dry_run: bool,
+    preview: str | None,
     as_json: bool,
 ) -> None:
     """Train the experiment or model REF, with fields changed by KEY=VALUE.
@@ -44,12 +46,27 @@ def command(
     \b
     zoo train vnc-mito data.root=FOLDER training.max_steps=2000
     zoo train mednext-S task=mito data.train.image=a.h5:raw data.train.label=a.h5:mito
+    zoo train vnc-mito data.root=FOLDER training.augmentation=anisotropic --preview patches.png
     zoo train mednext-S task=membrane init_from=runs/my-run data.train.image=… data.train.label=…
     zoo train runs/my-run --resume training.max_steps=40000
     """
     from connectomics_zoo.overrides import parse_overrides
 
     changes = parse_overrides(overrides)
+    if preview is not None:
+        _preview(
+            ref,
+            changes,
+            path=preview,
+            resume=resume,
+            others={
+                "--output": output is not None,
+                "--fast-dev-run": fast_dev_run,
+                "--dry-run": dry_run,
+                "--json": as_json,
+            },
+        )
+        return
     if dry_run:
         from connectomics_zoo.cli.console import print_yaml
         from connectomics_zoo.reading import dump_yaml
@@ -83,6 +100,17 @@ def command(
         scores = ", ".join(f"{name} {value:.4f}" for name, value in report.metrics.items() if name != "step")
         kept = f" (weights of step {int(report.metrics['step'])}: {scores})" if scores else ""
         click.echo(f"{report.folder}: {report.steps} steps{kept}")
+
+
+def _preview(ref: str, changes: dict[str, Any], *, path: str, resume: bool, others: dict[str, bool]) -> None:
+    """Draw patches, and refuse the options that `others` says are given too."""
+    from connectomics_zoo.training import preview_patches
+
+    given = [name for name, is_given in others.items() if is_given]
+    if given:
+        raise click.UsageError(f"--preview draws patches and stops, leave out {given[0]}.")
+    preview_patches(ref, changes, path=path, resume=resume)
+    click.echo(f"drew {path}")
 
 
 @contextmanager

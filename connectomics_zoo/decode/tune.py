@@ -15,7 +15,7 @@ from connectomics_zoo.decode.methods import segment
 from connectomics_zoo.decode.settings import fields_of
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.evaluate.contingency import count_pairs
-from connectomics_zoo.evaluate.scores import instance_scores
+from connectomics_zoo.evaluate.scores import partition_scores
 from connectomics_zoo.schema.task import DecodeSpec
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -103,7 +103,7 @@ def _try(channels: Channels, truth: NDArray[Any], decode: DecodeSpec) -> Trial:
     table = count_pairs(labels, truth)
     if channels.foreground is None:
         table = table.select(table.truth != 0)
-    scores = instance_scores(table)
+    scores = partition_scores(table)
     return Trial(
         settings=fields_of(decode),
         adapted_rand_error=scores["adapted_rand_error"],

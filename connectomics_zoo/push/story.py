@@ -88,7 +88,7 @@ def describe_recipe(trained: Trained) -> str:
     return _clip(
         f"{trained.steps} steps{kept}, batch size {recipe.batch_size}, patches of {patch} network voxels, "
         f"{recipe.optimizer} with learning rate {recipe.learning_rate:g} ({recipe.schedule}), {recipe.precision}, "
-        f"augmentation {recipe.augmentation}; the whole of it is the spec in the file's metadata"
+        f"augmentation {recipe.augmentation.described}; the whole of it is the spec in the file's metadata"
     )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from connectomics_zoo.schema.augmentation import AugmentationChanges
 from connectomics_zoo.schema.base import Node, Size
 
 
@@ -46,8 +47,10 @@ class TrainingSpec(Node):
     """Fraction of the patches that are centred on a foreground voxel."""
     foreground_minimum: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Fraction of a patch that must be foreground; others are drawn again, up to 50 times."""
-    augmentation: Literal["none", "flips", "full"] = "full"
-    """`flips`: flips and those 90-degree rotations that keep the voxel size; `full`: these, gain, offset and noise."""
+    augmentation: AugmentationChanges = AugmentationChanges(preset="full")
+    """A preset, or a mapping of a `preset` and what is changed of it. `flips`: flips and those 90-degree rotations that
+    keep the voxel size; `full`: these, gain, offset and noise; `isotropic` and `anisotropic`: these, deformation, and
+    the defects of block-face and of section series."""
     workers: Annotated[int, Field(ge=0, le=256)] = 0
     """Processes that read and augment patches; 0 does it in the training process."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from connectomics_zoo.schema.augmentation import augmentation_of
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.targets import make_targets
-from connectomics_zoo.training.augment import augment, rotation_planes
+from connectomics_zoo.training.augment import Sample, augment
 from connectomics_zoo.training.reader import Box, PairReader
 
 FOREGROUND_TRIES = 256
@@ -96,8 +97,20 @@ class TrainingPatches(IterableDataset[Patch]):
     def __init__(self, run: RunSpec, *, skip: int = 0) -> None:
         self.run = run
         self.skip = skip
+        self.augmentation = augmentation_of(run.training.augmentation)
 
     def __iter__(self) -> Iterator[Patch]:
+        for finder, generator in self._draws():
+            yield self._draw(finder, generator)
+
+    def samples(self) -> Iterator[tuple[Sample, Patch]]:
+        """Yield the same patches, each with the augmented labels that its targets are made of, to be looked at."""
+        for finder, generator in self._draws():
+            sample = self._sample(finder, generator)
+            yield sample, self._patch(sample, finder.reader)
+
+    def _draws(self) -> Iterator[tuple[ForegroundFinder, np.random.Generator]]:
+        """Yield for each patch the finder of its volume, and its source of randomness."""
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         size = self.run.training.batch_size
@@ -110,24 +123,31 @@ class TrainingPatches(IterableDataset[Patch]):
             for number in range(batch * size, (batch + 1) * size):
                 generator = np.random.default_rng([self.run.training.seed, number])
                 chosen = int(generator.choice(len(readers), p=shares / shares.sum()))
-                yield self._draw(finders[chosen], generator)
+                yield finders[chosen], generator
 
     def _draw(self, finder: ForegroundFinder, generator: np.random.Generator) -> Patch:
-        recipe, reader = self.run.training, finder.reader
+        return self._patch(self._sample(finder, generator), finder.reader)
+
+    def _sample(self, finder: ForegroundFinder, generator: np.random.Generator) -> Sample:
+        reader = finder.reader
         box = self._choose(finder, generator)
         # Reflected at the region, not read beyond it: what lies there may be what the run is validated on.
         truth = reader.read_truth(box, within=reader.box)
-        # Labels are augmented, not targets: a flipped affinity is another one.
-        image, labels, annotated = augment(
+        return augment(
             reader.read_image(box, within=reader.box),
             truth.labels,
             truth.annotated,
-            mode=recipe.augmentation,
-            planes=rotation_planes(recipe.patch_size, reader.voxel_size_nm),
+            spec=self.augmentation,
+            voxel_size_nm=reader.voxel_size_nm,
             generator=generator,
         )
-        targets = make_targets(labels, task=self.run.task, voxel_size_nm=reader.voxel_size_nm, annotated=annotated)
-        return Patch(torch.from_numpy(image), torch.from_numpy(targets.values), torch.from_numpy(targets.known))
+
+    def _patch(self, sample: Sample, reader: PairReader) -> Patch:
+        # Labels are augmented, not targets: a flipped affinity is another one.
+        targets = make_targets(
+            sample.labels, task=self.run.task, voxel_size_nm=reader.voxel_size_nm, annotated=sample.annotated
+        )
+        return Patch(torch.from_numpy(sample.image), torch.from_numpy(targets.values), torch.from_numpy(targets.known))
 
     def _choose(self, finder: ForegroundFinder, generator: np.random.Generator) -> Box:
         """Return where a patch lies: anywhere or around foreground, and with as much of it as the recipe asks for."""
@@ -139,8 +159,10 @@ class TrainingPatches(IterableDataset[Patch]):
                 box = box if centre is None else _centred_box(reader.box, centre, recipe.patch_size)
             if recipe.foreground_minimum == 0:
                 break
-            labelled = np.count_nonzero(reader.read_label(box, within=reader.box) > 0)
-            if labelled >= recipe.foreground_minimum * math.prod(recipe.patch_size):
+            truth = reader.read_truth(box, within=reader.box)
+            if np.count_nonzero((truth.labels > 0) & truth.annotated) >= recipe.foreground_minimum * math.prod(
+                recipe.patch_size
+            ):
                 break
         return box
 

@@ -13,7 +13,8 @@ from connectomics_zoo.load import INIT_ALLOWANCE
 from connectomics_zoo.predict.checks import VOXEL_SIZE_TOLERANCE, lengths
 from connectomics_zoo.pretrained import Pretrained, embedded_run, find_pretrained
 from connectomics_zoo.schema.experiment import DataSpec, RunSpec
-from connectomics_zoo.weights import PICKLES, LoadReport, build_with_weights, largest_file, read_weights
+from connectomics_zoo.tensors import PICKLES
+from connectomics_zoo.weights import LoadReport, build_with_weights, largest_file, read_weights
 
 REPORT_FILE = "load_report.json"
 """Name, in a run folder, of what became of each tensor of the weights that the run started from."""

@@ -84,7 +84,7 @@ def continue_run(folder: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
     if fixed:
         raise SpecError(f"{fixed[0]!r} cannot change when a run is resumed, only training, data and prediction can.")
     source = str(Path(folder) / RUN_SPEC)
-    resumed = validate(RunSpec, merge(run.model_dump(mode="json"), overrides), source=source)
+    resumed = validate(RunSpec, merge(_with_parts(run.model_dump(mode="json")), overrides), source=source)
     for name, before, after in (
         ("accumulate", run.training.accumulate, resumed.training.accumulate),
         ("freeze", run.training.freeze, resumed.training.freeze),
@@ -108,10 +108,10 @@ def _base_document(ref: str | Path) -> dict[str, Any]:
     """Return an experiment's document, or the one that a model alone makes."""
     path = Path(ref)
     if path.suffix in (".yaml", ".yml") and path.is_file() and "builder" not in read_yaml(path):
-        return get_experiment(path).model_dump(mode="json", exclude_unset=True)
+        return _document_of(get_experiment(path))
     experiments = {entry.name for entry in catalog.entries("experiments")}
     if str(ref).rpartition(":")[2] in experiments:
-        return get_experiment(ref).model_dump(mode="json", exclude_unset=True)
+        return _document_of(get_experiment(ref))
     reference = parse_reference(ref)
     known = experiments | {entry.name for entry in catalog.entries("models")}
     if reference.path is None and reference.name not in known:
@@ -129,6 +129,18 @@ def _base_document(ref: str | Path) -> dict[str, Any]:
         "task": REQUIRED,
         "data": {},
     }
+
+
+def _document_of(experiment: ExperimentSpec) -> dict[str, Any]:
+    return _with_parts(experiment.model_dump(mode="json", exclude_unset=True))
+
+
+def _with_parts(document: dict[str, Any]) -> dict[str, Any]:
+    """Write a preset of augmentation as a mapping, so that overrides may change a part of it."""
+    recipe = document.get("training", {})
+    if isinstance(recipe.get("augmentation"), str):
+        recipe["augmentation"] = {"preset": recipe["augmentation"]}
+    return document
 
 
 def complete(experiment: ExperimentSpec, *, source: str) -> RunSpec:

@@ -68,6 +68,31 @@ def train(
     return fit_run(run, folder=folder, resume=resume, device=device, progress=progress, tell=tell)
 
 
+def preview_patches(
+    ref: str | Path, overrides: Mapping[str, Any] | None = None, *, path: str | Path, resume: bool = False
+) -> None:
+    """Draw the first patches that `train` would train on, augmented, and train nothing.
+
+    Args:
+        ref: an experiment or a model; with `resume`, a run folder.
+        overrides: nested fields to change, as for `train`.
+        path: the PNG to write; an existing one is replaced.
+        resume: look at the run folder `ref`.
+
+    Raises:
+        ZooError: something is wrong with the arguments, or the picture cannot be written.
+    """
+    from connectomics_zoo.picture import check_picture  # and matplotlib with it, which training alone does not need
+
+    check_picture(Path(path))
+    run = continue_run(ref, overrides or {}) if resume else resolve_run(ref, overrides or {})
+    warn_of_padding(run)
+    warn_of_labels(run)
+    from connectomics_zoo.training.preview import draw_preview
+
+    draw_preview(run, Path(path))
+
+
 def _resumable(folder: Path) -> Path:
     if not (folder / CHECKPOINT_FILE).is_file():
         raise UnknownNameError(f"{folder} has no {CHECKPOINT_FILE} to resume from, train it anew.")
