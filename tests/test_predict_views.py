@@ -88,7 +88,8 @@ def descriptor_task(components) -> TaskSpec:
                     "losses": [{"kind": "mse"}],
                 }
                 for component in components
-            ],
+            ]
+            + [{"name": "inside", "activation": "none", "target": {"kind": "foreground"}}],  # something to be scored
             "decode": {"method": "threshold", "threshold": 0.5},
             "metrics": ["dice"],
         }
@@ -177,7 +178,7 @@ def test_shape_descriptors_are_the_same_in_all_views_and_background_stays_zero(v
                 values.append(of[0] ** 2)
             else:
                 values.append(0.5 + 0.4 * (of[0] if kind == "offset" else of[0] * of[1]))
-        return torch.stack(values, dim=1) * (windows > 0)
+        return torch.stack([*values, windows[:, 0] / 255], dim=1) * (windows > 0)
 
     image = np.where(blobs((6, 9, 9)) > 0, grey((6, 9, 9)), 0)
     windows = torch.from_numpy(image[None, None].astype(np.float32))
