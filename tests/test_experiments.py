@@ -37,7 +37,15 @@ def test_every_task_and_experiment_is_there():
         "synapse-cleft",
         "synapse-polarity",
     ]
-    assert EXPERIMENTS == ["fib25-boundary", "mednext-custom", "mednext-lucchi", "vnc-mito"]
+    assert EXPERIMENTS == [
+        "fib25-affinities",
+        "fib25-boundary",
+        "mednext-custom",
+        "mednext-lucchi",
+        "vnc-membrane",
+        "vnc-mito",
+        "vnc-mito-instance",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -112,8 +120,9 @@ def test_validation_where_it_is_trained_is_warned_of(caplog, train, validation, 
     assert ("a.h5:raw is validated on where it is trained on" in caplog.text) == warned
 
 
-@pytest.mark.parametrize(("name", "folder"), [("fib25-boundary", "fib25"), ("vnc-mito", "vnc")])
-def test_the_shared_volumes_fit_their_experiments(name, folder):
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.startswith(("fib25-", "vnc-"))])
+def test_the_shared_volumes_fit_their_experiments(name):
+    folder = name.partition("-")[0]
     if not (SHARED / folder).is_dir():
         pytest.skip(f"needs the volume in ../shared/data/{folder}")
     run = resolve_run(name, {"data": {"root": str(SHARED / folder)}})
