@@ -16,7 +16,8 @@ from connectomics_zoo.json_schema import findings
 from connectomics_zoo.reading import read_yaml
 from connectomics_zoo.registry import get_experiment, get_spec, get_task
 from connectomics_zoo.schema.experiment import DataSpec
-from connectomics_zoo.training.resolve import resolve_run, warn_of_overlap
+from connectomics_zoo.training.look import warn_of_overlap
+from connectomics_zoo.training.resolve import resolve_run
 
 TASKS = sorted(entry.name for entry in catalog.entries("tasks"))
 EXPERIMENTS = sorted(entry.name for entry in catalog.entries("experiments"))

@@ -22,8 +22,8 @@ from connectomics_zoo.training.data import (
     training_loader,
     validation_loader,
 )
+from connectomics_zoo.training.look import BLOCK, ENOUGH_BLOCKS, warn_of_labels
 from connectomics_zoo.training.reader import PairReader
-from connectomics_zoo.training.resolve import BLOCK, ENOUGH_BLOCKS, warn_of_labels
 from connectomics_zoo.training.run import warn_of_waiting
 from connectomics_zoo.volumes import Volume
 

@@ -17,9 +17,10 @@ from connectomics_zoo.listing import read_task_rows
 from connectomics_zoo.push.portable import portable_run
 from connectomics_zoo.registry import check_portable
 from connectomics_zoo.training.data import ForegroundFinder, TrainingPatches, ValidationPatches, training_loader
+from connectomics_zoo.training.look import warn_of_labels
 from connectomics_zoo.training.module import SegmentationModule
 from connectomics_zoo.training.reader import PairReader
-from connectomics_zoo.training.resolve import resolve_run, warn_of_labels
+from connectomics_zoo.training.resolve import resolve_run
 
 UNLABELLED = 255
 

@@ -9,14 +9,9 @@ from typing import Any
 
 from connectomics_zoo.errors import OutputError, UnknownNameError
 from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.training.look import warn_of_labels, warn_of_overlap, warn_of_padding
 from connectomics_zoo.training.report import CHECKPOINT_FILE, Progress, TrainReport
-from connectomics_zoo.training.resolve import (
-    continue_run,
-    resolve_run,
-    warn_of_labels,
-    warn_of_overlap,
-    warn_of_padding,
-)
+from connectomics_zoo.training.resolve import continue_run, resolve_run
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 """What may be asked for; whether it is there is found out when torch is."""
