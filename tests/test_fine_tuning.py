@@ -17,7 +17,7 @@ from connectomics_zoo.build import build, build_meta
 from connectomics_zoo.errors import SpecError, UnknownNameError, WeightsError
 from connectomics_zoo.push.portable import portable_run
 from connectomics_zoo.reading import dump_yaml
-from connectomics_zoo.registry import check_portable, get_run, get_spec, resolve_model
+from connectomics_zoo.registry import check_portable, get_run, get_spec, get_task, resolve_model
 from connectomics_zoo.schema import builder as builder_schema
 from connectomics_zoo.schema.builder import encoder_modules
 from connectomics_zoo.schema.experiment import DataSpec
@@ -298,3 +298,20 @@ def test_the_command_line_shows_the_report_on_stderr(run_zoo, first, volume, tmp
     assert (code, out) == (0, f"{tmp_path}/run: 1 steps\n")
     assert f"zoo: starts from {first}: " in err
     assert "10 re-initialised: out_0.conv_out.weight" in err
+
+
+def test_heads_that_mean_something_else_begin_anew(first, tmp_path):
+    """The channels are as many, and yet others."""
+    assert len(get_task("mito").channels) == len(get_task("boundary").channels) == 1
+    report = {}
+    for task in ("mito", "boundary"):
+        run = make_run({"train": [{"image": "a.h5:raw", "label": "a.h5:mito"}]}).model_copy(
+            update={"task": get_task(task), "init_from": str(first)}
+        )
+        network, report[task] = first_network(run, resume=False)
+    heads = {key for key in report["boundary"].reinitialised if ".conv_out." in key}
+    assert heads == set(report["boundary"].reinitialised) != set()
+    assert not report["mito"].reinitialised
+    assert set(report["mito"].exact) == set(report["boundary"].exact) | heads
+    kept = read_weights(first / "model.safetensors")
+    assert not any(torch.equal(network.state_dict()[key], kept[key]) for key in heads if key.endswith("weight"))

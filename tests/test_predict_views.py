@@ -255,9 +255,29 @@ def test_channels_without_direction_are_the_mean_or_minimum_of_all_views(views, 
     )
     assert len(each) == 8 * turns
     expected = each.mean(axis=0) if merge == "mean" else each.min(axis=0)
+    if merge == "min":
+        assert task.channels[0].target.kind == "background"
+        expected[:, 0] = each.max(axis=0)[:, 0]
     found = merged(crooked, windows, task, views=views, merge=merge)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert np.abs(found - crooked(windows)).max() > 1
+
+
+def test_the_minimum_never_opens_a_boundary():
+    """What keeps objects apart is merged by its maximum where all else is by its minimum."""
+    task = get_task("mito-instance")
+    windows = torch.from_numpy(grey((1, 1, 4, 6, 6)).astype(np.float32))
+
+    def forward(seen):
+        ramp = torch.linspace(0, 1, seen.shape[-1]).expand(seen.shape)
+        return torch.cat([ramp, ramp, ramp], dim=1)
+
+    found = merged(forward, windows, task, views="flips", merge="min")
+    both = np.stack([np.linspace(0, 1, 6), np.linspace(1, 0, 6)])
+    kinds = [channel.target.kind for channel in task.channels]
+    assert kinds == ["foreground", "boundary", "distance"]
+    for index, expected in enumerate((both.min(axis=0), both.max(axis=0), both.min(axis=0))):
+        np.testing.assert_allclose(found[0, index], np.broadcast_to(expected, (4, 6, 6)), rtol=1e-6)
 
 
 def test_a_network_that_is_the_same_from_all_sides_gives_the_same_in_all_views():

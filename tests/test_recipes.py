@@ -419,3 +419,14 @@ def test_the_recipe_is_kept_in_the_run(volume, tmp_path):
     recipe = {"ema_decay": 0.9, "accumulate": 2, "early_stopping": 5, "foreground_minimum": 0.01, "freeze": "encoder"}
     training = get_run(run_of(volume, tmp_path / "run", max_steps=1, **recipe)).training
     assert {name: value for name, value in training.model_dump().items() if name in recipe} == recipe
+
+
+@pytest.mark.parametrize(
+    ("prediction", "message"),
+    [({"window": [16, 32, 48], "views": "flips_and_turns"}, "need a window as high as wide")],
+)
+def test_views_that_cannot_be_predicted_are_found_before_the_training(tmp_path, prediction, message):
+    changes = request(write_volume(tmp_path / "v.h5"))
+    with pytest.raises(SpecError, match=message):
+        train("mednext-S", {**changes, "prediction": prediction}, output=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()

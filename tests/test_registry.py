@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import ValidationError
 from tiny_training import make_run
 
 from connectomics_zoo import catalog
@@ -331,3 +332,18 @@ def test_a_stale_catalogue_takes_no_other_with_it_and_nothing_is_imported(tmp_pa
     assert result.returncode == 0
     assert result.stdout.splitlines()[2].startswith("other  mitochondria")
     assert result.stderr.count("\n") == 1
+
+
+def test_a_run_from_before_argmax_refused_a_threshold_loads():
+    document = make_run({"train": [{"image": "a.h5:raw", "label": "a.h5:mito"}]}).model_dump(mode="json")
+    document["task"] = get_task("binary").model_dump(mode="json", exclude_none=True)
+    document["task"]["decode"]["threshold"] = 0.5
+    assert RunSpec.model_validate(document).task == get_task("binary")
+    with pytest.raises(ValidationError, match="threshold has no effect with method 'argmax'"):
+        TaskSpec.model_validate(document["task"])
+
+
+def test_parity_is_not_read_of_new_numbers():
+    task = get_task("synapse-polarity").model_dump(mode="json", exclude_none=True)
+    with pytest.raises(ValidationError, match="labels whose parity presynapse and postsynapse read"):
+        TaskSpec.model_validate({**task, "labels": {"relabel": True}})

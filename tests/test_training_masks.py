@@ -15,7 +15,7 @@ from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.evaluate.scores import balanced_accuracy
 from connectomics_zoo.listing import read_task_rows
 from connectomics_zoo.push.portable import portable_run
-from connectomics_zoo.registry import check_portable
+from connectomics_zoo.registry import check_portable, get_task
 from connectomics_zoo.training.data import ForegroundFinder, TrainingPatches, ValidationPatches, training_loader
 from connectomics_zoo.training.look import warn_of_labels
 from connectomics_zoo.training.module import SegmentationModule
@@ -254,3 +254,32 @@ def test_the_place_of_a_mask_is_not_given_away_and_none_is_taken_from_elsewhere(
     strange = portable.model_copy(update={"data": portable.data.model_copy(update={"train": (pair,)})})
     with pytest.raises(SpecError, match=r"it: names the place '/b/m\.h5:mask'"):
         check_portable(strange, source="it")
+
+
+def test_a_channel_of_which_nothing_is_known_has_no_score(tmp_path):
+    run = make_run(data_of(write_neurons(tmp_path / "v.h5"))).model_copy(update={"task": get_task("affinities-3")})
+    module = SegmentationModule(run, torch.nn.Identity())
+    module.counts[0] = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    alone = module.scores()
+    module.counts[1] = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    assert module.scores() == alone
+    assert alone["dice"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {"downsample": [1, 2, 2]}}, r"data\.downsample=\[1, 2, 2\] and affinities do not go together"),
+        (
+            {"training": {"patch_size": [16, 16, 32]}},
+            r"'y-27' joins voxels \[0, 27, 0\] \(z, y, x\) apart, which no patch",
+        ),
+    ],
+)
+def test_affinities_that_no_patch_holds_or_that_change_their_length_are_refused(tmp_path, changes, message):
+    data = data_of(write_neurons(tmp_path / "v.h5"))
+    document = {"task": "affinities-12", "data": data, "training": {"patch_size": [16, 32, 32]}}
+    for key, value in changes.items():
+        document[key] = {**document[key], **value}
+    with pytest.raises(SpecError, match=message):
+        resolve_run("monai_unet", document)

@@ -147,7 +147,8 @@ def _describe_weights(tag: str, entry: WeightsEntry) -> str:
 
 def _print_task(spec: TaskSpec) -> None:
     _print_title(spec.name, spec.summary)
-    steps = [f"{name} {value:g}" for name, value in spec.decode.model_dump().items() if isinstance(value, (int, float))]
+    values = spec.decode.model_dump(mode="json", exclude_none=True, exclude={"method"})
+    steps = [f"{name} {value}" for name, value in values.items()]
     facts = {"decoding": f"{spec.decode.method} ({', '.join(steps)})" if steps else spec.decode.method}
     if spec.labels.relabel or spec.labels.erosion:
         erosion = f"eroded by {spec.labels.erosion}" if spec.labels.erosion else ""

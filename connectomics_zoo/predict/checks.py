@@ -123,7 +123,7 @@ def check_volume(source: Volume, spec: RunSpec) -> None:
         )
 
 
-def check_turns(source: Volume, spec: RunSpec, chosen: PredictionSpec) -> None:
+def check_turns(spec: RunSpec, chosen: PredictionSpec, *, voxel_size_nm: tuple[float, float, float] | None) -> None:
     """Refuse views that are turned where a turned window would be another window, or show other voxels.
 
     Where the voxel size is unknown, the volume's voxels are taken to be as high as wide.
@@ -131,16 +131,16 @@ def check_turns(source: Volume, spec: RunSpec, chosen: PredictionSpec) -> None:
     Raises:
         SpecError: windows are not square within a section, or the network's voxels are not.
     """
-    assert chosen.window is not None
     if chosen.views != "flips_and_turns":
         return
+    assert chosen.window is not None
     y, x = chosen.window[-2:]
     if y != x:
         raise SpecError(
             f"views flips_and_turns need a window as high as wide, and {list(chosen.window)} is not: give such a "
             "window, or views flips."
         )
-    _, height, width = source.voxel_size_nm or spec.data.voxel_size_nm or (1.0, 1.0, 1.0)
+    _, height, width = voxel_size_nm or (1.0, 1.0, 1.0)
     height, width = height * spec.data.downsample[1], width * spec.data.downsample[2]
     if abs(height / width - 1) > VOXEL_SIZE_TOLERANCE:
         raise SpecError(

@@ -157,7 +157,7 @@ def predict(
     seen = plan_views(chosen.views, task=spec.task, axes=spec.model.input.axes)
     with open_volume(volume) as source:
         check_volume(source, spec)
-        check_turns(source, spec, chosen)
+        check_turns(spec, chosen, voxel_size_nm=source.voxel_size_nm or spec.data.voxel_size_nm)
         refuse_own_input(source, out)
         where = choose_device(device, engine=engine)
         used = choose_precision(precision, run=spec, device=where)

@@ -106,18 +106,24 @@ def merge_views(
     Args:
         forward: from windows (B, C, Z, Y, X) to activated values (B, K, Z, Y, X).
         views: from `plan_views`.
-        merge: the mean or the minimum, for each value over the views that cover it.
+        merge: the mean or the minimum, for each value over the views that cover it; of boundaries and background the
+            maximum is what the minimum is of the rest.
         task: what is predicted, K channels.
     """
     if len(views) == 1:
         return forward
     coverage = [_coverage(views, index) for index in range(len(task.channels))]
+    # What keeps things apart is certain where any view sees it.
+    merges = [
+        "max" if merge == "min" and channel.target.kind in ("boundary", "background") else merge
+        for channel in task.channels
+    ]
 
     def merged(windows: Tensor) -> Tensor:
         result = forward(windows).clone()
         ends = _ends(task, shape=tuple(result.shape[2:]))
         for view in views[1:]:
-            _merge_view(result, forward(view.show(windows)), view=view, merge=merge, ends=ends)
+            _merge_view(result, forward(view.show(windows)), view=view, merge=merges, ends=ends)
         if merge == "mean":
             for index, (whole, reverse) in enumerate(coverage):
                 result[:, index] /= whole
@@ -150,18 +156,20 @@ def _ends(task: TaskSpec, *, shape: tuple[int, ...]) -> dict[int, _Ends]:
     return ends
 
 
-def _merge_view(result: Tensor, values: Tensor, *, view: View, merge: Merge, ends: dict[int, _Ends]) -> None:
-    """Add what a view says to `result` (B, K, Z, Y, X), or keep the smaller of the two."""
+def _merge_view(result: Tensor, values: Tensor, *, view: View, merge: list[str], ends: dict[int, _Ends]) -> None:
+    """Add what a view says to `result` (B, K, Z, Y, X), or keep the smaller or larger of the two, by channel."""
     for index, part in enumerate(view.parts):
         if part is None:
             continue
         into, back = result[:, index], view.bring_back(values[:, part.channel])
         if part.is_reversed:
             into, back = into[ends[index].holder], back[ends[index].other]
-        if merge == "mean":
+        if merge[index] == "mean":
             into.add_(back)
-        else:
+        elif merge[index] == "min":
             torch.minimum(into, back, out=into)
+        else:
+            torch.maximum(into, back, out=into)
 
 
 def _coverage(views: tuple[View, ...], index: int) -> tuple[int, int]:

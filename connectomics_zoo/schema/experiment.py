@@ -89,6 +89,14 @@ class DataSpec(Node):
     attribution: Sentence | None = None
     """Whom to credit for the data."""
 
+    @property
+    def network_voxel_nm(self) -> tuple[float, float, float] | None:
+        """Edges (z, y, x) of a network voxel in nanometres, None where the voxel size is not known."""
+        if self.voxel_size_nm is None:
+            return None
+        z, y, x = (edge * factor for edge, factor in zip(self.voxel_size_nm, self.downsample, strict=True))
+        return z, y, x
+
     @model_validator(mode="before")
     @classmethod
     def _one_volume_may_stand_for_a_list(cls, value: Any) -> Any:
@@ -185,6 +193,15 @@ class RunSpec(Node):
     """How volumes are predicted; the window is always stated."""
     versions: dict[str, str] = {}
     """Versions of python, torch and this package that made the run."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _threshold_of_argmax(cls, value: Any) -> Any:
+        """Take runs from before `decode.threshold` was refused where it has no effect."""
+        match value:
+            case {"task": {"decode": {"method": "argmax", "threshold": _, **others}, **task}}:
+                return {**value, "task": {**task, "decode": {"method": "argmax", **others}}}
+        return value
 
 
 __all__ = ["DataSpec", "ExperimentSpec", "PredictionSpec", "Region", "RunSpec", "Version", "VolumePair"]

@@ -284,6 +284,10 @@ class TaskSpec(Node):
         of_objects = sorted(kinds & {"presynapse", "postsynapse", "distance", "affinity", "lsd"})
         if "value" in kinds and of_objects:
             raise ValueError(f"the targets 'value' and {of_objects[0]!r} need labels of different kinds, leave one out")
+        if self.labels.relabel and kinds & {"presynapse", "postsynapse"}:
+            raise ValueError(
+                "labels.relabel gives new numbers to labels whose parity presynapse and postsynapse read, leave it out"
+            )
         if "value" in kinds and self.labels != LabelSpec():
             raise ValueError("labels.relabel and labels.erosion have no meaning for the target 'value', leave them out")
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from connectomics_zoo.build import build
 from connectomics_zoo.load import INIT_ALLOWANCE
 from connectomics_zoo.predict.checks import VOXEL_SIZE_TOLERANCE, lengths
 from connectomics_zoo.pretrained import Pretrained, embedded_run, find_pretrained
-from connectomics_zoo.schema.experiment import DataSpec, RunSpec
+from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.tensors import PICKLES
-from connectomics_zoo.weights import LoadReport, build_with_weights, largest_file, read_weights
+from connectomics_zoo.weights import LoadReport, build_with_weights, find_roles, largest_file, read_weights
 
 REPORT_FILE = "load_report.json"
 """Name, in a run folder, of what became of each tensor of the weights that the run started from."""
@@ -38,7 +40,10 @@ def first_network(run: RunSpec, *, resume: bool) -> tuple[nn.Module, LoadReport 
     network, report = build_with_weights(
         run.model, weights, deep_supervision=deep_supervision, source=run.init_from, resample_kernels=True
     )
-    _warn_of_voxels(embedded_run(found), run)
+    trained = embedded_run(found)
+    if trained is not None and _meanings(trained) != _meanings(run):
+        report = _begin_heads_anew(network, report, run)
+    _warn_of_voxels(trained, run)
     return network.train(), report
 
 
@@ -62,10 +67,31 @@ def _find(source: str, run: RunSpec) -> Pretrained:
     return find_pretrained(str(path) if source.startswith("~") else source)
 
 
+def _meanings(run: RunSpec) -> list[tuple[str, str]]:
+    """Return what each channel means, whatever it is called."""
+    return [(channel.activation, channel.target.model_dump_json()) for channel in run.task.channels]
+
+
+def _begin_heads_anew(network: nn.Module, report: LoadReport, run: RunSpec) -> LoadReport:
+    """Give the output channels, which mean something else now, a fresh initialisation, and return the report on it."""
+    heads = find_roles(run.model).head
+    fresh = build(run.model, deep_supervision=len(run.model.outputs) > 1).state_dict()
+    state = network.state_dict()
+    with torch.no_grad():
+        for key in heads & state.keys():
+            state[key].copy_(fresh[key])
+    return replace(
+        report,
+        exact=tuple(key for key in report.exact if key not in heads),
+        adapted=tuple(item for item in report.adapted if item[0] not in heads),
+        reinitialised=tuple(key for key in state if key in heads or key in report.reinitialised),
+    )
+
+
 def _warn_of_voxels(trained: RunSpec | None, run: RunSpec) -> None:
     """Log that the network has seen larger or smaller voxels: what it knows is the size of things in voxels."""
-    before = None if trained is None else _network_voxel(trained.data)
-    now = _network_voxel(run.data)
+    before = None if trained is None else trained.data.network_voxel_nm
+    now = run.data.network_voxel_nm
     if before is None or now is None:
         return
     if any(abs(one / other - 1) > VOXEL_SIZE_TOLERANCE for one, other in zip(now, before, strict=True)):
@@ -76,11 +102,3 @@ def _warn_of_voxels(trained: RunSpec | None, run: RunSpec) -> None:
             lengths(before),
             lengths(now),
         )
-
-
-def _network_voxel(data: DataSpec) -> tuple[float, float, float] | None:
-    """Return the edges (z, y, x) of a network voxel in nanometres."""
-    if data.voxel_size_nm is None:
-        return None
-    z, y, x = (edge * factor for edge, factor in zip(data.voxel_size_nm, data.downsample, strict=True))
-    return z, y, x

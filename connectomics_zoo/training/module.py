@@ -83,9 +83,13 @@ class SegmentationModule(L.LightningModule):
             self.log(f"val/{name}", score)
 
     def scores(self) -> dict[str, float]:
-        """Return the task's metrics of what was counted, as the mean over its scored channels."""
+        """Return the task's metrics of what was counted, as the mean over its scored channels.
+
+        A channel of which nothing is known has no score.
+        """
         scores = []
-        for index in self.run.task.scored:
+        known = [index for index in self.run.task.scored if self.counts[index].any()]
+        for index in known or self.run.task.scored:
             hits, false_alarms, misses, rejections = self.counts[index].long().tolist()
             found = {"true_positive": hits, "false_positive": false_alarms, "false_negative": misses}
             scores.append(

@@ -42,7 +42,7 @@ def draw_preview(run: RunSpec, path: Path) -> None:
     drawn = list(itertools.islice(TrainingPatches(run).samples(), PATCHES))
     names = [channel.name for channel in run.task.channels][:MOST_TARGETS]
     edges = run.training.patch_size
-    size = _network_voxel(run)
+    size = run.data.network_voxel_nm or (1.0, 1.0, 1.0)
     aspects = (size[1] / size[2], size[0] / size[2])
     titles = ["image (y, x)", "labels (y, x)", *names, "image (z, x)", "labels (z, x)"]
     height = PANEL_INCHES * aspects[0] * edges[1] / edges[2]
@@ -64,14 +64,6 @@ def draw_preview(run: RunSpec, path: Path) -> None:
     some = f", the first {len(names)} of {channels} targets" if channels > len(names) else ""
     figure.suptitle(f"{run.name}: augmentation {run.training.augmentation.described}{some}")
     save_figure(figure, path)
-
-
-def _network_voxel(run: RunSpec) -> tuple[float, float, float]:
-    """Edge lengths of a network voxel (z, y, x); where they are unknown, all are 1."""
-    if run.data.voxel_size_nm is None:
-        return 1.0, 1.0, 1.0
-    z, y, x = (edge * factor for edge, factor in zip(run.data.voxel_size_nm, run.data.downsample, strict=True))
-    return z, y, x
 
 
 def _pictures(sample: Sample, patch: Patch, *, count: int) -> list[RGB]:

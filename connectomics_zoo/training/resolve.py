@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from connectomics_zoo import catalog
+from connectomics_zoo.affinities import affinity_channels, convention_of
 from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
 from connectomics_zoo.intensity import scale_intensity
 from connectomics_zoo.overrides import merge
@@ -80,8 +81,8 @@ def continue_run(folder: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
     ):
         if before != after:
             raise SpecError(f"training.{name} is {before} and cannot change when a run is resumed, leave out {after}.")
-    _check_recipe(resumed.training, resumed.data, model=resumed.model, source=source)
     _check_patch(resumed.model, resumed.training.patch_size, what="training.patch_size")
+    _check_recipe(resumed.training, resumed.data, model=resumed.model, task=resumed.task, source=source)
     if resumed.prediction.window is not None:
         _check_patch(resumed.model, resumed.prediction.window, what="prediction.window")
     channels, _ = inspect_volumes(resumed.data, task=resumed.task)
@@ -156,8 +157,8 @@ def complete(experiment: ExperimentSpec, *, source: str) -> RunSpec:
     model = resolve_model(experiment.model, out_channels=len(task.channels), arch=experiment.arch)
     recipe = model.training.model_dump(mode="json") | experiment.training.model_dump(mode="json", exclude_none=True)
     training = validate(TrainingSpec, recipe, source=f"training of {source}")
-    _check_recipe(training, data, model=model, source=source)
     _check_patch(model, training.patch_size, what="training.patch_size")
+    _check_recipe(training, data, model=model, task=task, source=source)
     window = experiment.prediction.window or training.patch_size
     _check_patch(model, window, what="prediction.window")
     in_channels, voxel_size_nm = inspect_volumes(data, task=task)
@@ -241,8 +242,9 @@ def _scan(
             make_targets(labels, task=task, voxel_size_nm=None, annotated=annotated)
 
 
-def _check_recipe(training: TrainingSpec, data: DataSpec, *, model: ModelSpec, source: str) -> None:
-    """Refuse what the data or the network do not have for the recipe."""
+def _check_recipe(training: TrainingSpec, data: DataSpec, *, model: ModelSpec, task: TaskSpec, source: str) -> None:
+    """Refuse what the data, the network or the task do not have for the recipe."""
+    _check_affinities(task, training.patch_size, data.downsample, source=source)
     if training.early_stopping and not data.validation:
         raise SpecError(
             f"{source}: training.early_stopping={training.early_stopping} compares validations and there are none, "
@@ -264,6 +266,23 @@ def _check_recipe(training: TrainingSpec, data: DataSpec, *, model: ModelSpec, s
         raise SpecError(
             f"{source}: {weighted[0]} is validated on, as a whole, and its weight has no effect: leave it out."
         )
+
+
+def _check_affinities(task: TaskSpec, patch_size: tuple[int, ...], downsample: tuple[int, ...], *, source: str) -> None:
+    """Refuse offsets that no patch holds, or that would mean another distance where they are decoded."""
+    if task.affinities is None:
+        return
+    if max(downsample) > 1:
+        raise SpecError(
+            f"{source}: data.downsample={list(downsample)} and affinities do not go together, since offsets are in "
+            "voxels of the volume when they are decoded: downsample the volumes themselves."
+        )
+    for index, offset in zip(affinity_channels(task), convention_of(task).offsets, strict=True):
+        if any(abs(step) >= edge for step, edge in zip(offset, patch_size, strict=True)):
+            raise SpecError(
+                f"{source}: the channel {task.channels[index].name!r} joins voxels {list(offset)} (z, y, x) apart, "
+                f"which no patch of {list(patch_size)} holds: give a larger training.patch_size."
+            )
 
 
 def _check_patch(model: ModelSpec, size: tuple[int, ...], *, what: str) -> None:

@@ -29,6 +29,8 @@ from connectomics_zoo.errors import (
     ZooError,
 )
 from connectomics_zoo.hardware import cpu_has_bfloat16
+from connectomics_zoo.predict.checks import check_turns
+from connectomics_zoo.predict.views import plan_views
 from connectomics_zoo.reading import dump_yaml
 from connectomics_zoo.registry import RUN_SPEC
 from connectomics_zoo.schema.builder import prefers_bfloat16
@@ -72,6 +74,9 @@ def fit_run(
         progress: is told of every step.
         tell: is told what became of the weights to start from, and why the run ended early.
     """
+    # Views that the task or the window cannot have would be found when the training is over.
+    check_turns(run, run.prediction, voxel_size_nm=run.data.voxel_size_nm)
+    plan_views(run.prediction.views, task=run.task, axes=run.model.input.axes)
     L.seed_everything(run.training.seed, workers=True, verbose=False)
     network, loaded = first_network(run, resume=resume)
     if loaded is not None and tell is not None:
