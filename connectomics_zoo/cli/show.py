@@ -68,8 +68,9 @@ def command(ref: str, overrides: tuple[str, ...], kind: Any, output: str | None)
 def spec_document(spec: Spec) -> dict[str, Any]:
     """Return the complete spec as data; an experiment leaves out what it does not change of its model's recipe."""
     from connectomics_zoo.schema.experiment import ExperimentSpec
+    from connectomics_zoo.schema.task import TaskSpec
 
-    return spec.model_dump(mode="json", exclude_none=isinstance(spec, ExperimentSpec))
+    return spec.model_dump(mode="json", exclude_none=isinstance(spec, ExperimentSpec | TaskSpec))
 
 
 def _change(spec: Spec, changes: Mapping[str, Any], *, source: str) -> Spec:
