@@ -76,16 +76,16 @@ def evaluate(
 
     A semantic score has Dice, IoU, precision and recall of the foreground (truth > 0), or of every class where
     both volumes hold several. Floats are probabilities, and so is uint8 beyond 1 (255 stands for 1), unless the
-    prediction says itself what it holds (`Volume.content`), as `predict` writes it. Scores of instances are those of
-    `partition_scores` (adapted Rand error, variation of information, CREMI score), of `object_scores` (AP, F1 and
-    panoptic quality) and, with skeletons, of `run_length_scores` (expected run length).
+    prediction says itself what it holds (`Volume.content`), as `predict` and `decode` write it. Scores of instances are
+    those of `partition_scores` (adapted Rand error, variation of information, CREMI score), of `object_scores` (AP, F1
+    and panoptic quality) and, with skeletons, of `run_length_scores` (expected run length).
 
     Args:
         prediction: `file.h5:dataset`, `file.tif`, a folder of sections or `volume.zarr:array`, as large as the
             truth or as the region.
         truth: labels.
-        kind: what to score; by default `instances` with skeletons or where both hold more than two whole numbers,
-            else `semantic`.
+        kind: what to score; by default `instances` with skeletons, where the prediction says that it holds them, or
+            where both hold more than two whole numbers, else `semantic`.
         threshold: the prediction holds probabilities (or a mask), and the foreground is above this; by default
             0.5 where it turns out to hold probabilities.
         region: score this part of the truth (without one, of the prediction) alone (`z=13:16,y=0:512`).
