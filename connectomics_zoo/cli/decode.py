@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "ignore_labels",
     type=int,
     multiple=True,
-    help="Voxels with this label in TRUTH count for no setting; may be repeated [default: data.unlabelled of --run].",
+    help="Voxels with this label in TRUTH do not count, beside data.unlabelled of --run; may be repeated.",
 )
 @click.option("--region", metavar="z=A:B,…", help="Use this part alone, as in z=13:16,y=0:512.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
