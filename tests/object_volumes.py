@@ -6,11 +6,12 @@ import numpy as np
 from scipy import ndimage
 
 from connectomics_zoo.affinities import compute_affinities, convention_of
-from connectomics_zoo.decode.stored import store_values, task_text
+from connectomics_zoo.decode.stored import store_values
 from connectomics_zoo.evaluate.contingency import count_pairs
 from connectomics_zoo.evaluate.scores import partition_scores
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.volumes import create_volume
+from connectomics_zoo.volumes.carried import task_text
 
 ALL = (slice(None), slice(None), slice(None))
 STEPS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (3, 0, 0), (0, 7, 0), (0, 0, 7))

@@ -21,14 +21,16 @@ from object_volumes import (
 from tiny_training import make_run
 
 import zoo
-from connectomics_zoo.decode import memory, settings
-from connectomics_zoo.decode.stored import read_task, read_values, store_values, task_text
+from connectomics_zoo.cli import decode as decode_cli
+from connectomics_zoo.decode import memory, methods, settings
+from connectomics_zoo.decode.stored import read_values, store_values
 from connectomics_zoo.decode.tune import grid_of
 from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.reading import dump_yaml
 from connectomics_zoo.registry import get_task
-from connectomics_zoo.schema.task import DECODE_FIELDS, DECODE_STARTS
+from connectomics_zoo.schema.task import DECODE_FIELDS, DECODE_STARTS, OBJECT_METHODS
 from connectomics_zoo.volumes import open_volume
+from connectomics_zoo.volumes.carried import read_task, task_text
 
 LABELS = voronoi_labels((12, 24, 24), objects=8)
 
@@ -64,7 +66,7 @@ def test_a_prediction_carries_its_task_and_becomes_objects(tmp_path, name, dtype
     report = zoo.decode(tmp_path / name, tmp_path / "out.h5:neurons")
     with open_volume(tmp_path / "out.h5:neurons") as volume:
         found = volume.read(ALL)
-        assert (volume.content, volume.voxel_size_nm, volume.dtype) == ("label", (30.0, 8.0, 8.0), np.uint32)
+        assert (volume.content, volume.voxel_size_nm, volume.dtype) == ("instances", (30.0, 8.0, 8.0), np.uint32)
     assert scores(found, LABELS)["adapted_rand_error"] == pytest.approx(0)
     assert report.objects == found.max() == 8
     assert (report.task, report.method, report.settings) == (
@@ -135,14 +137,20 @@ def test_settings_come_from_the_task_then_the_run_then_the_command(tmp_path):
     changed = settings.with_settings(task, saved=saved, method=None, changes={"min_size": 9}).decode
     assert (changed.method, changed.threshold, changed.min_size) == ("mutex", 0.7, 9)
     other = settings.with_settings(task, saved=saved, method="watershed", changes={"seed_threshold": 0.6}).decode
-    assert (other.threshold, other.seed_threshold, other.boundary_threshold, other.min_size) == (0.7, 0.6, 1.0, 5)
+    assert (other.threshold, other.seed_threshold, other.boundary_threshold, other.min_size) == (0.5, 0.6, 1.0, 600)
 
 
 def test_every_setting_has_a_start_for_a_task_of_another_method():
-    assert set(DECODE_STARTS) == {name for method in settings.OBJECT_METHODS for name in DECODE_FIELDS[method]}
-    for method in settings.OBJECT_METHODS:
+    assert set(DECODE_STARTS) == {name for method in OBJECT_METHODS for name in DECODE_FIELDS[method]}
+    for method in OBJECT_METHODS:
         plain = affinity_task().model_copy(update={"decode": get_task("binary").decode})
         assert settings.with_settings(plain, saved=None, method=method, changes={}).decode.method == method
+
+
+def test_there_is_one_list_of_the_methods_that_make_objects():
+    (choice,) = (option.type for option in decode_cli.command.params if option.name == "method")
+    assert tuple(choice.choices) == tuple(methods._METHODS) == tuple(memory.METHOD_BYTES) == OBJECT_METHODS
+    assert set(DECODE_FIELDS) - set(OBJECT_METHODS) == {"threshold", "argmax"}
 
 
 # Tuning -----------------------------------------------------------------------------------------------------------
@@ -354,7 +362,7 @@ def test_nothing_is_overwritten_unasked_and_never_the_prediction(tmp_path, predi
     assert run_zoo("decode", prediction, out, "--overwrite")[0] == 0
     code, _, err = run_zoo("decode", prediction, prediction, "--overwrite")
     assert code == 2
-    assert "is the prediction itself" in err
+    assert "is the input itself" in err
 
 
 def test_the_report_is_data_on_request(tmp_path, prediction, run_zoo):

@@ -8,11 +8,12 @@ from object_volumes import ALL
 from test_predict import grey, make_run, write
 
 from connectomics_zoo.decode import decode
-from connectomics_zoo.decode.stored import read_task, read_values
+from connectomics_zoo.decode.stored import read_values
 from connectomics_zoo.errors import OutputError
 from connectomics_zoo.predict import predict
 from connectomics_zoo.registry import get_task
 from connectomics_zoo.volumes import open_volume
+from connectomics_zoo.volumes.carried import read_task
 
 
 @pytest.fixture(scope="module")

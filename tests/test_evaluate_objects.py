@@ -9,12 +9,16 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from object_volumes import write_prediction
 from scipy.optimize import linear_sum_assignment
 
 from connectomics_zoo.cli import evaluate as evaluate_cli
+from connectomics_zoo.decode import decode
+from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.evaluate import evaluate
 from connectomics_zoo.evaluate.contingency import Contingency, count_pairs
 from connectomics_zoo.evaluate.scores import object_scores, partition_scores
+from connectomics_zoo.registry import get_task
 
 
 def write(folder, **arrays):
@@ -154,3 +158,37 @@ def test_the_table_names_the_scores_of_objects(tmp_path):
     assert ["panoptic quality", "0.7200"] in rows
     assert ["objects predicted", "3"] in rows
     assert ["CREMI score", "0.0000"] in rows
+
+
+# What `zoo decode` writes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["out.h5", "out.tif", "out.zarr"])
+@pytest.mark.parametrize("objects", [0, 1, 2])
+def test_decoded_objects_are_scored_as_objects_however_few_they_are(tmp_path, caplog, name, objects):
+    values = np.zeros((1, 2, 4, 20), dtype=np.float32)
+    values[0, ..., 1:5], values[0, ..., 8:12] = (objects > 0) * 0.9, (objects > 1) * 0.9
+    path = write_prediction(tmp_path / "p.h5", values, get_task("mito"))
+    assert decode(path, tmp_path / name, method="components", changes={"min_size": 0}).objects == objects
+    _, truth = write(tmp_path, found=FOUND, truth=TRUTH)
+    report = evaluate(tmp_path / name, truth)
+    assert (report.kind, report.read_as) == ("instances", "objects, one for each label, as the file says")
+    assert report.scores["objects_predicted"] == report.scores["objects_matched_50"] == objects
+    assert caplog.text == "", "a single object is no mask, where the file says that it is an object"
+    foreground = evaluate(tmp_path / name, truth, kind="semantic")
+    assert (foreground.kind, foreground.read_as) == ("semantic", "objects, as the file says, foreground above 0")
+    assert foreground.scores["recall"] == objects / 2
+    with pytest.raises(VolumeError, match="holds objects, as the file says, and a threshold is for probabilities"):
+        evaluate(tmp_path / name, truth, threshold=0.5)
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [("affinities-3", r"make objects of them \(zoo decode\)"), ("binary", r"predict labels \(--output label\)")],
+)
+def test_channels_that_cannot_be_scored_are_refused_with_the_way_to_labels(tmp_path, task, words):
+    spec = get_task(task)
+    path = write_prediction(tmp_path / "p.h5", np.zeros((len(spec.channels), 2, 4, 20), dtype=np.float32), spec)
+    _, truth = write(tmp_path, found=FOUND, truth=TRUTH)
+    with pytest.raises(VolumeError, match=rf"channels, and one is scored: save that channel alone, or {words}\."):
+        evaluate(path, truth)

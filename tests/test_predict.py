@@ -13,6 +13,7 @@ from naive_window import naive, naive_means
 
 from connectomics_zoo.build import build
 from connectomics_zoo.cli import predict as predict_cli
+from connectomics_zoo.cli import progress
 from connectomics_zoo.errors import (
     CheckFailedError,
     InputSizeError,
@@ -331,7 +332,7 @@ def test_a_network_that_returns_nan_is_an_error(run, tmp_path):
 
 def test_the_image_is_never_overwritten_by_its_prediction(run, tmp_path):
     image = write(tmp_path / "image.h5", grey((16, 32, 32)))
-    with pytest.raises(OutputError, match="is the image itself, which would be lost"):
+    with pytest.raises(OutputError, match="is the input itself, which would be lost"):
         predict(run, image, tmp_path / "image.h5:main", overwrite=True)
     np.testing.assert_array_equal(read_all(image), grey((16, 32, 32)))
 
@@ -458,7 +459,7 @@ def test_the_command_prints_one_line_of_json(run, tmp_path):
 
 
 def test_the_command_says_what_it_wrote_and_logs_plain_lines(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict_cli, "PLAIN_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL_SECONDS", 0.0)
     image = write(tmp_path / "image.h5", grey((16, 32, 64)))
     result = invoke(run, image, tmp_path / "out.h5")
     assert result.exit_code == 0, result.output

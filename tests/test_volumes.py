@@ -48,7 +48,14 @@ def test_an_unknown_voxel_size_stays_unknown(tmp_path, name):
 @pytest.mark.parametrize("name", ["a.h5", "a.tif", "a.zarr", "a.zarr:group"])
 @pytest.mark.parametrize(
     ("content", "dtype"),
-    [("probability", "uint8"), ("probability", "float16"), ("label", "uint8"), ("label", "bool"), (None, "uint8")],
+    [
+        ("probability", "uint8"),
+        ("probability", "float16"),
+        ("label", "uint8"),
+        ("label", "bool"),
+        ("instances", "uint32"),
+        (None, "uint8"),
+    ],
 )
 def test_a_volume_says_what_it_holds(tmp_path, name, content, dtype):
     array = example(3, 4, 5, dtype=dtype)

@@ -74,7 +74,9 @@ def test_a_volume_appears_only_when_it_is_complete(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-@pytest.mark.parametrize(("content", "dtype"), [("label", "float32"), ("probability", "uint16"), ("mask", "uint8")])
+@pytest.mark.parametrize(
+    ("content", "dtype"), [("label", "float32"), ("instances", "float32"), ("probability", "uint16"), ("mask", "uint8")]
+)
 def test_a_content_that_the_data_type_cannot_hold_is_refused(tmp_path, content, dtype):
     with refuses(f"a.h5: content '{content}' is not possible in {dtype}, give 'probability' for uint8 or floats"):
         create(tmp_path / "a.h5", content=content, dtype=dtype)

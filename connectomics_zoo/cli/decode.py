@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from connectomics_zoo.cli.console import note, print_json, print_table
+from connectomics_zoo.cli.progress import show_progress
+from connectomics_zoo.schema.task import OBJECT_METHODS
 
 if TYPE_CHECKING:
     from connectomics_zoo.decode import DecodeReport
@@ -22,10 +25,17 @@ if TYPE_CHECKING:
 @click.option("--run", metavar="FOLDER", help="The run that it was predicted with, and its tuned settings.")
 @click.option(
     "--method",
-    type=click.Choice(["components", "watershed", "mutex", "agglomeration"]),
+    type=click.Choice(OBJECT_METHODS),
     help="How objects are made [default: the run's or the task's way].",
 )
 @click.option("--tune", "tune_on", metavar="TRUTH", help="Try settings on this truth, and use the best.")
+@click.option(
+    "--ignore-label",
+    "ignore_labels",
+    type=int,
+    multiple=True,
+    help="Voxels with this label in TRUTH do not count, beside data.unlabelled of --run; may be repeated.",
+)
 @click.option("--region", metavar="z=A:B,…", help="Use this part alone, as in z=13:16,y=0:512.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -37,6 +47,7 @@ def command(
     run: str | None,
     method: str | None,
     tune_on: str | None,
+    ignore_labels: tuple[int, ...],
     region: str | None,
     overwrite: bool,
     as_json: bool,
@@ -48,24 +59,29 @@ def command(
     boundary_threshold, min_seed, min_size, stride.
 
     With --tune, a fixed grid of thresholds is tried against TRUTH, and the best setting (adapted Rand error) is used;
-    with --run it is written to decode.yaml in that folder, from where the next zoo decode --run takes it.
+    with --run it is written to decode.yaml in that folder, from where the next zoo decode --run takes it. Voxels with
+    the run's data.unlabelled or an --ignore-label in TRUTH do not count.
 
     The prediction is decoded in memory as a whole; --region takes a part.
     """
     from connectomics_zoo.decode import decode
     from connectomics_zoo.overrides import parse_overrides
 
-    report = decode(
-        prediction,
-        out,
-        task=task,
-        run=run,
-        method=method,
-        changes=parse_overrides(overrides),
-        tune_on=tune_on,
-        region=region,
-        overwrite=overwrite,
-    )
+    tuning = show_progress("tune", unit="settings", speed=lambda rate: f"{rate:.2g} settings/s")
+    with tuning if tune_on is not None else nullcontext() as progress:
+        report = decode(
+            prediction,
+            out,
+            task=task,
+            run=run,
+            method=method,
+            changes=parse_overrides(overrides),
+            tune_on=tune_on,
+            ignore_labels=ignore_labels,
+            region=region,
+            overwrite=overwrite,
+            progress=progress,
+        )
     if as_json:
         print_json(dataclasses.asdict(report))
         return

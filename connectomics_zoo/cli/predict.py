@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import click
 
 from connectomics_zoo.cli.axes import axis_numbers
-
-PLAIN_INTERVAL_SECONDS = 10.0
-"""Between two lines of progress where there is no terminal."""
+from connectomics_zoo.cli.progress import show_progress
 
 
 @click.command("predict", context_settings={"help_option_names": ["-h", "--help"]})
@@ -98,7 +92,7 @@ def command(
     """
     from connectomics_zoo.predict import predict
 
-    with _progress() as progress:
+    with show_progress("predict", unit="voxels", speed=_speed) as progress:
         report = predict(
             run,
             volume,
@@ -128,50 +122,6 @@ def command(
         f"{_speed(report.voxels_per_second)}, {report.windows} windows{merged} on {report.device} in {report.precision}"
         + (" by OpenVINO" if report.engine == "openvino" else "")
     )
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show voxels a second and the time left on stderr: a bar in a terminal, a line now and then elsewhere."""
-    if not sys.stderr.isatty():
-        yield _plain_lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("predict"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("predict", total=None, speed="")
-        begin = time.monotonic()
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, speed=_speed(done / (time.monotonic() - begin)))
-
-        yield show
-
-
-def _plain_lines() -> Callable[[int, int], None]:
-    begin = last = time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < PLAIN_INTERVAL_SECONDS or done == 0:
-            return
-        last = now
-        left = (now - begin) * (total - done) / done
-        click.echo(
-            f"predict: {100 * done // total} % of {total} voxels, {_speed(done / (now - begin))}, {left:.0f} s left",
-            err=True,
-        )
-
-    return show
 
 
 def _speed(voxels_per_second: float) -> str:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from connectomics_zoo.decode.settings import OBJECT_METHODS
 from connectomics_zoo.errors import LimitError
-from connectomics_zoo.schema.task import TaskSpec
+from connectomics_zoo.schema.task import OBJECT_METHODS, TaskSpec
 
 METHOD_BYTES: dict[str, int] = {"components": 48, "watershed": 48, "mutex": 64, "agglomeration": 176}
 """Bytes a voxel that a method takes beside its channels, a little more than what was measured on 2.5 million voxels of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from connectomics_zoo.decode.methods import segment
 from connectomics_zoo.decode.settings import fields_of, find_task, has_boundary, read_tuned, with_settings, write_tuned
 from connectomics_zoo.decode.stored import read_values
 from connectomics_zoo.decode.tune import Trial, grid_of, tune
-from connectomics_zoo.errors import OutputError, VolumeError
+from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.regions import Box, box_shape, region_box
+from connectomics_zoo.registry import get_run
+from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.task import DecodeSpec, TaskSpec
 from connectomics_zoo.schema.tuned import TunedDecoding
 from connectomics_zoo.volumes import Volume, create_volume, open_volume
-from connectomics_zoo.volumes.location import split_location
+from connectomics_zoo.volumes.writing import refuse_own_input
 
 Progress = Callable[[int, int], None]
 """Is told how many settings have been tried, and all."""
@@ -67,6 +69,7 @@ def decode(
     method: str | None = None,
     changes: Mapping[str, Any] | None = None,
     tune_on: str | Path | None = None,
+    ignore_labels: Sequence[int] = (),
     region: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -83,6 +86,8 @@ def decode(
         method: `components`, `watershed`, `mutex` or `agglomeration`; by default the task's.
         changes: fields of the method (`threshold`, `min_size`, …), instead of the run's or the task's.
         tune_on: the truth; settings are tried on it, the best are used, and written to `decode.yaml` of the run.
+        ignore_labels: voxels with these labels in the truth count for no setting, as those with the `data.unlabelled`
+            of the run do.
         region: use this part of the prediction alone (`z=13:16,y=0:512`); `out` is as large as it. It is a part of the
             truth where there is one, and the prediction may be as large as that part.
         overwrite: replace `out` if it exists.
@@ -90,15 +95,22 @@ def decode(
 
     Raises:
         VolumeError: a volume cannot be read, or does not fit its use.
-        SpecError: the task is not decoded to objects, or a setting is not possible.
+        SpecError: the task is not decoded to objects, a setting is not possible, or options contradict each other.
+        CheckFailedError: no setting that was tried finds an object.
         UnknownNameError: there is no such task, run or setting.
         LimitError: it does not fit into the memory; nothing was read.
         OutputError: `out` cannot be written.
         MissingPackageError: the library of the method is not installed.
     """
+    if task is not None and run is not None:
+        raise SpecError("task and run are both given, and a run has its task: leave one out.")
+    if ignore_labels and tune_on is None:
+        raise SpecError("ignore_labels have no effect without a truth to tune on, leave them out.")
+    spec = None if run is None else get_run(run)
     with open_volume(prediction) as predicted:
-        _refuse_own_input(predicted, out)
-        base = find_task(predicted, task=task, run=run)
+        for source in (predicted.location, *(() if tune_on is None else (str(tune_on),))):
+            refuse_own_input(source, out)
+        base = find_task(predicted, task=task, run=spec)
         saved = None if run is None else read_tuned(run)
         chosen = with_settings(base, saved=saved, method=method, changes=changes or {})
         box, truth = _parts(predicted, tune_on, region)
@@ -111,15 +123,21 @@ def decode(
             dtype=np.uint32 if np.prod(shape, dtype=np.int64) < 2**32 else np.uint64,
             channels=None,
             voxel_size_nm=predicted.voxel_size_nm,
-            content="label",
+            content="instances",
             overwrite=overwrite,
         ) as target:
             channels = _read(predicted, box, chosen)
             best, file = chosen.decode, None
             trials: list[Trial] = []
             if truth is not None:
-                candidates = grid_of(chosen.decode, has_boundary=has_boundary(chosen))
-                best, trials = tune(channels, truth, candidates=candidates, location=str(tune_on), progress=progress)
+                best, trials = tune(
+                    channels,
+                    truth,
+                    candidates=grid_of(chosen.decode, has_boundary=has_boundary(chosen)),
+                    ignored=_ignored(ignore_labels, spec),
+                    location=str(tune_on),
+                    progress=progress,
+                )
             begin = time.perf_counter()
             labels = segment(channels, decode=best)
             seconds = time.perf_counter() - begin
@@ -140,6 +158,12 @@ def decode(
         trials=tuple(trials),
         saved=None if file is None else str(file),
     )
+
+
+def _ignored(labels: Sequence[int], run: RunSpec | None) -> list[int]:
+    """Return the labels that count for no setting: those asked for, and the run's for what is not annotated."""
+    unlabelled = None if run is None else run.data.unlabelled
+    return [*labels, *(() if unlabelled is None else (unlabelled,))]
 
 
 def _read(predicted: Volume, box: Box, task: TaskSpec) -> Channels:
@@ -187,9 +211,3 @@ def _save(
         region=region,
     )
     return write_tuned(tuned, run)
-
-
-def _refuse_own_input(predicted: Volume, out: str | Path) -> None:
-    path = split_location(str(out))[0]
-    if path.exists() and path.samefile(split_location(predicted.location)[0]):
-        raise OutputError(f"{out}: is the prediction itself, which would be lost: choose another name.")

@@ -6,31 +6,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from connectomics_zoo.decode.stored import read_task
 from connectomics_zoo.errors import SpecError, UnknownNameError, VolumeError, nearest
 from connectomics_zoo.reading import dump_yaml, read_yaml
-from connectomics_zoo.registry import get_run, get_task, validate
-from connectomics_zoo.schema.task import DECODE_FIELDS, DECODE_STARTS, DecodeSpec, TaskSpec
+from connectomics_zoo.registry import get_task, validate
+from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.schema.task import DECODE_FIELDS, DECODE_STARTS, OBJECT_METHODS, DecodeSpec, TaskSpec
 from connectomics_zoo.schema.tuned import TunedDecoding
 from connectomics_zoo.volumes import PartialOutput, Volume
+from connectomics_zoo.volumes.carried import read_task
 
 TUNED_FILE = "decode.yaml"
 """In a run folder: the settings that tuning found."""
 
-OBJECT_METHODS = ("components", "watershed", "mutex", "agglomeration")
 
-
-def find_task(predicted: Volume, *, task: str | Path | None, run: str | Path | None) -> TaskSpec:
+def find_task(predicted: Volume, *, task: str | Path | None, run: RunSpec | None) -> TaskSpec:
     """Return the task that a prediction is for: the one asked for, else that of the run, else that in the file.
 
     Raises:
-        SpecError: both are given, or a spec does not follow its schema.
+        SpecError: a spec does not follow its schema, or the run's affinities are not those of the volume's voxels.
         VolumeError: nothing says the task, or the file says one with other channels.
-        UnknownNameError: there is no such task or run folder.
+        UnknownNameError: there is no such task.
     """
-    if task is not None and run is not None:
-        raise SpecError("task and run are both given, and a run has its task: leave one out.")
-    asked = get_task(task) if task is not None else get_run(run).task if run is not None else None
+    if run is not None and run.task.affinities is not None and max(run.data.downsample) > 1:
+        raise SpecError(
+            f"the run {run.name} has data.downsample {list(run.data.downsample)}, so the offsets of its affinities are "
+            "in network voxels and not in those of the prediction: train it without, on volumes that are downsampled "
+            "beforehand."
+        )
+    asked = get_task(task) if task is not None else run.task if run is not None else None
     carried = None
     if predicted.task is not None:
         carried = read_task(predicted.task, source=f"the task in {predicted.location}")
@@ -60,15 +63,15 @@ def with_settings(
 
     Args:
         task: says how it is decoded by default.
-        saved: what tuning found, instead of the task's.
-        method: another method; a field that neither the task nor `saved` has is that of `DECODE_STARTS`.
+        saved: what tuning found, instead of the task's; it says nothing about another method than its own.
+        method: another method; a field that the task does not have is that of `DECODE_STARTS`.
         changes: fields of `DecodeSpec`.
 
     Raises:
         SpecError: the method makes no objects, or not of these channels, or a value is not allowed.
         UnknownNameError: a field is unknown.
     """
-    base = task.decode if saved is None else saved
+    base = saved if saved is not None and method in (None, saved.method) else task.decode
     chosen = base.method if method is None else method
     if chosen not in OBJECT_METHODS:
         reason = f"the task {task.name} is decoded voxel by voxel" if method is None else f"method {method!r} is none"

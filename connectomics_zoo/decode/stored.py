@@ -1,34 +1,14 @@
-"""How a prediction lies on disk: values of channels in uint8 or floats, and the spec of the task that they are for."""
+"""How the values of a prediction's channels lie on disk: in uint8 or floats."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from connectomics_zoo.errors import SpecError, VolumeError
-from connectomics_zoo.reading import parse_yaml
-from connectomics_zoo.registry import validate
+from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.schema.task import TaskSpec
-
-
-def task_text(task: TaskSpec) -> str:
-    """Return the spec as a prediction carries it: one line of JSON, without what is not set."""
-    return json.dumps(task.model_dump(mode="json", exclude_none=True), separators=(",", ":"))
-
-
-def read_task(text: str, *, source: str) -> TaskSpec:
-    """Return the task in the `text` that a prediction carries; `source` names it in errors.
-
-    Raises:
-        SpecError: it is no valid spec.
-    """
-    document = parse_yaml(text, source=source)
-    if not isinstance(document, dict):
-        raise SpecError(f"{source}: holds {type(document).__name__}, a spec is a mapping of keys to values.")
-    return validate(TaskSpec, document, source=source)
 
 
 def store_values(values: NDArray[np.float32], *, task: TaskSpec, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from connectomics_zoo.decode.channels import Channels
 from connectomics_zoo.decode.methods import segment
 from connectomics_zoo.decode.settings import fields_of
-from connectomics_zoo.errors import VolumeError
-from connectomics_zoo.evaluate.contingency import count_pairs
+from connectomics_zoo.errors import CheckFailedError, VolumeError
+from connectomics_zoo.evaluate.contingency import count_pairs, leave_out
 from connectomics_zoo.evaluate.scores import partition_scores
 from connectomics_zoo.schema.task import DecodeSpec
+from connectomics_zoo.volumes.checks import count_changes, grey_problem
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -45,7 +46,7 @@ class Trial:
     voi_merge: float
     """Of it, objects that were joined."""
     objects: int
-    """Objects that were found."""
+    """Objects that were found; without one, it cannot be the best."""
 
 
 def grid_of(decode: DecodeSpec, *, has_boundary: bool) -> list[DecodeSpec]:
@@ -68,12 +69,14 @@ def tune(
     truth: NDArray[Any],
     *,
     candidates: list[DecodeSpec],
+    ignored: Sequence[int],
     location: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[DecodeSpec, list[Trial]]:
     """Return the best of `candidates`, and how each did.
 
-    Best is the least adapted Rand error, then the least variation of information, then the first. Where objects are
+    Best is the least adapted Rand error, then the least variation of information, then the first; a candidate that
+    finds no object is not, whatever its scores. Where objects are
     few (the task has a foreground), the truth's background counts as one object, so that false ones cost; elsewhere
     it is no object and does not count.
 
@@ -81,29 +84,41 @@ def tune(
         channels: what is decoded.
         truth: labels (Z, Y, X), 0 for background.
         candidates: what is tried.
+        ignored: voxels with these labels in the truth count for no score.
         location: of the truth, for errors.
         progress: is told how many were tried, and all.
 
     Raises:
-        VolumeError: the truth has no object.
+        VolumeError: the truth has no object, or is a grey image.
+        CheckFailedError: no candidate finds an object.
     """
-    if not truth.any():
+    grey = grey_problem(*count_changes(truth))
+    if grey is not None:
+        raise VolumeError(f"{location}: {grey}.")
+    background = () if channels.foreground is not None else (0,)
+    if np.isin(truth, (0, *ignored)).all():
         raise VolumeError(f"{location}: has no object in this part, so nothing can be tuned on it: give another one.")
     trials = []
     for number, candidate in enumerate(candidates, start=1):
-        trials.append(_try(channels, truth, candidate))
+        trials.append(_try(channels, truth, candidate, ignored=(*background, *ignored), location=location))
         if progress is not None:
             progress(number, len(candidates))
-    scores = [(round(trial.adapted_rand_error, _DIGITS), round(trial.voi, _DIGITS)) for trial in trials]
+    if not any(trial.objects for trial in trials):
+        raise CheckFailedError(
+            f"none of the {len(trials)} settings of {candidates[0].method} finds an object: look at the prediction, or "
+            "give a smaller min_size or another --method."
+        )
+    scores = [
+        (not trial.objects, round(trial.adapted_rand_error, _DIGITS), round(trial.voi, _DIGITS)) for trial in trials
+    ]
     return candidates[scores.index(min(scores))], trials
 
 
-def _try(channels: Channels, truth: NDArray[Any], decode: DecodeSpec) -> Trial:
+def _try(
+    channels: Channels, truth: NDArray[Any], decode: DecodeSpec, *, ignored: Sequence[int], location: str
+) -> Trial:
     labels = segment(channels, decode=decode)
-    table = count_pairs(labels, truth)
-    if channels.foreground is None:
-        table = table.select(table.truth != 0)
-    scores = partition_scores(table)
+    scores = partition_scores(leave_out(count_pairs(labels, truth), ignored, truth=location))
     return Trial(
         settings=fields_of(decode),
         adapted_rand_error=scores["adapted_rand_error"],

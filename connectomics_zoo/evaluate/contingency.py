@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from connectomics_zoo.errors import VolumeError
 
 MERGE_ABOVE = 4_000_000
 """Pairs that are collected before they are merged, so that memory follows the number of different pairs."""
@@ -35,6 +37,19 @@ class Contingency:
     def select(self, keep: NDArray[np.bool_]) -> Contingency:
         """Return the pairs where `keep` is true."""
         return Contingency(self.prediction[keep], self.truth[keep], self.counts[keep])
+
+
+def leave_out(table: Contingency, ignored: Sequence[int], *, truth: str) -> Contingency:
+    """Return the pairs whose label in the truth is none of `ignored`; `truth` names it in errors.
+
+    Raises:
+        VolumeError: no pair is left.
+    """
+    counted = table.select(~np.isin(table.truth, ignored))
+    if counted.voxels == 0:
+        labels = ", ".join(str(label) for label in ignored)
+        raise VolumeError(f"{truth}: every voxel has the label {labels}, which is ignored, so nothing can be scored.")
+    return counted
 
 
 def count_pairs(prediction: NDArray[Any], truth: NDArray[Any]) -> Contingency:

@@ -40,6 +40,8 @@ def interpret(
             )
         source = ", as the file says" if predicted.content == "probability" else ""
         return Reading("semantic", f"probabilities{source}, foreground above {cut:g}", 0)
+    if predicted.content == "instances":
+        return _declared_objects(predicted, kind=kind, threshold=threshold)
     is_bytes, highest = predicted.dtype == np.uint8, int(table.prediction.max())
     if threshold is not None and not is_bytes and highest > 1:
         raise VolumeError(
@@ -68,6 +70,18 @@ def interpret(
     if is_bytes and highest > 1 and not is_label:
         return _bytes_above(DEFAULT_THRESHOLD if threshold is None else threshold, source="")
     return Reading("semantic", f"{'labels, as the file says' if is_label else 'a mask'}, foreground above 0", 0)
+
+
+def _declared_objects(predicted: Volume, *, kind: Kind | None, threshold: float | None) -> Reading:
+    """Read objects as such, few or none as they may be, or where asked for as the foreground that they make up."""
+    if threshold is not None:
+        raise VolumeError(
+            f"{predicted.location}: holds objects, as the file says, and a threshold is for probabilities: leave "
+            "it out."
+        )
+    if kind == "semantic":
+        return Reading("semantic", "objects, as the file says, foreground above 0", 0)
+    return Reading("instances", f"{OBJECTS}, as the file says", None)
 
 
 def _bytes_above(cut: float, *, source: str) -> Reading:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectomics_zoo.errors import SpecError, VolumeError
-from connectomics_zoo.evaluate.contingency import Contingency, count_pairs, merge_pairs
+from connectomics_zoo.evaluate.contingency import Contingency, count_pairs, leave_out, merge_pairs
 from connectomics_zoo.evaluate.interpret import DEFAULT_THRESHOLD, OBJECTS, Kind, Reading, interpret
 from connectomics_zoo.evaluate.run_length import labels_at, run_length_scores, skeletons_in
 from connectomics_zoo.evaluate.scores import class_scores, foreground_scores, object_scores, partition_scores
@@ -23,6 +23,7 @@ from connectomics_zoo.evaluate.skeletons import Skeletons, read_skeletons
 from connectomics_zoo.regions import Box, box_shape, region_box
 from connectomics_zoo.schema.experiment import Region
 from connectomics_zoo.volumes import Volume, VoxelSize, open_volume
+from connectomics_zoo.volumes.carried import read_task
 
 _log = logging.getLogger(__name__)
 
@@ -75,16 +76,16 @@ def evaluate(
 
     A semantic score has Dice, IoU, precision and recall of the foreground (truth > 0), or of every class where
     both volumes hold several. Floats are probabilities, and so is uint8 beyond 1 (255 stands for 1), unless the
-    prediction says itself what it holds (`Volume.content`), as `predict` writes it. Scores of instances are those of
-    `partition_scores` (adapted Rand error, variation of information, CREMI score), of `object_scores` (AP, F1 and
-    panoptic quality) and, with skeletons, of `run_length_scores` (expected run length).
+    prediction says itself what it holds (`Volume.content`), as `predict` and `decode` write it. Scores of instances are
+    those of `partition_scores` (adapted Rand error, variation of information, CREMI score), of `object_scores` (AP, F1
+    and panoptic quality) and, with skeletons, of `run_length_scores` (expected run length).
 
     Args:
         prediction: `file.h5:dataset`, `file.tif`, a folder of sections or `volume.zarr:array`, as large as the
             truth or as the region.
         truth: labels.
-        kind: what to score; by default `instances` with skeletons or where both hold more than two whole numbers,
-            else `semantic`.
+        kind: what to score; by default `instances` with skeletons, where the prediction says that it holds them, or
+            where both hold more than two whole numbers, else `semantic`.
         threshold: the prediction holds probabilities (or a mask), and the foreground is above this; by default
             0.5 where it turns out to hold probabilities.
         region: score this part of the truth (without one, of the prediction) alone (`z=13:16,y=0:512`).
@@ -157,14 +158,14 @@ def _compared(
         count_pairs(labels, true_labels)
         for labels, true_labels in _blocks(predicted, true, box=box, offset=offset, cut=cut)
     )
-    counted = _without(table, ignore_labels or (), truth=true.location)
+    counted = leave_out(table, ignore_labels or (), truth=true.location)
     reading = interpret(predicted, counted, kind=kind, threshold=threshold, cut=cut)
     compared = counted
     scores, classes = _scores(counted, reading, truth=true.location)
     if reading.kind == "instances":
-        _warn_of_masks(counted, prediction=predicted.location, truth=true.location)
+        _warn_of_masks(counted, prediction=predicted, truth=true)
         # Background is no object, but what is predicted in it is a false one: the table keeps it for `object_scores`.
-        compared = counted if ignore_labels is not None else _without(counted, (0,), truth=true.location)
+        compared = counted if ignore_labels is not None else leave_out(counted, (0,), truth=true.location)
         scores = partition_scores(compared) | scores
     return Report(
         prediction=predicted.location,
@@ -224,14 +225,14 @@ def _run_lengths(
     return run_length_scores(inside, labels, merge_nodes=merge_nodes)
 
 
-def _warn_of_masks(table: Contingency, *, prediction: str, truth: str) -> None:
+def _warn_of_masks(table: Contingency, *, prediction: Volume, truth: Volume) -> None:
     """Say where a volume that is scored as objects has a single one, which most often is a mask of many."""
-    for location, labels in ((prediction, table.prediction), (truth, table.truth)):
+    for volume, labels in ((prediction, table.prediction), (truth, table.truth)):
         objects = np.unique(labels[labels != 0])
-        if objects.size == 1:
+        if objects.size == 1 and volume.content != "instances":
             _log.warning(
                 "%s: has a single label, %s, and so a single object; if it is a mask, label its objects first.",
-                location,
+                volume.location,
                 objects[0],
             )
 
@@ -242,7 +243,7 @@ def _aligned(predicted: Volume, true: Volume, region: Region | str | None) -> tu
         if volume.channels not in (None, 1):
             raise VolumeError(
                 f"{volume.location}: has {volume.channels} channels, and one is scored: save that channel alone, or "
-                "predict labels (--output label)."
+                f"{_way_to_labels(volume)}."
             )
     box = region_box(region, shape=true.shape)
     if predicted.shape == true.shape:
@@ -255,6 +256,15 @@ def _aligned(predicted: Volume, true: Volume, region: Region | str | None) -> tu
         f"{predicted.location} has the shape {predicted.shape} and {true.location} {true.shape}, the prediction's must "
         f"be {wanted}: give the volumes that belong together."
     )
+
+
+def _way_to_labels(volume: Volume) -> str:
+    """What makes labels of a prediction of several channels."""
+    if volume.task is None:
+        return "make labels of them (zoo predict --output label or zoo decode)"
+    if read_task(volume.task, source=f"the task in {volume.location}").decode.is_instances:
+        return "make objects of them (zoo decode)"
+    return "predict labels (--output label)"
 
 
 def _blocks(
@@ -299,14 +309,6 @@ def _whole(labels: NDArray[Any], *, location: str) -> NDArray[Any]:
     if not np.array_equal(whole, labels):
         raise VolumeError(f"{location}: the truth holds fractions, it must hold labels: save them as whole numbers.")
     return whole
-
-
-def _without(table: Contingency, ignored: Sequence[int], *, truth: str) -> Contingency:
-    counted = table.select(~np.isin(table.truth, ignored))
-    if counted.voxels == 0:
-        labels = ", ".join(str(label) for label in ignored)
-        raise VolumeError(f"{truth}: every voxel has the label {labels}, which is ignored, so nothing can be scored.")
-    return counted
 
 
 def _scores(

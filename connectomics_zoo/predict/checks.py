@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, get_args
 
 from connectomics_zoo.errors import InputSizeError, OutputError, SpecError, VolumeError
@@ -12,7 +11,6 @@ from connectomics_zoo.predict.device import AskedPrecision, Engine
 from connectomics_zoo.registry import validate
 from connectomics_zoo.schema.experiment import Merge, PredictionSpec, RunSpec, Views
 from connectomics_zoo.volumes import Volume
-from connectomics_zoo.volumes.location import split_location
 
 VOXEL_SIZE_TOLERANCE = 0.1
 """Fraction by which a volume's voxels may differ from those that the network was trained on."""
@@ -152,15 +150,3 @@ def check_turns(spec: RunSpec, chosen: PredictionSpec, *, voxel_size_nm: tuple[f
 def lengths(voxel_size_nm: tuple[float, float, float]) -> str:
     """Return a voxel size as errors show it: `30 x 8 x 8`."""
     return " x ".join(f"{length:g}" for length in voxel_size_nm)
-
-
-def refuse_own_input(source: Volume, out: str | Path) -> None:
-    """Refuse to write a prediction over its own image.
-
-    Raises:
-        OutputError: `out` is the image.
-    """
-    image = split_location(source.location)[0]
-    path = split_location(str(out))[0]
-    if path.exists() and path.samefile(image):
-        raise OutputError(f"{out}: is the image itself, which would be lost: choose another name.")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from connectomics_zoo.decode.stored import store_values, task_text
+from connectomics_zoo.decode.stored import store_values
 from connectomics_zoo.decode.voxelwise import decode_voxels, decoded_channels
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.intensity import scale_intensity
@@ -25,7 +25,6 @@ from connectomics_zoo.predict.checks import (
     check_volume,
     lengths,
     prediction_spec,
-    refuse_own_input,
 )
 from connectomics_zoo.predict.device import AskedPrecision, Engine, Precision, choose_device, choose_precision
 from connectomics_zoo.predict.network import make_forward
@@ -36,6 +35,8 @@ from connectomics_zoo.pretrained import Frozen, find_run
 from connectomics_zoo.regions import box_shape, region_box
 from connectomics_zoo.schema.experiment import Merge, Region, RunSpec, Views
 from connectomics_zoo.volumes import Content, Volume, WritableVolume, create_volume, open_volume
+from connectomics_zoo.volumes.carried import task_text
+from connectomics_zoo.volumes.writing import refuse_own_input
 
 Progress = Callable[[int, int], None]
 """Is told the voxels done so far, and all."""
@@ -158,7 +159,7 @@ def predict(
     with open_volume(volume) as source:
         check_volume(source, spec)
         check_turns(spec, chosen, voxel_size_nm=source.voxel_size_nm or spec.data.voxel_size_nm)
-        refuse_own_input(source, out)
+        refuse_own_input(source.location, out)
         where = choose_device(device, engine=engine)
         used = choose_precision(precision, run=spec, device=where)
         geometry = _geometry(source, spec, window=chosen.window, overlap=chosen.overlap, region=region)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -34,6 +34,11 @@ TARGET_FIELDS: dict[str, tuple[str, ...]] = {
 
 CONTINUOUS_TARGETS = ("value", "distance", "lsd")
 """The kinds of target that are a number, not yes or no."""
+
+ObjectMethod = Literal["components", "watershed", "mutex", "agglomeration"]
+
+OBJECT_METHODS: tuple[ObjectMethod, ...] = get_args(ObjectMethod)
+"""The methods of decoding that make objects, each with a label of its own."""
 
 DECODE_FIELDS: dict[str, tuple[str, ...]] = {
     "threshold": ("threshold",),
@@ -162,7 +167,7 @@ class AffinitySpec(Node):
 class DecodeSpec(Node):
     """From channels to the labels that are scored."""
 
-    method: Literal["threshold", "argmax", "components", "watershed", "mutex", "agglomeration"]
+    method: Literal["threshold", "argmax", ObjectMethod]
     """`threshold`: for each channel 1 where it exceeds `threshold`; `argmax`: index of the largest softmax channel;
     and for objects, each a label of its own: `components`: connected parts; `watershed`: grown from seeds; `mutex`:
     mutex watershed of affinities; `agglomeration`: fragments of affinities, merged by their mean affinity."""
@@ -198,7 +203,7 @@ class DecodeSpec(Node):
     @property
     def is_instances(self) -> bool:
         """Whether it makes objects, each with a label of its own."""
-        return self.method in ("components", "watershed", "mutex", "agglomeration")
+        return self.method in OBJECT_METHODS
 
     @property
     def cut(self) -> float:

@@ -14,6 +14,7 @@ from connectomics_zoo.schema.task import ChannelSpec, TaskSpec
 from connectomics_zoo.targets import make_targets
 from connectomics_zoo.training.reader import PairReader
 from connectomics_zoo.volumes import Volume
+from connectomics_zoo.volumes.checks import count_changes, grey_problem
 
 _log = logging.getLogger(__name__)
 
@@ -22,9 +23,6 @@ BLOCK = 64
 
 ENOUGH_BLOCKS, MOST_BLOCKS = 4, 256
 """Blocks of labels after which all is well if every target varies, and after which no more are looked at."""
-
-GREY = 0.5
-"""Labels of which a larger fraction differs from the next one along x are taken for grey values."""
 
 
 def warn_of_overlap(data: DataSpec) -> None:
@@ -91,14 +89,11 @@ def _label_problems(reader: PairReader, box: tuple[slice, slice, slice], *, task
         )
         low = np.minimum(low, np.where(known, targets, np.inf).min(axis=(1, 2, 3)))
         high = np.maximum(high, np.where(known, targets, -np.inf).max(axis=(1, 2, 3)))
-        different += np.count_nonzero(labels[..., 1:] != labels[..., :-1])
-        compared += labels[..., 1:].size
-    if not has_values(task) and different > GREY * compared:
-        share = round(100 * different / compared)
-        return [
-            f"looks like a grey image, not like labels ({share} % of its voxels differ from the next one along x): "
-            "give a label volume"
-        ]
+        changes, pairs = count_changes(labels)
+        different, compared = different + changes, compared + pairs
+    grey = None if has_values(task) else grey_problem(different, compared)
+    if grey is not None:
+        return [grey]
     part = "its region" if len(blocks) == total else f"the {len(blocks)} of {total} blocks that were looked at"
     problems = []
     for channel, smallest, largest in zip(channels, low, high, strict=True):

@@ -8,11 +8,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from connectomics_zoo.errors import VolumeError, ZooError
 
 Region = tuple[slice, slice, slice]
 """A box of voxels: slices of whole numbers along z, y and x, with step 1."""
+
+GREY = 0.5
+"""Labels of which a larger fraction differs from the next one along x are taken for grey values."""
 
 DTYPES = "bool, whole numbers of 8 to 64 bits, or floats of 16 to 64 bits"
 
@@ -41,6 +45,21 @@ def resolve_region(region: Region, *, shape: tuple[int, int, int], location: str
             )
         resolved.append(slice(int(start), int(stop)))
     return (resolved[0], resolved[1], resolved[2])
+
+
+def count_changes(labels: NDArray[Any]) -> tuple[int, int]:
+    """Return how many voxels of (Z, Y, X) differ from the next one along x, and how many have a next one."""
+    return int(np.count_nonzero(labels[..., 1:] != labels[..., :-1])), labels[..., 1:].size
+
+
+def grey_problem(different: int, compared: int) -> str | None:
+    """Return what is wrong with labels that look like a grey image, or None; from the sums of `count_changes`."""
+    if different <= GREY * compared:
+        return None
+    return (
+        f"looks like a grey image, not like labels ({round(100 * different / compared)} % of its voxels differ from "
+        "the next one along x): give a label volume"
+    )
 
 
 @contextmanager

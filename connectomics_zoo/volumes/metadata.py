@@ -18,9 +18,9 @@ from connectomics_zoo.reading import MAX_BYTES
 VoxelSize = tuple[float, float, float]
 """Edge lengths of a voxel (z, y, x) in nanometres."""
 
-Content = Literal["probability", "label"]
-"""What the values of a volume are: probabilities (in uint8, 255 stands for 1), or labels; a file with channels that
-are neither declares nothing."""
+Content = Literal["probability", "label", "instances"]
+"""What the values of a volume are: probabilities (in uint8, 255 stands for 1), labels, or labels of which each is an
+object; a file with channels that are none of them declares nothing."""
 
 _OME_CONTENT = "content="
 

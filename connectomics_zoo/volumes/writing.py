@@ -224,7 +224,7 @@ def create_volume(
     if content is not None and declared_content(content, dtype=data_type) is None:
         raise OutputError(
             f"{path}: content {content!r} is not possible in {data_type}, give 'probability' for uint8 or floats, or "
-            "'label' for whole numbers or bool."
+            "'label' or 'instances' for whole numbers or bool."
         )
     _check_numbers(path, shape=shape, channels=channels, chunks=chunks, voxel_size_nm=voxel_size_nm)
     kind = FORMAT_OF_SUFFIX[path.suffix.lower()]
@@ -313,3 +313,14 @@ def _refuse_losing_other_data(path: Path, *, dataset: str | None) -> None:
         raise OutputError(
             f"{path}: holds {', '.join(sorted(held)) or 'no volume'}, which would be lost, choose another name."
         )
+
+
+def refuse_own_input(source: str, out: str | Path) -> None:
+    """Refuse to write a volume over one that it is made of, at the location `source`.
+
+    Raises:
+        OutputError: `out` is in the same file.
+    """
+    path, place = (split_location(location)[0] for location in (str(out), source))
+    if path.exists() and place.exists() and path.samefile(place):
+        raise OutputError(f"{out}: is the input itself, which would be lost: choose another name.")

@@ -1,0 +1,167 @@
+"""Tuning a decoder: what counts in the truth, what can be the best, and which truth is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from object_volumes import affinity_task, true_values, voronoi_labels, write_labels, write_prediction
+from tiny_training import make_run
+
+import zoo
+from connectomics_zoo.cli import progress
+from connectomics_zoo.decode import settings
+from connectomics_zoo.errors import CheckFailedError, SpecError
+from connectomics_zoo.reading import dump_yaml
+from connectomics_zoo.registry import get_task
+
+LABELS = voronoi_labels((12, 24, 24), objects=8)
+UNLABELLED = 99
+
+
+def run_folder(folder, task, **data):
+    """A run folder without weights, which decoding does not need."""
+    folder.mkdir()
+    run = make_run(data, task="mito").model_copy(update={"task": task})
+    (folder / "spec.yaml").write_text(dump_yaml(run.model_dump(mode="json")))
+    return folder
+
+
+@pytest.fixture
+def prediction(tmp_path):
+    """Affinities of `LABELS` that a threshold of 0.5 and more parts, and that a lower one joins to a single object."""
+    task = affinity_task(threshold=0.1)
+    return write_prediction(tmp_path / "p.h5", np.where(true_values(LABELS, task) > 0, 0.75, 0.45), task)
+
+
+# What counts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["the run says it", "it is asked for"])
+def test_voxels_that_are_not_annotated_do_not_choose_the_setting(tmp_path, prediction, run_zoo, way):
+    truth = LABELS.copy()
+    truth[2:] = UNLABELLED
+    write_labels(tmp_path / "truth.h5", truth)
+    arguments = ["decode", prediction, tmp_path / "out.h5", "--tune", tmp_path / "truth.h5", "--overwrite"]
+    code, out, err = run_zoo(*arguments)
+    assert code == 0, err
+    assert "threshold=0.1" in out, "if all of it were one object, joining would be best"
+    if way == "the run says it":
+        arguments += ["--run", run_folder(tmp_path / "run", affinity_task(), unlabelled=UNLABELLED)]
+    else:
+        arguments += ["--ignore-label", UNLABELLED]
+    code, out, err = run_zoo(*arguments)
+    assert code == 0, err
+    assert "best: --method components threshold=0.5" in out
+    assert [line.split()[1] for line in out.splitlines() if line.endswith("best")] == ["0.0000"]
+
+
+def test_a_truth_of_ignored_labels_alone_has_no_object(tmp_path, prediction, run_zoo):
+    write_labels(tmp_path / "truth.h5", np.where(LABELS == 1, UNLABELLED, 0))
+    arguments = ["decode", prediction, tmp_path / "out.h5", "--tune", tmp_path / "truth.h5"]
+    code, _, err = run_zoo(*arguments, "--ignore-label", UNLABELLED)
+    assert code == 2
+    assert "has no object in this part, so nothing can be tuned on it" in err
+
+
+def test_a_label_to_ignore_needs_a_truth(tmp_path, prediction):
+    with pytest.raises(SpecError, match="ignore_labels have no effect without a truth to tune on"):
+        zoo.decode(prediction, tmp_path / "out.h5", ignore_labels=[0])
+
+
+# What can be the best ---------------------------------------------------------------------------------------------
+
+
+def test_no_object_at_all_is_never_the_best(tmp_path):
+    truth = np.zeros((4, 20, 20), dtype=int)
+    truth[0, 0, 0] = 1
+    values = np.where(truth > 0, 0, np.full(truth.shape, 0.05))[np.newaxis].astype(np.float32)
+    values[0, :, 5:15, 5:15] = 0.85
+    path = write_prediction(tmp_path / "p.h5", values, get_task("mito"))
+    write_labels(tmp_path / "truth.h5", truth)
+    report = zoo.decode(
+        path, tmp_path / "out.h5", method="components", changes={"min_size": 0}, tune_on=tmp_path / "truth.h5"
+    )
+    best = min(report.trials, key=lambda trial: trial.adapted_rand_error)
+    assert (best.settings["threshold"], best.objects) == (0.9, 0), "an empty volume is nearest to this truth"
+    assert report.objects == 1
+    assert report.settings["threshold"] < 0.9
+
+
+def test_settings_that_all_find_nothing_are_a_failed_check_and_write_nothing(tmp_path, prediction, run_zoo):
+    run = run_folder(tmp_path / "run", affinity_task())
+    truth = write_labels(tmp_path / "truth.h5", LABELS)
+    code, _, err = run_zoo("decode", prediction, tmp_path / "out.h5", "--run", run, "--tune", truth, "min_size=10000")
+    assert code == CheckFailedError.exit_code == 1
+    assert "none of the 9 settings of components finds an object: look at the prediction, or give a smaller" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out.h5").exists()
+    assert not (run / "decode.yaml").exists()
+
+
+# The truth --------------------------------------------------------------------------------------------------------
+
+
+def test_a_grey_image_is_no_truth(tmp_path, prediction, run_zoo):
+    grey = np.random.default_rng(0).integers(0, 200, LABELS.shape)
+    truth = write_labels(tmp_path / "grey.h5", grey)
+    code, _, err = run_zoo("decode", prediction, tmp_path / "out.h5", "--tune", truth)
+    assert code == 2
+    assert f"{truth}: looks like a grey image, not like labels (100 % of its voxels differ from the next one" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_the_truth_is_never_overwritten(tmp_path, prediction, run_zoo):
+    truth = write_labels(tmp_path / "truth.h5", LABELS)
+    before = truth.read_bytes()
+    code, _, err = run_zoo("decode", prediction, truth, "--tune", truth, "--overwrite")
+    assert code == 2
+    assert "truth.h5: is the input itself, which would be lost" in err
+    assert truth.read_bytes() == before
+
+
+# The command line -------------------------------------------------------------------------------------------------
+
+
+def test_tuning_says_on_stderr_how_far_it_is_and_decoding_alone_does_not(tmp_path, prediction, run_zoo, monkeypatch):
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL_SECONDS", 0.0)
+    truth = write_labels(tmp_path / "truth.h5", LABELS)
+    code, _, err = run_zoo("decode", prediction, tmp_path / "out.h5", "--tune", truth)
+    assert code == 0
+    lines = [line for line in err.splitlines() if line.startswith("tune: ")]
+    assert len(lines) == 9
+    assert lines[-1].startswith("tune: 100 % of 9 settings, ")
+    assert run_zoo("decode", prediction, tmp_path / "again.h5")[2] == ""
+
+
+# Settings of a tuned run ------------------------------------------------------------------------------------------
+
+
+def test_what_was_tuned_for_another_method_does_not_hide_the_settings_of_the_task():
+    task = get_task("mito-instance")
+    saved = settings.with_settings(task, saved=None, method="components", changes={"min_size": 5}).decode
+    asked = settings.with_settings(task, saved=saved, method="watershed", changes={"min_seed": 7}).decode
+    assert asked == task.decode.model_copy(update={"min_seed": 7})
+    for method in (None, "components"):
+        assert settings.with_settings(task, saved=saved, method=method, changes={}).decode == saved
+
+
+# Runs on larger voxels --------------------------------------------------------------------------------------------
+
+
+def test_affinities_of_network_voxels_are_not_decoded_as_those_of_the_volume(tmp_path, prediction, run_zoo):
+    run = run_folder(tmp_path / "run", affinity_task(), downsample=[1, 2, 2])
+    code, _, err = run_zoo("decode", prediction, tmp_path / "out.h5", "--run", run)
+    assert code == 2
+    assert "the run tiny has data.downsample [1, 2, 2], so the offsets of its affinities are in network voxels" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_a_foreground_of_network_voxels_is_decoded(tmp_path):
+    values = np.zeros((1, 4, 8, 8), dtype=np.float32)
+    values[0, :, 2:6, 2:6] = 0.9
+    path = write_prediction(tmp_path / "p.h5", values, get_task("mito"))
+    run = run_folder(tmp_path / "run", get_task("mito"), downsample=[1, 2, 2])
+    report = zoo.decode(path, tmp_path / "out.h5", run=run, method="components", changes={"min_size": 0})
+    assert report.objects == 1
