@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -16,11 +17,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_training import TINY, request, write_volume
 
+from connectomics_zoo import picture
 from connectomics_zoo.digests import file_sha256
 from connectomics_zoo.errors import CheckFailedError, HubError, OutputError, SpecError, UnknownNameError, WeightsError
 from connectomics_zoo.load import load
 from connectomics_zoo.new import new_spec, write_spec
-from connectomics_zoo.push import Request, preview, ship
+from connectomics_zoo.push import Request, measure, preview, ship
 from connectomics_zoo.push.licences import hub_licence, licence_meaning
 from connectomics_zoo.push.portable import portable_run, refuse_leaks
 from connectomics_zoo.reading import dump_yaml, parse_yaml, read_yaml
@@ -207,6 +209,45 @@ def test_the_picture_is_small_and_drawn_from_a_prediction(previewed):
     with Image.open(previewed[1] / "prediction.png") as picture:
         assert picture.width <= 1600
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
+
+
+def test_the_picture_leaves_out_what_is_not_annotated(run, tmp_path, monkeypatch):
+    mask = np.ones((20, 40, 40), np.uint8)
+    mask[:18], mask[:, :5] = 0, 0
+    with h5py.File(tmp_path / "mask.h5", "w") as file:
+        file["mask"] = mask
+    (validation,) = read_yaml(run / "spec.yaml")["data"]["validation"]
+    change_spec(run, validation=[{**validation, "mask": f"{tmp_path}/mask.h5:mask"}], unlabelled=1)
+    drawn = {}
+
+    def draw(path, **given):
+        drawn.update(given)
+        picture.draw_comparison(path, **given)
+
+    monkeypatch.setattr(measure, "draw_comparison", draw)
+    preview(Request(run), "org/name", output=tmp_path / "out", tell=quiet)
+    assert drawn["section_names"] == ["z = 18", "z = 19"]
+    known = np.ones((2, 40, 40), bool)
+    known[:, :5], known[:, 10:20, 10:20] = False, False
+    np.testing.assert_array_equal(drawn["known"], known)
+
+
+def test_the_picture_leaves_out_edges_that_reach_out_of_it(run, tmp_path, monkeypatch):
+    document = read_yaml(run / "spec.yaml")
+    target = {"kind": "affinity", "offset": [0, 6, 0], "attractive": True}
+    document["task"]["channels"][0]["target"] = target
+    document["task"]["affinities"] = {"axes": "zyx", "edge_stored_at": "source"}
+    (run / "spec.yaml").write_text(dump_yaml(document))
+    known = []
+
+    def draw(path, **given):
+        known.append(given["known"])
+        picture.draw_comparison(path, **given)
+
+    monkeypatch.setattr(measure, "draw_comparison", draw)
+    preview(Request(run), "org/name", output=tmp_path / "out", tell=quiet)
+    assert known[0][:, :34].all()
+    assert not known[0][:, 34:].any()
 
 
 def test_without_the_data_there_is_neither_picture_nor_second_score(run, tmp_path):
