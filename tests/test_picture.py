@@ -89,8 +89,8 @@ def test_boundaries_of_objects_count_where_the_truth_is_known(tmp_path):
     objects[:, :, 32:] = 2
     objects[:, 30:] = 0
     split = objects.copy()
-    split[:, 30:, 20:] = 3
-    split[:, 30:, 40:] = 4
+    split[:, 30:] = split[:, 29:30]  # it goes on where the truth ends
+    split[:, 36:, 20:40] = 3
     known = objects > 0
     draw_comparison(tmp_path / "a.png", raw=RAW, truth=objects, prediction=split)
     assert near(tmp_path / "a.png", VERMILLION, column=3) > 10
