@@ -58,8 +58,7 @@ def draw_comparison(
         raw: grey values (N, Y, X), N = 1..8 sections.
         truth: labels of the same shape.
         prediction: labels, or floats that are probabilities, of the same shape.
-        known: of the same shape, False where the truth is not known: grey, no error, and not in the Dice; None where
-            all of it is.
+        known: of the same shape, False where the truth is not known: grey, no error, not in the Dice; None: all is.
         threshold: the foreground of probabilities is above this.
         voxel_size_nm: (z, y, x), for the scale bar; without it there is none.
         section_names: what to write beside each row, such as `z = 14`.
