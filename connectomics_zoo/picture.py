@@ -24,6 +24,9 @@ from connectomics_zoo.volumes import PartialOutput, VoxelSize, open_volume
 # From the palette of Okabe and Ito (2008), whose colours everybody can tell apart.
 BLUE, VERMILLION, YELLOW = (86, 180, 233), (213, 94, 0), (240, 228, 66)
 
+GREY = (128, 128, 128)
+"""Lies over what is not known, nearly opaque, so that the grey values of the image do not show."""
+
 PANEL_INCHES = 4.0
 DOTS_PER_INCH = 160
 MAX_SECTIONS = 8
@@ -39,6 +42,7 @@ def draw_comparison(
     raw: NDArray[Any],
     truth: NDArray[Any],
     prediction: NDArray[Any],
+    known: NDArray[np.bool_] | None = None,
     threshold: float = 0.5,
     voxel_size_nm: VoxelSize | None = None,
     section_names: Sequence[str] | None = None,
@@ -54,6 +58,7 @@ def draw_comparison(
         raw: grey values (N, Y, X), N = 1..8 sections.
         truth: labels of the same shape.
         prediction: labels, or floats that are probabilities, of the same shape.
+        known: of the same shape, False where the truth is not known: grey, no error, not in the Dice; None: all is.
         threshold: the foreground of probabilities is above this.
         voxel_size_nm: (z, y, x), for the scale bar; without it there is none.
         section_names: what to write beside each row, such as `z = 14`.
@@ -63,7 +68,9 @@ def draw_comparison(
         OutputError: `path` cannot be written.
         VolumeError: the shapes differ.
     """
+    known = np.ones(truth.shape, dtype=bool) if known is None else known
     _check_shapes(raw, truth, prediction)
+    assert known.shape == truth.shape
     target = Path(path)
     check_picture(target)
     pixel = (1.0, 1.0) if voxel_size_nm is None else (voxel_size_nm[1], voxel_size_nm[2])
@@ -79,12 +86,13 @@ def draw_comparison(
     for row, axes in enumerate(panels):
         # Below 1, since matplotlib's resampling would round beyond it and then complain.
         grey = np.clip((raw[row].astype(np.float32) - low) / max(high - low, 1e-6), 0, 0.999)
-        draw(axes, np.repeat(grey[..., np.newaxis], 3, axis=2), truth[row], prediction[row], aspect=aspect)
+        shown = np.repeat(grey[..., np.newaxis], 3, axis=2)
+        draw(axes, shown, truth[row], prediction[row], known[row], aspect=aspect)
         if section_names is not None:
             axes[0].set_ylabel(section_names[row], fontsize=13)
         if voxel_size_nm is not None:
             _draw_scale_bar(axes[0], shape=raw.shape[1:], pixel_nm=pixel)
-    _draw_legend(figure, are_masks=are_masks)
+    _draw_legend(figure, are_masks=are_masks, all_known=bool(known.all()))
     if title:
         figure.suptitle(title, fontsize=14)
     save_figure(figure, target)
@@ -185,42 +193,56 @@ def _draw_masks(
     grey: RGB,
     truth: NDArray[Any],
     prediction: NDArray[Any],
+    known: NDArray[np.bool_],
     *,
     aspect: float,
     threshold: float,
 ) -> None:
     """Fill truth and probability, outline them, and colour right, false and missed voxels."""
     strength = prediction.astype(np.float32) if prediction.dtype.kind == "f" else (prediction > 0).astype(np.float32)
-    true, found = truth > 0, strength > threshold
-    errors = blend(grey, BLUE, 0.45 * (true & found))
-    errors = blend(errors, VERMILLION, 0.75 * (found & ~true))
-    errors = blend(errors, YELLOW, 0.75 * (true & ~found))
-    images = (grey, blend(grey, YELLOW, 0.3 * true), blend(grey, BLUE, 0.6 * np.clip(strength, 0, 1)), errors)
+    true, found = (truth > 0) & known, strength > threshold
+    judged = found & known
+    background = blend(grey, GREY, 0.9 * ~known)
+    errors = blend(background, BLUE, 0.45 * (true & judged))
+    errors = blend(errors, VERMILLION, 0.75 * (judged & ~true))
+    errors = blend(errors, YELLOW, 0.75 * (true & ~judged))
+    images = (grey, blend(background, YELLOW, 0.3 * true), blend(grey, BLUE, 0.6 * np.clip(strength, 0, 1)), errors)
     for panel, picture in zip(axes, images, strict=True):
         panel.imshow(picture, aspect=aspect)
     for panel, mask, colour in ((axes[1], true, YELLOW), (axes[2], found, BLUE)):
         if mask.any() and not mask.all():
             panel.contour(mask, levels=[0.5], colors=[_unit(colour)], linewidths=0.9)
-    total = true.sum() + found.sum()
-    dice = 2 * (true & found).sum() / total if total else 1.0
-    axes[3].text(
-        0.98, 0.02, f"Dice {dice:.3f}", transform=axes[3].transAxes, ha="right", va="bottom", **_label_style(13)
-    )
+    total = true.sum() + judged.sum()
+    dice = 2 * (true & judged).sum() / total if total else 1.0
+    score = f"Dice {dice:.3f}" if known.any() else "nothing is known"
+    axes[3].text(0.98, 0.02, score, transform=axes[3].transAxes, ha="right", va="bottom", **_label_style(13))
 
 
-def _draw_objects(axes: list[Axes], grey: RGB, truth: NDArray[Any], prediction: NDArray[Any], *, aspect: float) -> None:
+def _draw_objects(
+    axes: list[Axes],
+    grey: RGB,
+    truth: NDArray[Any],
+    prediction: NDArray[Any],
+    known: NDArray[np.bool_],
+    *,
+    aspect: float,
+) -> None:
     """Colour the objects of both, and the boundaries that both, one or the other has."""
+    # At the edge of what is known there is a boundary in the truth that no object has.
+    judged = ~_grown(~known)
     true, found = _boundaries(truth), _boundaries(prediction)
     near_true, near_found = _grown(true), _grown(found)
-    errors = blend(grey, BLUE, 0.8 * (true & near_found))
-    errors = blend(errors, VERMILLION, 1.0 * (found & ~near_true))
-    errors = blend(errors, YELLOW, 1.0 * (true & ~near_found))
-    images = (grey, coloured(grey, truth), coloured(grey, prediction), errors)
+    background = blend(grey, GREY, 0.9 * ~known)
+    errors = blend(background, BLUE, 0.8 * (judged & true & near_found))
+    errors = blend(errors, VERMILLION, 1.0 * (judged & found & ~near_true))
+    errors = blend(errors, YELLOW, 1.0 * (judged & true & ~near_found))
+    labelled = blend(coloured(grey, truth), GREY, 0.9 * ~known)
+    images = (grey, labelled, coloured(grey, prediction), errors)
     for panel, picture in zip(axes, images, strict=True):
         panel.imshow(picture, aspect=aspect)
 
 
-def _draw_legend(figure: Figure, *, are_masks: bool) -> None:
+def _draw_legend(figure: Figure, *, are_masks: bool, all_known: bool) -> None:
     names = (
         ("right", "false (only predicted)", "missed (only true)")
         if are_masks
@@ -228,9 +250,10 @@ def _draw_legend(figure: Figure, *, are_masks: bool) -> None:
     )
     patches = [
         Patch(facecolor=_unit(colour), edgecolor="black", linewidth=0.5, label=name)
-        for colour, name in zip((BLUE, VERMILLION, YELLOW), names, strict=True)
+        for colour, name in zip((BLUE, VERMILLION, YELLOW, GREY), (*names, "truth not known"), strict=True)
     ]
-    figure.legend(handles=patches, loc="outside lower right", ncols=3, fontsize=12, frameon=False)
+    patches = patches[:3] if all_known else patches
+    figure.legend(handles=patches, loc="outside lower right", ncols=len(patches), fontsize=12, frameon=False)
 
 
 def _draw_scale_bar(panel: Axes, *, shape: tuple[int, ...], pixel_nm: tuple[float, float]) -> None:

@@ -8,6 +8,7 @@ import h5py
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from connectomics_zoo import picture
 from connectomics_zoo.errors import OutputError, VolumeError
@@ -43,6 +44,59 @@ def test_errors_have_three_colours_and_a_right_prediction_has_one(tmp_path):
     draw_comparison(tmp_path / "b.png", raw=RAW, truth=TRUTH, prediction=TRUTH)
     assert near(tmp_path / "b.png", BLUE, column=3) > 50
     assert near(tmp_path / "b.png", VERMILLION, column=3) == near(tmp_path / "b.png", YELLOW, column=3) == 0
+
+
+def dice_of(monkeypatch, **given) -> list[str]:
+    """Draw, and return what is written over the errors of each section."""
+    texts: list[str] = []
+    write_text = Axes.text
+
+    def text(self, x, y, string, **options):
+        texts.append(string)
+        return write_text(self, x, y, string, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Axes, "text", text)
+        draw_comparison(**given)
+    return texts
+
+
+def test_where_the_truth_is_not_known_there_is_neither_error_nor_dice(tmp_path, monkeypatch):
+    known = TRUTH == FOUND
+    known[1] = False
+    given = {"raw": RAW, "truth": TRUTH, "prediction": FOUND}
+    assert dice_of(monkeypatch, path=tmp_path / "a.png", **given) == ["Dice 0.667", "Dice 0.667"]
+    texts = dice_of(monkeypatch, path=tmp_path / "b.png", known=known, **given)
+    assert texts == ["Dice 1.000", "nothing is known"]
+    assert near(tmp_path / "b.png", VERMILLION, column=3) == near(tmp_path / "b.png", YELLOW, column=3) == 0
+    assert near(tmp_path / "b.png", BLUE, column=3) > 50
+
+
+def test_what_is_not_known_is_grey_in_truth_and_errors_alone(tmp_path, monkeypatch):
+    known = np.ones(SHAPE, dtype=bool)
+    known[:, :, 32:] = False
+    shown: list[np.ndarray] = []
+    monkeypatch.setattr(Axes, "imshow", lambda self, picture, **options: shown.append(picture))
+    draw_comparison(tmp_path / "a.png", raw=RAW, truth=TRUTH * 0, prediction=TRUTH * 0, known=known)
+    # The grains of the image do not show through the grey.
+    assert [bool(panel[:, 32:].std() < 0.1) for panel in shown] == [False, True, False, True] * 2
+    assert not any(panel[:, :32].std() < 0.1 for panel in shown)
+    assert shown[3][:, 32:].mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_boundaries_of_objects_count_where_the_truth_is_known(tmp_path):
+    objects = np.ones(SHAPE, dtype=np.uint32)
+    objects[:, :, 32:] = 2
+    objects[:, 30:] = 0
+    split = objects.copy()
+    split[:, 30:] = split[:, 29:30]  # it goes on where the truth ends
+    split[:, 36:, 20:40] = 3
+    known = objects > 0
+    draw_comparison(tmp_path / "a.png", raw=RAW, truth=objects, prediction=split)
+    assert near(tmp_path / "a.png", VERMILLION, column=3) > 10
+    draw_comparison(tmp_path / "b.png", raw=RAW, truth=objects, prediction=split, known=known)
+    assert near(tmp_path / "b.png", VERMILLION, column=3) == near(tmp_path / "b.png", YELLOW, column=3) == 0
+    assert near(tmp_path / "b.png", BLUE, column=3) > 10
 
 
 def test_probabilities_are_cut_at_the_threshold(tmp_path):

@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -16,11 +17,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_training import TINY, request, write_volume
 
+from connectomics_zoo import picture
+from connectomics_zoo.decode.settings import read_tuned
 from connectomics_zoo.digests import file_sha256
 from connectomics_zoo.errors import CheckFailedError, HubError, OutputError, SpecError, UnknownNameError, WeightsError
 from connectomics_zoo.load import load
 from connectomics_zoo.new import new_spec, write_spec
-from connectomics_zoo.push import Request, preview, ship
+from connectomics_zoo.push import Request, measure, preview, ship
 from connectomics_zoo.push.licences import hub_licence, licence_meaning
 from connectomics_zoo.push.portable import portable_run, refuse_leaks
 from connectomics_zoo.reading import dump_yaml, parse_yaml, read_yaml
@@ -209,6 +212,45 @@ def test_the_picture_is_small_and_drawn_from_a_prediction(previewed):
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
 
 
+def test_the_picture_leaves_out_what_is_not_annotated(run, tmp_path, monkeypatch):
+    mask = np.ones((20, 40, 40), np.uint8)
+    mask[:18], mask[:, :5] = 0, 0
+    with h5py.File(tmp_path / "mask.h5", "w") as file:
+        file["mask"] = mask
+    (validation,) = read_yaml(run / "spec.yaml")["data"]["validation"]
+    change_spec(run, validation=[{**validation, "mask": f"{tmp_path}/mask.h5:mask"}], unlabelled=1)
+    drawn = {}
+
+    def draw(path, **given):
+        drawn.update(given)
+        picture.draw_comparison(path, **given)
+
+    monkeypatch.setattr(measure, "draw_comparison", draw)
+    preview(Request(run), "org/name", output=tmp_path / "out", tell=quiet)
+    assert drawn["section_names"] == ["z = 18", "z = 19"]
+    known = np.ones((2, 40, 40), bool)
+    known[:, :5], known[:, 10:20, 10:20] = False, False
+    np.testing.assert_array_equal(drawn["known"], known)
+
+
+def test_the_picture_leaves_out_edges_that_reach_out_of_it(run, tmp_path, monkeypatch):
+    document = read_yaml(run / "spec.yaml")
+    target = {"kind": "affinity", "offset": [0, 6, 0], "attractive": True}
+    document["task"]["channels"][0]["target"] = target
+    document["task"]["affinities"] = {"axes": "zyx", "edge_stored_at": "source"}
+    (run / "spec.yaml").write_text(dump_yaml(document))
+    known = []
+
+    def draw(path, **given):
+        known.append(given["known"])
+        picture.draw_comparison(path, **given)
+
+    monkeypatch.setattr(measure, "draw_comparison", draw)
+    preview(Request(run), "org/name", output=tmp_path / "out", tell=quiet)
+    assert known[0][:, :34].all()
+    assert not known[0][:, 34:].any()
+
+
 def test_without_the_data_there_is_neither_picture_nor_second_score(run, tmp_path):
     change_spec(run, root=str(tmp_path / "gone"), validation=[{"image": "a.h5:raw", "label": "a.h5:mito"}])
     told: list[str] = []
@@ -246,6 +288,94 @@ def test_what_a_licence_asks_is_said():
     assert "same licence" in licence_meaning("CC-BY-SA-4.0")
     assert "may not be shared" in licence_meaning("CC-BY-ND-4.0")
     assert "read that" in licence_meaning("my own")
+
+
+def test_the_provenance_says_from_which_weights_and_how_it_is_predicted(run, tmp_path):
+    document = read_yaml(run / "spec.yaml")
+    document["prediction"]["views"] = "flips"
+    (run / "spec.yaml").write_text(dump_yaml({**document, "init_from": "/elsewhere/first.safetensors"}))
+    preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, tell=quiet)
+    story = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert story["init_from"] == "first.safetensors"
+    assert (story["prediction"]["views"], story["prediction"]["merge"]) == ("flips", "mean")
+
+
+# Decoding.
+
+
+TUNED = {
+    "schema_version": 1,
+    "kind": "decode",
+    "decode": {"method": "components", "threshold": 0.25, "min_size": 3},
+    "adapted_rand_error": 0.125,
+    "voi": 0.5,
+    "region": "z=16:20",
+}
+
+
+def write_tuned(run, place, **changes):
+    """Write `decode.yaml` into a run, tuned on volumes in the folder `place`."""
+    places = {"prediction": f"{place}/predicted.h5:main", "truth": f"{place}/volume.h5:mito"}
+    (run / "decode.yaml").write_text(dump_yaml({**TUNED, **places, **changes}))
+
+
+def test_what_tuning_found_is_given_away_without_places_of_this_machine(run, home, tmp_path):
+    write_tuned(run, home)
+    report = preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, tell=quiet)
+    assert report.files["decode.yaml"] == (tmp_path / "out" / "decode.yaml").stat().st_size
+    places = {"prediction": "predicted.h5:main", "truth": "volume.h5:mito"}
+    assert read_yaml(tmp_path / "out" / "decode.yaml") == {**TUNED, **places}
+    assert read_tuned(tmp_path / "out") == read_tuned(run)
+    assert json.loads((tmp_path / "out" / "provenance.json").read_text())["decode"] == {**TUNED, **places}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "$ zoo decode prediction.h5 objects.h5 --method components threshold=0.25 min_size=3\n" in card
+    assert "tuned on volume.h5:mito z=16:20: adapted Rand error 0.1250" in card
+    for path in (tmp_path / "out").iterdir():
+        assert str(home).encode() not in path.read_bytes(), path.name
+
+
+def test_a_place_of_this_machine_in_the_tuned_settings_is_refused(run, tmp_path):
+    write_tuned(run, "/data/secret", region="see /data/secret/notes.txt")
+    with pytest.raises(SpecError, match=r"decode\.yaml would tell the place '/data/secret'"):
+        preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, tell=quiet)
+
+
+def test_tuned_settings_of_an_earlier_preview_are_taken_away(run, tmp_path):
+    write_tuned(run, "/data")
+    preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, tell=quiet)
+    (run / "decode.yaml").unlink()
+    report = preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, tell=quiet)
+    assert "decode.yaml" not in report.files
+    assert not (tmp_path / "out" / "decode.yaml").exists()
+    assert "zoo decode" not in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("decode", "words"),
+    [
+        (
+            {"method": "components", "threshold": 2.0, "min_size": 0},
+            r"decode\.yaml: decode\.threshold: Input should be",
+        ),
+        (
+            {"method": "agglomeration", "threshold": 0.5, "min_size": 0},
+            "decode.yaml, for mito: .*attractive affinities",
+        ),
+        ({"method": "threshold", "threshold": 0.5}, "decodes by threshold, which makes no objects: tune again"),
+    ],
+)
+def test_tuned_settings_that_are_not_for_the_task_are_refused(run, decode, words):
+    write_tuned(run, "/data", decode=decode)
+    with pytest.raises(SpecError, match=words):
+        preview(Request(run), "org/name", pictures=False, tell=quiet)
+
+
+def test_weights_beside_a_spec_say_that_tuned_settings_stay_behind(run, spec_file, run_zoo):
+    assert ship(Request(run), spec_file).notes == ()
+    write_tuned(run, "/data")
+    code, _, err = run_zoo("push", run, spec_file)
+    assert code == 0, err
+    assert "decode.yaml has no place beside a spec, and its settings stay behind" in err
 
 
 # What is refused.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import textwrap
 from pathlib import Path
@@ -90,6 +91,45 @@ def test_the_card_names_the_commit_and_its_code_works_when_pasted(
     with h5py.File("prediction.h5") as made, h5py.File("volume.h5") as volume:
         (dataset,) = made.values()
         assert dataset.shape == volume["raw"].shape
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_the_commands_of_the_card_make_objects(run, hub_server, home, tmp_path, run_zoo, monkeypatch, tuned):
+    document = yaml.safe_load((run / "spec.yaml").read_text())
+    document["task"]["decode"] = {"method": "components", "threshold": 0.5, "min_size": 1}
+    (run / "spec.yaml").write_text(yaml.safe_dump(document))
+    if tuned:
+        (run / "decode.yaml").write_text(TUNED)
+    pushed(run, pictures=False)
+    card = hub_server.repos[REPO].head.files["README.md"].decode()
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(home / "volume.h5", tmp_path / "volume.h5")
+    predict, decode = re.findall(r"^\$ zoo (.*)$", card, re.MULTILINE)
+    assert run_zoo(*shlex.split(predict))[0] == 0
+    code, out, err = run_zoo(*shlex.split(decode))
+    assert code == 0, err
+    assert ("(threshold=0.001 min_size=0)" if tuned else "(threshold=0.5 min_size=1)") in out
+    assert (tmp_path / "objects.h5").is_file()
+
+
+TUNED = (
+    "schema_version: 1\nkind: decode\ndecode: {method: components, threshold: 0.001, min_size: 0}\n"
+    "adapted_rand_error: 0.1\nvoi: 1.0\nprediction: predicted.h5:main\ntruth: truth.h5:main\n"
+)
+
+
+def test_tuned_settings_are_part_of_what_a_repository_holds(run, hub_server):
+    (run / "decode.yaml").write_text(TUNED)
+    first = pushed(run, pictures=False)
+    assert "decode.yaml" in hub_server.repos[REPO].head.files
+    assert pushed(run, pictures=False).commits == 0
+    (run / "decode.yaml").write_text(TUNED.replace("0.001", "0.002"))
+    second = pushed(run, pictures=False)
+    assert second.revision != first.revision
+    assert b"0.002" in hub_server.repos[REPO].head.files["decode.yaml"]
+    (run / "decode.yaml").unlink()
+    assert pushed(run, pictures=False).revision != second.revision
+    assert "decode.yaml" not in hub_server.repos[REPO].head.files
 
 
 def test_pushing_again_commits_nothing(run, hub_server):

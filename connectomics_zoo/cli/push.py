@@ -76,6 +76,8 @@ def command(
     if ships:
         folder = (output or run / "push-preview") if dry_run else None
         report = ship(request, Path(target), output=folder)
+        for left_behind in report.notes:
+            note(left_behind)
     elif dry_run:
         report = preview(request, target, output=output, pictures=not no_pictures, tell=note)
     else:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from connectomics_zoo.decode.settings import TUNED_FILE, fields_of
 from connectomics_zoo.hub import SPEC_FILE, HubReference
+from connectomics_zoo.losses import SCALE
 from connectomics_zoo.push.licences import hub_licence, licence_meaning
 from connectomics_zoo.push.measure import PICTURE_FILE, Measured
 from connectomics_zoo.push.story import describe_dataset, describe_part, describe_recipe, describe_split
 from connectomics_zoo.push.trained import Trained
+from connectomics_zoo.schema.experiment import PredictionSpec
+from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.training.run import METRICS_FILE
 
 LIBRARY = "connectomics-zoo"
@@ -18,6 +24,15 @@ CARD_FILE = "README.md"
 CURVE_FILE = "curve.png"
 PROVENANCE_FILE = "provenance.json"
 _PIPELINE = "image-segmentation"
+
+_ACTIVATIONS = {
+    "sigmoid": "{}.sigmoid()",
+    "scaled_sigmoid": f"({SCALE:g} * {{}}).sigmoid()",
+    "softmax": "{}.softmax(dim=1)",
+    "tanh": "{}.tanh()",
+    "none": "{}",
+}
+"""The code of each activation of `losses.activate`."""
 
 
 def card_text(
@@ -143,25 +158,53 @@ network = zoo.load("{reference}")  # {_megabytes(size)} once, then from the cach
 volume = torch.rand({shape})  # (B, C, {axes}), grey values scaled to 0..1
 with torch.no_grad():
     logits = network(volume)  # ({network})
-{_activation(trained)}```
+{_activation(trained.public.task)}```
 
 A whole volume on disk, of any size, window by window:
 
 ```console
 $ zoo predict {reference} volume.h5:raw prediction.h5
-```
-{pull}
+{_decoding(trained)}{pull}
 {offline}
 """
 
 
-def _activation(trained: Trained) -> str:
-    """Return the line from logits to probabilities, empty where the channels differ."""
-    kinds = {channel.activation for channel in trained.public.task.channels}
-    calls = {"sigmoid": "sigmoid()", "softmax": "softmax(dim=1)"}
-    call = calls.get(kinds.pop()) if len(kinds) == 1 else None
-    names = ", ".join(channel.name for channel in trained.public.task.channels)
-    return "" if call is None else f"probabilities = logits.{call}  # channels: {names}\n"
+def _activation(task: TaskSpec) -> str:
+    """Return the lines from logits to values: one for all channels, or one for each activation."""
+    kinds = {
+        channel.activation: [item.name for item in task.channels if item.activation == channel.activation]
+        for channel in task.channels
+    }
+    name = "values" if {"tanh", "none"} & kinds.keys() else "probabilities"
+    if len(kinds) == 1:
+        ((kind, channels),) = kinds.items()
+        return f"{name} = {_ACTIVATIONS[kind].format('logits')}  # channels: {', '.join(channels)}\n"
+    lines = [f"{name} = logits.clone()"]
+    for kind, channels in kinds.items():
+        part = f"[:, {[index for index, item in enumerate(task.channels) if item.activation == kind]}]"
+        code = f"{name}{part} = {_ACTIVATIONS[kind].format(f'logits{part}')}"
+        lines.append(f"{code}  # {', '.join(channels)}")
+    return "\n".join(lines) + "\n"
+
+
+def _decoding(trained: Trained) -> str:
+    """Return the end of the commands for a whole volume: the line that makes objects, where the task has some."""
+    tuned = trained.public_tuned
+    if tuned is None:
+        if not trained.public.task.decode.is_instances:
+            return "```\n"
+        return (
+            "$ zoo decode prediction.h5 objects.h5\n```\n\n"
+            "`zoo decode` makes objects, each with a label of its own; the prediction says how.\n"
+        )
+    settings = [f"{name}={json.dumps(value, separators=(',', ':'))}" for name, value in fields_of(tuned.decode).items()]
+    part = f" {tuned.region}" if tuned.region else ""
+    return (
+        f"$ zoo decode prediction.h5 objects.h5 --method {tuned.decode.method} {shlex.join(settings)}\n```\n\n"
+        f"`zoo decode` makes objects, each with a label of its own. These settings, in `{TUNED_FILE}` too, were tuned "
+        f"on {tuned.truth}{part}: adapted Rand error {tuned.adapted_rand_error:.4f}, variation of information "
+        f"{tuned.voi:.3f} bits there.\n"
+    )
 
 
 def _megabytes(size: int) -> str:
@@ -220,14 +263,28 @@ def _pictures(measured: Measured, *, has_curve: bool) -> str:
 def _origin(trained: Trained) -> str:
     run = trained.public
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
+    decay, prediction = run.training.ema_decay, run.prediction
     facts = [
         ("data", describe_dataset(trained)),
         ("split", describe_split(trained)),
+        ("started from", f"the weights `{run.init_from}`" if run.init_from is not None else ""),
         ("recipe", describe_recipe(trained)),
+        ("weights", f"their running average over the steps, with a decay of {decay:g}" if decay > 0 else ""),
+        ("views", _describe_views(prediction)),
         ("seed", str(run.training.seed)),
         ("trained with", versions),
     ]
     return "\n".join(["## Data and training", "", *(f"- {name}: {fact}" for name, fact in facts if fact), ""])
+
+
+def _describe_views(prediction: PredictionSpec) -> str:
+    """Return which views are predicted and merged, empty where each window is seen once."""
+    if prediction.views == "one":
+        return ""
+    views = {"flips": "flips", "flips_and_turns": "flips and turns"}[prediction.views]
+    return (
+        f"`zoo predict` merges the {views} of each window by their {prediction.merge}; the Python code above does not"
+    )
 
 
 def _licence(trained: Trained) -> str:

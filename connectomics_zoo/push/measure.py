@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from connectomics_zoo.acceleration import prepare_inference
@@ -134,13 +135,15 @@ def _draw(folder: Path, run: RunSpec, reader: PairReader) -> None:
     else:
         shown = values[channel]
     labels, annotated = reader.read_volume_truth(box)
-    targets = make_targets(labels, task=run.task, voxel_size_nm=reader.image.voxel_size_nm, annotated=annotated).values
+    targets = make_targets(labels, task=run.task, voxel_size_nm=reader.image.voxel_size_nm, annotated=annotated)
+    known = targets.known[channel]
     image = reader.image.read(box)
-    rows = [int((index + 0.5) * len(shown) / SECTIONS) for index in range(min(SECTIONS, len(shown)))]
+    rows = _drawn_rows(known)
     draw_comparison(
         folder / PICTURE_FILE,
         raw=(image if image.ndim == 3 else image[0])[rows],
-        truth=targets[channel][rows],
+        truth=targets.values[channel][rows],
+        known=known[rows],
         prediction=shown[rows],
         threshold=run.task.decode.cut,
         voxel_size_nm=reader.image.voxel_size_nm,
@@ -159,6 +162,13 @@ def _middle(run: RunSpec, box: Box) -> Box:
         for part, spare in ((part, max(0, part.stop - part.start - edge)) for part, edge in zip(box, most, strict=True))
     )
     return z, y, x
+
+
+def _drawn_rows(known: NDArray[np.bool_]) -> list[int]:
+    """Return evenly spaced sections of those of which something is known (Z, Y, X), or of all where there is none."""
+    sections = np.flatnonzero(known.any(axis=(1, 2))) if known.any() else np.arange(len(known))
+    count = min(SECTIONS, len(sections))
+    return [int(sections[int((index + 0.5) * len(sections) / SECTIONS)]) for index in range(count)]
 
 
 def _drawn_channel(run: RunSpec) -> int:

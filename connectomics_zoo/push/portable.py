@@ -9,6 +9,7 @@ from pathlib import Path
 from connectomics_zoo.errors import SpecError
 from connectomics_zoo.registry import is_elsewhere, is_private_source, volumes_of
 from connectomics_zoo.schema.experiment import DataSpec, RunSpec, VolumePair
+from connectomics_zoo.schema.tuned import TunedDecoding
 from connectomics_zoo.volumes.location import split_location
 
 REQUIRED = "???"
@@ -38,6 +39,16 @@ def portable_run(run: RunSpec) -> RunSpec:
     if source is not None and is_private_source(source):
         source = _last_part(source) or None
     return run.model_copy(update={"data": data, "init_from": source})
+
+
+def portable_tuned(tuned: TunedDecoding) -> TunedDecoding:
+    """Return `tuned` as it may be read anywhere: of the places of prediction and truth, the last part remains."""
+
+    def portable(place: str) -> str:
+        path, dataset = split_location(place)
+        return (_last_part(str(path)) or "volume") + (f":{dataset}" if dataset else "")
+
+    return tuned.model_copy(update={"prediction": portable(tuned.prediction), "truth": portable(tuned.truth)})
 
 
 def _portable_names(data: DataSpec) -> dict[str, str]:
@@ -86,5 +97,5 @@ def refuse_leaks(files: Mapping[str, bytes], places: Iterable[str | Path | None]
             if pattern.search(content):
                 raise SpecError(
                     f"{name} would tell the place {place!r} of this machine, nothing was given away: take it out of "
-                    "the run's spec (data.attribution, data.license, names)."
+                    "the run's spec (data.attribution, data.license, names) or decode.yaml."
                 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from connectomics_zoo.decode.settings import TUNED_FILE
 from connectomics_zoo.digests import file_sha256
 from connectomics_zoo.errors import HubError, OutputError, ZooError
 from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE, HubReference, fetch, find_commit
@@ -29,6 +29,7 @@ from connectomics_zoo.push.entry import (
     refuse_other_weights,
     write_entry,
 )
+from connectomics_zoo.push.folder import OPTIONAL_FILES, copy_files, file_sizes, refuse_other_content
 from connectomics_zoo.push.measure import PICTURE_FILE, Measured, Tell, measure, measure_numbers
 from connectomics_zoo.push.portable import refuse_leaks
 from connectomics_zoo.push.story import provenance
@@ -41,8 +42,6 @@ from connectomics_zoo.training.run import METRICS_FILE
 
 PREVIEW = "push-preview"
 """Folder in a run folder that a preview goes to by default."""
-
-_PICTURES = (PICTURE_FILE, CURVE_FILE)
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ def push(
         revision, commits = _commit(repository, package, revision=revision, message=subject)
         if tag is not None:
             upload.add_tag(repository, tag, revision=revision)
-        sizes = _sizes(package.paths(CARD_FILE))
+        sizes = file_sizes(package.paths(CARD_FILE))
     pushed = hub_entry(entry, repo=repo, revision=revision)
     reference = str(HubReference(repo, revision, None))
     if spec is not None:
@@ -194,17 +193,17 @@ def preview(
     check_repo(repo)
     trained = read_trained(request)
     folder = output if output is not None else request.run / PREVIEW
-    _refuse_other_content(folder)
+    refuse_other_content(folder)
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         package = _make(trained, Path(scratch), pictures=pictures, tell=_keeping(notes, tell))
         package.write_card(repo=repo, revision=None)
         files = package.paths(CARD_FILE)
-        _copy(files, folder)
-        for name in _PICTURES:  # of an earlier preview
+        copy_files(files, folder)
+        for name in OPTIONAL_FILES:  # of an earlier preview
             if name not in files:
                 (folder / name).unlink(missing_ok=True)
-        sizes = _sizes(files)
+        sizes = file_sizes(files)
     entry = {**plain_entry(package.entry), "source": "hub"}
     entry = {"source": entry.pop("source"), "repo": repo, **entry}
     return PushReport(
@@ -238,7 +237,7 @@ def ship(request: Request, spec: Path, *, output: Path | None = None) -> PushRep
     name = f"{own.name}.{trained.tag}.safetensors"
     folder = spec.parent if output is None else output
     if output is not None:
-        _refuse_other_content(output)
+        refuse_other_content(output)
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / WEIGHTS_FILE
         write_trained(trained, made.parent)
@@ -252,15 +251,16 @@ def ship(request: Request, spec: Path, *, output: Path | None = None) -> PushRep
             raise OutputError(f"{target} exists and is another file, give your weights another tag with --name.")
         if output is None:
             changed_text(spec, trained.tag, entry)  # before the weights are put there
-        _copy({name: made}, folder)
+        copy_files({name: made}, folder)
     if output is None:
         write_entry(spec, trained.tag, entry)
+    notes = () if trained.tuned is None else (_left_behind(trained),)
     return PushReport(
         run=str(request.run),
         tag=trained.tag,
         entry=plain_entry(entry),
         files={name: size},
-        notes=(),
+        notes=notes,
         folder=str(folder),
     )
 
@@ -289,7 +289,8 @@ def _make(trained: Trained, folder: Path, *, pictures: bool, tell: Tell) -> _Pac
     digest, size = file_sha256(weights), weights.stat().st_size
     story = provenance(trained, sha256=digest, size=size)
     (folder / PROVENANCE_FILE).write_text(json.dumps(story, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    names = [WEIGHTS_FILE, SPEC_FILE, METRICS_FILE, PROVENANCE_FILE]
+    tuned = [] if trained.tuned is None else [TUNED_FILE]
+    names = [WEIGHTS_FILE, SPEC_FILE, METRICS_FILE, *tuned, PROVENANCE_FILE]
     if measured.has_picture:
         names.append(PICTURE_FILE)
     if pictures and (trained.folder / CURVE_FILE).is_file():
@@ -311,6 +312,8 @@ def _refuse_leaks(trained: Trained, folder: Path, names: Iterable[str]) -> None:
     ]
     if source is not None and is_private_source(source):
         places.append(Path(source))
+    if trained.tuned is not None:
+        places += map(Path, filter(is_elsewhere, (trained.tuned.prediction, trained.tuned.truth)))
     if data.root is not None:
         places.append(Path(data.root).expanduser().resolve())
     refuse_leaks({name: (folder / name).read_bytes() for name in names}, [*places, *(item.parent for item in places)])
@@ -322,7 +325,7 @@ def _commit(repository: upload.Repository, package: _Package, *, revision: str |
     assert entry.size is not None
     if revision is None:
         package.write_card(repo=repository.name, revision=None)
-        stale = tuple(name for name in _PICTURES if name not in package.names)
+        stale = tuple(name for name in OPTIONAL_FILES if name not in package.names)
         revision = upload.commit(repository, package.paths(CARD_FILE), message=message, remove=stale)
         repository = dataclasses.replace(repository, head=revision)
         commits = 1
@@ -335,6 +338,13 @@ def _commit(repository: upload.Repository, package: _Package, *, revision: str |
     return revision, commits
 
 
+def _left_behind(trained: Trained) -> str:
+    return (
+        f"{trained.folder / TUNED_FILE} has no place beside a spec, and its settings stay behind: put them into "
+        f"`decode` of the task {trained.public.task.name}, or give them to zoo decode"
+    )
+
+
 def _keeping(notes: list[str], tell: Tell) -> Tell:
     def keep(message: str) -> None:
         notes.append(message)
@@ -345,7 +355,7 @@ def _keeping(notes: list[str], tell: Tell) -> Tell:
 
 def _pushed_revision(repository: upload.Repository, package: _Package) -> str | None:
     """Return the commit that holds exactly this package already, None where there is none."""
-    stale = [name for name in _PICTURES if name not in package.names and name in repository.files]
+    stale = [name for name in OPTIONAL_FILES if name not in package.names and name in repository.files]
     if stale or repository.head is None or not upload.holds(repository, package.paths()):
         return None
     named = _named_revision(repository) if CARD_FILE in repository.files else None
@@ -369,47 +379,10 @@ def _has(repo: str, revision: str, entry: WeightsEntry) -> bool:
 
 
 def _announce(repository: upload.Repository, package: _Package, *, tell: Tell) -> None:
-    files = _sizes(package.paths())
+    files = file_sizes(package.paths())
     total = sum(files.values()) / 1e6
     shown = f"; {PICTURE_FILE} shows your data" if PICTURE_FILE in files else ""
     tell(
         f"hf://{repository.name} is {'private' if repository.private else 'public, everybody can read it'}; what it "
         f"gets: {', '.join([*files, CARD_FILE])} ({total:.1f} MB){shown}"
     )
-
-
-def _sizes(files: dict[str, Path]) -> dict[str, int]:
-    return {name: path.stat().st_size for name, path in files.items()}
-
-
-def _refuse_other_content(folder: Path) -> None:
-    """Refuse a folder for a preview that holds anything that a preview does not make, or weights that none has made."""
-    ours = {WEIGHTS_FILE, SPEC_FILE, METRICS_FILE, PROVENANCE_FILE, CARD_FILE, *_PICTURES}
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise OutputError(f"{folder} is a file, and a preview is a folder: choose another place with --output.")
-    names = {item.name for item in folder.iterdir()}
-    others = sorted(name for name in names if name not in ours and not name.endswith(".safetensors"))
-    if PROVENANCE_FILE not in names:  # a run, or what zoo pull or zoo convert made
-        others += sorted(names & {WEIGHTS_FILE, SPEC_FILE})
-    if others:
-        raise OutputError(
-            f"{folder} holds {others[0]!r}, which is no part of a preview, and is left as it is: choose another place "
-            "with --output."
-        )
-
-
-def _copy(files: dict[str, Path], folder: Path) -> None:
-    """Copy files into `folder`, each complete or not at all."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, path in files.items():
-            partial = folder / f".{name}.partial-{os.getpid()}"
-            try:
-                shutil.copyfile(path, partial)
-                partial.replace(folder / name)
-            finally:
-                partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror}), give a writable place.") from None

@@ -21,13 +21,15 @@ def provenance(trained: Trained, *, sha256: str, size: int) -> dict[str, Any]:
     """Return where the weights come from: data, split, recipe, seed, versions, and the digest of their file."""
     run = trained.public
     data = run.data.model_dump(mode="json", exclude={"root"}, exclude_none=True)
-    return {
+    story = {
         "weights": {"sha256": sha256, "size": size, "dtype": "float16" if trained.half else "float32"},
         "model": run.model.reference,
         "task": run.task.name,
         "license": trained.license,
         "data": data,
         "training": run.training.model_dump(mode="json"),
+        "init_from": run.init_from,
+        "prediction": run.prediction.model_dump(mode="json"),
         "seed": run.training.seed,
         "steps": trained.steps,
         "step_of_the_weights": trained.kept_step,
@@ -35,6 +37,9 @@ def provenance(trained: Trained, *, sha256: str, size: int) -> dict[str, Any]:
         "trained_with": run.versions,
         "pushed_with": code_version(),
     }
+    if trained.public_tuned is not None:
+        story["decode"] = trained.public_tuned.model_dump(mode="json", exclude_none=True)
+    return story
 
 
 def code_version() -> dict[str, str]:

@@ -14,13 +14,16 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
+from connectomics_zoo.decode.settings import TUNED_FILE, write_tuned
 from connectomics_zoo.errors import CheckFailedError, SpecError, WeightsError
 from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE
-from connectomics_zoo.push.portable import portable_run
-from connectomics_zoo.reading import dump_yaml
-from connectomics_zoo.registry import get_run
+from connectomics_zoo.push.portable import portable_run, portable_tuned
+from connectomics_zoo.reading import dump_yaml, read_yaml
+from connectomics_zoo.registry import get_run, validate
 from connectomics_zoo.schema.base import Name, Sentence
 from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.schema.task import TaskSpec
+from connectomics_zoo.schema.tuned import TunedDecoding
 from connectomics_zoo.training.run import METRICS_FILE
 from connectomics_zoo.verify import verify
 from connectomics_zoo.weights import read_weights
@@ -64,6 +67,10 @@ class Trained:
     """Optimiser steps that were done."""
     kept_step: int
     """The step whose weights these are."""
+    tuned: TunedDecoding | None = None
+    """How its predictions are decoded best, with the places of this machine; None where it was not tuned."""
+    public_tuned: TunedDecoding | None = None
+    """The same without them."""
 
 
 def read_trained(request: Request) -> Trained:
@@ -72,7 +79,8 @@ def read_trained(request: Request) -> Trained:
     Raises:
         UnknownNameError: it is no run folder.
         WeightsError: the training has not ended.
-        SpecError: the licence is not known, or a name or sentence is not legal.
+        SpecError: the licence is not known, a name or sentence is not legal, or the settings that tuning found are
+            not for this task.
     """
     run = get_run(request.run)
     licence = run.data.license if request.license is None else request.license.strip()
@@ -93,6 +101,7 @@ def read_trained(request: Request) -> Trained:
         }
     )
     metrics, steps, kept = _read_metrics(request.run)
+    tuned = _read_tuned(request.run, run.task)
     return Trained(
         folder=request.run,
         run=run,
@@ -103,6 +112,8 @@ def read_trained(request: Request) -> Trained:
         metrics=metrics,
         steps=steps,
         kept_step=kept,
+        tuned=tuned,
+        public_tuned=None if tuned is None else portable_tuned(tuned),
     )
 
 
@@ -112,6 +123,21 @@ def _legal(value: str, kind: Any, *, what: str, example: str) -> str:
     except ValidationError:
         raise SpecError(f"{what} {value!r} is not legal in a spec, write {example}.") from None
     return legal
+
+
+def _read_tuned(folder: Path, task: TaskSpec) -> TunedDecoding | None:
+    """Return what tuning found for a run, None where it was not tuned."""
+    path = folder / TUNED_FILE
+    if not path.exists():
+        return None
+    tuned = validate(TunedDecoding, read_yaml(path), source=str(path))
+    if not tuned.decode.is_instances:
+        raise SpecError(
+            f"{path}: decodes by {tuned.decode.method}, which makes no objects: tune again with zoo decode --tune, or "
+            "take the file away."
+        )
+    validate(TaskSpec, {**task.model_dump(), "decode": tuned.decode.model_dump()}, source=f"{path}, for {task.name}")
+    return tuned
 
 
 def _read_metrics(folder: Path) -> tuple[dict[str, float], int, int]:
@@ -151,9 +177,9 @@ def require_verified(folder: Path) -> None:
 
 
 def write_trained(trained: Trained, folder: Path) -> None:
-    """Write spec, weights and scores into `folder`, which is a run folder then, without places of this machine.
+    """Write spec, weights, scores and tuned settings into `folder`, which is a run folder then.
 
-    The same run gives the same bytes.
+    They name no place of this machine. The same run gives the same bytes.
 
     Raises:
         WeightsError: a weight is not finite, or too large for float16.
@@ -164,6 +190,8 @@ def write_trained(trained: Trained, folder: Path) -> None:
     (folder / WEIGHTS_FILE).write_bytes(_with_metadata(save(tensors), {"format": "pt", "spec": text}))
     content = {"steps": trained.steps, **trained.metrics, "step": trained.kept_step}
     (folder / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if trained.public_tuned is not None:
+        write_tuned(trained.public_tuned, folder)
 
 
 def _stored(trained: Trained) -> dict[str, Tensor]:
