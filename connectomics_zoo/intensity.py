@@ -35,7 +35,7 @@ def scale_intensity(
         if intensity_range is None and not (low >= 0 and high <= 1):
             raise VolumeError(
                 f"the image is {dtype} with values from {low:g} to {high:g}, without a range they must lie in 0..1: "
-                "give data.intensity_range=[low,high]."
+                "give data.intensity_range=[low,high] (zoo predict: --intensity-range low,high)."
             )
     first, last = intensity_range or _default_range(dtype)
     if (first, last) == (0.0, 1.0) and dtype.kind in "bf":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from connectomics_zoo.digests import file_sha256
+from connectomics_zoo.digests import check_sums, file_sha256
 from connectomics_zoo.errors import WeightsError
 from connectomics_zoo.fit import refuse_misfit
 from connectomics_zoo.hub import WEIGHTS_FILE, HubReference, fetch, fetch_weights, pin, weights_name
@@ -97,6 +97,7 @@ def _from_folder(reference: Reference, folder: Path) -> Pretrained:
             raise WeightsError(f"{file}: is a link out of its folder, which is not followed: copy the file there.")
     if not weights.is_file():
         raise WeightsError(f"{weights}: there is no such weights file, is the training still running?")
+    check_sums(folder)
     return Pretrained(reference.text, get_spec(reference.text), weights, document=read_yaml(path))
 
 
@@ -112,6 +113,8 @@ def _from_spec(reference: Reference, tag: str | None, lock: Path | None) -> Pret
     if lock is not None:
         _check_locked(entry, network, locked(lock, name), name=name, lock=lock)
     path = weights_path(spec, chosen, folder=spec_path(reference).parent)
+    if lock is not None and path.stat().st_size != locked(lock, name).size:
+        raise WeightsError(f"{name}: has {path.stat().st_size} bytes, and {lock} has another size: lock it again.")
     return Pretrained(name, network, path, entry=entry)
 
 

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from connectomics_zoo.digests import file_sha256
+from connectomics_zoo.digests import file_sha256, write_sums
 from connectomics_zoo.errors import OutputError
 from connectomics_zoo.fit import refuse_misfit
 from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE, pin
@@ -68,12 +68,14 @@ def pull(ref: str, *, to: str | Path | None = None, frozen: Frozen = False) -> P
 def _write_folder(found: Pretrained, folder: Path) -> None:
     """Write spec and weights into a new folder that appears complete or not at all."""
     run = embedded_run(found)
-    document = (found.spec if run is None else run).model_dump(mode="json")
+    described = found.spec.model_copy(update={"weights": {}}) if run is None else run
+    document = described.model_dump(mode="json")
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
         (partial / SPEC_FILE).write_text(dump_yaml(document), encoding="utf-8")
         shutil.copyfile(found.path, partial / WEIGHTS_FILE)
+        write_sums(partial, (SPEC_FILE, WEIGHTS_FILE))
         partial.rename(folder)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror}), give a writable place.") from None

@@ -158,7 +158,8 @@ def test_a_checkpoint_of_each_project_becomes_the_same_tensors_with_a_spec(
     monkeypatch.undo()
     done = convert(tmp_path / "file.ckpt", tmp_path / "out", model=spec)
     assert done.format == kind.removesuffix("-old").removesuffix("-nested")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.safetensors", "spec.yaml"]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"model.safetensors", "spec.yaml", "SHA256SUMS"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file.ckpt", "out"]
     written = read_weights(tmp_path / "out" / "model.safetensors")
     assert written.keys() == state.keys()

@@ -545,7 +545,7 @@ def test_a_pickle_to_start_from_is_refused(tmp_path: Path) -> None:
     [
         ("missing.safetensors", WeightsError, "there is no such weights file"),
         ("no/such/folder", UnknownNameError, "does not exist"),
-        ("mednext-S", WeightsError, "mednext-S has no trained weights"),
+        ("mednext-M", WeightsError, "mednext-M has no trained weights"),
         ("mednext-X.tag", UnknownNameError, "unknown model 'mednext-X'"),
     ],
 )

@@ -517,3 +517,20 @@ def test_the_command_passes_engine_and_precision_on(run, tmp_path):
     result = invoke(run, image, tmp_path / "out.h5", "--device", "cpu", "--precision", "bfloat16", "--engine", "torch")
     assert result.exit_code == 0, result.output
     assert "1 windows on cpu in bfloat16\n" in result.stdout
+
+
+def test_a_wider_integer_type_is_warned_of_and_its_range_can_be_said(tmp_path, caplog, run_zoo):
+    run = make_run(tmp_path / "run")
+    image = grey((16, 32, 32))
+    write(tmp_path / "narrow.h5", image)
+    write(tmp_path / "wide.h5", image.astype(np.uint16))
+    assert run_zoo("predict", run, tmp_path / "narrow.h5", tmp_path / "one.h5")[0] == 0
+    code, _, err = run_zoo("predict", run, tmp_path / "wide.h5", tmp_path / "two.h5", "--intensity-range", "0,255")
+    assert code == 0, err
+    assert not caplog.text
+    np.testing.assert_array_equal(read_all(tmp_path / "one.h5"), read_all(tmp_path / "two.h5"))
+    predict(run, tmp_path / "wide.h5", tmp_path / "three.h5")
+    assert "holds uint16, of which the whole range is taken, 0 to 65535: --intensity-range LOW,HIGH" in caplog.text
+    for text, message in (("5", "is not two numbers, write them like 0,4095"), ("9,3", "9,3 is empty, give low,high")):
+        code, _, err = run_zoo("predict", run, tmp_path / "wide.h5", tmp_path / "x.h5", "--intensity-range", text)
+        assert (code, message in err) == (2, True), err

@@ -557,3 +557,24 @@ def test_what_a_stranger_s_spec_says_of_its_size_does_not_allow_a_larger_downloa
     commit = hub_server.add_repo("org/name", {"model.safetensors": large, "spec.yaml": dump_yaml(document).encode()})
     with pytest.raises(HubError, match=r"at most \d+ are expected here: it was not downloaded"):
         zoo.load(f"hf://org/name@{commit}")
+
+
+def test_a_damaged_folder_is_refused_by_all_that_read_it(pinned, tmp_path, run_zoo, volume):
+    pull(pinned, to="weights")
+    sums = Path("weights/SHA256SUMS").read_text().splitlines()
+    assert [line.split("  ")[1] for line in sums] == ["spec.yaml", "model.safetensors"]
+    code, out, err = run_zoo("verify", "./weights", "--level", "weights")
+    assert code == 0, out + err
+    path = Path("weights/model.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 64
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"not the file that SHA256SUMS beside it has"):
+        zoo.load("./weights")
+    for arguments in (["pull", "./weights"], ["predict", "./weights", f"{volume}:raw", "out.h5"]):
+        code, _, err = run_zoo(*arguments)
+        assert (code, "not the file that SHA256SUMS beside it has" in err) == (2, True)
+    assert run_zoo("verify", "./weights", "--level", "weights")[0] == 1
+    Path("weights/SHA256SUMS").write_text("nonsense")
+    with pytest.raises(WeightsError, match="is no line of digests"):
+        zoo.load("./weights")

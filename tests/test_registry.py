@@ -277,8 +277,10 @@ def test_an_unknown_version_is_answered_with_the_known_one():
 
 
 def test_a_tag_that_the_model_has_no_weights_of_is_refused():
-    with pytest.raises(WeightsError, match="mednext-S has no trained weights"):
-        get_spec("mednext-S.vnc-mito")
+    with pytest.raises(WeightsError, match="mednext-M has no trained weights"):
+        get_spec("mednext-M.vnc-mito")
+    with pytest.raises(WeightsError, match="mednext-S has no weights 'vnc-mitos': did you mean 'vnc-mito'"):
+        get_spec("mednext-S.vnc-mitos")
 
 
 def test_tasks_and_experiments_take_their_catalogue_in_front():

@@ -31,9 +31,8 @@ def axis_numbers(
         if len(numbers) not in counts:
             kind = "whole numbers" if number is int else "numbers"
             many = " or ".join(_WORDS[count] for count in counts)
-            raise click.BadParameter(
-                f"{value!r} is not {many} {kind} (z, y, x), write them like {example}.", ctx, param
-            )
+            axes = " (z, y, x)" if 3 in counts else ""
+            raise click.BadParameter(f"{value!r} is not {many} {kind}{axes}, write them like {example}.", ctx, param)
         return numbers
 
     return convert

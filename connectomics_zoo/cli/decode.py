@@ -95,6 +95,8 @@ def command(
         f"{report.out}: {shape} {report.dtype}, {report.objects} objects in {report.seconds:.1f} s by {report.method} "
         f"({settings})"
     )
+    if report.objects == 0:
+        note("no object was found: look at the prediction, or lower threshold and min_size")
     if report.saved is not None:
         note(f"wrote {report.saved}, which zoo decode --run {run} will use")
 

@@ -29,6 +29,12 @@ from connectomics_zoo.cli.progress import show_progress
     help="Views of each window: as it is, its flips, or these and the turns by 90 degrees [default: the run's].",
 )
 @click.option("--merge", type=click.Choice(["mean", "min"]), help="How views are merged [default: the run's].")
+@click.option(
+    "--intensity-range",
+    metavar="LOW,HIGH",
+    callback=axis_numbers(float, counts=(2,), example="0,4095"),
+    help="Grey values that become 0 and 1 [default: the run's, or the range of the volume's type].",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option(
     "--engine",
@@ -71,6 +77,7 @@ def command(
     overlap: float | None,
     views: Literal["one", "flips", "flips_and_turns"] | None,
     merge: Literal["mean", "min"] | None,
+    intensity_range: tuple[float, float] | None,
     device: str,
     engine: Literal["torch", "openvino"],
     precision: Literal["auto", "float32", "bfloat16", "float16"],
@@ -101,6 +108,7 @@ def command(
             overlap=overlap,
             views=views,
             merge=merge,
+            intensity_range=intensity_range,
             device=device,
             engine=engine,
             precision=precision,

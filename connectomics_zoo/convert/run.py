@@ -19,7 +19,7 @@ from connectomics_zoo.convert.checkpoint import read_checkpoint
 from connectomics_zoo.convert.key_map import KeyMap, get_key_map, key_maps
 from connectomics_zoo.convert.network import Fit, find_network, fit_network
 from connectomics_zoo.convert.pick import Picked, pick, recognise
-from connectomics_zoo.digests import file_sha256
+from connectomics_zoo.digests import file_sha256, write_sums
 from connectomics_zoo.errors import OutputError, WeightsError
 from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.new import write_spec
@@ -192,6 +192,7 @@ def _write(output: Path, tensors: Mapping[str, Tensor], spec: ModelSpec, *, meta
         partial.mkdir()
         save_tensors(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt", **metadata})
         write_spec(spec, path=partial / RUN_SPEC)
+        write_sums(partial, (RUN_SPEC, WEIGHTS_FILE))
         _refuse_existing(output)  # measuring took its time
         partial.rename(output)
     except (OSError, SafetensorError) as error:

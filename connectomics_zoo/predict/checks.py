@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
+
+import numpy as np
 
 from connectomics_zoo.errors import InputSizeError, OutputError, SpecError, VolumeError
 from connectomics_zoo.predict.device import AskedPrecision, Engine
@@ -111,6 +114,16 @@ def check_volume(source: Volume, spec: RunSpec) -> None:
             f"{source.location}: has {channels} channel(s), and {spec.name} was trained on "
             f"{spec.model.input.channels}: give a volume with as many."
         )
+    if source.dtype.kind in "iu" and source.dtype.itemsize > 1 and spec.data.intensity_range is None:
+        # Microscopes fill a part of such a type: 12 of 16 bits, or 8.
+        _log.warning(
+            "%s holds %s, of which the whole range is taken, %d to %d: --intensity-range LOW,HIGH says which grey "
+            "values are meant",
+            source.location,
+            source.dtype,
+            np.iinfo(source.dtype).min,
+            np.iinfo(source.dtype).max,
+        )
     here, trained = source.voxel_size_nm, spec.data.voxel_size_nm
     if here is None or trained is None:
         return
@@ -119,6 +132,20 @@ def check_volume(source: Volume, spec: RunSpec) -> None:
             f"{source.location}: has voxels of {lengths(here)} nm (z, y, x), and {spec.name} was trained on "
             f"{lengths(trained)} nm: resample the volume, or correct its voxel size if that is wrong."
         )
+
+
+def with_intensity_range(spec: RunSpec, intensity_range: tuple[float, float] | None) -> RunSpec:
+    """Return the run with other grey values for 0 and 1; None leaves it as it is.
+
+    Raises:
+        SpecError: the range is empty or not finite.
+    """
+    if intensity_range is None:
+        return spec
+    low, high = intensity_range
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise SpecError(f"the intensity range {low:g},{high:g} is empty, give low,high with low < high.")
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"intensity_range": (low, high)})})
 
 
 def check_turns(spec: RunSpec, chosen: PredictionSpec, *, voxel_size_nm: tuple[float, float, float] | None) -> None:

@@ -25,6 +25,7 @@ from connectomics_zoo.predict.checks import (
     check_volume,
     lengths,
     prediction_spec,
+    with_intensity_range,
 )
 from connectomics_zoo.predict.device import AskedPrecision, Engine, Precision, choose_device, choose_precision
 from connectomics_zoo.predict.network import make_forward
@@ -106,6 +107,7 @@ def predict(
     overlap: float | None = None,
     views: Views | None = None,
     merge: Merge | None = None,
+    intensity_range: tuple[float, float] | None = None,
     device: str = "auto",
     engine: Engine = "torch",
     precision: AskedPrecision = "auto",
@@ -131,6 +133,7 @@ def predict(
         views: of each window: `one`, as it is; its `flips` (8, or 4 for a 2-D network); or `flips_and_turns` (twice
             as many), these turned by 90 degrees within a section as well. By default the run's.
         merge: how the views are merged, `mean` or `min`; by default the run's.
+        intensity_range: grey values that become 0 and 1; by default the run's, or the range of the volume's type.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, …
         engine: what computes the network: `torch`, or `openvino` (an extra, for CPUs).
         precision: `float32`, `bfloat16` or `float16` (CUDA); `auto` is float32 on the CPU and the run's on CUDA.
@@ -152,6 +155,7 @@ def predict(
         OutputError: `out` cannot be written.
     """
     spec, trained = find_run(run, frozen=frozen)
+    spec = with_intensity_range(spec, intensity_range)
     chosen = prediction_spec(spec, window=window, overlap=overlap, views=views, merge=merge)
     assert chosen.window is not None
     check_request(spec, batch_size=batch_size, output=output, dtype=dtype, engine=engine, precision=precision)

@@ -41,7 +41,8 @@ def first_network(run: RunSpec, *, resume: bool) -> tuple[nn.Module, LoadReport 
         run.model, weights, deep_supervision=deep_supervision, source=run.init_from, resample_kernels=True
     )
     trained = embedded_run(found)
-    if trained is not None and _meanings(trained) != _meanings(run):
+    # Of another number of channels, they have begun anew already.
+    if trained is not None and len(trained.task.channels) == len(run.task.channels) and _other_meanings(trained, run):
         report = _begin_heads_anew(network, report, run)
     _warn_of_voxels(trained, run)
     return network.train(), report
@@ -67,9 +68,13 @@ def _find(source: str, run: RunSpec) -> Pretrained:
     return find_pretrained(str(path) if source.startswith("~") else source)
 
 
-def _meanings(run: RunSpec) -> list[tuple[str, str]]:
-    """Return what each channel means, whatever it is called."""
-    return [(channel.activation, channel.target.model_dump_json()) for channel in run.task.channels]
+def _other_meanings(trained: RunSpec, run: RunSpec) -> bool:
+    """Whether channels mean something else now: a foreground of mitochondria is none of membranes."""
+    before, now = (
+        [(channel.name, channel.activation, channel.target) for channel in spec.task.channels]
+        for spec in (trained, run)
+    )
+    return before != now
 
 
 def _begin_heads_anew(network: nn.Module, report: LoadReport, run: RunSpec) -> LoadReport:

@@ -166,7 +166,8 @@ def complete(experiment: ExperimentSpec, *, source: str) -> RunSpec:
         schema_version=1,
         kind="run",
         name=experiment.name,
-        model=resolve_model(model, in_channels=in_channels),
+        # The weights of the catalogue's model are not those of the run.
+        model=resolve_model(model, in_channels=in_channels).model_copy(update={"weights": {}}),
         task=task,
         init_from=experiment.init_from,
         data=data.model_copy(update={"voxel_size_nm": data.voxel_size_nm or voxel_size_nm}),

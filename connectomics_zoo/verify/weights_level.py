@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from connectomics_zoo.build import probe_network
+from connectomics_zoo.digests import SUMS_FILE, check_sums
 from connectomics_zoo.fit import find_misfits
 from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.load import load_file
@@ -24,9 +25,10 @@ def check_weights(spec: ModelSpec, target: Target) -> list[Check]:
     if target.hub is not None:
         checks += collect("weights", WEIGHTS_FILE, _on_hub(spec, target.hub))
     elif target.is_run:
-        checks += collect("weights", WEIGHTS_FILE, _fits(spec, folder / WEIGHTS_FILE, WEIGHTS_FILE))
-    for tag in spec.weights:
-        checks += collect("weights", f"weights.{tag}", _declared(spec, tag, folder))
+        checks += collect("weights", WEIGHTS_FILE, _in_folder(spec, folder))
+    else:  # a run's spec may have the weights of the model that it was made from, which lie elsewhere
+        for tag in spec.weights:
+            checks += collect("weights", f"weights.{tag}", _declared(spec, tag, folder))
     return checks
 
 
@@ -34,6 +36,13 @@ def _on_hub(spec: ModelSpec, reference: str) -> Iterator[Check]:
     path = find_pretrained(reference).path
     yield Check(f"{path.name}: digest", ok=True)
     yield from _fits(spec, path, path.name)
+
+
+def _in_folder(spec: ModelSpec, folder: Path) -> Iterator[Check]:
+    if (folder / SUMS_FILE).exists():
+        check_sums(folder)
+        yield Check(f"{WEIGHTS_FILE}: digest", ok=True)
+    yield from _fits(spec, folder / WEIGHTS_FILE, WEIGHTS_FILE)
 
 
 def _declared(spec: ModelSpec, tag: str, folder: Path) -> Iterator[Check]:
