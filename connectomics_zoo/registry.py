@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -18,6 +18,7 @@ from connectomics_zoo.schema.builder import BuilderConfig, Interface, builder_mo
 from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, RunSpec
 from connectomics_zoo.schema.model import ModelSpec, SizeRule
 from connectomics_zoo.schema.task import TaskSpec
+from connectomics_zoo.tensors import PICKLES
 
 RUN_SPEC = "spec.yaml"
 """Name of the resolved spec in a run folder."""
@@ -60,6 +61,8 @@ def parse_reference(text: str | Path) -> Reference:
         return Reference(text=text, hub=_parse_hub(text))
     path = Path(text)
     text = str(text)
+    if path.suffix in (".safetensors", *PICKLES) and is_there(path) and path.is_file():
+        _refuse_file(text, is_pickle=path.suffix in PICKLES)
     if "/" in text or "\\" in text or text in (".", "..") or path.suffix in (".yaml", ".yml"):
         if not is_there(path):
             raise UnknownNameError(f"{text!r} does not exist, give a YAML file, a run folder or the name of a model.")
@@ -78,6 +81,19 @@ def parse_reference(text: str | Path) -> Reference:
             f"{text!r} is a model and a folder here, write ./{text} or {_home(match['name'])}:{text}."
         )
     return Reference(text, match["name"], match["catalog"], match["version"], match["tag"])
+
+
+def _refuse_file(text: str, *, is_pickle: bool) -> NoReturn:
+    """Say what to do with weights that come without the spec of their network."""
+    if is_pickle:
+        raise WeightsError(
+            f"{text}: is a pickle, which can run code when it is read, and is not loaded: make safetensors of it with "
+            "zoo convert."
+        )
+    raise WeightsError(
+        f"{text}: is a weights file alone, which does not say of what network: give the folder with its spec.yaml, or "
+        "start from it with init_from."
+    )
 
 
 def is_there(path: Path) -> bool:

@@ -57,7 +57,7 @@ def test_a_bit_that_flips_in_the_cache_is_found_and_mended(hub_server, revision,
     blob = path.resolve()
     blob.write_bytes(bytes([right[0] ^ 1]) + right[1:])
     assert get(revision, file=file).read_bytes() == right
-    assert "the file in the cache is damaged, it is downloaded again" in caplog.text
+    assert "the file in the cache is damaged and is not used, the Hub is asked for it again" in caplog.text
 
 
 def test_a_bit_that_flips_in_the_cache_is_an_error_without_network(revision, monkeypatch, caplog):

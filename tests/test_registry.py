@@ -349,3 +349,20 @@ def test_parity_is_not_read_of_new_numbers():
     task = get_task("synapse-polarity").model_dump(mode="json", exclude_none=True)
     with pytest.raises(ValidationError, match="labels whose parity presynapse and postsynapse read"):
         TaskSpec.model_validate({**task, "labels": {"relabel": True}})
+
+
+@pytest.mark.parametrize("place", ["", "folder/"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x.safetensors", "is a weights file alone, which does not say of what network: give the folder"),
+        ("x.pt", "is a pickle, which can run code when it is read, and is not loaded: make safetensors of it"),
+        ("x.ckpt", "is a pickle"),
+    ],
+)
+def test_a_weights_file_is_no_reference_and_the_error_says_what_to_do(tmp_path, monkeypatch, place, name, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / place / name).write_bytes(b"anything")
+    with pytest.raises(WeightsError, match=message):
+        parse_reference(f"{place}{name}")

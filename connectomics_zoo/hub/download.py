@@ -42,7 +42,7 @@ def fetch(
         if cached is not None and _is_right(cached, sha256=sha256, size=size):
             return cached
         if cached is not None:
-            _log.warning("%s: the file in the cache is damaged, it is downloaded again", subject)
+            _log.warning("%s: the file in the cache is damaged and is not used, the Hub is asked for it again", subject)
         digest = _ask(subject, repo, revision, file, max_bytes=max_bytes, sha256=sha256, size=size)
         with _alone(repo, digest):
             cached = _cached(repo, revision, file, subject=subject)  # what came meanwhile through another process
