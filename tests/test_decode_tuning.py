@@ -165,3 +165,16 @@ def test_a_foreground_of_network_voxels_is_decoded(tmp_path):
     run = run_folder(tmp_path / "run", get_task("mito"), downsample=[1, 2, 2])
     report = zoo.decode(path, tmp_path / "out.h5", run=run, method="components", changes={"min_size": 0})
     assert report.objects == 1
+
+
+def test_the_components_of_a_mask_are_what_is_tuned_for(tmp_path):
+    task = get_task("mito-instance")
+    truth = np.zeros((8, 24, 24), np.uint8)
+    truth[:, 2:10, 2:10] = truth[:, 14:22, 14:22] = 1
+    values = np.stack([np.where(truth > 0, 0.95, 0.05), np.full(truth.shape, 0.05), np.where(truth > 0, 0.6, -0.9)])
+    write_prediction(tmp_path / "p.h5", values, task)
+    write_labels(tmp_path / "truth.h5", truth)
+    report = zoo.decode(tmp_path / "p.h5", tmp_path / "out.h5", tune_on=tmp_path / "truth.h5")
+    assert report.objects == 2
+    best = next(trial for trial in report.trials if trial.settings == report.settings)
+    assert best.adapted_rand_error == pytest.approx(0, abs=1e-6)

@@ -14,8 +14,9 @@ from scipy.optimize import linear_sum_assignment
 
 from connectomics_zoo.cli import evaluate as evaluate_cli
 from connectomics_zoo.decode import decode
-from connectomics_zoo.errors import VolumeError
+from connectomics_zoo.errors import LimitError, SpecError, VolumeError
 from connectomics_zoo.evaluate import evaluate
+from connectomics_zoo.evaluate import run as evaluate_run
 from connectomics_zoo.evaluate.contingency import Contingency, count_pairs
 from connectomics_zoo.evaluate.scores import object_scores, partition_scores
 from connectomics_zoo.registry import get_task
@@ -192,3 +193,39 @@ def test_channels_that_cannot_be_scored_are_refused_with_the_way_to_labels(tmp_p
     _, truth = write(tmp_path, found=FOUND, truth=TRUTH)
     with pytest.raises(VolumeError, match=rf"channels, and one is scored: save that channel alone, or {words}\."):
         evaluate(path, truth)
+
+
+# A truth without objects of its own ---------------------------------------------------------------------------------
+
+
+def test_the_components_of_a_mask_are_its_objects_where_asked_for(tmp_path):
+    truth = np.zeros((3, 8, 8), np.uint8)
+    truth[:, 1:3, 1:3] = truth[:, 5:7, 5:7] = 1
+    prediction = np.zeros((3, 8, 8), np.uint8)
+    prediction[:, 1:3, 1:3], prediction[:, 5:7, 5:7] = 7, 8
+    found, mask = write(tmp_path, prediction=prediction, truth=truth)
+    assert evaluate(found, mask, kind="instances").scores["adapted_rand_error"] > 0.1
+    report = evaluate(found, mask, relabel=True, region="z=1:3")
+    assert report.kind == "instances"
+    assert report.scores["objects_true"] == 2
+    assert (report.scores["adapted_rand_error"], report.scores["ap_75"]) == (0, 1)
+
+
+def test_labels_that_touch_stay_apart_when_relabelled(tmp_path):
+    truth = np.array([[[1, 1, 2, 2, 0, 1]]], np.uint8)
+    found, true = write(tmp_path, prediction=np.array([[[1, 1, 2, 2, 0, 3]]], np.uint8), truth=truth)
+    assert evaluate(found, true, relabel=True).scores["ap_75"] == 1
+
+
+def test_a_truth_too_large_to_be_relabelled_is_refused(tmp_path, monkeypatch):
+    found, true = write(tmp_path, prediction=np.ones((4, 8, 8), np.uint8), truth=np.ones((4, 8, 8), np.uint8))
+    monkeypatch.setattr(evaluate_run, "available_bytes", lambda: 2**10)
+    with pytest.raises(LimitError, match=r"labelling 4 x 8 x 8 voxels takes about .* score a part"):
+        evaluate(found, true, relabel=True)
+
+
+@pytest.mark.parametrize("options", [{"kind": "semantic"}, {"threshold": 0.5}])
+def test_relabelling_is_for_objects(tmp_path, options):
+    found, true = write(tmp_path, prediction=np.ones((1, 2, 2), np.uint8), truth=np.ones((1, 2, 2), np.uint8))
+    with pytest.raises(SpecError, match="relabel makes objects of the truth"):
+        evaluate(found, true, relabel=True, **options)

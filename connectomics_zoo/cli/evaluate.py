@@ -74,6 +74,11 @@ NAMES = {
     "error, VOI and CREMI score of instances].",
 )
 @click.option(
+    "--relabel",
+    is_flag=True,
+    help="Objects of the truth are the connected components of its labels, as of a mask (in memory as a whole).",
+)
+@click.option(
     "--skeletons",
     metavar="FILE.swc|FOLDER",
     help="Score run lengths along these skeletons, a file each; x y z in nm from the truth's first voxel.",
@@ -102,6 +107,7 @@ def command(
     threshold: float | None,
     region: str | None,
     ignore_labels: tuple[int, ...],
+    relabel: bool,
     skeletons: str | None,
     merge_nodes: int,
     voxel_size_nm: tuple[float, float, float] | None,
@@ -134,6 +140,7 @@ def command(
         threshold=threshold,
         region=region,
         ignore_labels=ignore_labels or None,
+        relabel=relabel,
         skeletons=skeletons,
         merge_nodes=merge_nodes,
         voxel_size_nm=voxel_size_nm,

@@ -123,6 +123,8 @@ def command(
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report)))
         return
+    if report.run != run:
+        note(f"predicted with the weights {report.run}")
     shape = " x ".join(str(size) for size in report.shape)
     merged = "" if report.views == "one" else f", views {report.views} merged by {report.merge},"
     click.echo(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Examples:
   zoo show mednext-S
+  zoo show mednext-S.vnc-mito
   zoo show mednext-S arch.kernel_size=5 input.channels=2
   zoo show mednext-S --yaml > my-model.yaml
   zoo show mito
@@ -59,9 +60,10 @@ def command(ref: str, overrides: tuple[str, ...], kind: Any, output: str | None)
         print_json(document)
         return
     from connectomics_zoo.reading import dump_yaml
+    from connectomics_zoo.registry import parse_reference
 
     if output is None:
-        _print_summary(spec, declared)
+        _print_summary(spec, declared, tag=parse_reference(ref).tag)
     print_yaml(dump_yaml(document))
 
 
@@ -90,11 +92,13 @@ def _change(spec: Spec, changes: Mapping[str, Any], *, source: str) -> Spec:
     return changed
 
 
-def _print_summary(spec: Spec, declared: Spec) -> None:
+def _print_summary(spec: Spec, declared: Spec, *, tag: str | None) -> None:
     from connectomics_zoo.schema.experiment import ExperimentSpec, RunSpec
     from connectomics_zoo.schema.model import ModelSpec
 
     if isinstance(spec, ModelSpec):
+        if tag is not None:
+            _print_weights(spec, tag)
         _print_model(spec)
     elif isinstance(spec, RunSpec):
         _print_run(spec)
@@ -104,6 +108,32 @@ def _print_summary(spec: Spec, declared: Spec) -> None:
         _print_task(spec)
     _print_changes(spec, declared)
     click.echo()
+
+
+def _print_weights(spec: ModelSpec, tag: str) -> None:
+    """Print what is declared about one of the model's weights."""
+    entry = spec.weights[tag]
+    _print_title(f"{spec.name}.{tag}", f"Trained weights of {spec.reference} for the task {entry.task}.")
+    facts = {
+        "scores": ", ".join(f"{name} {value:.4f}" for name, value in entry.metrics.items()) or "not stated",
+        "data": entry.dataset,
+        "split": entry.split or "not stated",
+        "recipe": entry.recipe or "not stated",
+        "seed": "not stated" if entry.seed is None else str(entry.seed),
+        "licence of the weights": entry.license,
+        "channels": f"{entry.input_channels or spec.input.channels} in, "
+        f"{entry.output_channels or spec.outputs[0].channels} out",
+        "file": f"{entry.file}, {_describe_place(entry)}"
+        + ("" if entry.size is None else f", {entry.size / 1e6:.1f} MB"),
+        "sha256": entry.sha256,
+        "load": f'zoo.load("{spec.name}.{tag}")',
+    }
+    print_facts(facts)
+    click.echo()
+
+
+def _describe_place(entry: WeightsEntry) -> str:
+    return "in the package" if entry.source == "package" else f"hf://{entry.repo}@{entry.revision}"
 
 
 def _print_model(spec: ModelSpec) -> None:
@@ -141,8 +171,7 @@ def _print_model(spec: ModelSpec) -> None:
 def _describe_weights(tag: str, entry: WeightsEntry) -> str:
     """One line on trained weights: what for, how good, whose, and where they are."""
     scores = ", ".join(f"{name} {value:.3f}" for name, value in entry.metrics.items())
-    place = "in the package" if entry.source == "package" else f"hf://{entry.repo}@{entry.revision}"
-    parts = [f"{tag}: {entry.task}", scores, entry.dataset, entry.license, place]
+    parts = [f"{tag}: {entry.task}", scores, entry.dataset, entry.license, _describe_place(entry)]
     return "; ".join(part for part in parts if part)
 
 

@@ -14,7 +14,7 @@ import click
 
 from connectomics_zoo.cli.console import complete_model, note, stdout_console
 from connectomics_zoo.errors import CheckFailedError, OutputError
-from connectomics_zoo.verify import LEVELS, Check, Level, Progress, VerifyReport, verify
+from connectomics_zoo.verify import LEVELS, Check, Level, ModelReport, Progress, VerifyReport, verify
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,22 +24,29 @@ Levels, each with the ones before it:
   schema   reads: pydantic, JSON Schema, names, versions, lock (imports no torch)
   build    builds without memory: parameters, fingerprint, FLOPs, shapes of all scales
   forward  runs forward and backward: legal sizes, gradients, the recorded numbers
-  weights  loads the declared weights: digest, keys, shapes
+  weights  loads the declared weights: digest, keys, shapes, the recorded numbers; with --data also the scores
 
 \b
 Examples:
   zoo verify
   zoo verify 'mednext*' --level build
   zoo verify my-models/my-net.yaml runs/mito --json
+  zoo verify mednext-S --level weights --data ../data/vnc
 """
 
 
 @click.command(epilog=_EPILOG)
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...", shell_complete=complete_model)
 @click.option("--level", type=click.Choice(LEVELS), default="forward", show_default=True, help="How deep to look.")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="FOLDER",
+    help="Measure declared scores again on the volumes in it, at level weights; may be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Also write JUnit XML.")
-def command(patterns: tuple[str, ...], level: Level, as_json: bool, junit: Path | None) -> None:
+def command(patterns: tuple[str, ...], level: Level, data: tuple[str, ...], as_json: bool, junit: Path | None) -> None:
     """Prove what the specs declare, of the models that match PATTERN (all without one).
 
     PATTERN is a wildcard over names, the name of a model or family, name@version, a YAML file or a run folder.
@@ -48,7 +55,7 @@ def command(patterns: tuple[str, ...], level: Level, as_json: bool, junit: Path 
     if junit is not None:
         _require_writable(junit)
     with _progress(level) as progress:
-        report = verify(patterns, level=level, progress=progress)
+        report = verify(patterns, level=level, data=data, progress=progress)
     if junit is not None:
         _write(junit, report.to_junit())
     if as_json:
@@ -56,6 +63,8 @@ def command(patterns: tuple[str, ...], level: Level, as_json: bool, junit: Path 
     else:
         _print_report(report)
     failed = [model for model in report.models if not model.passed]
+    if failed and all(check in model.unmeasured for model in failed for check in model.failures):
+        raise CheckFailedError("no declared score was measured again: give the folder of its volumes with --data.")
     if failed:
         count = sum(len(model.failures) for model in failed)
         names = ", ".join(model.source for model in failed[:5])
@@ -71,6 +80,12 @@ def _print_report(report: VerifyReport) -> None:
         found: dict[tuple[str, ...], list[Check]] = {}
         for check in model.failures:
             found.setdefault(_finding(check), []).append(check)
+        for check in model.checks:
+            if ".val/" in check.path and check.ok and check.measured is not None:
+                click.echo(f"{model.source}: {check.describe()}")
+        for check in model.unmeasured:
+            if check.ok:
+                note(f"{model.source}: {check.describe()}")
         for first, *again in found.values():
             deeper = sorted({check.level for check in again} - {first.level}, key=LEVELS.index)
             also = f" (and at level {', '.join(deeper)})" if deeper else ""
@@ -93,7 +108,8 @@ def _table(report: VerifyReport) -> Table:
         table.add_column(header, justify="right" if header in ("checks", "seconds") else "left", overflow="fold")
     table.add_column("result", no_wrap=True)
     for model in report.models:
-        result = Text("passed", "green") if model.passed else Text(f"{len(model.failures)} failed", "bold red")
+        passed = "passed, has no weights" if report.level == "weights" and not _has_weights(model) else "passed"
+        result = Text(passed, "green") if model.passed else Text(f"{len(model.failures)} failed", "bold red")
         table.add_row(
             Text(model.name),
             Text(model.version or "-"),
@@ -103,6 +119,10 @@ def _table(report: VerifyReport) -> Table:
             result,
         )
     return table
+
+
+def _has_weights(model: ModelReport) -> bool:
+    return any(check.level == "weights" for check in model.checks)
 
 
 @contextlib.contextmanager

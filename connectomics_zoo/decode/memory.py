@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from connectomics_zoo.errors import LimitError
+from connectomics_zoo.memory import available_bytes
 from connectomics_zoo.schema.task import OBJECT_METHODS, TaskSpec
 
 METHOD_BYTES: dict[str, int] = {"components": 48, "watershed": 48, "mutex": 64, "agglomeration": 176}
@@ -27,15 +26,6 @@ def needed_bytes(task: TaskSpec, *, shape: tuple[int, ...], stored: np.dtype[np.
         attractive = sum(bool(channel.target.attractive) for channel in task.channels)
         a_voxel += (affinities + attractive) * EDGE_BYTES
     return a_voxel * int(np.prod(shape))
-
-
-def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Return the memory that a new program can have, None where the system does not say it there."""
-    if not meminfo.is_file():
-        return None
-    lines = dict(line.partition(":")[::2] for line in meminfo.read_text(encoding="utf-8").splitlines())
-    value = lines.get("MemAvailable", "").split()
-    return int(value[0]) * 1024 if value and value[0].isdigit() else None
 
 
 def refuse_too_large(task: TaskSpec, *, shape: tuple[int, ...], stored: np.dtype[np.generic], location: str) -> None:

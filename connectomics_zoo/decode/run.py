@@ -23,6 +23,7 @@ from connectomics_zoo.registry import get_run
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.task import DecodeSpec, TaskSpec
 from connectomics_zoo.schema.tuned import TunedDecoding
+from connectomics_zoo.targets.labels import true_objects
 from connectomics_zoo.volumes import Volume, create_volume, open_volume
 from connectomics_zoo.volumes.writing import refuse_own_input
 
@@ -85,7 +86,8 @@ def decode(
         run: the run folder that it was predicted with; its `decode.yaml` has the settings, if it was tuned.
         method: `components`, `watershed`, `mutex` or `agglomeration`; by default the task's.
         changes: fields of the method (`threshold`, `min_size`, …), instead of the run's or the task's.
-        tune_on: the truth; settings are tried on it, the best are used, and written to `decode.yaml` of the run.
+        tune_on: the truth; settings are tried on it, the best are used, and written to `decode.yaml` of the run. Of a
+            mask, the connected components are the objects where the task relabels (`labels.relabel`).
         ignore_labels: voxels with these labels in the truth count for no setting, as those with the `data.unlabelled`
             of the run do.
         region: use this part of the prediction alone (`z=13:16,y=0:512`); `out` is as large as it. It is a part of the
@@ -113,7 +115,7 @@ def decode(
         base = find_task(predicted, task=task, run=spec)
         saved = None if run is None else read_tuned(run)
         chosen = with_settings(base, saved=saved, method=method, changes=changes or {})
-        box, truth = _parts(predicted, tune_on, region)
+        box, truth = _parts(predicted, tune_on, region, task=chosen)
         shape = box_shape(box)
         refuse_too_large(chosen, shape=shape, stored=predicted.dtype, location=predicted.location)
         with create_volume(
@@ -172,8 +174,10 @@ def _read(predicted: Volume, box: Box, task: TaskSpec) -> Channels:
     return read_channels(read_values(stored, task=task, location=predicted.location), task=task)
 
 
-def _parts(predicted: Volume, tune_on: str | Path | None, region: str | None) -> tuple[Box, NDArray[Any] | None]:
-    """Return the part of the prediction that is decoded, and its truth, where there is one."""
+def _parts(
+    predicted: Volume, tune_on: str | Path | None, region: str | None, *, task: TaskSpec
+) -> tuple[Box, NDArray[Any] | None]:
+    """Return the part of the prediction that is decoded, and its true objects, where there is a truth."""
     if tune_on is None:
         return region_box(region, shape=predicted.shape), None
     with open_volume(tune_on) as true:
@@ -192,7 +196,7 @@ def _parts(predicted: Volume, tune_on: str | Path | None, region: str | None) ->
                 f"{true.location}: holds {true.dtype}{'' if true.channels is None else ' in channels'}, a truth is one "
                 "volume of whole numbers, a label for each object: give that."
             )
-        return part, true.read(box)
+        return part, true_objects(true.read(box), spec=task.labels)
 
 
 def _save(

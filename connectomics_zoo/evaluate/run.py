@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,14 +14,16 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from connectomics_zoo.errors import SpecError, VolumeError
+from connectomics_zoo.errors import LimitError, SpecError, VolumeError
 from connectomics_zoo.evaluate.contingency import Contingency, count_pairs, leave_out, merge_pairs
 from connectomics_zoo.evaluate.interpret import DEFAULT_THRESHOLD, OBJECTS, Kind, Reading, interpret
 from connectomics_zoo.evaluate.run_length import labels_at, run_length_scores, skeletons_in
 from connectomics_zoo.evaluate.scores import class_scores, foreground_scores, object_scores, partition_scores
 from connectomics_zoo.evaluate.skeletons import Skeletons, read_skeletons
+from connectomics_zoo.memory import available_bytes
 from connectomics_zoo.regions import Box, box_shape, region_box
 from connectomics_zoo.schema.experiment import Region
+from connectomics_zoo.targets.labels import connected_objects
 from connectomics_zoo.volumes import Volume, VoxelSize, open_volume
 from connectomics_zoo.volumes.carried import read_task
 
@@ -29,6 +31,9 @@ _log = logging.getLogger(__name__)
 
 BLOCK = (32, 512, 512)
 """Voxels (z, y, x) of both volumes that are in memory at a time."""
+
+_RELABEL_BYTES = 24
+"""A voxel, to find connected components: the labels and the components."""
 
 MAX_CLASSES = 256
 """More labels than this are objects, not classes."""
@@ -68,11 +73,12 @@ def evaluate(
     threshold: float | None = None,
     region: Region | str | None = None,
     ignore_labels: Sequence[int] | None = None,
+    relabel: bool = False,
     skeletons: str | Path | None = None,
     merge_nodes: int = 0,
     voxel_size_nm: VoxelSize | None = None,
 ) -> Report:
-    """Score `prediction` against `truth`, skeletons or both; no volume is ever in memory as a whole.
+    """Score `prediction` against `truth`, skeletons or both; without `relabel`, no volume is in memory as a whole.
 
     A semantic score has Dice, IoU, precision and recall of the foreground (truth > 0), or of every class where
     both volumes hold several. Floats are probabilities, and so is uint8 beyond 1 (255 stands for 1), unless the
@@ -91,6 +97,8 @@ def evaluate(
         region: score this part of the truth (without one, of the prediction) alone (`z=13:16,y=0:512`).
         ignore_labels: voxels with these labels in the truth count for no score, as if they were not there. By
             default none, but Rand error, VOI and CREMI score leave out 0; what is predicted there is a false object.
+        relabel: the objects of the truth are the connected components of its labels, as of a mask; the scored part of
+            the truth is in memory as a whole then.
         skeletons: an SWC file or a folder of them, each a neuron; positions in nm from the truth's first voxel.
         merge_nodes: a segment with more nodes than this of two skeletons or more merges them.
         voxel_size_nm: (z, y, x), where the volumes do not say it.
@@ -98,10 +106,13 @@ def evaluate(
     Raises:
         VolumeError: a volume cannot be read, they do not fit each other, or it is unclear what the values mean.
         SpecError: options contradict each other.
+        LimitError: the truth does not fit into the memory, to be relabelled.
     """
-    _check_options(kind=kind, threshold=threshold, truth=truth, skeletons=skeletons, merge_nodes=merge_nodes)
+    _check_options(
+        kind=kind, threshold=threshold, truth=truth, relabel=relabel, skeletons=skeletons, merge_nodes=merge_nodes
+    )
     lines = None if skeletons is None else read_skeletons(skeletons)
-    kind = kind if lines is None else "instances"
+    kind = "instances" if relabel or lines is not None else kind
     true_volume: AbstractContextManager[Volume | None] = (
         nullcontext() if truth is None else open_volume(truth, voxel_size_nm=voxel_size_nm)
     )
@@ -111,7 +122,14 @@ def evaluate(
             report = _unscored(predicted, box=box)
         else:
             report = _compared(
-                predicted, true, box=box, offset=offset, kind=kind, threshold=threshold, ignore_labels=ignore_labels
+                predicted,
+                true,
+                box=box,
+                offset=offset,
+                kind=kind,
+                threshold=threshold,
+                ignore_labels=ignore_labels,
+                relabel=relabel,
             )
         if lines is None:
             return report
@@ -125,9 +143,14 @@ def _check_options(
     kind: Kind | None,
     threshold: float | None,
     truth: str | Path | None,
+    relabel: bool,
     skeletons: str | Path | None,
     merge_nodes: int,
 ) -> None:
+    if relabel and (truth is None or kind == "semantic" or threshold is not None):
+        raise SpecError(
+            "relabel makes objects of the truth, give the truth, and leave out kind 'semantic' and threshold."
+        )
     if kind is not None and kind not in get_args(Kind):
         raise SpecError(f"kind {kind!r} is not known, give {' or '.join(get_args(Kind))}.")
     if threshold is not None and not 0 < threshold < 1:
@@ -151,19 +174,21 @@ def _compared(
     kind: Kind | None,
     threshold: float | None,
     ignore_labels: Sequence[int] | None,
+    relabel: bool,
 ) -> Report:
     """Score the prediction against the truth, from the one table of their pairs of labels."""
+    read = _relabelled(true, box) if relabel else true.read
     cut = (DEFAULT_THRESHOLD if threshold is None else threshold) if predicted.dtype.kind == "f" else None
     table = merge_pairs(
         count_pairs(labels, true_labels)
-        for labels, true_labels in _blocks(predicted, true, box=box, offset=offset, cut=cut)
+        for labels, true_labels in _blocks(predicted, true, read=read, box=box, offset=offset, cut=cut)
     )
     counted = leave_out(table, ignore_labels or (), truth=true.location)
     reading = interpret(predicted, counted, kind=kind, threshold=threshold, cut=cut)
     compared = counted
     scores, classes = _scores(counted, reading, truth=true.location)
     if reading.kind == "instances":
-        _warn_of_masks(counted, prediction=predicted, truth=true)
+        _warn_of_masks(counted, prediction=predicted, truth=None if relabel else true)
         # Background is no object, but what is predicted in it is a false one: the table keeps it for `object_scores`.
         compared = counted if ignore_labels is not None else leave_out(counted, (0,), truth=true.location)
         scores = partition_scores(compared) | scores
@@ -225,15 +250,16 @@ def _run_lengths(
     return run_length_scores(inside, labels, merge_nodes=merge_nodes)
 
 
-def _warn_of_masks(table: Contingency, *, prediction: Volume, truth: Volume) -> None:
+def _warn_of_masks(table: Contingency, *, prediction: Volume, truth: Volume | None) -> None:
     """Say where a volume that is scored as objects has a single one, which most often is a mask of many."""
     for volume, labels in ((prediction, table.prediction), (truth, table.truth)):
         objects = np.unique(labels[labels != 0])
-        if objects.size == 1 and volume.content != "instances":
+        if volume is not None and objects.size == 1 and volume.content != "instances":
             _log.warning(
-                "%s: has a single label, %s, and so a single object; if it is a mask, label its objects first.",
+                "%s: has a single label, %s, and so a single object; if it is a mask, %s.",
                 volume.location,
                 objects[0],
+                "score its connected components (--relabel)" if volume is truth else "label its objects first",
             )
 
 
@@ -267,10 +293,38 @@ def _way_to_labels(volume: Volume) -> str:
     return "predict labels (--output label)"
 
 
+def _relabelled(true: Volume, box: Box) -> Callable[[Box], NDArray[Any]]:
+    """Return what reads the connected components of the truth in `box`.
+
+    Raises:
+        LimitError: they do not fit into the memory.
+    """
+    needed, available = math.prod(box_shape(box)) * _RELABEL_BYTES, available_bytes()
+    if available is not None and needed > available:
+        raise LimitError(
+            f"{true.location}: labelling {' x '.join(map(str, box_shape(box)))} voxels takes about "
+            f"{needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are free: score a part, or "
+            "label its objects first."
+        )
+    labels = connected_objects(_whole(_plain(true.read(box)), location=true.location))
+
+    def read(part: Box) -> NDArray[Any]:
+        z, y, x = (slice(one.start - all_.start, one.stop - all_.start) for one, all_ in zip(part, box, strict=True))
+        return labels[z, y, x]
+
+    return read
+
+
 def _blocks(
-    predicted: Volume, true: Volume, *, box: Box, offset: tuple[int, int, int], cut: float | None
+    predicted: Volume,
+    true: Volume,
+    *,
+    read: Callable[[Box], NDArray[Any]],
+    box: Box,
+    offset: tuple[int, int, int],
+    cut: float | None,
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Read prediction and truth as whole numbers, block by block; floats become 1 above `cut`."""
+    """Read prediction and truth (by `read`) as whole numbers, block by block; floats become 1 above `cut`."""
     corners = (range(part.start, part.stop, edge) for part, edge in zip(box, BLOCK, strict=True))
     for corner in itertools.product(*corners):
         z, y, x = (
@@ -282,7 +336,7 @@ def _blocks(
         values = predicted.read((dz, dy, dx))
         if cut is not None:
             values = _thresholded(values, cut, location=predicted.location)
-        yield _plain(values), _whole(_plain(true.read((z, y, x))), location=true.location)
+        yield _plain(values), _whole(_plain(read((z, y, x))), location=true.location)
 
 
 def _plain(block: NDArray[Any]) -> NDArray[Any]:

@@ -222,17 +222,18 @@ def _numbers(trained: Trained, measured: Measured) -> str:
     shape = " x ".join(map(str, measured.probe.input_shape))
     for name, output in measured.probe.outputs.items():
         rows.append((f"probe: root mean square of `{name}` for the seeded input {shape}", "—", f"{output.rms:g}"))
-    for name, value in trained.metrics.items():
+    for name in {**trained.metrics, **measured.scores}:
+        before = f"{trained.metrics[name]:.4f}" if name in trained.metrics else "—"
         again = f"{measured.scores[name]:.4f}" if name in measured.scores else "not measured again"
-        rows.append((f"`{name}`", f"{value:.4f}", again))
+        rows.append((f"`{name}`", before, again))
     lines = [f"| {name} | {declared} | {found} |" for name, declared, found in rows]
     source = f"Declared: `{SPEC_FILE}`, and for scores `{METRICS_FILE}`, written in training."
     return "\n".join(
         [
             "## Declared, and measured",
             "",
-            f"{source} Measured: from the files here, when they were pushed, in float32; scores as validation in "
-            "training measures them, on the voxels of the network.",
+            f"{source} Measured: from the files here, when they were pushed, in float32; scores of voxels as "
+            "validation in training measures them, on the voxels of the network.",
             "",
             "| | declared | measured |",
             "| --- | --- | --- |",

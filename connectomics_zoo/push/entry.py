@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,16 @@ from connectomics_zoo.registry import validate
 from connectomics_zoo.schema.model import ModelSpec, Probe, WeightsEntry
 
 
-def package_entry(trained: Trained, *, sha256: str, size: int, probe: Probe, file: str = WEIGHTS_FILE) -> WeightsEntry:
-    """Return the entry of weights that lie beside the spec."""
+def package_entry(
+    trained: Trained,
+    *,
+    sha256: str,
+    size: int,
+    probe: Probe,
+    scores: Mapping[str, float],
+    file: str = WEIGHTS_FILE,
+) -> WeightsEntry:
+    """Return the entry of weights that lie beside the spec; `scores` are stated beside those of the training."""
     model = trained.public.model
     return WeightsEntry(
         source="package",
@@ -33,7 +42,7 @@ def package_entry(trained: Trained, *, sha256: str, size: int, probe: Probe, fil
         split=describe_split(trained),
         recipe=describe_recipe(trained),
         seed=trained.public.training.seed,
-        metrics={name: float(f"{value:.6g}") for name, value in trained.metrics.items()},
+        metrics={name: float(f"{value:.6g}") for name, value in {**trained.metrics, **scores}.items()},
         probe=probe,
     )
 

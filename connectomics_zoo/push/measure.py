@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from connectomics_zoo.acceleration import prepare_inference
 from connectomics_zoo.build import count_parameters, fingerprint, probe_network, probe_shape
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.load import load
@@ -23,9 +21,8 @@ from connectomics_zoo.regions import Box, region_box
 from connectomics_zoo.schema.experiment import Region, RunSpec
 from connectomics_zoo.schema.model import ParameterCounts, Probe
 from connectomics_zoo.targets import make_targets
-from connectomics_zoo.training.data import Patch, validation_loader
-from connectomics_zoo.training.module import SegmentationModule
 from connectomics_zoo.training.reader import PairReader
+from connectomics_zoo.validation import object_scores, voxel_scores
 from connectomics_zoo.volumes import open_volume
 
 PICTURE_FILE = "prediction.png"
@@ -52,7 +49,8 @@ class Measured:
     probe: Probe
     """What it computes with these weights for the name-seeded input."""
     scores: dict[str, float]
-    """The task's metrics, once more, on the validation data; empty where that is not at hand."""
+    """The task's metrics once more, and those of its objects, on the validation data; empty where that is not at
+    hand."""
     has_picture: bool
     """Whether there is a picture of a prediction beside the truth."""
 
@@ -81,11 +79,25 @@ def measure(folder: Path, run: RunSpec, *, pictures: bool, tell: Tell) -> Measur
     with _readers(run, tell) as readers:
         if readers:
             tell(f"scoring again on {', '.join(pair.image for pair in run.data.validation)}")
-            scores = _score(folder, run)
+            scores = voxel_scores(folder, run) | object_scores(folder, run)
         if readers and pictures:
             _draw(folder, run, readers[0])
             has_picture = True
     return Measured(parameters, digest, probe, scores, has_picture)
+
+
+def measure_objects(folder: Path, run: RunSpec, *, tell: Tell) -> dict[str, float]:
+    """Return the scores of the objects that the files in `folder` give, empty where the task makes none.
+
+    Args:
+        folder: a run folder without places of this machine.
+        run: the spec of that run with them.
+        tell: is told where the validation data is not at hand.
+    """
+    if not run.task.decode.is_instances:
+        return {}
+    with _readers(run, tell) as readers:
+        return object_scores(folder, run) if readers else {}
 
 
 @contextmanager
@@ -103,19 +115,6 @@ def _readers(run: RunSpec, tell: Tell) -> Iterator[list[PairReader]]:
     finally:
         for reader in readers:
             reader.close()
-
-
-def _score(folder: Path, run: RunSpec) -> dict[str, float]:
-    """Return the task's metrics as the validation in training measures them, in float32."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = prepare_inference(load(folder, device=device), device=device)
-    module = SegmentationModule(run, network)
-    loader = validation_loader(run.model_copy(update={"training": run.training.model_copy(update={"workers": 0})}))
-    assert loader is not None
-    with torch.inference_mode():
-        for number, batch in enumerate(loader):
-            module.validation_step(Patch(*(part.to(device) for part in batch)), number)
-    return {f"val/{name}": score for name, score in module.scores().items()}
 
 
 def _draw(folder: Path, run: RunSpec, reader: PairReader) -> None:

@@ -30,7 +30,7 @@ from connectomics_zoo.push.entry import (
     write_entry,
 )
 from connectomics_zoo.push.folder import OPTIONAL_FILES, copy_files, file_sizes, refuse_other_content
-from connectomics_zoo.push.measure import PICTURE_FILE, Measured, Tell, measure, measure_numbers
+from connectomics_zoo.push.measure import PICTURE_FILE, Measured, Tell, measure, measure_numbers, measure_objects
 from connectomics_zoo.push.portable import refuse_leaks
 from connectomics_zoo.push.story import provenance
 from connectomics_zoo.push.trained import Request, Trained, read_trained, require_verified, write_trained
@@ -236,6 +236,7 @@ def ship(request: Request, spec: Path, *, output: Path | None = None) -> PushRep
     require_verified(request.run)
     name = f"{own.name}.{trained.tag}.safetensors"
     folder = spec.parent if output is None else output
+    notes: list[str] = []
     if output is not None:
         refuse_other_content(output)
     with tempfile.TemporaryDirectory() as scratch:
@@ -243,8 +244,9 @@ def ship(request: Request, spec: Path, *, output: Path | None = None) -> PushRep
         write_trained(trained, made.parent)
         _refuse_leaks(trained, made.parent, (SPEC_FILE,))
         _, _, probe = measure_numbers(made.parent, trained.public)
+        objects = measure_objects(made.parent, trained.run, tell=notes.append)
         digest, size = file_sha256(made), made.stat().st_size
-        entry = package_entry(trained, sha256=digest, size=size, probe=probe, file=name)
+        entry = package_entry(trained, sha256=digest, size=size, probe=probe, scores=objects, file=name)
         refuse_other_weights(own, trained.tag, sha256=digest, repo=None)
         target = folder / name
         if target.is_symlink() or (target.exists() and output is None and file_sha256(target) != digest):
@@ -254,13 +256,14 @@ def ship(request: Request, spec: Path, *, output: Path | None = None) -> PushRep
         copy_files({name: made}, folder)
     if output is None:
         write_entry(spec, trained.tag, entry)
-    notes = () if trained.tuned is None else (_left_behind(trained),)
+    if trained.tuned is not None and trained.public.task.decode != trained.tuned.decode:
+        notes.append(_left_behind(trained))
     return PushReport(
         run=str(request.run),
         tag=trained.tag,
         entry=plain_entry(entry),
         files={name: size},
-        notes=notes,
+        notes=tuple(notes),
         folder=str(folder),
     )
 
@@ -297,7 +300,8 @@ def _make(trained: Trained, folder: Path, *, pictures: bool, tell: Tell) -> _Pac
         shutil.copyfile(trained.folder / CURVE_FILE, folder / CURVE_FILE)
         names.append(CURVE_FILE)
     _refuse_leaks(trained, folder, [name for name in names if name != WEIGHTS_FILE])
-    entry = package_entry(trained, sha256=digest, size=size, probe=measured.probe)
+    objects = {name: score for name, score in measured.scores.items() if name not in trained.metrics}
+    entry = package_entry(trained, sha256=digest, size=size, probe=measured.probe, scores=objects)
     return _Package(trained, measured, folder, entry, tuple(names))
 
 

@@ -25,6 +25,7 @@ from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.tuned import TunedDecoding
 from connectomics_zoo.training.run import METRICS_FILE
+from connectomics_zoo.validation import read_metrics
 from connectomics_zoo.verify import verify
 from connectomics_zoo.weights import read_weights
 
@@ -54,7 +55,8 @@ class Trained:
     run: RunSpec
     """Its spec as it was trained, with the places of this machine."""
     public: RunSpec
-    """Its spec without them, with the licence and the attribution that its data had not."""
+    """Its spec without them, with the licence and the attribution that its data had not, and the tuned decoding where
+    its task makes objects."""
     tag: str
     """Tag of its weights in a spec."""
     half: bool
@@ -100,12 +102,19 @@ def read_trained(request: Request) -> Trained:
             else run.data.attribution,
         }
     )
-    metrics, steps, kept = _read_metrics(request.run)
+    metrics, steps, kept = read_metrics(request.run)
+    if not all(math.isfinite(value) for value in metrics.values()):
+        raise CheckFailedError(
+            f"{request.run}: a score in {METRICS_FILE} is not finite, the training has diverged: train it again."
+        )
     tuned = _read_tuned(request.run, run.task)
+    task = run.task
+    if tuned is not None and task.decode.is_instances:
+        task = task.model_copy(update={"decode": tuned.decode})
     return Trained(
         folder=request.run,
         run=run,
-        public=portable_run(run.model_copy(update={"data": data})),
+        public=portable_run(run.model_copy(update={"data": data, "task": task})),
         tag=tag,
         half=request.half,
         license=licence,
@@ -138,25 +147,6 @@ def _read_tuned(folder: Path, task: TaskSpec) -> TunedDecoding | None:
         )
     validate(TaskSpec, {**task.model_dump(), "decode": tuned.decode.model_dump()}, source=f"{path}, for {task.name}")
     return tuned
-
-
-def _read_metrics(folder: Path) -> tuple[dict[str, float], int, int]:
-    """Return the scores of a run, its steps, and the step of its weights."""
-    path = folder / METRICS_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        steps, kept = int(content.pop("steps")), int(content.pop("step"))
-        metrics = {str(name): float(value) for name, value in content.items()}
-    except FileNotFoundError:
-        raise WeightsError(
-            f"{folder}: has no {METRICS_FILE}, its training has not ended: let it end, or go on with "
-            f"zoo train {folder} --resume."
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path}: is not what zoo train writes ({error!r}), restore it.") from None
-    if not all(math.isfinite(value) for value in metrics.values()):
-        raise CheckFailedError(f"{path}: a score is not finite, the training has diverged: train it again.")
-    return metrics, steps, kept
 
 
 def require_verified(folder: Path) -> None:

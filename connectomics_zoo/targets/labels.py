@@ -39,12 +39,31 @@ def prepare_labels(
     if not annotated.all():
         labels = np.where(annotated, labels, np.zeros((), labels.dtype))
     if spec.relabel:
-        # Of one label alone: objects that touch stay apart.
-        labels = connected_parts(labels, background=0, connectivity=1)  # type: ignore[no-untyped-call]
+        labels = connected_objects(labels)
     for _ in range(spec.erosion):
         edge, _unknown = find_faces(labels, annotated, axes=axes)
         labels = np.where(edge, np.zeros((), labels.dtype), labels)
     return labels
+
+
+def true_objects(labels: NDArray[Any], *, spec: LabelSpec) -> NDArray[Any]:
+    """Return the objects (Z, Y, X) in a truth: labels as they are, or the connected components of a mask.
+
+    Only where the task makes objects of components (`labels.relabel`), and labels hold a single value but 0.
+    """
+    return connected_objects(labels) if spec.relabel and is_mask(labels) else labels
+
+
+def is_mask(labels: NDArray[Any]) -> bool:
+    """Whether labels hold a single value but 0."""
+    inside = labels[labels != 0]
+    return bool(inside.size and (inside == inside[0]).all())
+
+
+def connected_objects(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the connected components of each label (Z, Y, X), numbered 1..N; those of two labels stay apart."""
+    parts: NDArray[np.int64] = connected_parts(labels, background=0, connectivity=1)  # type: ignore[no-untyped-call]
+    return parts
 
 
 def find_faces(

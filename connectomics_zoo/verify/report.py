@@ -15,6 +15,10 @@ LEVELS: tuple[Level, ...] = ("schema", "build", "forward", "weights")
 """Each level includes the ones before it."""
 
 
+NOT_MEASURED = "not measured again: "
+"""Begins the note of a score for which the data is not at hand, or the like."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One declaration, and what was found."""
@@ -83,6 +87,11 @@ class ModelReport:
     def failures(self) -> tuple[Check, ...]:
         """The checks that failed."""
         return tuple(check for check in self.checks if not check.ok)
+
+    @property
+    def unmeasured(self) -> tuple[Check, ...]:
+        """Declared scores that were to be measured again, and could not."""
+        return tuple(check for check in self.checks if check.note.startswith(NOT_MEASURED))
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 from connectomics_zoo import catalog, lock
-from connectomics_zoo.errors import ZooError
+from connectomics_zoo.errors import VolumeError, ZooError
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.verify.report import LEVELS, Check, Level, ModelReport, VerifyReport
+from connectomics_zoo.verify.report import LEVELS, NOT_MEASURED, Check, Level, ModelReport, VerifyReport
 from connectomics_zoo.verify.schema_level import check_file
 from connectomics_zoo.verify.select import Target, select
 
@@ -22,6 +24,7 @@ def verify(
     patterns: Sequence[str] = (),
     *,
     level: Level = "forward",
+    data: Sequence[str | Path] | str | Path = (),
     progress: Progress | None = None,
 ) -> VerifyReport:
     """Prove what specs declare, by reading, building and running their networks.
@@ -31,32 +34,61 @@ def verify(
             folders; without any, every version of every model in every catalogue.
         level: how deep, each level with the ones before it: `schema` reads (and imports no torch), `build`
             builds without memory, `forward` runs forward and backward, `weights` loads the declared weights.
+        data: folders with the volumes that weights were validated on; at level `weights`, declared scores are measured
+            again on them, and must be right to 0.005. If nothing can be measured, that is a failure.
         progress: told before each spec, and at the end.
 
     Raises:
         UnknownNameError: a pattern means nothing.
-        ZooError: there is no such level.
+        VolumeError: there is no such folder.
+        ZooError: there is no such level, or it measures no scores.
     """
     if level not in LEVELS:
         raise ZooError(f"unknown level {level!r}, choose one of {', '.join(LEVELS)}.")
+    folders = _folders(data, level=level)
     targets = select([patterns] if isinstance(patterns, str) else patterns)
     reports = []
     with _without_collection() if level == "build" else nullcontext():
         for index, target in enumerate(targets):
             if progress is not None:
                 progress(index, len(targets), target.label)
-            reports.append(_verify_target(target, level))
+            reports.append(_verify_target(target, level, folders))
+    if folders and not any(_measured(report) for report in reports):
+        reports = [_failing_unmeasured(report) for report in reports]
     if progress is not None:
         progress(len(targets), len(targets), "")
     return VerifyReport(level, (*reports, *_withdrawn(patterns, targets)))
 
 
-def _verify_target(target: Target, level: Level) -> ModelReport:
+def _folders(data: Sequence[str | Path] | str | Path, *, level: Level) -> tuple[Path, ...]:
+    """Return the folders of volumes, which must be there."""
+    folders = tuple(Path(folder).expanduser() for folder in ([data] if isinstance(data, str | Path) else data))
+    if folders and level != "weights":
+        raise ZooError(f"scores are measured at level weights, and not at {level}: leave data out, or add the level.")
+    for folder in folders:
+        if not folder.is_dir():
+            raise VolumeError(f"{folder}: there is no such folder, give the one that holds the volumes.")
+    return folders
+
+
+def _measured(report: ModelReport) -> bool:
+    """Whether a declared score of it was measured again."""
+    return any(".val/" in check.path and not check.note.startswith(NOT_MEASURED) for check in report.checks)
+
+
+def _failing_unmeasured(report: ModelReport) -> ModelReport:
+    """Turn scores that were not measured into failures."""
+    unmeasured = report.unmeasured
+    checks = (dataclasses.replace(check, ok=False) if check in unmeasured else check for check in report.checks)
+    return dataclasses.replace(report, checks=tuple(checks))
+
+
+def _verify_target(target: Target, level: Level, data: Sequence[Path]) -> ModelReport:
     start = time.perf_counter()
     spec, checks = check_file(target)
     if spec is not None:
         for deeper in LEVELS[1 : LEVELS.index(level) + 1]:
-            checks += _run_level(deeper, spec, target)
+            checks += _run_level(deeper, spec, target, data)
     return ModelReport(
         name=str(target.path) if spec is None else spec.name,
         version="" if spec is None else spec.version,
@@ -66,7 +98,7 @@ def _verify_target(target: Target, level: Level) -> ModelReport:
     )
 
 
-def _run_level(level: Level, spec: ModelSpec, target: Target) -> list[Check]:
+def _run_level(level: Level, spec: ModelSpec, target: Target, data: Sequence[Path]) -> list[Check]:
     # Imported here, because only these levels may import torch.
     if level == "build":
         from connectomics_zoo.verify.build_level import check_build
@@ -78,7 +110,7 @@ def _run_level(level: Level, spec: ModelSpec, target: Target) -> list[Check]:
         return check_forward(spec)
     from connectomics_zoo.verify.weights_level import check_weights
 
-    return check_weights(spec, target)
+    return check_weights(spec, target, data)
 
 
 @contextmanager

@@ -3,32 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from connectomics_zoo.build import probe_network
 from connectomics_zoo.digests import SUMS_FILE, check_sums
 from connectomics_zoo.fit import find_misfits
-from connectomics_zoo.hub import WEIGHTS_FILE
+from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE
 from connectomics_zoo.load import load_file
-from connectomics_zoo.pretrained import find_pretrained, weights_path, with_channels_of
+from connectomics_zoo.pretrained import Pretrained, embedded_run, find_pretrained, weights_path, with_channels_of
+from connectomics_zoo.reading import dump_yaml
+from connectomics_zoo.registry import get_run
+from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec, Probe
+from connectomics_zoo.training.run import METRICS_FILE
+from connectomics_zoo.validation import object_scores, place, read_metrics, voxel_scores
 from connectomics_zoo.verify.forward_level import compare_probe, require_modest
-from connectomics_zoo.verify.report import Check, collect, equal
+from connectomics_zoo.verify.report import NOT_MEASURED, Check, collect, equal
 from connectomics_zoo.verify.select import Target
+from connectomics_zoo.volumes.location import split_location
+
+TOLERANCE = 0.005
+"""Between a declared score and the one that is measured again."""
 
 
-def check_weights(spec: ModelSpec, target: Target) -> list[Check]:
-    """Return the checks of this level: one file for each tag, or the file of a run folder or of a repository."""
+def check_weights(spec: ModelSpec, target: Target, data: Sequence[Path] = ()) -> list[Check]:
+    """Return the checks of this level: one file for each tag, or the file of a run folder or of a repository.
+
+    Args:
+        spec: the spec in `target`.
+        target: what is verified.
+        data: folders with volumes, on which declared scores are measured again; without any, they are not.
+    """
     folder = target.path.parent
     checks: list[Check] = []
     if target.hub is not None:
         checks += collect("weights", WEIGHTS_FILE, _on_hub(spec, target.hub))
+        if data:
+            checks += collect("weights", "metrics", _unmeasured("metrics", "zoo pull --to FOLDER, and verify that"))
     elif target.is_run:
         checks += collect("weights", WEIGHTS_FILE, _in_folder(spec, folder))
+        if data and all(check.ok for check in checks):
+            checks += collect("weights", METRICS_FILE, _scores_of_run(folder, data))
     else:  # a run's spec may have the weights of the model that it was made from, which lie elsewhere
         for tag in spec.weights:
-            checks += collect("weights", f"weights.{tag}", _declared(spec, tag, folder))
+            found = list(collect("weights", f"weights.{tag}", _declared(spec, tag, folder)))
+            if data and all(check.ok for check in found):
+                found += collect("weights", f"weights.{tag}.metrics", _scores_declared(spec, tag, folder, data))
+            checks += found
     return checks
 
 
@@ -76,3 +100,56 @@ def _computes(spec: ModelSpec, path: Path, declared: Probe, label: str) -> Itera
     measured = probe_network(load_file(spec, path), spec, declared.input_shape)
     for check in compare_probe(declared, measured):
         yield dataclasses.replace(check, path=f"{label}.{check.path.removeprefix('expect.')}")
+
+
+def _scores_declared(spec: ModelSpec, tag: str, folder: Path, data: Sequence[Path]) -> Iterator[Check]:
+    """Yield whether weights of a spec still have the scores that it declares."""
+    entry = spec.weights[tag]
+    label = f"weights.{tag}.metrics"
+    path = weights_path(spec, tag, folder=folder)
+    run = embedded_run(Pretrained(f"{spec.name}.{tag}", with_channels_of(spec, entry), path, entry=entry))
+    if run is None:
+        yield from _unmeasured(label, "the file does not say how the weights were trained")
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch)
+        (copy / SPEC_FILE).write_text(dump_yaml(run.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+        shutil.copyfile(path, copy / WEIGHTS_FILE)
+        yield from _scores(copy, run, entry.metrics, data, label=label)
+
+
+def _scores_of_run(folder: Path, data: Sequence[Path]) -> Iterator[Check]:
+    """Yield whether the weights of a run folder still have the scores that training wrote down."""
+    run = get_run(folder)
+    declared, _, _ = read_metrics(folder)
+    own = () if run.data.root is None else (Path(run.data.root).expanduser(),)
+    yield from _scores(folder, run, declared, (*data, *own), label=METRICS_FILE)
+
+
+def _scores(
+    folder: Path, run: RunSpec, declared: Mapping[str, float], data: Sequence[Path], *, label: str
+) -> Iterator[Check]:
+    """Yield whether each declared score is measured again, where its data is at hand."""
+    if not declared:
+        yield from _unmeasured(label, "no score is declared")
+        return
+    placed = place(run, data)
+    if placed is None:
+        volumes = sorted({str(split_location(pair.image)[0]) for pair in run.data.validation})
+        missing = f"no folder given with --data has {', '.join(volumes)}" if volumes else "the run has no validation"
+        yield from _unmeasured(label, missing)
+        return
+    measured = voxel_scores(folder, placed)
+    if declared.keys() - measured.keys():
+        measured |= object_scores(folder, placed)
+    for name, value in declared.items():
+        if name not in measured:
+            yield from _unmeasured(f"{label}.{name}", "it is no score of this task")
+            continue
+        ok = abs(value - measured[name]) <= TOLERANCE
+        note = "" if ok else f"they may differ by {TOLERANCE}"
+        yield Check(f"{label}.{name}", ok, value, round(measured[name], 6), note)
+
+
+def _unmeasured(label: str, reason: str) -> Iterator[Check]:
+    yield Check(label, ok=True, note=f"{NOT_MEASURED}{reason}")

@@ -1,0 +1,118 @@
+"""Scores trained weights on their validation data: voxel by voxel, as training does, and as objects."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from connectomics_zoo.acceleration import prepare_inference
+from connectomics_zoo.decode import decode
+from connectomics_zoo.errors import WeightsError
+from connectomics_zoo.evaluate import evaluate
+from connectomics_zoo.load import load
+from connectomics_zoo.predict import predict
+from connectomics_zoo.regions import region_box
+from connectomics_zoo.schema.experiment import RunSpec, VolumePair
+from connectomics_zoo.targets.labels import is_mask
+from connectomics_zoo.training.data import Patch, validation_loader
+from connectomics_zoo.training.module import SegmentationModule
+from connectomics_zoo.training.run import METRICS_FILE
+from connectomics_zoo.volumes import open_volume
+from connectomics_zoo.volumes.location import split_location
+
+OBJECT_SCORES = ("adapted_rand_error", "voi_split", "voi_merge", "ap_50")
+"""What is measured of objects."""
+
+
+def place(run: RunSpec, folders: Sequence[Path]) -> RunSpec | None:
+    """Return `run` with its validation volumes in the first of `folders` that has them all, None where none has.
+
+    Args:
+        run: a run, which may have been given away without its places.
+        folders: where to look; places outside of `data.root` are looked at as they are.
+    """
+    volumes = [split_location(place)[0] for pair in run.data.validation for place in pair.places]
+    for folder in folders:
+        if volumes and all((folder / volume).exists() for volume in volumes):
+            return run.model_copy(update={"data": run.data.model_copy(update={"root": str(folder)})})
+    return None
+
+
+def read_metrics(folder: Path) -> tuple[dict[str, float], int, int]:
+    """Return the scores of a run folder, the steps that were done, and the step whose weights were kept.
+
+    Raises:
+        WeightsError: the training has not ended, or the file is not what `zoo train` writes.
+    """
+    path = folder / METRICS_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        steps, kept = int(content.pop("steps")), int(content.pop("step"))
+        return {str(name): float(value) for name, value in content.items()}, steps, kept
+    except FileNotFoundError:
+        raise WeightsError(
+            f"{folder}: has no {METRICS_FILE}, its training has not ended: let it end, or go on with "
+            f"zoo train {folder} --resume."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path}: is not what zoo train writes ({error!r}), restore it.") from None
+
+
+def voxel_scores(folder: Path, run: RunSpec) -> dict[str, float]:
+    """Return the task's metrics, each as `val/<name>`, as the validation in training measures them, in float32.
+
+    Args:
+        folder: a folder with the weights and their spec.
+        run: that spec, with the places of the data.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = prepare_inference(load(folder, device=device), device=device)
+    module = SegmentationModule(run, network)
+    loader = validation_loader(run.model_copy(update={"training": run.training.model_copy(update={"workers": 0})}))
+    assert loader is not None
+    with torch.inference_mode():
+        for number, batch in enumerate(loader):
+            module.validation_step(Patch(*(part.to(device) for part in batch)), number)
+    return {f"val/{name}": score for name, score in module.scores().items()}
+
+
+def object_scores(folder: Path, run: RunSpec) -> dict[str, float]:
+    """Return `OBJECT_SCORES`, each as `val/<name>`, of what `zoo predict` and `zoo decode` make of the validation data.
+
+    They are the mean over its volumes; none where the task makes no objects, or a mask says what is annotated.
+
+    Args:
+        folder: a folder with the weights and their spec, which says how predictions are decoded.
+        run: that spec, with the places of the data.
+    """
+    if not run.task.decode.is_instances or any(pair.mask for pair in run.data.validation):
+        return {}
+    rows = [_object_scores(folder, run, pair) for pair in run.data.validation]
+    return {f"val/{name}": sum(row[name] for row in rows) / len(rows) for name in OBJECT_SCORES}
+
+
+def _object_scores(folder: Path, run: RunSpec, pair: VolumePair) -> dict[str, float]:
+    """Return the scores of the objects in the region of a validation volume."""
+    root = None if run.data.root is None else Path(run.data.root).expanduser()
+    with open_volume(pair.image, root=root) as image, open_volume(pair.label, root=root) as label:
+        # The same objects as those that the task trains on.
+        relabel = run.task.labels.relabel and is_mask(label.read(region_box(pair.region, shape=label.shape)))
+        places = image.location, label.location
+    unlabelled = run.data.unlabelled
+    with tempfile.TemporaryDirectory() as scratch:
+        predicted, objects = Path(scratch) / "prediction.h5", Path(scratch) / "objects.h5"
+        predict(folder, places[0], predicted, region=pair.region)
+        decode(predicted, objects)
+        report = evaluate(
+            objects,
+            places[1],
+            kind="instances",
+            region=pair.region,
+            relabel=relabel,
+            ignore_labels=None if unlabelled is None else (0, unlabelled),
+        )
+    return report.scores

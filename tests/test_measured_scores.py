@@ -1,0 +1,157 @@
+"""Declared scores: weights beside a spec state those of their objects, and `zoo verify --data` measures all again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_training import TINY, request, write_volume
+
+from connectomics_zoo.decode import decode
+from connectomics_zoo.errors import VolumeError, ZooError
+from connectomics_zoo.evaluate import evaluate
+from connectomics_zoo.new import new_spec, write_spec
+from connectomics_zoo.overrides import merge
+from connectomics_zoo.predict import predict
+from connectomics_zoo.push import Request, ship
+from connectomics_zoo.reading import dump_yaml, read_yaml
+from connectomics_zoo.registry import get_spec
+from connectomics_zoo.training import train
+from connectomics_zoo.verify import verify
+
+DECODE = {
+    "method": "watershed",
+    "threshold": 0.3,
+    "seed_threshold": 0.4,
+    "boundary_threshold": 0.9,
+    "min_seed": 1,
+    "min_size": 2,
+}
+"""Not the task's; by it, a network that has hardly been trained has objects."""
+
+OBJECTS = ("val/adapted_rand_error", "val/voi_split", "val/voi_merge", "val/ap_50")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """The folder `data` with a volume, a tuned run for objects in `run`, and the spec of its model."""
+    folder = tmp_path_factory.mktemp("measured")
+    (folder / "data").mkdir()
+    write_volume(folder / "data" / "volume.h5")
+    changes = request("volume.h5")
+    changes["data"] |= {"root": str(folder / "data"), "license": "CC0-1.0", "voxel_size_nm": [50.0, 4.6, 4.6]}
+    write_spec(new_spec("tiny", base="mednext-S", changes={"arch": TINY}), path=folder / "tiny.yaml")
+    del changes["arch"]
+    train(str(folder / "tiny.yaml"), merge(changes, {"task": "mito-instance"}), output=folder / "run", device="cpu")
+    tuned = {"schema_version": 1, "kind": "decode", "decode": DECODE, "adapted_rand_error": 0.5, "voi": 1.0}
+    places = {"prediction": "predicted.h5:main", "truth": "volume.h5:mito", "region": "z=16:20"}
+    (folder / "run" / "decode.yaml").write_text(dump_yaml({**tuned, **places}))
+    ship(Request(folder / "run", name="objects"), folder / "tiny.yaml")
+    return folder
+
+
+@pytest.fixture
+def shipped(home, tmp_path):
+    """A copy of the spec and its weights, which a test may change."""
+    for path in home.glob("tiny*"):
+        shutil.copy(path, tmp_path)
+    return tmp_path / "tiny.yaml"
+
+
+def declare(path, **scores):
+    document = read_yaml(path)
+    document["weights"]["objects"]["metrics"] |= scores
+    path.write_text(dump_yaml(document))
+
+
+def test_the_entry_states_the_scores_of_the_objects_that_a_user_gets(home, shipped, tmp_path):
+    entry = get_spec(shipped).weights["objects"]
+    assert entry.metrics.keys() == {"val/dice", "val/iou", *OBJECTS}
+    volume = home / "data" / "volume.h5"
+    predict(shipped, f"{volume}:raw", tmp_path / "p.h5", region="z=16:20")
+    report = decode(tmp_path / "p.h5", tmp_path / "objects.h5")
+    assert {"method": report.method, **report.settings} == DECODE, "the prediction carries the tuned settings"
+    scores = evaluate(tmp_path / "objects.h5", f"{volume}:mito", region="z=16:20", relabel=True).scores
+    assert scores["objects_predicted"] >= 1
+    for name in OBJECTS:
+        assert entry.metrics[name] == pytest.approx(scores[name.removeprefix("val/")], abs=1e-5), name
+
+
+def test_declared_scores_are_measured_again(home, shipped):
+    report = verify([str(shipped)], level="weights", data=home / "data")
+    assert report.passed, report.models[0].failures
+    measured = {check.path: check for check in report.models[0].checks if ".val/" in check.path}
+    assert measured.keys() == {f"weights.objects.metrics.{name}" for name in ("val/dice", "val/iou", *OBJECTS)}
+    for check in measured.values():
+        assert check.measured == pytest.approx(check.declared, abs=0.005)
+
+
+@pytest.mark.parametrize("name", ["val/dice", "val/voi_split"])
+def test_a_score_that_the_weights_do_not_have_fails(home, shipped, name):
+    true = get_spec(shipped).weights["objects"].metrics[name]
+    declare(shipped, **{name: true + 0.0051})
+    (model,) = verify([str(shipped)], level="weights", data=[home / "data"]).models
+    (check,) = model.failures
+    assert check.path == f"weights.objects.metrics.{name}"
+    assert (check.declared, check.measured) == (true + 0.0051, pytest.approx(true, abs=1e-4))
+    assert "may differ by 0.005" in check.describe()
+
+
+def test_a_score_of_another_kind_is_left_out_and_said(home, shipped, run_zoo):
+    declare(shipped, **{"test/nerl": 0.5})
+    code, out, err = run_zoo("verify", shipped, "--level", "weights", "--data", home / "data")
+    assert code == 0, err
+    assert "weights.objects.metrics.val/dice: declared 0." in out
+    assert "weights.objects.metrics.test/nerl: not measured again: it is no score of this task" in err
+
+
+def test_data_that_is_not_at_hand_is_no_proof(home, shipped, tmp_path, run_zoo):
+    (tmp_path / "empty").mkdir()
+    code, out, err = run_zoo("verify", shipped, "--level", "weights", "--data", tmp_path / "empty")
+    assert code == 1
+    assert "not measured again: no folder given with --data has volume.h5" in out
+    assert "no declared score was measured again: give the folder of its volumes with --data." in err
+    code, _, err = run_zoo(
+        "verify", shipped, "--level", "weights", "--data", tmp_path / "empty", "--data", home / "data"
+    )
+    assert code == 0, err
+
+
+def test_folders_are_looked_at_before_anything_runs(shipped, tmp_path):
+    with pytest.raises(VolumeError, match="nowhere: there is no such folder, give the one that holds the volumes"):
+        verify([str(shipped)], level="weights", data=tmp_path / "nowhere")
+    with pytest.raises(ZooError, match="scores are measured at level weights, and not at forward"):
+        verify([str(shipped)], data=tmp_path)
+
+
+def test_a_run_folder_is_measured_where_its_spec_says(home, tmp_path):
+    run = Path(shutil.copytree(home / "run", tmp_path / "run"))
+    (tmp_path / "empty").mkdir()
+    (model,) = verify([str(run)], level="weights", data=tmp_path / "empty").models
+    assert model.passed, model.failures
+    assert {check.path for check in model.checks if ".val/" in check.path} == {
+        "metrics.json.val/dice",
+        "metrics.json.val/iou",
+    }
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**metrics, "val/dice": metrics["val/dice"] + 0.01}))
+    (model,) = verify([str(run)], level="weights", data=tmp_path / "empty").models
+    assert [check.path for check in model.failures] == ["metrics.json.val/dice"]
+
+
+def test_without_data_no_score_is_measured(shipped):
+    (model,) = verify([str(shipped)], level="weights").models
+    assert model.passed
+    assert not any("metrics" in check.path for check in model.checks)
+
+
+def test_weights_without_their_data_state_the_scores_of_their_training_alone(home, shipped, tmp_path):
+    run = Path(shutil.copytree(home / "run", tmp_path / "run"))
+    document = read_yaml(run / "spec.yaml")
+    document["data"]["root"] = str(tmp_path / "gone")
+    (run / "spec.yaml").write_text(dump_yaml(document))
+    report = ship(Request(run, name="other"), shipped)
+    assert report.entry["metrics"].keys() == {"val/dice", "val/iou"}
+    assert "the validation data is not at hand" in " ".join(report.notes)
