@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from connectomics_zoo.errors import OutputError, VolumeError
 from connectomics_zoo.evaluate.contingency import count_pairs
-from connectomics_zoo.regions import box_shape, region_box
+from connectomics_zoo.regions import aligned_box, box_shape
 from connectomics_zoo.schema.experiment import Region
+from connectomics_zoo.targets.labels import connected_objects
 from connectomics_zoo.volumes import PartialOutput, VoxelSize, open_volume
 
 # From the palette of Okabe and Ito (2008), whose colours everybody can tell apart.
@@ -106,25 +107,21 @@ def draw_volumes(
     prediction: str | Path,
     threshold: float | None = None,
     region: Region | str | None = None,
+    relabel: bool = False,
     sections: int = 3,
     title: str = "",
 ) -> None:
     """Draw up to `sections` evenly spaced sections of three volumes; see `draw_comparison`.
 
-    Of sections larger than 1024 pixels the middle is drawn. The prediction is as large as the truth, or as the
-    region. In uint8, 255 stands for probability 1 where the file says so (`Volume.content`) or a `threshold` is given,
-    and beyond 1 also where the truth is a mask and the file does not say that it holds labels.
+    Of sections larger than 1024 pixels the middle is drawn. The prediction is of that part of the truth that `evaluate`
+    takes; with `relabel`, the truth's objects are its connected components in what is drawn. In uint8, 255 stands for
+    probability 1 where the file says so (`Volume.content`) or a `threshold` is given, and beyond 1 also where the truth
+    is a mask and the file does not say that it holds labels.
     """
     with open_volume(image) as grey, open_volume(truth) as true, open_volume(prediction) as predicted:
         if grey.shape != true.shape:
             raise VolumeError(f"{grey.location} and {true.location} have the shapes {grey.shape} and {true.shape}.")
-        box = region_box(region, shape=true.shape)
-        if predicted.shape not in (true.shape, box_shape(box)):
-            raise VolumeError(
-                f"{predicted.location} has the shape {predicted.shape}, neither the truth's {true.shape} nor the "
-                f"region's {box_shape(box)}: give the volumes that belong together."
-            )
-        offset = (0, 0, 0) if predicted.shape == true.shape else tuple(part.start for part in box)
+        box, offset = aligned_box(predicted, shape=true.shape, region=region, truth=true.location)
         depth = box_shape(box)[0]
         count = min(sections, depth)
         rows = [box[0].start + int((index + 0.5) * depth / count) for index in range(count)]
@@ -134,6 +131,9 @@ def draw_volumes(
             ys, xs = (slice(part.start - by, part.stop - by) for part, by in zip((y, x), shift[1:], strict=True))
             blocks = [volume.read((slice(row - shift[0], row - shift[0] + 1), ys, xs)) for row in rows]
             stacks.append(np.concatenate([block if block.ndim == 3 else block[0] for block in blocks]))
+        if relabel:
+            labels = connected_objects(true.read((box[0], y, x)))
+            stacks[1] = np.stack([labels[row - box[0].start] for row in rows])
         guess = predicted.content is None and len(np.unique(stacks[1])) <= 2
         if predicted.dtype == np.uint8 and (
             predicted.content == "probability" or (stacks[2].max() > 1 and (threshold is not None or guess))

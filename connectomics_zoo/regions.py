@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import re
+from typing import Protocol
 
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.schema.experiment import Region
 
 Box = tuple[slice, slice, slice]
 """Slices along (z, y, x) with start and stop."""
+
+
+class Predicted(Protocol):
+    """What is known of a prediction on disk."""
+
+    @property
+    def location(self) -> str: ...
+
+    shape: tuple[int, int, int]
+    first_voxel: tuple[int, int, int] | None
+
 
 _PART = re.compile(r"^([zyx])=(\d{1,12}):(\d{1,12})$")
 
@@ -56,3 +68,66 @@ def box_shape(box: Box) -> tuple[int, int, int]:
     """Return the voxels of `box` along (z, y, x)."""
     z, y, x = (part.stop - part.start for part in box)
     return (z, y, x)
+
+
+def box_start(box: Box) -> tuple[int, int, int]:
+    """Return the first voxel of `box` (z, y, x)."""
+    z, y, x = (part.start for part in box)
+    return (z, y, x)
+
+
+def box_text(box: Box) -> str:
+    """Return `box` as a region is written: `z=13:16,y=0:512,x=0:512`."""
+    return ",".join(f"{axis}={part.start}:{part.stop}" for axis, part in zip("zyx", box, strict=True))
+
+
+def box_within(box: Box, start: tuple[int, int, int]) -> Box:
+    """Return `box` as seen from `start`."""
+    z, y, x = (slice(part.start - first, part.stop - first) for part, first in zip(box, start, strict=True))
+    return (z, y, x)
+
+
+def aligned_box(
+    predicted: Predicted, *, shape: tuple[int, int, int], region: Region | str | None, truth: str
+) -> tuple[Box, tuple[int, int, int]]:
+    """Return the part of a truth that a prediction is compared on, and where in it the prediction's first voxel lies.
+
+    A prediction as large as the truth lies on it. Another one lies where it says (`first_voxel`), and is compared on
+    all of itself, or on the part of it in `region`; one that does not say is as large as the region.
+
+    Args:
+        predicted: the prediction.
+        shape: voxels (z, y, x) of the truth.
+        region: the part of the truth; None is all of it, or all that the prediction has.
+        truth: names the truth in errors.
+
+    Raises:
+        VolumeError: the region reaches out of the truth or of the prediction, or they do not belong together.
+    """
+    box = region_box(region, shape=shape)
+    first = predicted.first_voxel
+    if predicted.shape == shape:
+        return box, (0, 0, 0)
+    if first is None:
+        if predicted.shape == box_shape(box):
+            return box, box_start(box)
+        wanted = f"{shape}" if region is None else f"{shape} or that of the region, {box_shape(box)}"
+        raise VolumeError(
+            f"{predicted.location} has the shape {predicted.shape} and {truth} {shape}, the prediction's must be "
+            f"{wanted}: give the volumes that belong together."
+        )
+    own = tuple(slice(start, start + size) for start, size in zip(first, predicted.shape, strict=True))
+    lies = (own[0], own[1], own[2])
+    if any(part.stop > size for part, size in zip(lies, shape, strict=True)):
+        raise VolumeError(
+            f"{predicted.location}: is of {box_text(lies)} of the volume that it was predicted from, and {truth} has "
+            f"the shape {shape}: give the volumes that belong together."
+        )
+    if region is None:
+        return lies, first
+    if any(part.start < has.start or part.stop > has.stop for part, has in zip(box, lies, strict=True)):
+        raise VolumeError(
+            f"{predicted.location}: is of {box_text(lies)}, and the region {box_text(box)} reaches out of it: give a "
+            "part of that."
+        )
+    return box, first

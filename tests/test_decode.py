@@ -277,7 +277,7 @@ def test_a_damaged_tuning_file_is_refused(tmp_path, run_zoo, content, words):
         (["threshold"], "'threshold' is no override, write key=value"),
         (["--method", "watershed", "boundary_threshold=0.3"], "the task affinities has no boundary"),
         (["--region", "z=5:99"], "is not inside the volume"),
-        (["--tune", "small.h5"], "the prediction must be as large as the truth or its region"),
+        (["--tune", "small.h5"], "give the volumes that belong together"),
         (["--tune", "floats.h5"], "holds float32, a truth is one volume of whole numbers"),
         (["--tune", "empty.h5"], "has no object in this part, so nothing can be tuned on it"),
     ],

@@ -148,7 +148,15 @@ def command(
     if picture is not None and image is not None and truth is not None:
         from connectomics_zoo.picture import draw_volumes
 
-        draw_volumes(picture, image=image, truth=truth, prediction=prediction, threshold=threshold, region=region)
+        draw_volumes(
+            picture,
+            image=image,
+            truth=truth,
+            prediction=prediction,
+            threshold=threshold,
+            region=region,
+            relabel=relabel,
+        )
         note(f"drew {picture}")
     if as_json:
         print_json(dataclasses.asdict(report))

@@ -9,6 +9,7 @@ from typing import Literal
 import click
 
 from connectomics_zoo.cli.axes import axis_numbers
+from connectomics_zoo.cli.console import note
 from connectomics_zoo.cli.progress import show_progress
 
 

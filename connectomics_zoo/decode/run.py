@@ -18,7 +18,7 @@ from connectomics_zoo.decode.settings import fields_of, find_task, has_boundary,
 from connectomics_zoo.decode.stored import read_values
 from connectomics_zoo.decode.tune import Trial, grid_of, tune
 from connectomics_zoo.errors import SpecError, VolumeError
-from connectomics_zoo.regions import Box, box_shape, region_box
+from connectomics_zoo.regions import Box, aligned_box, box_shape, box_start, box_within, region_box
 from connectomics_zoo.registry import get_run
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.task import DecodeSpec, TaskSpec
@@ -115,7 +115,7 @@ def decode(
         base = find_task(predicted, task=task, run=spec)
         saved = None if run is None else read_tuned(run)
         chosen = with_settings(base, saved=saved, method=method, changes=changes or {})
-        box, truth = _parts(predicted, tune_on, region, task=chosen)
+        box, first_voxel, truth = _parts(predicted, tune_on, region, task=chosen)
         shape = box_shape(box)
         refuse_too_large(chosen, shape=shape, stored=predicted.dtype, location=predicted.location)
         with create_volume(
@@ -126,6 +126,7 @@ def decode(
             channels=None,
             voxel_size_nm=predicted.voxel_size_nm,
             content="instances",
+            first_voxel=first_voxel,
             overwrite=overwrite,
         ) as target:
             channels = _read(predicted, box, chosen)
@@ -176,27 +177,23 @@ def _read(predicted: Volume, box: Box, task: TaskSpec) -> Channels:
 
 def _parts(
     predicted: Volume, tune_on: str | Path | None, region: str | None, *, task: TaskSpec
-) -> tuple[Box, NDArray[Any] | None]:
-    """Return the part of the prediction that is decoded, and its true objects, where there is a truth."""
+) -> tuple[Box, tuple[int, int, int] | None, NDArray[Any] | None]:
+    """Return the part of the prediction that is decoded, where its first voxel lies in the volume that the prediction
+    is of, where that is known, and its true objects, where there is a truth."""
     if tune_on is None:
-        return region_box(region, shape=predicted.shape), None
+        part = region_box(region, shape=predicted.shape)
+        if predicted.first_voxel is None:
+            return part, None, None
+        z, y, x = (first + start for first, start in zip(predicted.first_voxel, box_start(part), strict=True))
+        return part, (z, y, x), None
     with open_volume(tune_on) as true:
-        box = region_box(region, shape=true.shape)
-        if predicted.shape == true.shape:
-            part = box
-        elif predicted.shape == box_shape(box):
-            part = region_box(None, shape=predicted.shape)
-        else:
-            raise VolumeError(
-                f"{predicted.location} has the shape {predicted.shape} and {true.location} {true.shape}, the "
-                "prediction must be as large as the truth or its region: give the volumes that belong together."
-            )
+        box, first = aligned_box(predicted, shape=true.shape, region=region, truth=true.location)
         if true.channels is not None or true.dtype.kind == "f":
             raise VolumeError(
                 f"{true.location}: holds {true.dtype}{'' if true.channels is None else ' in channels'}, a truth is one "
                 "volume of whole numbers, a label for each object: give that."
             )
-        return part, true_objects(true.read(box), spec=task.labels)
+        return box_within(box, first), box_start(box), true_objects(true.read(box), spec=task.labels)
 
 
 def _save(

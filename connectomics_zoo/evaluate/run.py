@@ -21,7 +21,7 @@ from connectomics_zoo.evaluate.run_length import labels_at, run_length_scores, s
 from connectomics_zoo.evaluate.scores import class_scores, foreground_scores, object_scores, partition_scores
 from connectomics_zoo.evaluate.skeletons import Skeletons, read_skeletons
 from connectomics_zoo.memory import available_bytes
-from connectomics_zoo.regions import Box, box_shape, region_box
+from connectomics_zoo.regions import Box, aligned_box, box_shape, box_start, box_within
 from connectomics_zoo.schema.experiment import Region
 from connectomics_zoo.targets.labels import connected_objects
 from connectomics_zoo.volumes import Volume, VoxelSize, open_volume
@@ -88,13 +88,14 @@ def evaluate(
 
     Args:
         prediction: `file.h5:dataset`, `file.tif`, a folder of sections or `volume.zarr:array`, as large as the
-            truth or as the region.
+            truth or as the region; or one that says where it lies, as `predict` and `decode` write it.
         truth: labels.
         kind: what to score; by default `instances` with skeletons, where the prediction says that it holds them, or
             where both hold more than two whole numbers, else `semantic`.
         threshold: the prediction holds probabilities (or a mask), and the foreground is above this; by default
             0.5 where it turns out to hold probabilities.
-        region: score this part of the truth (without one, of the prediction) alone (`z=13:16,y=0:512`).
+        region: score this part of the truth (without one, of the prediction) alone (`z=13:16,y=0:512`); by default
+            all that the prediction has.
         ignore_labels: voxels with these labels in the truth count for no score, as if they were not there. By
             default none, but Rand error, VOI and CREMI score leave out 0; what is predicted there is a false object.
         relabel: the objects of the truth are the connected components of its labels, as of a mask; the scored part of
@@ -271,17 +272,11 @@ def _aligned(predicted: Volume, true: Volume, region: Region | str | None) -> tu
                 f"{volume.location}: has {volume.channels} channels, and one is scored: save that channel alone, or "
                 f"{_way_to_labels(volume)}."
             )
-    box = region_box(region, shape=true.shape)
-    if predicted.shape == true.shape:
-        return box, (0, 0, 0)
-    if predicted.shape == box_shape(box):
-        z, y, x = (part.start for part in box)
-        return box, (z, y, x)
-    wanted = f"{true.shape}" if region is None else f"{true.shape} or that of the region, {box_shape(box)}"
-    raise VolumeError(
-        f"{predicted.location} has the shape {predicted.shape} and {true.location} {true.shape}, the prediction's must "
-        f"be {wanted}: give the volumes that belong together."
-    )
+    shape = true.shape
+    if predicted is true:  # against skeletons alone, whose positions are in the volume that it was predicted from
+        z, y, x = (first + size for first, size in zip(predicted.first_voxel or (0, 0, 0), shape, strict=True))
+        shape = (z, y, x)
+    return aligned_box(predicted, shape=shape, region=region, truth=true.location)
 
 
 def _way_to_labels(volume: Volume) -> str:
@@ -308,11 +303,7 @@ def _relabelled(true: Volume, box: Box) -> Callable[[Box], NDArray[Any]]:
         )
     labels = connected_objects(_whole(_plain(true.read(box)), location=true.location))
 
-    def read(part: Box) -> NDArray[Any]:
-        z, y, x = (slice(one.start - all_.start, one.stop - all_.start) for one, all_ in zip(part, box, strict=True))
-        return labels[z, y, x]
-
-    return read
+    return lambda part: labels[box_within(part, box_start(box))]
 
 
 def _blocks(
@@ -330,10 +321,7 @@ def _blocks(
         z, y, x = (
             slice(first, min(first + edge, part.stop)) for first, edge, part in zip(corner, BLOCK, box, strict=True)
         )
-        dz, dy, dx = (
-            slice(part.start - shift, part.stop - shift) for part, shift in zip((z, y, x), offset, strict=True)
-        )
-        values = predicted.read((dz, dy, dx))
+        values = predicted.read(box_within((z, y, x), offset))
         if cut is not None:
             values = _thresholded(values, cut, location=predicted.location)
         yield _plain(values), _whole(_plain(read((z, y, x))), location=true.location)

@@ -43,6 +43,7 @@ class Hdf5Array:
                 self.voxel_size_nm = voxel_size_from_attributes(attributes, axes=self.axes or "")
                 self.content: object = attributes.get("content")
                 self.task: object = attributes.get("task")
+                self.first_voxel: object = attributes.get("first_voxel")
         except BaseException:
             self._file.close()
             raise
@@ -105,6 +106,7 @@ class Hdf5Sink:
         voxel_size_nm: VoxelSize | None,
         content: Content | None,
         task: str | None,
+        first_voxel: tuple[int, int, int] | None,
         chunks: tuple[int, ...],
     ) -> None:
         assert dataset is not None
@@ -118,6 +120,8 @@ class Hdf5Sink:
                 self._array.attrs["content"] = content
             if task is not None:
                 self._array.attrs["task"] = task
+            if first_voxel is not None:
+                self._array.attrs["first_voxel"] = first_voxel
         except BaseException:
             self._file.close()
             raise

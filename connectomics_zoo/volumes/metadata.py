@@ -224,6 +224,15 @@ def declared_content(name: object, *, dtype: np.dtype[Any]) -> Content | None:
     return cast("Content", text) if text in get_args(Content) and fits else None
 
 
+def declared_first_voxel(values: object) -> tuple[int, int, int] | None:
+    """Return three whole numbers from 0 up as a position (z, y, x), and anything else as None."""
+    numbers = _list(values)
+    if len(numbers) != 3 or not all(isinstance(number, int | np.integer) and number >= 0 for number in numbers):
+        return None
+    z, y, x = (int(number) for number in numbers)
+    return z, y, x
+
+
 def declared_task(text: object) -> str | None:
     """Return the spec of a task that a file carries, as text, or None where it has no text of a spec's size."""
     declared = _text(text) if isinstance(text, str | bytes) else None

@@ -41,6 +41,7 @@ class TiffArray:
 
     dataset: str | None = None
     task: object = None
+    first_voxel: object = None
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -110,6 +111,7 @@ class TiffFolder:
     voxel_size_nm: VoxelSize | None = None
     content: object = None
     task: object = None
+    first_voxel: object = None
 
     def __init__(self, folder: Path) -> None:
         self._paths = sorted(
@@ -265,7 +267,8 @@ def _read_plane(page: Any, *, rows: slice, columns: slice) -> npt.NDArray[Any]:
 
 
 class TiffSink:
-    """A new uncompressed TIFF, written through a memory map; `dataset`, `task` and `chunks` mean nothing here."""
+    """A new uncompressed TIFF, written through a memory map; `dataset`, `task`, `first_voxel` and `chunks` mean nothing
+    here."""
 
     def __init__(
         self,
@@ -277,6 +280,7 @@ class TiffSink:
         voxel_size_nm: VoxelSize | None,
         content: Content | None,
         task: str | None,
+        first_voxel: tuple[int, int, int] | None,
         chunks: tuple[int, ...],
     ) -> None:
         axes = "ZYX" if len(shape) == 3 else "CZYX"

@@ -205,6 +205,7 @@ def create_volume(
     voxel_size_nm: VoxelSize | None,
     content: Content | None = None,
     task: str | None = None,
+    first_voxel: tuple[int, int, int] | None = None,
     chunks: tuple[int, int, int] | None = None,
     overwrite: bool = False,
 ) -> WritableVolume:
@@ -212,8 +213,9 @@ def create_volume(
 
     A file or store holds the one volume: none is added to an existing file, and `overwrite` replaces a
     file only if it holds nothing else. HDF5 and Zarr are compressed in `chunks` (z, y, x); TIFF is not.
-    Zarr is OME-NGFF with the level `0` in the group. `content` says in the file what the values are, and
-    `task` for which task they were predicted (its spec as JSON), which HDF5 and Zarr keep and TIFF cannot.
+    Zarr is OME-NGFF with the level `0` in the group. `content` says in the file what the values are.
+    HDF5 and Zarr also keep what a TIFF cannot: `task`, for which task they were predicted (its spec as JSON), and
+    `first_voxel`, where the first one (z, y, x) lies in the volume that they were predicted from.
 
     Raises:
         OutputError: the target exists, or shape, data type, suffix or folder are not possible.
@@ -243,6 +245,7 @@ def create_volume(
             voxel_size_nm=voxel_size_nm,
             content=content,
             task=task,
+            first_voxel=first_voxel,
             chunks=edges if channels is None else (1, *edges),
         )
     except BaseException as error:

@@ -62,6 +62,7 @@ class ZarrArray:
         )
         self.content: object = attributes.get("content")
         self.task: object = attributes.get("task")
+        self.first_voxel: object = attributes.get("first_voxel")
         self.voxel_size_nm: VoxelSize | None = None
         if self.axes is not None:
             scaled = voxel_size_from_multiscales(entry, level=level, axes=self.axes) if entry is not None else None
@@ -158,6 +159,7 @@ class ZarrSink:
         voxel_size_nm: VoxelSize | None,
         content: Content | None,
         task: str | None,
+        first_voxel: tuple[int, int, int] | None,
         chunks: tuple[int, ...],
     ) -> None:
         attributes = _multiscales_attributes(rank=len(shape), voxel_size_nm=voxel_size_nm)
@@ -192,6 +194,8 @@ class ZarrSink:
             self._array.attrs["content"] = content
         if task is not None:
             self._array.attrs["task"] = task
+        if first_voxel is not None:
+            self._array.attrs["first_voxel"] = list(first_voxel)
 
     def write(self, index: tuple[slice, ...], block: npt.NDArray[Any]) -> None:
         """Write `block` at `index`."""
