@@ -379,5 +379,5 @@ def test_the_report_is_data_on_request(tmp_path, prediction, run_zoo):
     )
     report = json.loads(out)
     assert code == 0
-    assert (report["objects"], report["method"], len(report["trials"])) == (8, "agglomeration", 9)
+    assert (report["objects"], report["method"], len(report["trials"])) == (8, "agglomeration", 11)
     assert report["trials"][0]["settings"] == {"threshold": 0.5, "min_size": 0}

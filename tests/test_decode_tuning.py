@@ -178,3 +178,13 @@ def test_the_components_of_a_mask_are_what_is_tuned_for(tmp_path):
     assert report.objects == 2
     best = next(trial for trial in report.trials if trial.settings == report.settings)
     assert best.adapted_rand_error == pytest.approx(0, abs=1e-6)
+
+
+def test_the_best_threshold_may_lie_between_those_of_the_grid(tmp_path):
+    task = affinity_task(threshold=0.1)
+    path = write_prediction(tmp_path / "p.h5", np.where(true_values(LABELS, task) > 0, 0.68, 0.62), task)
+    report = zoo.decode(path, tmp_path / "out.h5", tune_on=write_labels(tmp_path / "truth.h5", LABELS))
+    assert report.settings["threshold"] == 0.65
+    assert report.objects == 8
+    tried = [trial.settings["threshold"] for trial in report.trials]
+    assert len(tried) == len(set(tried)) == 11

@@ -58,9 +58,9 @@ def command(
     are those of the task, unless the run was tuned; key=value changes one: threshold, seed_threshold,
     boundary_threshold, min_seed, min_size, stride.
 
-    With --tune, a fixed grid of thresholds is tried against TRUTH, and the best setting (adapted Rand error) is used;
-    with --run it is written to decode.yaml in that folder, from where the next zoo decode --run takes it. Voxels with
-    the run's data.unlabelled or an --ignore-label in TRUTH do not count.
+    With --tune, a grid of thresholds is tried against TRUTH, then half a step around the best, and the best setting is
+    used (adapted Rand error); with --run it is written to decode.yaml in that folder, from where the next zoo decode
+    --run takes it. Voxels with the run's data.unlabelled or an --ignore-label in TRUTH do not count.
 
     The prediction is decoded in memory as a whole; --region takes a part.
     """

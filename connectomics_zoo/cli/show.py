@@ -214,7 +214,7 @@ def _print_experiment(spec: ExperimentSpec) -> None:
     _print_title(spec.name, spec.summary)
     document = spec_document(spec)
     changed = {**document["arch"], **document["training"]}
-    facts = {"model": spec.model, "task": spec.task, "changes": _listed(changed) or "none"}
+    facts = {"model": spec.model, "task": spec.task, **_first_weights(spec), "changes": _listed(changed) or "none"}
     if spec.data.root == "???":
         facts["start"] = f"zoo train {spec.name} data.root=FOLDER"
     print_facts(facts)
@@ -229,12 +229,17 @@ def _print_run(spec: RunSpec) -> None:
     facts = {
         "model": spec.model.reference,
         "task": spec.task.name,
+        **_first_weights(spec),
         "training": _listed(spec.training.model_dump(mode="json")),
         "prediction": f"window {window}, overlap {spec.prediction.overlap:g}{views}",
         "versions": _listed(spec.versions),
     }
     print_facts(facts)
     _print_volumes(spec.data)
+
+
+def _first_weights(spec: ExperimentSpec | RunSpec) -> dict[str, str]:
+    return {} if spec.init_from is None else {"starts from": spec.init_from}
 
 
 def _listed(values: Mapping[str, Any]) -> str:

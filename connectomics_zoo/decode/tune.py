@@ -1,4 +1,4 @@
-"""Tries settings of a decoder on data with truth: a small grid for each method, always the same."""
+"""Tries settings of a decoder on data with truth: a small grid for each method, and then around the best."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from connectomics_zoo.schema.task import DecodeSpec
 from connectomics_zoo.volumes.checks import count_changes, grey_problem
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+HALF_STEP = 0.05
+"""Between these thresholds; the best one is tried once more as far up and down."""
 
 WATERSHED_GRID = {
     "threshold": (0.3, 0.5, 0.7),
@@ -73,7 +76,7 @@ def tune(
     location: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[DecodeSpec, list[Trial]]:
-    """Return the best of `candidates`, and how each did.
+    """Return the best of `candidates` and of those around it (`finer`), and how each did.
 
     Best is the least adapted Rand error, then the least variation of information, then the first; a candidate that
     finds no object is not, whatever its scores. Where objects are
@@ -98,20 +101,34 @@ def tune(
     background = () if channels.foreground is not None else (0,)
     if np.isin(truth, (0, *ignored)).all():
         raise VolumeError(f"{location}: has no object in this part, so nothing can be tuned on it: give another one.")
-    trials = []
-    for number, candidate in enumerate(candidates, start=1):
+    tried, trials = list(candidates), list[Trial]()
+    for candidate in tried:  # which grows
         trials.append(_try(channels, truth, candidate, ignored=(*background, *ignored), location=location))
+        if len(trials) == len(candidates):
+            tried += [other for other in finer(tried[_best(trials)]) if other not in tried]
         if progress is not None:
-            progress(number, len(candidates))
+            progress(len(trials), len(tried))
     if not any(trial.objects for trial in trials):
         raise CheckFailedError(
             f"none of the {len(trials)} settings of {candidates[0].method} finds an object: look at the prediction, or "
             "give a smaller min_size or another --method."
         )
+    return tried[_best(trials)], trials
+
+
+def finer(decode: DecodeSpec) -> list[DecodeSpec]:
+    """Return the settings half a step of the grid below and above, where the threshold alone was varied."""
+    if decode.method == "watershed" or decode.threshold is None:
+        return []
+    around = (round(decode.threshold + by, _DIGITS) for by in (-HALF_STEP, HALF_STEP))
+    return [decode.model_copy(update={"threshold": value}) for value in around if 0 < value < 1]
+
+
+def _best(trials: Sequence[Trial]) -> int:
     scores = [
         (not trial.objects, round(trial.adapted_rand_error, _DIGITS), round(trial.voi, _DIGITS)) for trial in trials
     ]
-    return candidates[scores.index(min(scores))], trials
+    return scores.index(min(scores))
 
 
 def _try(
