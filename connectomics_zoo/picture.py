@@ -132,7 +132,8 @@ def draw_volumes(
             blocks = [volume.read((slice(row - shift[0], row - shift[0] + 1), ys, xs)) for row in rows]
             stacks.append(np.concatenate([block if block.ndim == 3 else block[0] for block in blocks]))
         if relabel:
-            labels = connected_objects(true.read((box[0], y, x)))
+            labels = true.read((box[0], y, x))
+            labels = connected_objects(labels if labels.ndim == 3 else labels[0])
             stacks[1] = np.stack([labels[row - box[0].start] for row in rows])
         guess = predicted.content is None and len(np.unique(stacks[1])) <= 2
         if predicted.dtype == np.uint8 and (

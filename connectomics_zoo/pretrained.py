@@ -212,7 +212,7 @@ def find_run(ref: str | Path, *, frozen: Frozen = False) -> tuple[RunSpec, Pretr
             f"{found.name}: nothing says how these weights were trained, so nothing can be predicted with them alone: "
             "load them with zoo.load, or give a run folder or what zoo push made of one."
         )
-    if _network(run.model) != _network(found.spec):
+    if not is_same_network(run.model, found.spec):
         raise WeightsError(
             f"{found.name}: the spec in the weights file is of another network than the one that declares them: tell "
             "their owner."
@@ -225,8 +225,10 @@ def network_digest(spec: ModelSpec) -> str:
     return digest(content(spec))
 
 
-def _network(spec: ModelSpec) -> tuple[Any, ...]:
-    return spec.builder, spec.arch, spec.input, spec.outputs
+def is_same_network(first: ModelSpec, second: ModelSpec) -> bool:
+    """Return whether two specs are of the same network, whatever else they say."""
+    fields = ("builder", "arch", "input", "outputs")
+    return all(getattr(first, name) == getattr(second, name) for name in fields)
 
 
 def embedded_run(found: Pretrained) -> RunSpec | None:

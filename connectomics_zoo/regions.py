@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.schema.experiment import Region
 
+if TYPE_CHECKING:
+    from connectomics_zoo.volumes import Part, Volume
+
 Box = tuple[slice, slice, slice]
 """Slices along (z, y, x) with start and stop."""
-
-
-class Predicted(Protocol):
-    """What is known of a prediction on disk."""
-
-    @property
-    def location(self) -> str: ...
-
-    shape: tuple[int, int, int]
-    first_voxel: tuple[int, int, int] | None
 
 
 _PART = re.compile(r"^([zyx])=(\d{1,12}):(\d{1,12})$")
@@ -87,13 +80,21 @@ def box_within(box: Box, start: tuple[int, int, int]) -> Box:
     return (z, y, x)
 
 
+def part_of(box: Box, whole_shape: tuple[int, int, int]) -> Part | None:
+    """Return that a volume is of `box` in one of `whole_shape`, None where that is all of it."""
+    from connectomics_zoo.volumes import Part
+
+    return None if box_shape(box) == whole_shape else Part(box_start(box), whole_shape)
+
+
 def aligned_box(
-    predicted: Predicted, *, shape: tuple[int, int, int], region: Region | str | None, truth: str
+    predicted: Volume, *, shape: tuple[int, int, int], region: Region | str | None, truth: str
 ) -> tuple[Box, tuple[int, int, int]]:
     """Return the part of a truth that a prediction is compared on, and where in it the prediction's first voxel lies.
 
-    A prediction as large as the truth lies on it. Another one lies where it says (`first_voxel`), and is compared on
-    all of itself, or on the part of it in `region`; one that does not say is as large as the region.
+    A prediction as large as the truth lies on it. One of a part of a volume of the truth's shape lies where it says
+    (`Volume.part`), and is compared on all of itself, or on what of it is in `region`. Another one is as large as the
+    region.
 
     Args:
         predicted: the prediction.
@@ -105,10 +106,10 @@ def aligned_box(
         VolumeError: the region reaches out of the truth or of the prediction, or they do not belong together.
     """
     box = region_box(region, shape=shape)
-    first = predicted.first_voxel
     if predicted.shape == shape:
         return box, (0, 0, 0)
-    if first is None:
+    part = predicted.part
+    if part is None or part.whole_shape != shape:
         if predicted.shape == box_shape(box):
             return box, box_start(box)
         wanted = f"{shape}" if region is None else f"{shape} or that of the region, {box_shape(box)}"
@@ -116,18 +117,14 @@ def aligned_box(
             f"{predicted.location} has the shape {predicted.shape} and {truth} {shape}, the prediction's must be "
             f"{wanted}: give the volumes that belong together."
         )
-    own = tuple(slice(start, start + size) for start, size in zip(first, predicted.shape, strict=True))
-    lies = (own[0], own[1], own[2])
-    if any(part.stop > size for part, size in zip(lies, shape, strict=True)):
-        raise VolumeError(
-            f"{predicted.location}: is of {box_text(lies)} of the volume that it was predicted from, and {truth} has "
-            f"the shape {shape}: give the volumes that belong together."
-        )
+    z, y, x = (slice(first, first + size) for first, size in zip(part.first_voxel, predicted.shape, strict=True))
     if region is None:
-        return lies, first
-    if any(part.start < has.start or part.stop > has.stop for part, has in zip(box, lies, strict=True)):
-        raise VolumeError(
-            f"{predicted.location}: is of {box_text(lies)}, and the region {box_text(box)} reaches out of it: give a "
-            "part of that."
+        return region_box(Region(z=(z.start, z.stop), y=(y.start, y.stop), x=(x.start, x.stop)), shape=shape), (
+            part.first_voxel
         )
-    return box, first
+    if any(one.start < has.start or one.stop > has.stop for one, has in zip(box, (z, y, x), strict=True)):
+        raise VolumeError(
+            f"{predicted.location}: is of {box_text((z, y, x))}, and the region {box_text(box)} reaches out of it: "
+            "give a part of that."
+        )
+    return box, part.first_voxel

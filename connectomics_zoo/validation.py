@@ -20,7 +20,7 @@ from connectomics_zoo.schema.experiment import RunSpec, VolumePair
 from connectomics_zoo.targets.labels import is_mask
 from connectomics_zoo.training.data import Patch, validation_loader
 from connectomics_zoo.training.module import SegmentationModule
-from connectomics_zoo.training.run import METRICS_FILE
+from connectomics_zoo.training.report import METRICS_FILE
 from connectomics_zoo.volumes import open_volume
 from connectomics_zoo.volumes.location import split_location
 
@@ -35,11 +35,16 @@ def place(run: RunSpec, folders: Sequence[Path]) -> RunSpec | None:
         run: a run, which may have been given away without its places.
         folders: where to look; places outside of `data.root` are looked at as they are.
     """
-    volumes = [split_location(place)[0] for pair in run.data.validation for place in pair.places]
+    volumes = validation_files(run)
     for folder in folders:
         if volumes and all((folder / volume).exists() for volume in volumes):
             return run.model_copy(update={"data": run.data.model_copy(update={"root": str(folder)})})
     return None
+
+
+def validation_files(run: RunSpec) -> list[Path]:
+    """Return the files of the validation volumes, as the spec names them."""
+    return sorted({split_location(volume)[0] for pair in run.data.validation for volume in pair.places})
 
 
 def read_metrics(folder: Path) -> tuple[dict[str, float], int, int]:
@@ -99,13 +104,13 @@ def _object_scores(folder: Path, run: RunSpec, pair: VolumePair) -> dict[str, fl
     """Return the scores of the objects in the region of a validation volume."""
     root = None if run.data.root is None else Path(run.data.root).expanduser()
     with open_volume(pair.image, root=root) as image, open_volume(pair.label, root=root) as label:
-        # The same objects as those that the task trains on.
-        relabel = run.task.labels.relabel and is_mask(label.read(region_box(pair.region, shape=label.shape)))
+        unlabelled = run.data.unlabelled
+        labels = label.read(region_box(pair.region, shape=label.shape))
+        relabel = run.task.labels.relabel and is_mask(labels, ignored=() if unlabelled is None else (unlabelled,))
         places = image.location, label.location
-    unlabelled = run.data.unlabelled
     with tempfile.TemporaryDirectory() as scratch:
         predicted, objects = Path(scratch) / "prediction.h5", Path(scratch) / "objects.h5"
-        predict(folder, places[0], predicted, region=pair.region)
+        predict(folder, places[0], predicted, region=pair.region, precision="float32")
         decode(predicted, objects)
         report = evaluate(
             objects,
@@ -113,6 +118,6 @@ def _object_scores(folder: Path, run: RunSpec, pair: VolumePair) -> dict[str, fl
             kind="instances",
             region=pair.region,
             relabel=relabel,
-            ignore_labels=None if unlabelled is None else (0, unlabelled),
+            unlabelled=unlabelled,
         )
     return report.scores

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from object_volumes import affinity_task, true_values, voronoi_labels, write_labels, write_prediction
+from scipy.ndimage import binary_dilation
 from tiny_training import make_run
 
 import zoo
@@ -92,7 +93,7 @@ def test_settings_that_all_find_nothing_are_a_failed_check_and_write_nothing(tmp
     truth = write_labels(tmp_path / "truth.h5", LABELS)
     code, _, err = run_zoo("decode", prediction, tmp_path / "out.h5", "--run", run, "--tune", truth, "min_size=10000")
     assert code == CheckFailedError.exit_code == 1
-    assert "none of the 9 settings of components finds an object: look at the prediction, or give a smaller" in err
+    assert "none of the 11 settings of components finds an object: look at the prediction, or give a smaller" in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out.h5").exists()
     assert not (run / "decode.yaml").exists()
@@ -129,7 +130,7 @@ def test_tuning_says_on_stderr_how_far_it_is_and_decoding_alone_does_not(tmp_pat
     code, _, err = run_zoo("decode", prediction, tmp_path / "out.h5", "--tune", truth)
     assert code == 0
     lines = [line for line in err.splitlines() if line.startswith("tune: ")]
-    assert len(lines) == 9
+    assert len(lines) == 11
     assert lines[-1].startswith("tune: 100 % of 9 settings, ")
     assert run_zoo("decode", prediction, tmp_path / "again.h5")[2] == ""
 
@@ -167,14 +168,18 @@ def test_a_foreground_of_network_voxels_is_decoded(tmp_path):
     assert report.objects == 1
 
 
-def test_the_components_of_a_mask_are_what_is_tuned_for(tmp_path):
+@pytest.mark.parametrize("unlabelled", [None, 255, 2])
+def test_the_components_of_a_mask_are_what_is_tuned_for(tmp_path, unlabelled):
     task = get_task("mito-instance")
     truth = np.zeros((8, 24, 24), np.uint8)
     truth[:, 2:10, 2:10] = truth[:, 14:22, 14:22] = 1
     values = np.stack([np.where(truth > 0, 0.95, 0.05), np.full(truth.shape, 0.05), np.where(truth > 0, 0.6, -0.9)])
     write_prediction(tmp_path / "p.h5", values, task)
+    ignored = [] if unlabelled is None else [unlabelled]
+    if unlabelled is not None:
+        truth[:, :, 12] = unlabelled
     write_labels(tmp_path / "truth.h5", truth)
-    report = zoo.decode(tmp_path / "p.h5", tmp_path / "out.h5", tune_on=tmp_path / "truth.h5")
+    report = zoo.decode(tmp_path / "p.h5", tmp_path / "out.h5", tune_on=tmp_path / "truth.h5", ignore_labels=ignored)
     assert report.objects == 2
     best = next(trial for trial in report.trials if trial.settings == report.settings)
     assert best.adapted_rand_error == pytest.approx(0, abs=1e-6)
@@ -182,7 +187,9 @@ def test_the_components_of_a_mask_are_what_is_tuned_for(tmp_path):
 
 def test_the_best_threshold_may_lie_between_those_of_the_grid(tmp_path):
     task = affinity_task(threshold=0.1)
-    path = write_prediction(tmp_path / "p.h5", np.where(true_values(LABELS, task) > 0, 0.68, 0.62), task)
+    # Around one object alone, a threshold of 0.6 does not part what one of 0.65 does.
+    apart = np.where(binary_dilation(LABELS == 1, iterations=2), 0.62, 0.55)
+    path = write_prediction(tmp_path / "p.h5", np.where(true_values(LABELS, task) > 0, 0.68, apart), task)
     report = zoo.decode(path, tmp_path / "out.h5", tune_on=write_labels(tmp_path / "truth.h5", LABELS))
     assert report.settings["threshold"] == 0.65
     assert report.objects == 8

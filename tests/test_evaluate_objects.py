@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -229,3 +231,36 @@ def test_relabelling_is_for_objects(tmp_path, options):
     found, true = write(tmp_path, prediction=np.ones((1, 2, 2), np.uint8), truth=np.ones((1, 2, 2), np.uint8))
     with pytest.raises(SpecError, match="relabel makes objects of the truth"):
         evaluate(found, true, relabel=True, **options)
+
+
+def test_what_is_not_annotated_counts_for_no_score_and_the_background_as_ever(tmp_path):
+    truth = np.zeros((1, 4, 12), np.uint8)
+    truth[:, :, 0:2], truth[:, :, 4:6], truth[:, :, 10:] = 1, 2, 255
+    prediction = truth.copy()
+    prediction[:, :, 8] = 9  # false, in the background
+    prediction[:, :, 10] = 7  # where nobody knows
+    found, true = write(tmp_path, prediction=prediction, truth=truth)
+    scores = evaluate(found, true, kind="instances", unlabelled=255).scores
+    assert (scores["objects_predicted"], scores["objects_true"]) == (3, 2)
+    assert scores["ap_50"] == pytest.approx(2 / 3)
+    assert scores["adapted_rand_error"] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("options", [{"unlabelled": 255}, {"unlabelled": 2}, {"ignore_labels": [0, 255]}])
+def test_ignored_labels_are_those_of_the_mask_and_not_of_its_components(tmp_path, options):
+    truth = np.zeros((1, 4, 12), np.uint8)
+    truth[:, :, 0:2] = truth[:, :, 4:6] = truth[:, :, 8:9] = 1
+    truth[:, :, 11] = options.get("unlabelled", 255)
+    prediction = np.zeros((1, 4, 12), np.uint8)
+    prediction[:, :, 0:2], prediction[:, :, 4:6], prediction[:, :, 8:9] = 1, 2, 3
+    found, mask = write(tmp_path, prediction=prediction, truth=truth)
+    scores = evaluate(found, mask, relabel=True, **options).scores
+    assert (scores["objects_true"], scores["ap_75"], scores["adapted_rand_error"]) == (3, 1, pytest.approx(0))
+
+
+def test_the_command_takes_what_is_not_annotated(tmp_path):
+    truth = np.array([[[1, 1, 0, 5]]], np.uint8)
+    found, true = write(tmp_path, prediction=np.array([[[1, 1, 0, 1]]], np.uint8), truth=truth)
+    arguments = [found, true, "--relabel", "--unlabelled", "5", "--json"]
+    result = CliRunner().invoke(evaluate_cli.command, arguments, catch_exceptions=False)
+    assert json.loads(result.stdout)["scores"]["objects_true"] == 1

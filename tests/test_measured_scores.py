@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -17,9 +18,11 @@ from connectomics_zoo.overrides import merge
 from connectomics_zoo.predict import predict
 from connectomics_zoo.push import Request, ship
 from connectomics_zoo.reading import dump_yaml, read_yaml
-from connectomics_zoo.registry import get_spec
+from connectomics_zoo.registry import get_run, get_spec
 from connectomics_zoo.training import train
-from connectomics_zoo.verify import verify
+from connectomics_zoo.verify import verify, weights_level
+from connectomics_zoo.verify.select import Target
+from connectomics_zoo.verify.weights_level import check_weights
 
 DECODE = {
     "method": "watershed",
@@ -58,6 +61,14 @@ def shipped(home, tmp_path):
     for path in home.glob("tiny*"):
         shutil.copy(path, tmp_path)
     return tmp_path / "tiny.yaml"
+
+
+@pytest.fixture
+def tiny_spec(tmp_path):
+    """The spec of a model without weights."""
+    path = tmp_path / "other.yaml"
+    write_spec(new_spec("other", base="mednext-S", changes={"arch": TINY}), path=path)
+    return path
 
 
 def declare(path, **scores):
@@ -112,7 +123,7 @@ def test_data_that_is_not_at_hand_is_no_proof(home, shipped, tmp_path, run_zoo):
     code, out, err = run_zoo("verify", shipped, "--level", "weights", "--data", tmp_path / "empty")
     assert code == 1
     assert "not measured again: no folder given with --data has volume.h5" in out
-    assert "no declared score was measured again: give the folder of its volumes with --data." in err
+    assert "no declared score was measured again, for the reasons above." in err
     code, _, err = run_zoo(
         "verify", shipped, "--level", "weights", "--data", tmp_path / "empty", "--data", home / "data"
     )
@@ -154,4 +165,75 @@ def test_weights_without_their_data_state_the_scores_of_their_training_alone(hom
     (run / "spec.yaml").write_text(dump_yaml(document))
     report = ship(Request(run, name="other"), shipped)
     assert report.entry["metrics"].keys() == {"val/dice", "val/iou"}
-    assert "the validation data is not at hand" in " ".join(report.notes)
+    assert "the scores of objects were not measured: " in " ".join(report.notes)
+
+
+def test_shipping_again_without_the_data_keeps_the_scores_of_the_objects(home, shipped, tmp_path):
+    before = get_spec(shipped).weights["objects"]
+    run = Path(shutil.copytree(home / "run", tmp_path / "run"))
+    moved = (home / "data").rename(home / "moved")
+    try:
+        report = ship(Request(run, name="objects"), shipped)
+    finally:
+        moved.rename(home / "data")
+    assert "the scores of objects were not measured: " in " ".join(report.notes)
+    assert get_spec(shipped).weights["objects"] == before
+
+
+def test_weights_may_be_verified_by_name(home, shipped):
+    ship(Request(home / "run", name="second", half=True), shipped)
+    for name, tags in (("objects", {"objects"}), (None, {"objects", "second"})):
+        checks = check_weights(get_spec(shipped), Target(shipped, None, tag=name))
+        assert {check.path.split(".")[1] for check in checks} == tags
+    report = verify(["mednext-S.vnc-mito", "mednext-S"], level="schema")
+    assert [model.source for model in report.models] == ["zoo:mednext-S.vnc-mito", "zoo:mednext-S"]
+
+
+def test_weights_that_a_model_does_not_have_are_no_proof(shipped):
+    checks = check_weights(get_spec(shipped), Target(shipped, None, tag="nothing"))
+    assert [check.ok for check in checks] == [False]
+    assert "has no weights 'nothing'" in checks[0].note
+
+
+def test_a_folder_without_scores_is_not_measured(home, tmp_path):
+    run = Path(shutil.copytree(home / "run", tmp_path / "run"))
+    (run / "metrics.json").unlink()
+    (model,) = verify([str(run)], level="weights", data=home / "data").models
+    assert [check.note for check in model.failures] == [
+        "not measured again: no scores (metrics.json) lie beside the weights"
+    ]
+
+
+def test_a_model_without_weights_is_no_proof(home, tiny_spec):
+    (model,) = verify([str(tiny_spec)], level="weights", data=home / "data").models
+    assert [check.note for check in model.failures] == ["not measured again: no score is declared"]
+
+
+def test_the_file_that_is_missing_is_named(home, tmp_path):
+    run = Path(shutil.copytree(home / "run", tmp_path / "run"))
+    document = read_yaml(run / "spec.yaml")
+    document["data"]["validation"][0]["label"] = "labels.h5:mito"
+    (run / "spec.yaml").write_text(dump_yaml(document))
+    report = verify([str(run)], level="weights", data=home / "data")
+    words = "not measured again: no folder given with --data has labels.h5"
+    assert [check.note for check in report.models[0].unmeasured] == [words]
+    checks = (dataclasses.replace(check, ok=True) for check in report.models[0].checks)
+    passed = dataclasses.replace(report, models=(dataclasses.replace(report.models[0], checks=tuple(checks)),))
+    assert f'<skipped message="metrics.json: {words}" />' in passed.to_junit()
+
+
+def test_another_network_in_the_file_than_in_the_spec_fails(home, shipped, monkeypatch):
+    run = get_run(home / "run").model_copy(update={"model": get_spec("mednext-B")})
+    monkeypatch.setattr(weights_level, "embedded_run", lambda found: run)
+    checks = check_weights(get_spec(shipped), Target(shipped, None), [home / "data"])
+    assert [check.note for check in checks if not check.ok] == ["the spec in the file is of another network"]
+
+
+def test_what_is_declared_about_weights_is_shown(run_zoo):
+    code, out, err = run_zoo("show", "mednext-S.vnc-mito")
+    assert code == 0, err
+    assert out.startswith("mednext-S.vnc-mito\n")
+    for words in ("val/dice 0.8795", "CC-BY-NC-SA-3.0", "z=0:13", 'zoo.load("mednext-S.vnc-mito")'):
+        assert words in out
+    assert not run_zoo("show", "mednext-S")[1].startswith("mednext-S.vnc-mito")
+    assert "val/dice 0.8795" not in run_zoo("show", "mednext-S.vnc-mito", "arch.kernel_size=5")[1]

@@ -74,6 +74,12 @@ NAMES = {
     "error, VOI and CREMI score of instances].",
 )
 @click.option(
+    "--unlabelled",
+    type=int,
+    metavar="LABEL",
+    help="The label in the truth of voxels that are not annotated: they count for no score.",
+)
+@click.option(
     "--relabel",
     is_flag=True,
     help="Objects of the truth are the connected components of its labels, as of a mask (in memory as a whole).",
@@ -107,6 +113,7 @@ def command(
     threshold: float | None,
     region: str | None,
     ignore_labels: tuple[int, ...],
+    unlabelled: int | None,
     relabel: bool,
     skeletons: str | None,
     merge_nodes: int,
@@ -140,6 +147,7 @@ def command(
         threshold=threshold,
         region=region,
         ignore_labels=ignore_labels or None,
+        unlabelled=unlabelled,
         relabel=relabel,
         skeletons=skeletons,
         merge_nodes=merge_nodes,

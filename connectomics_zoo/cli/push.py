@@ -75,9 +75,7 @@ def command(
     request = Request(run, name=name, half=half, license=license, attribution=attribution)
     if ships:
         folder = (output or run / "push-preview") if dry_run else None
-        report = ship(request, Path(target), output=folder)
-        for left_behind in report.notes:
-            note(left_behind)
+        report = ship(request, Path(target), output=folder, tell=note)
     elif dry_run:
         report = preview(request, target, output=output, pictures=not no_pictures, tell=note)
     else:

@@ -63,7 +63,8 @@ def command(ref: str, overrides: tuple[str, ...], kind: Any, output: str | None)
     from connectomics_zoo.registry import parse_reference
 
     if output is None:
-        _print_summary(spec, declared, tag=parse_reference(ref).tag)
+        # What is changed has no weights.
+        _print_summary(spec, declared, weights=None if changes else (ref, parse_reference(ref).tag))
     print_yaml(dump_yaml(document))
 
 
@@ -92,13 +93,13 @@ def _change(spec: Spec, changes: Mapping[str, Any], *, source: str) -> Spec:
     return changed
 
 
-def _print_summary(spec: Spec, declared: Spec, *, tag: str | None) -> None:
+def _print_summary(spec: Spec, declared: Spec, *, weights: tuple[str, str | None] | None) -> None:
     from connectomics_zoo.schema.experiment import ExperimentSpec, RunSpec
     from connectomics_zoo.schema.model import ModelSpec
 
     if isinstance(spec, ModelSpec):
-        if tag is not None:
-            _print_weights(spec, tag)
+        if weights is not None and weights[1] is not None:
+            _print_weights(spec, weights[1], reference=weights[0])
         _print_model(spec)
     elif isinstance(spec, RunSpec):
         _print_run(spec)
@@ -110,10 +111,10 @@ def _print_summary(spec: Spec, declared: Spec, *, tag: str | None) -> None:
     click.echo()
 
 
-def _print_weights(spec: ModelSpec, tag: str) -> None:
+def _print_weights(spec: ModelSpec, tag: str, *, reference: str) -> None:
     """Print what is declared about one of the model's weights."""
     entry = spec.weights[tag]
-    _print_title(f"{spec.name}.{tag}", f"Trained weights of {spec.reference} for the task {entry.task}.")
+    _print_title(reference, f"Trained weights of {spec.reference} for the task {entry.task}.")
     facts = {
         "scores": ", ".join(f"{name} {value:.4f}" for name, value in entry.metrics.items()) or "not stated",
         "data": entry.dataset,
@@ -126,7 +127,7 @@ def _print_weights(spec: ModelSpec, tag: str) -> None:
         "file": f"{entry.file}, {_describe_place(entry)}"
         + ("" if entry.size is None else f", {entry.size / 1e6:.1f} MB"),
         "sha256": entry.sha256,
-        "load": f'zoo.load("{spec.name}.{tag}")',
+        "load": f'zoo.load("{reference}")',
     }
     print_facts(facts)
     click.echo()

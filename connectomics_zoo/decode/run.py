@@ -18,13 +18,13 @@ from connectomics_zoo.decode.settings import fields_of, find_task, has_boundary,
 from connectomics_zoo.decode.stored import read_values
 from connectomics_zoo.decode.tune import Trial, grid_of, tune
 from connectomics_zoo.errors import SpecError, VolumeError
-from connectomics_zoo.regions import Box, aligned_box, box_shape, box_start, box_within, region_box
+from connectomics_zoo.regions import Box, aligned_box, box_shape, box_start, box_within, part_of, region_box
 from connectomics_zoo.registry import get_run
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.task import DecodeSpec, TaskSpec
 from connectomics_zoo.schema.tuned import TunedDecoding
 from connectomics_zoo.targets.labels import true_objects
-from connectomics_zoo.volumes import Volume, create_volume, open_volume
+from connectomics_zoo.volumes import Part, Volume, create_volume, open_volume
 from connectomics_zoo.volumes.writing import refuse_own_input
 
 Progress = Callable[[int, int], None]
@@ -91,7 +91,7 @@ def decode(
         ignore_labels: voxels with these labels in the truth count for no setting, as those with the `data.unlabelled`
             of the run do.
         region: use this part of the prediction alone (`z=13:16,y=0:512`); `out` is as large as it. It is a part of the
-            truth where there is one, and the prediction may be as large as that part.
+            truth where there is one, and the prediction may be as large as that part, or says where it lies.
         overwrite: replace `out` if it exists.
         progress: is told how many settings have been tried.
 
@@ -115,7 +115,7 @@ def decode(
         base = find_task(predicted, task=task, run=spec)
         saved = None if run is None else read_tuned(run)
         chosen = with_settings(base, saved=saved, method=method, changes=changes or {})
-        box, first_voxel, truth = _parts(predicted, tune_on, region, task=chosen)
+        box, part, read_truth = _parts(predicted, tune_on, region)
         shape = box_shape(box)
         refuse_too_large(chosen, shape=shape, stored=predicted.dtype, location=predicted.location)
         with create_volume(
@@ -126,18 +126,19 @@ def decode(
             channels=None,
             voxel_size_nm=predicted.voxel_size_nm,
             content="instances",
-            first_voxel=first_voxel,
+            part=part,
             overwrite=overwrite,
         ) as target:
             channels = _read(predicted, box, chosen)
             best, file = chosen.decode, None
             trials: list[Trial] = []
-            if truth is not None:
+            if read_truth is not None:
+                truth, ignored = true_objects(read_truth(), spec=chosen.labels, ignored=_ignored(ignore_labels, spec))
                 best, trials = tune(
                     channels,
                     truth,
                     candidates=grid_of(chosen.decode, has_boundary=has_boundary(chosen)),
-                    ignored=_ignored(ignore_labels, spec),
+                    ignored=ignored,
                     location=str(tune_on),
                     progress=progress,
                 )
@@ -176,24 +177,29 @@ def _read(predicted: Volume, box: Box, task: TaskSpec) -> Channels:
 
 
 def _parts(
-    predicted: Volume, tune_on: str | Path | None, region: str | None, *, task: TaskSpec
-) -> tuple[Box, tuple[int, int, int] | None, NDArray[Any] | None]:
-    """Return the part of the prediction that is decoded, where its first voxel lies in the volume that the prediction
-    is of, where that is known, and its true objects, where there is a truth."""
+    predicted: Volume, tune_on: str | Path | None, region: str | None
+) -> tuple[Box, Part | None, Callable[[], NDArray[Any]] | None]:
+    """Return the part of the prediction that is decoded, what that is a part of, and what reads its truth, if any."""
     if tune_on is None:
-        part = region_box(region, shape=predicted.shape)
-        if predicted.first_voxel is None:
-            return part, None, None
-        z, y, x = (first + start for first, start in zip(predicted.first_voxel, box_start(part), strict=True))
-        return part, (z, y, x), None
+        box = region_box(region, shape=predicted.shape)
+        return box, _part(predicted, box) or part_of(box, predicted.shape), None
     with open_volume(tune_on) as true:
-        box, first = aligned_box(predicted, shape=true.shape, region=region, truth=true.location)
+        true_box, first = aligned_box(predicted, shape=true.shape, region=region, truth=true.location)
         if true.channels is not None or true.dtype.kind == "f":
             raise VolumeError(
                 f"{true.location}: holds {true.dtype}{'' if true.channels is None else ' in channels'}, a truth is one "
                 "volume of whole numbers, a label for each object: give that."
             )
-        return box_within(box, first), box_start(box), true_objects(true.read(box), spec=task.labels)
+        box = box_within(true_box, first)
+    return box, _part(predicted, box) or part_of(true_box, true.shape), lambda: true.read(true_box)
+
+
+def _part(predicted: Volume, box: Box) -> Part | None:
+    """Return where `box` of a prediction lies in the volume that the prediction is a part of, None if it is of none."""
+    if predicted.part is None:
+        return None
+    z, y, x = (first + start for first, start in zip(predicted.part.first_voxel, box_start(box), strict=True))
+    return Part((z, y, x), predicted.part.whole_shape)
 
 
 def _save(

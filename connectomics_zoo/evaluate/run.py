@@ -23,7 +23,7 @@ from connectomics_zoo.evaluate.skeletons import Skeletons, read_skeletons
 from connectomics_zoo.memory import available_bytes
 from connectomics_zoo.regions import Box, aligned_box, box_shape, box_start, box_within
 from connectomics_zoo.schema.experiment import Region
-from connectomics_zoo.targets.labels import connected_objects
+from connectomics_zoo.targets.labels import IGNORED, connected_objects
 from connectomics_zoo.volumes import Volume, VoxelSize, open_volume
 from connectomics_zoo.volumes.carried import read_task
 
@@ -73,6 +73,7 @@ def evaluate(
     threshold: float | None = None,
     region: Region | str | None = None,
     ignore_labels: Sequence[int] | None = None,
+    unlabelled: int | None = None,
     relabel: bool = False,
     skeletons: str | Path | None = None,
     merge_nodes: int = 0,
@@ -94,13 +95,16 @@ def evaluate(
             where both hold more than two whole numbers, else `semantic`.
         threshold: the prediction holds probabilities (or a mask), and the foreground is above this; by default
             0.5 where it turns out to hold probabilities.
-        region: score this part of the truth (without one, of the prediction) alone (`z=13:16,y=0:512`); by default
-            all that the prediction has.
+        region: score this part of the truth alone (`z=13:16,y=0:512`), or without one, of the volume that the
+            prediction is a part of; by default all that the prediction has.
         ignore_labels: voxels with these labels in the truth count for no score, as if they were not there. By
             default none, but Rand error, VOI and CREMI score leave out 0; what is predicted there is a false object.
+        unlabelled: the label in the truth of voxels that are not annotated; they count for no score at all, beside
+            those that `ignore_labels` leaves out.
         relabel: the objects of the truth are the connected components of its labels, as of a mask; the scored part of
             the truth is in memory as a whole then.
-        skeletons: an SWC file or a folder of them, each a neuron; positions in nm from the truth's first voxel.
+        skeletons: an SWC file or a folder of them, each a neuron; positions in nm from the first voxel of the
+            truth, or without one, of the volume that the prediction is a part of.
         merge_nodes: a segment with more nodes than this of two skeletons or more merges them.
         voxel_size_nm: (z, y, x), where the volumes do not say it.
 
@@ -130,6 +134,7 @@ def evaluate(
                 kind=kind,
                 threshold=threshold,
                 ignore_labels=ignore_labels,
+                unlabelled=unlabelled,
                 relabel=relabel,
             )
         if lines is None:
@@ -175,16 +180,20 @@ def _compared(
     kind: Kind | None,
     threshold: float | None,
     ignore_labels: Sequence[int] | None,
+    unlabelled: int | None,
     relabel: bool,
 ) -> Report:
     """Score the prediction against the truth, from the one table of their pairs of labels."""
-    read = _relabelled(true, box) if relabel else true.read
+    ignored = (*(ignore_labels or ()), *(() if unlabelled is None else (unlabelled,)))
+    read: Callable[[Box], NDArray[Any]] = true.read
+    if relabel:
+        read, ignored = _relabelled(true, box, ignored=ignored), (IGNORED,)
     cut = (DEFAULT_THRESHOLD if threshold is None else threshold) if predicted.dtype.kind == "f" else None
     table = merge_pairs(
         count_pairs(labels, true_labels)
         for labels, true_labels in _blocks(predicted, true, read=read, box=box, offset=offset, cut=cut)
     )
-    counted = leave_out(table, ignore_labels or (), truth=true.location)
+    counted = leave_out(table, ignored, truth=true.location)
     reading = interpret(predicted, counted, kind=kind, threshold=threshold, cut=cut)
     compared = counted
     scores, classes = _scores(counted, reading, truth=true.location)
@@ -273,9 +282,8 @@ def _aligned(predicted: Volume, true: Volume, region: Region | str | None) -> tu
                 f"{_way_to_labels(volume)}."
             )
     shape = true.shape
-    if predicted is true:  # against skeletons alone, whose positions are in the volume that it was predicted from
-        z, y, x = (first + size for first, size in zip(predicted.first_voxel or (0, 0, 0), shape, strict=True))
-        shape = (z, y, x)
+    if predicted is true and predicted.part is not None:
+        shape = predicted.part.whole_shape  # the positions of skeletons alone are in the volume that it is a part of
     return aligned_box(predicted, shape=shape, region=region, truth=true.location)
 
 
@@ -288,8 +296,8 @@ def _way_to_labels(volume: Volume) -> str:
     return "predict labels (--output label)"
 
 
-def _relabelled(true: Volume, box: Box) -> Callable[[Box], NDArray[Any]]:
-    """Return what reads the connected components of the truth in `box`.
+def _relabelled(true: Volume, box: Box, *, ignored: Sequence[int]) -> Callable[[Box], NDArray[Any]]:
+    """Return what reads the connected components of the truth in `box`, and `IGNORED` for ignored labels.
 
     Raises:
         LimitError: they do not fit into the memory.
@@ -301,7 +309,7 @@ def _relabelled(true: Volume, box: Box) -> Callable[[Box], NDArray[Any]]:
             f"{needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are free: score a part, or "
             "label its objects first."
         )
-    labels = connected_objects(_whole(_plain(true.read(box)), location=true.location))
+    labels = connected_objects(_whole(_plain(true.read(box)), location=true.location), ignored=ignored)
 
     return lambda part: labels[box_within(part, box_start(box))]
 

@@ -33,7 +33,7 @@ from connectomics_zoo.predict.plan import Geometry, Span, make_geometry
 from connectomics_zoo.predict.slide import Finished, Forward, predict_column
 from connectomics_zoo.predict.views import plan_views
 from connectomics_zoo.pretrained import Frozen, find_run
-from connectomics_zoo.regions import box_shape, box_start, region_box
+from connectomics_zoo.regions import box_shape, part_of, region_box
 from connectomics_zoo.schema.experiment import Merge, Region, RunSpec, Views
 from connectomics_zoo.volumes import Content, Volume, WritableVolume, create_volume, open_volume
 from connectomics_zoo.volumes.carried import task_text
@@ -237,7 +237,7 @@ def _create_output(out: str | Path, job: _Job, *, source: Volume, overwrite: boo
         voxel_size_nm=voxel_size_nm,
         content=content,
         task=None if job.output == "label" else task_text(task),
-        first_voxel=box_start(job.geometry.box),
+        part=part_of(job.geometry.box, source.shape),
         chunks=None if is_tiff else plan.chunk_shape(job.geometry),
         overwrite=overwrite,
     )

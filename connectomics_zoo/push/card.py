@@ -17,7 +17,7 @@ from connectomics_zoo.push.story import describe_dataset, describe_part, describ
 from connectomics_zoo.push.trained import Trained
 from connectomics_zoo.schema.experiment import PredictionSpec
 from connectomics_zoo.schema.task import TaskSpec
-from connectomics_zoo.training.run import METRICS_FILE
+from connectomics_zoo.training.report import METRICS_FILE
 
 LIBRARY = "connectomics-zoo"
 CARD_FILE = "README.md"

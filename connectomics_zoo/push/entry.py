@@ -42,9 +42,14 @@ def package_entry(
         split=describe_split(trained),
         recipe=describe_recipe(trained),
         seed=trained.public.training.seed,
-        metrics={name: float(f"{value:.6g}") for name, value in {**trained.metrics, **scores}.items()},
+        metrics=rounded({**trained.metrics, **scores}),
         probe=probe,
     )
+
+
+def rounded(scores: Mapping[str, float]) -> dict[str, float]:
+    """Return scores with the digits that a spec states."""
+    return {name: float(f"{value:.6g}") for name, value in scores.items()}
 
 
 def hub_entry(entry: WeightsEntry, *, repo: str, revision: str) -> WeightsEntry:

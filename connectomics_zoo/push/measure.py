@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from connectomics_zoo.build import count_parameters, fingerprint, probe_network, probe_shape
-from connectomics_zoo.errors import VolumeError
+from connectomics_zoo.errors import VolumeError, ZooError
 from connectomics_zoo.load import load
 from connectomics_zoo.picture import draw_comparison
 from connectomics_zoo.predict import predict
@@ -79,7 +79,7 @@ def measure(folder: Path, run: RunSpec, *, pictures: bool, tell: Tell) -> Measur
     with _readers(run, tell) as readers:
         if readers:
             tell(f"scoring again on {', '.join(pair.image for pair in run.data.validation)}")
-            scores = voxel_scores(folder, run) | object_scores(folder, run)
+            scores = voxel_scores(folder, run) | measure_objects(folder, run, tell=tell)
         if readers and pictures:
             _draw(folder, run, readers[0])
             has_picture = True
@@ -87,17 +87,24 @@ def measure(folder: Path, run: RunSpec, *, pictures: bool, tell: Tell) -> Measur
 
 
 def measure_objects(folder: Path, run: RunSpec, *, tell: Tell) -> dict[str, float]:
-    """Return the scores of the objects that the files in `folder` give, empty where the task makes none.
+    """Return the scores of the objects that the files in `folder` give, empty where there are none.
 
     Args:
         folder: a run folder without places of this machine.
         run: the spec of that run with them.
-        tell: is told where the validation data is not at hand.
+        tell: is told what is measured, and what could not be.
     """
-    if not run.task.decode.is_instances:
+    if not run.task.decode.is_instances or not run.data.validation:
         return {}
-    with _readers(run, tell) as readers:
-        return object_scores(folder, run) if readers else {}
+    tell(f"scoring objects on {', '.join(pair.image for pair in run.data.validation)}")
+    try:
+        scores = object_scores(folder, run)
+    except ZooError as error:
+        tell(f"the scores of objects were not measured: {error}")
+        return {}
+    if not scores:
+        tell("the scores of objects were not measured: a mask says what of the validation data is annotated")
+    return scores
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from connectomics_zoo.push.entry import (
     plain_entry,
     read_own_spec,
     refuse_other_weights,
+    rounded,
     write_entry,
 )
 from connectomics_zoo.push.folder import OPTIONAL_FILES, copy_files, file_sizes, refuse_other_content
@@ -38,7 +39,7 @@ from connectomics_zoo.reading import MAX_BYTES
 from connectomics_zoo.registry import is_elsewhere, is_private_source, volumes_of
 from connectomics_zoo.schema.base import RepoId
 from connectomics_zoo.schema.model import WeightsEntry
-from connectomics_zoo.training.run import METRICS_FILE
+from connectomics_zoo.training.report import METRICS_FILE
 
 PREVIEW = "push-preview"
 """Folder in a run folder that a preview goes to by default."""
@@ -217,13 +218,14 @@ def preview(
     )
 
 
-def ship(request: Request, spec: Path, *, output: Path | None = None) -> PushReport:
+def ship(request: Request, spec: Path, *, output: Path | None = None, tell: Tell | None = None) -> PushReport:
     """Put the weights of a run beside the spec file of their model, as `<model>.<tag>.safetensors`, with their entry.
 
     Args:
         request: what is shipped.
         spec: the file of the model's spec, such as one of a catalogue.
         output: write the weights into this folder instead, and leave the spec as it is.
+        tell: is told what is being done, and what could not be measured; the report has it too.
 
     Raises:
         SpecError: the spec is not that of the run's model.
@@ -237,35 +239,42 @@ def ship(request: Request, spec: Path, *, output: Path | None = None) -> PushRep
     name = f"{own.name}.{trained.tag}.safetensors"
     folder = spec.parent if output is None else output
     notes: list[str] = []
+    keep = _keeping(notes, tell or (lambda _: None))
     if output is not None:
         refuse_other_content(output)
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / WEIGHTS_FILE
         write_trained(trained, made.parent)
         _refuse_leaks(trained, made.parent, (SPEC_FILE,))
-        _, _, probe = measure_numbers(made.parent, trained.public)
-        objects = measure_objects(made.parent, trained.run, tell=notes.append)
-        digest, size = file_sha256(made), made.stat().st_size
-        entry = package_entry(trained, sha256=digest, size=size, probe=probe, scores=objects, file=name)
-        refuse_other_weights(own, trained.tag, sha256=digest, repo=None)
+        entry = _entry_beside(trained, made, name=name)
+        refuse_other_weights(own, trained.tag, sha256=entry.sha256, repo=None)
         target = folder / name
-        if target.is_symlink() or (target.exists() and output is None and file_sha256(target) != digest):
+        if target.is_symlink() or (target.exists() and output is None and file_sha256(target) != entry.sha256):
             raise OutputError(f"{target} exists and is another file, give your weights another tag with --name.")
         if output is None:
-            changed_text(spec, trained.tag, entry)  # before the weights are put there
+            changed_text(spec, trained.tag, entry)  # before it takes long, and the weights are put there
+        known = own.weights.get(trained.tag)
+        scores = measure_objects(made.parent, trained.run, tell=keep) or ({} if known is None else known.metrics)
+        entry = entry.model_copy(update={"metrics": {**rounded(scores), **entry.metrics}})
         copy_files({name: made}, folder)
     if output is None:
         write_entry(spec, trained.tag, entry)
     if trained.tuned is not None and trained.public.task.decode != trained.tuned.decode:
-        notes.append(_left_behind(trained))
+        keep(_left_behind(trained))
     return PushReport(
         run=str(request.run),
         tag=trained.tag,
         entry=plain_entry(entry),
-        files={name: size},
+        files={name: target.stat().st_size},
         notes=tuple(notes),
         folder=str(folder),
     )
+
+
+def _entry_beside(trained: Trained, made: Path, *, name: str) -> WeightsEntry:
+    """Return the entry of the weights in the file `made`, which will lie beside a spec, with the scores of training."""
+    _, _, probe = measure_numbers(made.parent, trained.public)
+    return package_entry(trained, sha256=file_sha256(made), size=made.stat().st_size, probe=probe, scores={}, file=name)
 
 
 def check_repo(repo: str) -> None:

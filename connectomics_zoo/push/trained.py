@@ -24,7 +24,7 @@ from connectomics_zoo.schema.base import Name, Sentence
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.tuned import TunedDecoding
-from connectomics_zoo.training.run import METRICS_FILE
+from connectomics_zoo.training.report import METRICS_FILE
 from connectomics_zoo.validation import read_metrics
 from connectomics_zoo.verify import verify
 from connectomics_zoo.weights import read_weights

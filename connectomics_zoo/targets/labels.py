@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,24 +46,38 @@ def prepare_labels(
     return labels
 
 
-def true_objects(labels: NDArray[Any], *, spec: LabelSpec) -> NDArray[Any]:
-    """Return the objects (Z, Y, X) in a truth: labels as they are, or the connected components of a mask.
+IGNORED = -1
+"""Stands for every ignored label where others have new numbers."""
 
-    Only where the task makes objects of components (`labels.relabel`), and labels hold a single value but 0.
+
+def true_objects(
+    labels: NDArray[Any], *, spec: LabelSpec, ignored: Sequence[int] = ()
+) -> tuple[NDArray[Any], Sequence[int]]:
+    """Return the objects (Z, Y, X) in a truth, and the labels that are ignored in them.
+
+    Labels are as they are, but of a mask, connected components are the objects where the task makes components objects
+    (`labels.relabel`).
     """
-    return connected_objects(labels) if spec.relabel and is_mask(labels) else labels
+    if spec.relabel and is_mask(labels, ignored=ignored):
+        return connected_objects(labels, ignored=ignored), (IGNORED,) if ignored else ()
+    return labels, ignored
 
 
-def is_mask(labels: NDArray[Any]) -> bool:
-    """Whether labels hold a single value but 0."""
-    inside = labels[labels != 0]
+def is_mask(labels: NDArray[Any], *, ignored: Sequence[int] = ()) -> bool:
+    """Whether labels hold a single value but 0 and the ignored ones."""
+    inside = labels[~np.isin(labels, (0, *ignored))]
     return bool(inside.size and (inside == inside[0]).all())
 
 
-def connected_objects(labels: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the connected components of each label (Z, Y, X), numbered 1..N; those of two labels stay apart."""
-    parts: NDArray[np.int64] = connected_parts(labels, background=0, connectivity=1)  # type: ignore[no-untyped-call]
-    return parts
+def connected_objects(labels: NDArray[Any], *, ignored: Sequence[int] = ()) -> NDArray[np.int64]:
+    """Return the connected components of each label (Z, Y, X), numbered 1..N; those of two labels stay apart.
+
+    Ignored labels are no objects, and `IGNORED`.
+    """
+    unknown = np.isin(labels, ignored)
+    known = np.where(unknown, np.zeros((), labels.dtype), labels)
+    parts: NDArray[np.int64] = connected_parts(known, background=0, connectivity=1)  # type: ignore[no-untyped-call]
+    return np.where(unknown, np.int64(IGNORED), parts)
 
 
 def find_faces(

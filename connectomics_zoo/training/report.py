@@ -8,6 +8,9 @@ from pathlib import Path
 CHECKPOINT_FILE = "checkpoints/last.ckpt"
 """Lightning's checkpoint in a run folder, for resuming only: network, optimiser and step."""
 
+METRICS_FILE = "metrics.json"
+"""Name of the final scores in a run folder."""
+
 
 @dataclass(frozen=True)
 class Progress:

@@ -42,13 +42,10 @@ from connectomics_zoo.training.curve import draw_curve, keep_log
 from connectomics_zoo.training.data import training_loader, validation_loader
 from connectomics_zoo.training.initial import first_network, write_report
 from connectomics_zoo.training.module import SegmentationModule
-from connectomics_zoo.training.report import CHECKPOINT_FILE, Progress, TrainReport
+from connectomics_zoo.training.report import CHECKPOINT_FILE, METRICS_FILE, Progress, TrainReport
 
 LOGS = "logs"
 """Name of the folder of CSV and TensorBoard logs in a run folder."""
-
-METRICS_FILE = "metrics.json"
-"""Name of the final scores in a run folder."""
 
 _Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 

@@ -15,10 +15,6 @@ LEVELS: tuple[Level, ...] = ("schema", "build", "forward", "weights")
 """Each level includes the ones before it."""
 
 
-NOT_MEASURED = "not measured again: "
-"""Begins the note of a score for which the data is not at hand, or the like."""
-
-
 @dataclass(frozen=True)
 class Check:
     """One declaration, and what was found."""
@@ -35,6 +31,10 @@ class Check:
     """What the values alone do not say: how it was measured, or the text of an error."""
     level: Level = "schema"
     """The level that made the check."""
+    is_score: bool = False
+    """Whether a score on data is declared."""
+    skipped: bool = False
+    """Whether it could not be checked, for the reason in `note`."""
 
     def describe(self) -> str:
         """The check in one line."""
@@ -91,7 +91,12 @@ class ModelReport:
     @property
     def unmeasured(self) -> tuple[Check, ...]:
         """Declared scores that were to be measured again, and could not."""
-        return tuple(check for check in self.checks if check.note.startswith(NOT_MEASURED))
+        return tuple(check for check in self.checks if check.skipped)
+
+    @property
+    def measured(self) -> tuple[Check, ...]:
+        """Declared scores that were measured again."""
+        return tuple(check for check in self.checks if check.is_score and not check.skipped)
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,7 @@ class VerifyReport:
         counts = {
             "tests": str(sum(len(model.checks) for model in self.models)),
             "failures": str(sum(len(model.failures) for model in self.models)),
+            "skipped": str(sum(check.ok for model in self.models for check in model.unmeasured)),
         }
         root = ElementTree.Element("testsuites", {"name": f"zoo verify --level {self.level}", **counts})
         for model in self.models:
@@ -143,13 +149,15 @@ class VerifyReport:
                     "tests": str(len(model.checks)),
                     "failures": str(len(model.failures)),
                     "errors": "0",
-                    "skipped": "0",
+                    "skipped": str(sum(check.ok for check in model.unmeasured)),
                     "time": f"{model.seconds:.3f}",
                 },
             )
             for check in model.checks:
                 name = _xml_safe(f"{check.level}: {check.path}")
                 case = ElementTree.SubElement(suite, "testcase", {"classname": model.name, "name": name})
+                if check.ok and check.skipped:
+                    ElementTree.SubElement(case, "skipped", {"message": _xml_safe(check.describe())})
                 if not check.ok:
                     text = _xml_safe(check.describe())
                     ElementTree.SubElement(case, "failure", {"message": text}).text = text

@@ -12,7 +12,7 @@ from pathlib import Path
 from connectomics_zoo import catalog, lock
 from connectomics_zoo.errors import VolumeError, ZooError
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.verify.report import LEVELS, NOT_MEASURED, Check, Level, ModelReport, VerifyReport
+from connectomics_zoo.verify.report import LEVELS, Check, Level, ModelReport, VerifyReport
 from connectomics_zoo.verify.schema_level import check_file
 from connectomics_zoo.verify.select import Target, select
 
@@ -53,8 +53,8 @@ def verify(
             if progress is not None:
                 progress(index, len(targets), target.label)
             reports.append(_verify_target(target, level, folders))
-    if folders and not any(_measured(report) for report in reports):
-        reports = [_failing_unmeasured(report) for report in reports]
+    if folders and not any(report.measured for report in reports):
+        reports = [_without_measurement(report) for report in reports]
     if progress is not None:
         progress(len(targets), len(targets), "")
     return VerifyReport(level, (*reports, *_withdrawn(patterns, targets)))
@@ -71,15 +71,12 @@ def _folders(data: Sequence[str | Path] | str | Path, *, level: Level) -> tuple[
     return folders
 
 
-def _measured(report: ModelReport) -> bool:
-    """Whether a declared score of it was measured again."""
-    return any(".val/" in check.path and not check.note.startswith(NOT_MEASURED) for check in report.checks)
-
-
-def _failing_unmeasured(report: ModelReport) -> ModelReport:
-    """Turn scores that were not measured into failures."""
-    unmeasured = report.unmeasured
-    checks = (dataclasses.replace(check, ok=False) if check in unmeasured else check for check in report.checks)
+def _without_measurement(report: ModelReport) -> ModelReport:
+    """Turn scores that were not measured into failures, or that there are none."""
+    checks = [dataclasses.replace(check, ok=False) if check.skipped else check for check in report.checks]
+    if not report.unmeasured and report.passed:
+        note = "not measured again: no score is declared"
+        checks.append(Check("weights", ok=False, note=note, level="weights", is_score=True, skipped=True))
     return dataclasses.replace(report, checks=tuple(checks))
 
 

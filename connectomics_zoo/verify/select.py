@@ -23,6 +23,9 @@ class Target:
     hub: str | None = None
     """The reference to the repository on the Hub that it was fetched from."""
 
+    tag: str | None = None
+    """The weights that were asked for; None for all of them."""
+
     @property
     def is_run(self) -> bool:
         """Whether it is the resolved spec of a run folder, which also holds weights."""
@@ -33,7 +36,7 @@ class Target:
         """How the file is called in a report."""
         if self.entry is None:
             return self.hub or str(self.path)
-        return f"{self.entry.catalog.name}:{self.path.stem}"
+        return f"{self.entry.catalog.name}:{self.path.stem}" + ("" if self.tag is None else f".{self.tag}")
 
 
 def select(patterns: Sequence[str]) -> list[Target]:
@@ -48,10 +51,10 @@ def select(patterns: Sequence[str]) -> list[Target]:
     """
     entries = catalog.entries("models")
     by_path = {entry.path.resolve(): entry for entry in entries}
-    chosen: dict[Path | str, Target] = {}
+    chosen: dict[tuple[Path | str, str | None], Target] = {}
     for pattern in patterns or ["*"]:
         for target in _targets(pattern, entries, by_path):
-            chosen.setdefault(target.hub or target.path.resolve(), target)
+            chosen.setdefault((target.hub or target.path.resolve(), target.tag), target)
     places = {path: place for place, path in enumerate(by_path)}
     return sorted(chosen.values(), key=lambda target: places.get(target.path.resolve(), len(places)))
 
@@ -62,7 +65,8 @@ def _targets(pattern: str, entries: Sequence[catalog.Entry], by_path: Mapping[Pa
     if not is_wildcard and pattern not in families:
         reference = parse_reference(pattern)
         path = spec_path(reference)
-        return [Target(path, by_path.get(path.resolve()), None if reference.hub is None else str(reference.hub))]
+        hub = None if reference.hub is None else str(reference.hub)
+        return [Target(path, by_path.get(path.resolve()), hub, reference.tag)]
     found = [Target(entry.path, entry) for entry in entries if _matches(pattern, entry)]
     if not found:
         names = {entry.name for entry in entries}

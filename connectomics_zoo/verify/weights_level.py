@@ -10,20 +10,26 @@ from pathlib import Path
 
 from connectomics_zoo.build import probe_network
 from connectomics_zoo.digests import SUMS_FILE, check_sums
+from connectomics_zoo.errors import LimitError, MissingPackageError
 from connectomics_zoo.fit import find_misfits
 from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE
 from connectomics_zoo.load import load_file
-from connectomics_zoo.pretrained import Pretrained, embedded_run, find_pretrained, weights_path, with_channels_of
-from connectomics_zoo.reading import dump_yaml
-from connectomics_zoo.registry import get_run
+from connectomics_zoo.pretrained import (
+    Pretrained,
+    embedded_run,
+    find_pretrained,
+    is_same_network,
+    weights_path,
+    with_channels_of,
+)
+from connectomics_zoo.reading import dump_yaml, read_yaml
+from connectomics_zoo.registry import check_tag, get_run
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec, Probe
-from connectomics_zoo.training.run import METRICS_FILE
-from connectomics_zoo.validation import object_scores, place, read_metrics, voxel_scores
+from connectomics_zoo.training.report import METRICS_FILE
 from connectomics_zoo.verify.forward_level import compare_probe, require_modest
-from connectomics_zoo.verify.report import NOT_MEASURED, Check, collect, equal
+from connectomics_zoo.verify.report import Check, collect, equal
 from connectomics_zoo.verify.select import Target
-from connectomics_zoo.volumes.location import split_location
 
 TOLERANCE = 0.005
 """Between a declared score and the one that is measured again."""
@@ -42,18 +48,27 @@ def check_weights(spec: ModelSpec, target: Target, data: Sequence[Path] = ()) ->
     if target.hub is not None:
         checks += collect("weights", WEIGHTS_FILE, _on_hub(spec, target.hub))
         if data:
-            checks += collect("weights", "metrics", _unmeasured("metrics", "zoo pull --to FOLDER, and verify that"))
+            checks += collect(
+                "weights", "metrics", _unmeasured("metrics", "the scores of a repository are in its card")
+            )
     elif target.is_run:
         checks += collect("weights", WEIGHTS_FILE, _in_folder(spec, folder))
         if data and all(check.ok for check in checks):
             checks += collect("weights", METRICS_FILE, _scores_of_run(folder, data))
     else:  # a run's spec may have the weights of the model that it was made from, which lie elsewhere
-        for tag in spec.weights:
+        if target.tag is not None:
+            checks += collect("weights", f"weights.{target.tag}", _known(spec, target.tag))
+        for tag in spec.weights if target.tag is None else spec.weights.keys() & {target.tag}:
             found = list(collect("weights", f"weights.{tag}", _declared(spec, tag, folder)))
             if data and all(check.ok for check in found):
                 found += collect("weights", f"weights.{tag}.metrics", _scores_declared(spec, tag, folder, data))
             checks += found
     return checks
+
+
+def _known(spec: ModelSpec, tag: str) -> Iterator[Check]:
+    check_tag(spec, tag)
+    yield Check(f"weights.{tag}", ok=True)
 
 
 def _on_hub(spec: ModelSpec, reference: str) -> Iterator[Check]:
@@ -106,10 +121,14 @@ def _scores_declared(spec: ModelSpec, tag: str, folder: Path, data: Sequence[Pat
     """Yield whether weights of a spec still have the scores that it declares."""
     entry = spec.weights[tag]
     label = f"weights.{tag}.metrics"
-    path = weights_path(spec, tag, folder=folder)
-    run = embedded_run(Pretrained(f"{spec.name}.{tag}", with_channels_of(spec, entry), path, entry=entry))
+    network, path = with_channels_of(spec, entry), weights_path(spec, tag, folder=folder)
+    run = embedded_run(Pretrained(f"{spec.name}.{tag}", network, path, entry=entry))
     if run is None:
         yield from _unmeasured(label, "the file does not say how the weights were trained")
+        return
+    same = is_same_network(run.model, network)
+    yield Check(f"weights.{tag}.network", same, note="" if same else "the spec in the file is of another network")
+    if not same:
         return
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch)
@@ -120,6 +139,11 @@ def _scores_declared(spec: ModelSpec, tag: str, folder: Path, data: Sequence[Pat
 
 def _scores_of_run(folder: Path, data: Sequence[Path]) -> Iterator[Check]:
     """Yield whether the weights of a run folder still have the scores that training wrote down."""
+    from connectomics_zoo.validation import read_metrics
+
+    if read_yaml(folder / SPEC_FILE).get("kind") != "run" or not (folder / METRICS_FILE).is_file():
+        yield from _unmeasured("metrics", f"no scores ({METRICS_FILE}) lie beside the weights")
+        return
     run = get_run(folder)
     declared, _, _ = read_metrics(folder)
     own = () if run.data.root is None else (Path(run.data.root).expanduser(),)
@@ -130,26 +154,31 @@ def _scores(
     folder: Path, run: RunSpec, declared: Mapping[str, float], data: Sequence[Path], *, label: str
 ) -> Iterator[Check]:
     """Yield whether each declared score is measured again, where its data is at hand."""
-    if not declared:
-        yield from _unmeasured(label, "no score is declared")
-        return
+    from connectomics_zoo.validation import OBJECT_SCORES, object_scores, place, validation_files, voxel_scores
+
     placed = place(run, data)
-    if placed is None:
-        volumes = sorted({str(split_location(pair.image)[0]) for pair in run.data.validation})
-        missing = f"no folder given with --data has {', '.join(volumes)}" if volumes else "the run has no validation"
-        yield from _unmeasured(label, missing)
+    if placed is None or not declared:
+        missing = ", ".join(str(file) for file in validation_files(run) if not any((at / file).exists() for at in data))
+        reason = f"no folder given with --data has {missing}" if missing else "its volumes lie in several folders"
+        if not run.data.validation:
+            reason = "the run has no validation data"
+        yield from _unmeasured(label, reason if declared else "no score is declared")
         return
     measured = voxel_scores(folder, placed)
-    if declared.keys() - measured.keys():
-        measured |= object_scores(folder, placed)
+    reason = "it is no score of this task"
+    if any(f"val/{name}" in declared for name in OBJECT_SCORES):
+        try:
+            measured |= object_scores(folder, placed)
+        except (LimitError, MissingPackageError) as error:
+            reason = str(error)
     for name, value in declared.items():
         if name not in measured:
-            yield from _unmeasured(f"{label}.{name}", "it is no score of this task")
+            yield from _unmeasured(f"{label}.{name}", reason)
             continue
         ok = abs(value - measured[name]) <= TOLERANCE
         note = "" if ok else f"they may differ by {TOLERANCE}"
-        yield Check(f"{label}.{name}", ok, value, round(measured[name], 6), note)
+        yield Check(f"{label}.{name}", ok, value, round(measured[name], 6), note, is_score=True)
 
 
 def _unmeasured(label: str, reason: str) -> Iterator[Check]:
-    yield Check(label, ok=True, note=f"{NOT_MEASURED}{reason}")
+    yield Check(label, ok=True, note=f"not measured again: {reason}", is_score=True, skipped=True)

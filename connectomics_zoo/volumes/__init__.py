@@ -1,12 +1,13 @@
 """Lazy reading and writing of volumes in HDF5, TIFF and Zarr."""
 
 from connectomics_zoo.volumes.checks import Region
-from connectomics_zoo.volumes.metadata import Content, VoxelSize
+from connectomics_zoo.volumes.metadata import Content, Part, VoxelSize
 from connectomics_zoo.volumes.volume import Volume, check_mask, check_pair, open_volume
 from connectomics_zoo.volumes.writing import PartialOutput, WritableVolume, create_volume
 
 __all__ = [
     "Content",
+    "Part",
     "PartialOutput",
     "Region",
     "Volume",

@@ -13,9 +13,12 @@ from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.location import dataset_error
 from connectomics_zoo.volumes.metadata import (
     Content,
+    Part,
     VoxelSize,
     axes_from_attributes,
+    declared_part,
     default_axes,
+    part_attributes,
     voxel_size_from_attributes,
 )
 
@@ -43,7 +46,7 @@ class Hdf5Array:
                 self.voxel_size_nm = voxel_size_from_attributes(attributes, axes=self.axes or "")
                 self.content: object = attributes.get("content")
                 self.task: object = attributes.get("task")
-                self.first_voxel: object = attributes.get("first_voxel")
+                self.part = declared_part(attributes)
         except BaseException:
             self._file.close()
             raise
@@ -106,7 +109,7 @@ class Hdf5Sink:
         voxel_size_nm: VoxelSize | None,
         content: Content | None,
         task: str | None,
-        first_voxel: tuple[int, int, int] | None,
+        part: Part | None,
         chunks: tuple[int, ...],
     ) -> None:
         assert dataset is not None
@@ -120,8 +123,8 @@ class Hdf5Sink:
                 self._array.attrs["content"] = content
             if task is not None:
                 self._array.attrs["task"] = task
-            if first_voxel is not None:
-                self._array.attrs["first_voxel"] = first_voxel
+            if part is not None:
+                self._array.attrs.update(part_attributes(part))
         except BaseException:
             self._file.close()
             raise

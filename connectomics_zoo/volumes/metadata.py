@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 from xml.etree import ElementTree
 
 import numpy as np
@@ -21,6 +21,16 @@ VoxelSize = tuple[float, float, float]
 Content = Literal["probability", "label", "instances"]
 """What the values of a volume are: probabilities (in uint8, 255 stands for 1), labels, or labels of which each is an
 object; a file with channels that are none of them declares nothing."""
+
+
+class Part(NamedTuple):
+    """Where a volume lies in the one that it was predicted from."""
+
+    first_voxel: tuple[int, int, int]
+    """Its first voxel (z, y, x) there."""
+    whole_shape: tuple[int, int, int]
+    """Voxels (z, y, x) of that volume."""
+
 
 _OME_CONTENT = "content="
 
@@ -224,8 +234,19 @@ def declared_content(name: object, *, dtype: np.dtype[Any]) -> Content | None:
     return cast("Content", text) if text in get_args(Content) and fits else None
 
 
-def declared_first_voxel(values: object) -> tuple[int, int, int] | None:
-    """Return three whole numbers from 0 up as a position (z, y, x), and anything else as None."""
+def declared_part(attributes: Mapping[str, Any]) -> Part | None:
+    """Return of which part of which volume an array is, from the attributes that `part_attributes` gives, or None."""
+    first, whole = (_whole_numbers(attributes.get(name)) for name in ("first_voxel", "whole_shape"))
+    return None if first is None or whole is None else Part(first, whole)
+
+
+def part_attributes(part: Part) -> dict[str, list[int]]:
+    """Return the attributes that say of which part of which volume an array is."""
+    return {"first_voxel": list(part.first_voxel), "whole_shape": list(part.whole_shape)}
+
+
+def _whole_numbers(values: object) -> tuple[int, int, int] | None:
+    """Return three whole numbers from 0 up, and anything else as None."""
     numbers = _list(values)
     if len(numbers) != 3 or not all(isinstance(number, int | np.integer) and number >= 0 for number in numbers):
         return None

@@ -24,6 +24,7 @@ from connectomics_zoo.errors import MissingPackageError, VolumeError
 from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.metadata import (
     Content,
+    Part,
     VoxelSize,
     as_voxel_size,
     content_description,
@@ -41,7 +42,7 @@ class TiffArray:
 
     dataset: str | None = None
     task: object = None
-    first_voxel: object = None
+    part: Part | None = None
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -111,7 +112,7 @@ class TiffFolder:
     voxel_size_nm: VoxelSize | None = None
     content: object = None
     task: object = None
-    first_voxel: object = None
+    part: Part | None = None
 
     def __init__(self, folder: Path) -> None:
         self._paths = sorted(
@@ -267,8 +268,7 @@ def _read_plane(page: Any, *, rows: slice, columns: slice) -> npt.NDArray[Any]:
 
 
 class TiffSink:
-    """A new uncompressed TIFF, written through a memory map; `dataset`, `task`, `first_voxel` and `chunks` mean nothing
-    here."""
+    """A new uncompressed TIFF, written through a memory map; dataset, task, part and chunks mean nothing here."""
 
     def __init__(
         self,
@@ -280,7 +280,7 @@ class TiffSink:
         voxel_size_nm: VoxelSize | None,
         content: Content | None,
         task: str | None,
-        first_voxel: tuple[int, int, int] | None,
+        part: Part | None,
         chunks: tuple[int, ...],
     ) -> None:
         axes = "ZYX" if len(shape) == 3 else "CZYX"

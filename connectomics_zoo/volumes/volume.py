@@ -16,9 +16,9 @@ from connectomics_zoo.volumes.hdf5 import Hdf5Array
 from connectomics_zoo.volumes.location import Location, find_volume
 from connectomics_zoo.volumes.metadata import (
     Content,
+    Part,
     VoxelSize,
     declared_content,
-    declared_first_voxel,
     declared_task,
 )
 from connectomics_zoo.volumes.tiff import TiffArray, TiffFolder
@@ -37,7 +37,7 @@ class _OpenArray(Protocol):
     voxel_size_nm: VoxelSize | None
     content: object
     task: object
-    first_voxel: object
+    part: Part | None
 
     def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]: ...
 
@@ -65,8 +65,8 @@ class Volume:
         """What the file says that its values are; None where it does not, or where the data type cannot hold it."""
         self.task: str | None = declared_task(array.task)
         """The spec of the task that it is a prediction for, as JSON; None where the file has none."""
-        self.first_voxel: tuple[int, int, int] | None = declared_first_voxel(array.first_voxel)
-        """Where its first voxel (z, y, x) lies in the volume that it was predicted from; None where it does not say."""
+        self.part: Part | None = array.part
+        """Of which part of which volume it was predicted; None where it does not say, or of all of it."""
         self._array: _OpenArray | None = array
         self._process = os.getpid()
 

@@ -19,7 +19,7 @@ from connectomics_zoo.errors import OutputError
 from connectomics_zoo.volumes.checks import DTYPES, Region, is_supported, readable, reason, resolve_region
 from connectomics_zoo.volumes.hdf5 import Hdf5Sink, hdf5_datasets
 from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, Format, split_location
-from connectomics_zoo.volumes.metadata import Content, VoxelSize, as_voxel_size, declared_content
+from connectomics_zoo.volumes.metadata import Content, Part, VoxelSize, as_voxel_size, declared_content
 from connectomics_zoo.volumes.tiff import TiffSink
 from connectomics_zoo.volumes.zarr_store import ZarrSink, zarr_arrays
 
@@ -205,7 +205,7 @@ def create_volume(
     voxel_size_nm: VoxelSize | None,
     content: Content | None = None,
     task: str | None = None,
-    first_voxel: tuple[int, int, int] | None = None,
+    part: Part | None = None,
     chunks: tuple[int, int, int] | None = None,
     overwrite: bool = False,
 ) -> WritableVolume:
@@ -214,8 +214,8 @@ def create_volume(
     A file or store holds the one volume: none is added to an existing file, and `overwrite` replaces a
     file only if it holds nothing else. HDF5 and Zarr are compressed in `chunks` (z, y, x); TIFF is not.
     Zarr is OME-NGFF with the level `0` in the group. `content` says in the file what the values are.
-    HDF5 and Zarr also keep what a TIFF cannot: `task`, for which task they were predicted (its spec as JSON), and
-    `first_voxel`, where the first one (z, y, x) lies in the volume that they were predicted from.
+    HDF5 and Zarr also keep what a TIFF cannot: `task`, for which task they were predicted (its spec as JSON),
+    and `part`, of which part of another volume.
 
     Raises:
         OutputError: the target exists, or shape, data type, suffix or folder are not possible.
@@ -245,7 +245,7 @@ def create_volume(
             voxel_size_nm=voxel_size_nm,
             content=content,
             task=task,
-            first_voxel=first_voxel,
+            part=part,
             chunks=edges if channels is None else (1, *edges),
         )
     except BaseException as error:

@@ -18,12 +18,15 @@ from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.location import dataset_error
 from connectomics_zoo.volumes.metadata import (
     Content,
+    Part,
     VoxelSize,
     axes_from_attributes,
     axes_from_multiscales,
     declared_axes,
+    declared_part,
     default_axes,
     multiscales_entry,
+    part_attributes,
     voxel_size_from_attributes,
     voxel_size_from_multiscales,
 )
@@ -62,7 +65,7 @@ class ZarrArray:
         )
         self.content: object = attributes.get("content")
         self.task: object = attributes.get("task")
-        self.first_voxel: object = attributes.get("first_voxel")
+        self.part = declared_part(attributes)
         self.voxel_size_nm: VoxelSize | None = None
         if self.axes is not None:
             scaled = voxel_size_from_multiscales(entry, level=level, axes=self.axes) if entry is not None else None
@@ -159,7 +162,7 @@ class ZarrSink:
         voxel_size_nm: VoxelSize | None,
         content: Content | None,
         task: str | None,
-        first_voxel: tuple[int, int, int] | None,
+        part: Part | None,
         chunks: tuple[int, ...],
     ) -> None:
         attributes = _multiscales_attributes(rank=len(shape), voxel_size_nm=voxel_size_nm)
@@ -194,8 +197,8 @@ class ZarrSink:
             self._array.attrs["content"] = content
         if task is not None:
             self._array.attrs["task"] = task
-        if first_voxel is not None:
-            self._array.attrs["first_voxel"] = list(first_voxel)
+        if part is not None:
+            self._array.attrs.update(part_attributes(part))
 
     def write(self, index: tuple[slice, ...], block: npt.NDArray[Any]) -> None:
         """Write `block` at `index`."""

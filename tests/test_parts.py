@@ -12,7 +12,7 @@ from connectomics_zoo.decode import decode
 from connectomics_zoo.decode.stored import store_values
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.evaluate import evaluate
-from connectomics_zoo.volumes import create_volume, open_volume
+from connectomics_zoo.volumes import Part, create_volume, open_volume
 from connectomics_zoo.volumes.carried import task_text
 
 LABELS = voronoi_labels((16, 24, 24), objects=10)
@@ -26,7 +26,10 @@ def truth(tmp_path):
     return write_labels(tmp_path / "truth.h5", LABELS)
 
 
-def write(location, array, *, first_voxel, task=None, content="instances"):
+WHOLE = Part(PLACE, (16, 24, 24))
+
+
+def write(location, array, *, part, task=None, content="instances"):
     shape = array.shape[-3:]
     with create_volume(
         location,
@@ -36,7 +39,7 @@ def write(location, array, *, first_voxel, task=None, content="instances"):
         voxel_size_nm=None,
         content=content,
         task=None if task is None else task_text(task),
-        first_voxel=first_voxel,
+        part=part,
     ) as volume:
         volume.write(ALL, array)
     return location
@@ -44,17 +47,17 @@ def write(location, array, *, first_voxel, task=None, content="instances"):
 
 @pytest.mark.parametrize("name", ["p.h5", "p.zarr"])
 def test_a_volume_says_where_its_first_voxel_lies(tmp_path, name):
-    write(tmp_path / name, PART.astype(np.uint32), first_voxel=PLACE)
+    write(tmp_path / name, PART.astype(np.uint32), part=WHOLE)
     with open_volume(tmp_path / name) as volume:
-        assert volume.first_voxel == PLACE
-    write(tmp_path / f"unknown-{name}", PART.astype(np.uint32), first_voxel=None)
+        assert volume.part == WHOLE
+    write(tmp_path / f"unknown-{name}", PART.astype(np.uint32), part=None)
     with open_volume(tmp_path / f"unknown-{name}") as volume:
-        assert volume.first_voxel is None
+        assert volume.part is None
 
 
 @pytest.mark.parametrize("name", ["p.h5", "p.zarr"])
 def test_it_is_scored_where_it_lies_without_being_told(tmp_path, truth, name):
-    found = write(tmp_path / name, PART.astype(np.uint32), first_voxel=PLACE)
+    found = write(tmp_path / name, PART.astype(np.uint32), part=WHOLE)
     report = evaluate(found, truth)
     assert report.region == ((4, 12), (0, 24), (8, 20))
     assert report.scores["adapted_rand_error"] == pytest.approx(0, abs=1e-9)
@@ -64,17 +67,21 @@ def test_it_is_scored_where_it_lies_without_being_told(tmp_path, truth, name):
 
 
 def test_another_part_of_the_same_shape_is_refused(tmp_path, truth):
-    found = write(tmp_path / "p.h5", PART.astype(np.uint32), first_voxel=PLACE)
+    found = write(tmp_path / "p.h5", PART.astype(np.uint32), part=WHOLE)
     words = "is of z=4:12,y=0:24,x=8:20, and the region z=5:13,y=0:24,x=8:20 reaches out of it"
     with pytest.raises(VolumeError, match=words):
         evaluate(found, truth, region="z=5:13,x=8:20")
-    small = write_labels(tmp_path / "small.h5", LABELS[:11])
-    with pytest.raises(VolumeError, match=r"is of z=4:12.* and .*small.h5:main has the shape"):
-        evaluate(found, small)
+
+
+def test_its_place_is_in_a_volume_of_that_shape_alone(tmp_path, truth):
+    found = write(tmp_path / "p.h5", PART.astype(np.uint32), part=Part((0, 0, 2), (8, 24, 14)))  # of a cut-out
+    with pytest.raises(VolumeError, match=r"has the shape \(8, 24, 12\) and .* give the volumes that belong together"):
+        evaluate(found, truth)
+    assert evaluate(found, truth, region="z=4:12,x=8:20").scores["voi"] == pytest.approx(0, abs=1e-9)
 
 
 def test_a_truth_that_was_cut_out_as_well_is_taken_as_it_is(tmp_path):
-    found = write(tmp_path / "p.h5", PART.astype(np.uint32), first_voxel=PLACE)
+    found = write(tmp_path / "p.h5", PART.astype(np.uint32), part=WHOLE)
     cut = write_labels(tmp_path / "cut.h5", PART)
     assert evaluate(found, cut).scores["voi"] == pytest.approx(0, abs=1e-9)
 
@@ -82,30 +89,41 @@ def test_a_truth_that_was_cut_out_as_well_is_taken_as_it_is(tmp_path):
 def test_objects_lie_where_the_prediction_did(tmp_path, truth):
     task = affinity_task()
     values = store_values(true_values(PART, task), task=task, dtype=np.dtype("uint8"))
-    found = write(tmp_path / "p.h5", values, first_voxel=PLACE, task=task, content="probability")
+    found = write(tmp_path / "p.h5", values, part=WHOLE, task=task, content="probability")
     decode(found, tmp_path / "objects.h5")
     decode(found, tmp_path / "part.h5", region="z=2:6")
     decode(found, tmp_path / "tuned.h5", tune_on=truth, region="z=6:10,x=8:20")
-    places = {}
+    places, inner = {}, Part((6, 0, 8), (16, 24, 24))
     for name in ("objects", "part", "tuned"):
         with open_volume(tmp_path / f"{name}.h5") as volume:
-            places[name] = volume.first_voxel
+            places[name] = volume.part
         # Objects are those of the truth, but for the voxels whose last affinity reaches out of the part.
         assert evaluate(tmp_path / f"{name}.h5", truth).scores["rand_precision"] > 0.95
-    assert places == {"objects": PLACE, "part": (6, 0, 8), "tuned": (6, 0, 8)}
+    assert places == {"objects": WHOLE, "part": inner, "tuned": inner}
 
 
-def test_objects_of_a_prediction_from_elsewhere_say_nothing(tmp_path):
+def test_objects_that_are_tuned_on_a_cut_out_truth_keep_their_place(tmp_path, truth):
     task = affinity_task()
     values = store_values(true_values(PART, task), task=task, dtype=np.dtype("uint8"))
-    found = write(tmp_path / "p.h5", values, first_voxel=None, task=task, content="probability")
-    decode(found, tmp_path / "objects.h5", region="z=2:6")
+    found = write(tmp_path / "p.h5", values, part=WHOLE, task=task, content="probability")
+    decode(found, tmp_path / "objects.h5", tune_on=write_labels(tmp_path / "cut.h5", PART), region="z=2:6")
     with open_volume(tmp_path / "objects.h5") as volume:
-        assert volume.first_voxel is None
+        assert volume.part == Part((6, 0, 8), (16, 24, 24))
+    assert evaluate(tmp_path / "objects.h5", truth).scores["rand_precision"] > 0.95
+
+
+def test_objects_of_a_prediction_of_a_whole_volume_are_a_part_of_that(tmp_path):
+    task = affinity_task()
+    values = store_values(true_values(PART, task), task=task, dtype=np.dtype("uint8"))
+    found = write(tmp_path / "p.h5", values, part=None, task=task, content="probability")
+    decode(found, tmp_path / "objects.h5", region="z=2:6")
+    decode(found, tmp_path / "all.h5")
+    with open_volume(tmp_path / "objects.h5") as some, open_volume(tmp_path / "all.h5") as volume:
+        assert (some.part, volume.part) == (Part((2, 0, 0), (8, 24, 12)), None)
 
 
 def test_the_picture_shows_the_same_part(tmp_path, truth, monkeypatch):
-    found = write(tmp_path / "p.h5", PART.astype(np.uint32), first_voxel=PLACE)
+    found = write(tmp_path / "p.h5", PART.astype(np.uint32), part=WHOLE)
     drawn = {}
     monkeypatch.setattr(picture, "draw_comparison", lambda path, **given: drawn.update(given))
     picture.draw_volumes(tmp_path / "a.png", image=truth, truth=truth, prediction=found)
@@ -114,7 +132,7 @@ def test_the_picture_shows_the_same_part(tmp_path, truth, monkeypatch):
 
 
 def test_skeletons_lie_in_the_volume_that_was_predicted(tmp_path):
-    found = write(tmp_path / "p.h5", np.ones((8, 24, 12), np.uint32), first_voxel=PLACE)
+    found = write(tmp_path / "p.h5", np.ones((8, 24, 12), np.uint32), part=WHOLE)
     lines = [
         f"{number} 0 {x * 10} 20 {z * 10} 1 {number - 1 or -1}" for number, (z, x) in enumerate([(5, 9), (5, 10)], 1)
     ]
@@ -131,7 +149,7 @@ def test_a_prediction_of_a_region_says_so(tmp_path):
     with create_volume(volume, shape=(20, 40, 40), dtype="uint8", channels=None, voxel_size_nm=None) as image:
         image.write(ALL, np.random.default_rng(0).integers(0, 255, (20, 40, 40)).astype(np.uint8))
     run = make_run(tmp_path / "run")
-    for region, place in (("z=2:10,x=8:40", (2, 0, 8)), (None, (0, 0, 0))):
+    for region, part in (("z=2:10,x=8:40", Part((2, 0, 8), (20, 40, 40))), (None, None)):
         zoo.predict(run, volume, tmp_path / "p.h5", region=region, overwrite=True)
         with open_volume(tmp_path / "p.h5") as predicted:
-            assert predicted.first_voxel == place
+            assert predicted.part == part
