@@ -131,7 +131,7 @@ def test_tuning_says_on_stderr_how_far_it_is_and_decoding_alone_does_not(tmp_pat
     assert code == 0
     lines = [line for line in err.splitlines() if line.startswith("tune: ")]
     assert len(lines) == 11
-    assert lines[-1].startswith("tune: 100 % of 9 settings, ")
+    assert lines[-1].startswith("tune: 100 % of 11 settings, ")
     assert run_zoo("decode", prediction, tmp_path / "again.h5")[2] == ""
 
 
