@@ -40,7 +40,7 @@ def test_references_are_completed_in_any_case():
     assert "plain,--json" in _complete("zoo", "list", "--j")
     assert set(_complete("zoo", "list", "--kind", "task", "mi")) == {"plain,mito", "plain,mito-instance"}
     experiments = _complete("zoo", "list", "--kind", "experiment", "vnc-mito")
-    assert set(experiments) == {"plain,vnc-mito", "plain,vnc-mito-instance"}
+    assert set(experiments) == {"plain,vnc-mito", "plain,vnc-mito-attention-unet", "plain,vnc-mito-instance"}
     assert _complete("zoo", "list", "--kind", "t") == ["plain,task"]
 
 

@@ -40,11 +40,13 @@ def test_every_task_and_experiment_is_there():
     ]
     assert EXPERIMENTS == [
         "fib25-affinities",
+        "fib25-affinities-attention-unet",
         "fib25-boundary",
         "mednext-custom",
         "mednext-lucchi",
         "vnc-membrane",
         "vnc-mito",
+        "vnc-mito-attention-unet",
         "vnc-mito-instance",
     ]
 
