@@ -247,7 +247,7 @@ def _draw_legend(figure: Figure, *, are_masks: bool, all_known: bool) -> None:
     names = (
         ("right", "false (only predicted)", "missed (only true)")
         if are_masks
-        else ("boundary of both", "of the prediction alone: a split", "of the truth alone: a merge")
+        else ("boundary of both", "of the prediction alone (split or false)", "of the truth alone (merge or missed)")
     )
     patches = [
         Patch(facecolor=_unit(colour), edgecolor="black", linewidth=0.5, label=name)

@@ -105,26 +105,33 @@ def aligned_box(
     Raises:
         VolumeError: the region reaches out of the truth or of the prediction, or they do not belong together.
     """
+    part = predicted.part
+    lies = None if part is None or part.whole_shape != shape else _lies(part, predicted.shape)
+    if lies is not None and predicted.shape != shape:
+        # Axes that the region does not name are taken as far as the prediction goes.
+        named = parse_region(region) if isinstance(region, str) else region or Region()
+        region = lies.model_copy(update=named.model_dump(exclude_none=True))
     box = region_box(region, shape=shape)
     if predicted.shape == shape:
         return box, (0, 0, 0)
-    part = predicted.part
-    if part is None or part.whole_shape != shape:
+    if part is None or lies is None:
         if predicted.shape == box_shape(box):
             return box, box_start(box)
         wanted = f"{shape}" if region is None else f"{shape} or that of the region, {box_shape(box)}"
         raise VolumeError(
             f"{predicted.location} has the shape {predicted.shape} and {truth} {shape}, the prediction's must be "
-            f"{wanted}: give the volumes that belong together."
+            f"{wanted}: give the volumes that belong together, or the part of the truth that it is of (--region)."
         )
-    z, y, x = (slice(first, first + size) for first, size in zip(part.first_voxel, predicted.shape, strict=True))
-    if region is None:
-        return region_box(Region(z=(z.start, z.stop), y=(y.start, y.stop), x=(x.start, x.stop)), shape=shape), (
-            part.first_voxel
-        )
-    if any(one.start < has.start or one.stop > has.stop for one, has in zip(box, (z, y, x), strict=True)):
+    whole = region_box(lies, shape=shape)
+    if any(one.start < has.start or one.stop > has.stop for one, has in zip(box, whole, strict=True)):
         raise VolumeError(
-            f"{predicted.location}: is of {box_text((z, y, x))}, and the region {box_text(box)} reaches out of it: "
+            f"{predicted.location}: is of {box_text(whole)}, and the region {box_text(box)} reaches out of it: "
             "give a part of that."
         )
     return box, part.first_voxel
+
+
+def _lies(part: Part, shape: tuple[int, int, int]) -> Region:
+    """Return the region of the whole that a volume of `shape` is."""
+    z, y, x = ((first, first + size) for first, size in zip(part.first_voxel, shape, strict=True))
+    return Region(z=z, y=y, x=x)

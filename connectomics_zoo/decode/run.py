@@ -112,6 +112,11 @@ def decode(
     with open_volume(prediction) as predicted:
         for source in (predicted.location, *(() if tune_on is None else (str(tune_on),))):
             refuse_own_input(source, out)
+        if predicted.content in ("label", "instances"):
+            raise VolumeError(
+                f"{predicted.location}: holds labels, as the file says, and objects are made of probabilities: decode "
+                "a prediction that was made without --output label."
+            )
         base = find_task(predicted, task=task, run=spec)
         saved = None if run is None else read_tuned(run)
         chosen = with_settings(base, saved=saved, method=method, changes=changes or {})

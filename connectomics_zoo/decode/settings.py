@@ -64,7 +64,7 @@ def with_settings(
     Args:
         task: says how it is decoded by default.
         saved: what tuning found, instead of the task's; it says nothing about another method than its own.
-        method: another method; a field that the task does not have is that of `DECODE_STARTS`.
+        method: another method; its thresholds, and fields that the task does not have, are those of `DECODE_STARTS`.
         changes: fields of `DecodeSpec`.
 
     Raises:
@@ -84,7 +84,9 @@ def with_settings(
         if key not in own:
             raise UnknownNameError(f"unknown setting {key} of {chosen}: {nearest(key, own)}")
     given = base.model_dump(mode="json", exclude_none=True)
-    fields = {name: given.get(name, DECODE_STARTS[name]) for name in own}
+    # A threshold means something else to another method; what is too small stays too small.
+    kept = own if chosen == base.method else [name for name in own if "threshold" not in name]
+    fields = {name: given[name] if name in kept and name in given else DECODE_STARTS[name] for name in own}
     if "boundary_threshold" in own and not has_boundary(task):
         if changes.get("boundary_threshold", 1) != 1:
             raise SpecError(f"boundary_threshold has no effect: the task {task.name} has no boundary, leave it out.")

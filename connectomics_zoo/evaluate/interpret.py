@@ -35,8 +35,8 @@ def interpret(
     if cut is not None:
         if kind == "instances":
             raise VolumeError(
-                f"{predicted.location}: holds {predicted.dtype}, and instances are whole numbers: segment it first, or "
-                "score the foreground with kind 'semantic'."
+                f"{predicted.location}: holds {predicted.dtype}, and instances are whole numbers: make objects first "
+                "(zoo decode), or score the foreground (--kind semantic)."
             )
         source = ", as the file says" if predicted.content == "probability" else ""
         return Reading("semantic", f"probabilities{source}, foreground above {cut:g}", 0)
@@ -51,8 +51,8 @@ def interpret(
     if predicted.content == "probability":
         if kind == "instances":
             raise VolumeError(
-                f"{predicted.location}: holds probabilities, as the file says, and instances are labels: segment it "
-                "first, or score the foreground with kind 'semantic'."
+                f"{predicted.location}: holds probabilities, as the file says, and instances are labels: make objects "
+                "first (zoo decode), or score the foreground (--kind semantic)."
             )
         return _bytes_above(DEFAULT_THRESHOLD if threshold is None else threshold, source=", as the file says")
     is_label = predicted.content == "label" and threshold is None

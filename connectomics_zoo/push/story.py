@@ -89,11 +89,20 @@ def describe_recipe(trained: Trained) -> str:
     """Return how the weights were trained, in one sentence."""
     recipe = trained.public.training
     patch = " x ".join(map(str, recipe.patch_size))
+    voxels = (
+        ""
+        if trained.public.data.network_voxel_nm is None
+        else (f" of {' x '.join(f'{edge:g}' for edge in trained.public.data.network_voxel_nm)} nm")
+    )
+    start = "" if trained.public.init_from is None else f" from {trained.public.init_from}"
+    decode = trained.public.task.decode
+    objects = f"; decoded by {decode.method}" + ("" if decode.threshold is None else f" at {decode.threshold:g}")
     kept = f", weights of step {trained.kept_step}" if trained.kept_step != trained.steps else ""
+    optimizer = f"{recipe.optimizer} with learning rate {recipe.learning_rate:g} ({recipe.schedule})"
     return _clip(
-        f"{trained.steps} steps{kept}, batch size {recipe.batch_size}, patches of {patch} network voxels, "
-        f"{recipe.optimizer} with learning rate {recipe.learning_rate:g} ({recipe.schedule}), {recipe.precision}, "
-        f"augmentation {recipe.augmentation.described}; the whole of it is the spec in the file's metadata"
+        f"{trained.steps} steps{start}{kept}, batch size {recipe.batch_size}, patches of {patch} network "
+        f"voxels{voxels}, {optimizer}, {recipe.precision}, augmentation {recipe.augmentation.described}"
+        f"{objects if decode.is_instances else ''}; the whole of it is the spec in the file's metadata"
     )
 
 

@@ -58,7 +58,7 @@ DECODE_STARTS: dict[str, Any] = {
     "min_size": 128,
     "stride": [2, 2, 2],
 }
-"""What a field is where another method than the task's is asked for, and the task does not have the field."""
+"""What a field is where another method than the task's is asked for: a threshold, or what the task does not have."""
 
 
 LOSS_ACTIVATIONS: dict[str, tuple[str, ...]] = {
