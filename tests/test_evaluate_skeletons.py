@@ -247,7 +247,7 @@ def test_options_that_contradict_each_other_are_refused(options, message):
 def test_probabilities_have_no_run_length(tmp_path, folder):
     found = save(tmp_path / "found.h5", TRUTH / 2)
     for options in ({}, {"truth": save(tmp_path / "truth.h5", TRUTH)}):
-        with pytest.raises(VolumeError, match=r"holds (probabilities \()?float64.*segment it first"):
+        with pytest.raises(VolumeError, match=r"holds (probabilities \()?float64.*(segment it|make objects) first"):
             evaluate(found, skeletons=folder, **options)
 
 
