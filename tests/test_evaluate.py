@@ -212,9 +212,7 @@ def test_declared_probabilities_are_cut_at_one_half_whatever_the_truth_holds(tmp
         assert (report.kind, report.classes) == ("semantic", {})
         assert report.read_as == "probabilities in uint8, as the file says, foreground above 127.5 of 255"
     assert evaluate(found, true, threshold=0.9).scores["dice"] == 0
-    with pytest.raises(
-        VolumeError, match="holds probabilities, as the file says, and instances are labels: make"
-    ):
+    with pytest.raises(VolumeError, match="holds probabilities, as the file says, and instances are labels: make"):
         evaluate(found, true, kind="instances")
     faint = declared(tmp_path / "faint.h5", (truth > 0).astype(np.uint8), "probability")
     assert evaluate(faint, true).scores["dice"] == 0
