@@ -39,6 +39,7 @@ LAYERS = (
         "affinities",
         "convolution_guard",
         "hardware",
+        "memory",
         "seeding",
         "build",
         "fit",
@@ -55,6 +56,7 @@ LAYERS = (
     },
     {
         "verify",
+        "validation",
         "record",
         "training",
         "predict",
