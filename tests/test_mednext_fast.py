@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 from collections.abc import Iterator
 from typing import Any
 
@@ -317,7 +318,16 @@ def test_the_backward_pass_keeps_a_third_of_the_memory_at_most() -> None:
 
 @pytest.mark.usefixtures("fast_passes")
 def test_ddp_finds_a_gradient_for_every_parameter(tmp_path: Any) -> None:
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    # In a process of its own: beside the threads of a long test run, the process group has waited for ever.
+    child = multiprocessing.get_context("spawn").Process(target=_check_ddp, args=(str(tmp_path / "store"),))
+    child.start()
+    child.join(timeout=120)
+    child.kill()
+    assert child.exitcode == 0
+
+
+def _check_ddp(place: str) -> None:
+    store = torch.distributed.FileStore(place, 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         network, x = make().train(), make_input()
