@@ -319,6 +319,7 @@ def test_the_backward_pass_keeps_a_third_of_the_memory_at_most() -> None:
 @pytest.mark.usefixtures("fast_passes")
 def test_ddp_finds_a_gradient_for_every_parameter(tmp_path: Any) -> None:
     # In a process of its own: beside the threads of a long test run, the process group has waited for ever.
+    make()(make_input())  # the fast path must be at work here, too
     child = multiprocessing.get_context("spawn").Process(target=_check_ddp, args=(str(tmp_path / "store"),))
     child.start()
     child.join(timeout=120)
