@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from numpy.typing import NDArray
 
 from connectomics_zoo.errors import OutputError, VolumeError
 from connectomics_zoo.evaluate.contingency import count_pairs
-from connectomics_zoo.regions import aligned_box, box_shape
+from connectomics_zoo.regions import Box, aligned_box, box_shape, box_within
 from connectomics_zoo.schema.experiment import Region
 from connectomics_zoo.targets.labels import connected_objects
-from connectomics_zoo.volumes import PartialOutput, VoxelSize, open_volume
+from connectomics_zoo.volumes import PartialOutput, Volume, VoxelSize, check_mask, open_volume
 
 # From the palette of Okabe and Ito (2008), whose colours everybody can tell apart.
 BLUE, VERMILLION, YELLOW = (86, 180, 233), (213, 94, 0), (240, 228, 66)
@@ -44,6 +45,7 @@ def draw_comparison(
     truth: NDArray[Any],
     prediction: NDArray[Any],
     known: NDArray[np.bool_] | None = None,
+    objects: bool = False,
     threshold: float = 0.5,
     voxel_size_nm: VoxelSize | None = None,
     section_names: Sequence[str] | None = None,
@@ -52,7 +54,8 @@ def draw_comparison(
     """Write a PNG with a row for each section: image, truth, prediction, errors.
 
     Where truth or prediction is a mask (or a probability), the errors are false and missed voxels and the Dice of
-    the section; where both hold objects, they are the boundaries that only one of them has.
+    the section; where both hold several objects, or any with `objects`, they are the boundaries that only one of them
+    has.
 
     Args:
         path: a file ending in .png; an existing one is replaced, whole or not at all.
@@ -60,6 +63,7 @@ def draw_comparison(
         truth: labels of the same shape.
         prediction: labels, or floats that are probabilities, of the same shape.
         known: of the same shape, False where the truth is not known: grey, no error, not in the Dice; None: all is.
+        objects: labels are objects, even where there is a single one.
         threshold: the foreground of probabilities is above this.
         voxel_size_nm: (z, y, x), for the scale bar; without it there is none.
         section_names: what to write beside each row, such as `z = 14`.
@@ -76,7 +80,8 @@ def draw_comparison(
     check_picture(target)
     pixel = (1.0, 1.0) if voxel_size_nm is None else (voxel_size_nm[1], voxel_size_nm[2])
     aspect = pixel[0] / pixel[1]
-    are_masks = prediction.dtype.kind == "f" or min(len(np.unique(truth)), len(np.unique(prediction))) <= 2
+    several = min(len(np.unique(truth)), len(np.unique(prediction))) > 2
+    are_masks = prediction.dtype.kind == "f" or not (several or objects)
     draw: Callable[..., None] = partial(_draw_masks, threshold=threshold) if are_masks else _draw_objects
     if not are_masks:
         truth, prediction = _numbered_alike(truth, prediction)
@@ -107,44 +112,61 @@ def draw_volumes(
     prediction: str | Path,
     threshold: float | None = None,
     region: Region | str | None = None,
+    mask: str | Path | None = None,
+    unlabelled: int | None = None,
     relabel: bool = False,
+    objects: bool = False,
     sections: int = 3,
     title: str = "",
 ) -> None:
     """Draw up to `sections` evenly spaced sections of three volumes; see `draw_comparison`.
 
     Of sections larger than 1024 pixels the middle is drawn. The prediction is of that part of the truth that `evaluate`
-    takes; with `relabel`, the truth's objects are its connected components in what is drawn. In uint8, 255 stands for
-    probability 1 where the file says so (`Volume.content`) or a `threshold` is given, and beyond 1 also where the truth
-    is a mask and the file does not say that it holds labels.
+    takes; with `relabel`, the truth's objects are its connected components in what is drawn; where `mask` is 0 or the
+    truth `unlabelled`, it is not known. In uint8, 255 stands for probability 1 where the file says so
+    (`Volume.content`) or a `threshold` is given, and beyond 1 also where the truth is a mask and the file does not say
+    that it holds labels.
     """
-    with open_volume(image) as grey, open_volume(truth) as true, open_volume(prediction) as predicted:
+    with (
+        open_volume(image) as grey,
+        open_volume(truth) as true,
+        open_volume(prediction) as predicted,
+        nullcontext() if mask is None else open_volume(mask) as annotated,
+    ):
         if grey.shape != true.shape:
             raise VolumeError(f"{grey.location} and {true.location} have the shapes {grey.shape} and {true.shape}.")
+        if annotated is not None:
+            check_mask(true, annotated, kind="truth")
         box, offset = aligned_box(predicted, shape=true.shape, region=region, truth=true.location)
         depth = box_shape(box)[0]
         count = min(sections, depth)
         rows = [box[0].start + int((index + 0.5) * depth / count) for index in range(count)]
         y, x = (_middle(part) for part in box[1:])
-        stacks = []
-        for volume, shift in ((grey, (0, 0, 0)), (true, (0, 0, 0)), (predicted, offset)):
-            ys, xs = (slice(part.start - by, part.stop - by) for part, by in zip((y, x), shift[1:], strict=True))
-            blocks = [volume.read((slice(row - shift[0], row - shift[0] + 1), ys, xs)) for row in rows]
-            stacks.append(np.concatenate([block if block.ndim == 3 else block[0] for block in blocks]))
+        # Components are those of all that lies between what is drawn.
+        depths = [slice(row, row + 1) for row in rows]
+        true_box = [(box[0], y, x)] if relabel else [(z, y, x) for z in depths]
+        labels = _stack(true, true_box)
+        known = np.ones(labels.shape, dtype=bool) if annotated is None else _stack(annotated, true_box) != 0
+        if unlabelled is not None:
+            known &= labels != unlabelled
+        labels = np.where(known, labels, np.zeros((), labels.dtype))
         if relabel:
-            labels = true.read((box[0], y, x))
-            labels = connected_objects(labels if labels.ndim == 3 else labels[0])
-            stacks[1] = np.stack([labels[row - box[0].start] for row in rows])
-        guess = predicted.content is None and len(np.unique(stacks[1])) <= 2
+            between = [row - box[0].start for row in rows]
+            labels, known = connected_objects(labels)[between], known[between]
+        raw = _stack(grey, [(z, y, x) for z in depths])
+        found = _stack(predicted, [box_within((z, y, x), offset) for z in depths])
+        guess = predicted.content is None and len(np.unique(labels)) <= 2
         if predicted.dtype == np.uint8 and (
-            predicted.content == "probability" or (stacks[2].max() > 1 and (threshold is not None or guess))
+            predicted.content == "probability" or (found.max() > 1 and (threshold is not None or guess))
         ):
-            stacks[2] = stacks[2] / np.float32(255)
+            found = found / np.float32(255)
         draw_comparison(
             path,
-            raw=stacks[0],
-            truth=stacks[1],
-            prediction=stacks[2],
+            raw=raw,
+            truth=labels,
+            prediction=found,
+            known=known,
+            objects=objects,
             threshold=0.5 if threshold is None else threshold,
             voxel_size_nm=grey.voxel_size_nm or true.voxel_size_nm,
             section_names=[f"z = {row}" for row in rows],
@@ -160,6 +182,12 @@ def check_picture(target: Path) -> None:
     """
     if target.suffix.lower() != ".png":
         raise OutputError(f"{target}: pictures are PNG files, give a name that ends in .png.")
+
+
+def _stack(volume: Volume, boxes: Sequence[Box]) -> NDArray[Any]:
+    """Read `boxes` of a volume, of the first of its channels, one behind the other."""
+    blocks = [volume.read(box) for box in boxes]
+    return np.concatenate([block if block.ndim == 3 else block[0] for block in blocks])
 
 
 def _middle(part: slice) -> slice:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from connectomics_zoo.training.module import SegmentationModule
 from connectomics_zoo.training.report import METRICS_FILE
 from connectomics_zoo.volumes import open_volume
 from connectomics_zoo.volumes.location import split_location
+from connectomics_zoo.volumes.truth import read_truth
 
 OBJECT_SCORES = ("adapted_rand_error", "voi_split", "voi_merge", "ap_50")
 """What is measured of objects."""
@@ -88,13 +90,13 @@ def voxel_scores(folder: Path, run: RunSpec) -> dict[str, float]:
 def object_scores(folder: Path, run: RunSpec) -> dict[str, float]:
     """Return `OBJECT_SCORES`, each as `val/<name>`, of what `zoo predict` and `zoo decode` make of the validation data.
 
-    They are the mean over its volumes; none where the task makes no objects, or a mask says what is annotated.
+    They are the mean over its volumes; none where the task makes no objects.
 
     Args:
         folder: a folder with the weights and their spec, which says how predictions are decoded.
         run: that spec, with the places of the data.
     """
-    if not run.task.decode.is_instances or any(pair.mask for pair in run.data.validation):
+    if not run.task.decode.is_instances:
         return {}
     rows = [_object_scores(folder, run, pair) for pair in run.data.validation]
     return {f"val/{name}": sum(row[name] for row in rows) / len(rows) for name in OBJECT_SCORES}
@@ -104,9 +106,11 @@ def _object_scores(folder: Path, run: RunSpec, pair: VolumePair) -> dict[str, fl
     """Return the scores of the objects in the region of a validation volume."""
     root = None if run.data.root is None else Path(run.data.root).expanduser()
     with open_volume(pair.image, root=root) as image, open_volume(pair.label, root=root) as label:
-        unlabelled = run.data.unlabelled
-        labels = label.read(region_box(pair.region, shape=label.shape))
-        relabel = run.task.labels.relabel and is_mask(labels, ignored=() if unlabelled is None else (unlabelled,))
+        unlabelled, mask = run.data.unlabelled, None if pair.mask is None else (root or Path()) / pair.mask
+        box = region_box(pair.region, shape=label.shape)
+        with nullcontext() if mask is None else open_volume(mask) as known:
+            labels, _ = read_truth(label, known, box, unlabelled=unlabelled)
+        relabel = run.task.labels.relabel and is_mask(labels)
         places = image.location, label.location
     with tempfile.TemporaryDirectory() as scratch:
         predicted, objects = Path(scratch) / "prediction.h5", Path(scratch) / "objects.h5"
@@ -119,5 +123,6 @@ def _object_scores(folder: Path, run: RunSpec, pair: VolumePair) -> dict[str, fl
             region=pair.region,
             relabel=relabel,
             unlabelled=unlabelled,
+            mask=mask,
         )
     return report.scores

@@ -195,3 +195,38 @@ def test_the_best_threshold_may_lie_between_those_of_the_grid(tmp_path):
     assert report.objects == 8
     tried = [trial.settings["threshold"] for trial in report.trials]
     assert len(tried) == len(set(tried)) == 11
+
+
+@pytest.mark.parametrize("way", ["it is asked for", "the run has it"])
+def test_voxels_outside_of_the_mask_do_not_choose_the_setting(tmp_path, prediction, run_zoo, way):
+    truth = LABELS.copy()
+    truth[2:] = 99
+    write_labels(tmp_path / "truth.h5", truth)
+    mask = write_labels(tmp_path / "mask.h5", truth != 99)
+    arguments = ["decode", prediction, tmp_path / "out.h5", "--tune", f"{tmp_path}/truth.h5:main"]
+    if way == "it is asked for":
+        arguments += ["--mask", mask]
+    else:
+        pair = {"image": "raw.h5:main", "label": "truth.h5:main", "mask": "mask.h5:main"}
+        data = {"root": str(tmp_path), "train": [pair]}
+        arguments += ["--run", run_folder(tmp_path / "run", affinity_task(), **data)]
+    code, out, err = run_zoo(*arguments)
+    assert code == 0, err
+    assert "best: --method components threshold=0.5" in out
+    assert [line.split()[1] for line in out.splitlines() if line.endswith("best")] == ["0.0000"]
+
+
+def test_a_mask_needs_a_truth_to_tune_on(tmp_path, prediction):
+    with pytest.raises(SpecError, match="the mask has no effect without a truth to tune on"):
+        zoo.decode(prediction, tmp_path / "out.h5", mask="mask.h5")
+
+
+def test_another_task_tells_of_the_settings_that_it_leaves_aside(tmp_path, caplog):
+    tuned = get_task("affinities-3")
+    tuned = tuned.model_copy(update={"decode": tuned.decode.model_copy(update={"threshold": 0.123})})
+    path = write_prediction(tmp_path / "p.h5", true_values(LABELS, tuned), tuned)
+    zoo.decode(path, tmp_path / "a.h5")
+    assert not caplog.text
+    report = zoo.decode(path, tmp_path / "b.h5", task="affinities-3")
+    assert report.settings["threshold"] != 0.123
+    assert "carries settings of its own, which are left aside: agglomeration threshold=0.123" in caplog.text

@@ -226,7 +226,8 @@ def test_declared_labels_are_no_probabilities(tmp_path):
     report = evaluate(found, true)
     assert report.scores["dice"] == 1
     assert report.read_as == "labels, as the file says, foreground above 0"
-    assert evaluate(found, true, threshold=0.5).scores["true_positive"] == 0
+    with pytest.raises(VolumeError, match="holds labels, as the file says, and a threshold is for probabilities"):
+        evaluate(found, true, threshold=0.5)
     many = declared(tmp_path / "many.h5", MANY.astype(np.uint8), "label")
     with pytest.raises(VolumeError, match="can be classes or objects: give --kind semantic or --kind instances"):
         evaluate(many, save(tmp_path / "objects.h5", MANY))
@@ -365,3 +366,58 @@ def test_a_picture_needs_an_image(pair, tmp_path):
     result = invoke(*pair(FOUND, TRUTH), "--picture", tmp_path / "look.png")
     assert isinstance(result.exception, SpecError)
     assert "--picture needs --image" in str(result.exception)
+
+
+# What is not annotated --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["semantic", "instances"])
+def test_voxels_outside_of_the_mask_count_for_no_score(pair, tmp_path, kind):
+    truth, prediction = objects(1), objects(2)
+    annotated = np.zeros(truth.shape, np.uint8)
+    annotated[3:9, 5:30] = 7
+    if kind == "semantic":
+        truth, prediction = (truth > 9).astype(np.uint8), (prediction > 9).astype(np.uint8)
+    places = pair(prediction, truth)
+    masked = evaluate(*places, kind=kind, mask=save(tmp_path / "mask.h5", annotated))
+    assert masked.scores == evaluate(*places, kind=kind, region="z=3:9,y=5:30").scores
+    assert masked.voxels + masked.ignored_voxels == truth.size
+
+
+def test_the_mask_cuts_the_components_of_the_truth(tmp_path, pair):
+    truth = np.zeros((2, 4, 9), np.uint8)
+    truth[:, 1:3, 1:8] = 1
+    annotated = np.ones(truth.shape, bool)
+    annotated[:, :, 4] = False
+    found = np.zeros(truth.shape, np.uint16)
+    found[:, 1:3, 1:4], found[:, 1:3, 5:8] = 1, 2
+    places = pair(found, truth)
+    assert evaluate(*places, relabel=True).scores["objects_true"] == 1
+    report = evaluate(*places, relabel=True, mask=save(tmp_path / "mask.h5", annotated))
+    assert (report.scores["objects_true"], report.scores["objects_matched_50"]) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("annotated", "words"),
+    [
+        (np.ones((20, 30, 41), np.uint8), r"truth and mask have the shapes \(20, 30, 40\) and \(20, 30, 41\)"),
+        (np.zeros((20, 30, 40), np.uint8), "is 0 in all of z=0:20,y=0:30,x=0:40, so nothing can be scored"),
+    ],
+)
+def test_a_mask_that_leaves_nothing_to_score_is_refused(pair, tmp_path, annotated, words):
+    with pytest.raises(VolumeError, match=words):
+        evaluate(*pair(objects(1), objects(2)), mask=save(tmp_path / "mask.h5", annotated))
+
+
+def test_a_mask_needs_a_truth(tmp_path):
+    with pytest.raises(SpecError, match="the mask says where the truth is annotated, and there is no truth"):
+        evaluate("objects.h5", skeletons=tmp_path, mask="mask.h5")
+
+
+def test_a_grey_image_as_truth_is_warned_of(pair, caplog):
+    grey = np.random.default_rng(0).integers(0, 255, (6, 40, 40), dtype=np.uint8)
+    evaluate(*pair((grey > 99).astype(np.uint8), grey))
+    assert "truth.h5:main: looks like a grey image, not like labels (100 % of its voxels" in caplog.text
+    caplog.clear()
+    evaluate(*pair(objects(1), objects(2)))
+    assert not caplog.text

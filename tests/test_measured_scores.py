@@ -7,6 +7,8 @@ import json
 import shutil
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 from tiny_training import TINY, request, write_volume
 
@@ -19,7 +21,9 @@ from connectomics_zoo.predict import predict
 from connectomics_zoo.push import Request, ship
 from connectomics_zoo.reading import dump_yaml, read_yaml
 from connectomics_zoo.registry import get_run, get_spec
+from connectomics_zoo.schema.task import DecodeSpec
 from connectomics_zoo.training import train
+from connectomics_zoo.validation import object_scores
 from connectomics_zoo.verify import verify, weights_level
 from connectomics_zoo.verify.select import Target
 from connectomics_zoo.verify.weights_level import check_weights
@@ -97,6 +101,29 @@ def test_declared_scores_are_measured_again(home, shipped):
     assert measured.keys() == {f"weights.objects.metrics.{name}" for name in ("val/dice", "val/iou", *OBJECTS)}
     for check in measured.values():
         assert check.measured == pytest.approx(check.declared, abs=0.005)
+
+
+def test_objects_are_scored_where_the_mask_of_the_run_is(home, tmp_path):
+    shutil.copytree(home / "data", tmp_path / "data")
+    volume = tmp_path / "data" / "volume.h5"
+    with h5py.File(volume, "r+") as file:
+        file["mask"] = np.ones(file["mito"].shape, np.uint8)
+        file["mask"][:, 14:16] = 0  # across the object of the truth, which makes two of it
+    run = get_run(home / "run")
+    run = run.model_copy(update={"task": run.task.model_copy(update={"decode": DecodeSpec(**DECODE)})})
+    shutil.copytree(home / "run", tmp_path / "run")
+    (tmp_path / "run" / "spec.yaml").write_text(dump_yaml(run.model_dump(mode="json", exclude_none=True)))
+    (pair,) = run.data.validation
+    data = {"root": str(tmp_path / "data"), "validation": (pair.model_copy(update={"mask": "volume.h5:mask"}),)}
+    masked = run.model_copy(update={"data": run.data.model_copy(update=data)})
+    found = object_scores(tmp_path / "run", masked)
+    predict(tmp_path / "run", f"{volume}:raw", tmp_path / "p.h5", region="z=16:20", precision="float32")
+    assert decode(tmp_path / "p.h5", tmp_path / "objects.h5").objects >= 1
+    given = {"region": "z=16:20", "relabel": True}
+    scores = evaluate(tmp_path / "objects.h5", f"{volume}:mito", mask=f"{volume}:mask", **given).scores
+    assert found == {name: pytest.approx(scores[name.removeprefix("val/")]) for name in OBJECTS}
+    assert scores["objects_true"] == 2
+    assert found["val/voi_merge"] > evaluate(tmp_path / "objects.h5", f"{volume}:mito", **given).scores["voi_merge"]
 
 
 @pytest.mark.parametrize("name", ["val/dice", "val/voi_split"])

@@ -91,7 +91,7 @@ def test_objects_lie_where_the_prediction_did(tmp_path, truth):
     values = store_values(true_values(PART, task), task=task, dtype=np.dtype("uint8"))
     found = write(tmp_path / "p.h5", values, part=WHOLE, task=task, content="probability")
     decode(found, tmp_path / "objects.h5")
-    decode(found, tmp_path / "part.h5", region="z=2:6")
+    decode(found, tmp_path / "part.h5", region="z=6:10")
     decode(found, tmp_path / "tuned.h5", tune_on=truth, region="z=6:10,x=8:20")
     places, inner = {}, Part((6, 0, 8), (16, 24, 24))
     for name in ("objects", "part", "tuned"):
@@ -153,3 +153,15 @@ def test_a_prediction_of_a_region_says_so(tmp_path):
         zoo.predict(run, volume, tmp_path / "p.h5", region=region, overwrite=True)
         with open_volume(tmp_path / "p.h5") as predicted:
             assert predicted.part == part
+
+
+def test_a_region_to_decode_is_of_the_volume_that_was_predicted(tmp_path, truth):
+    task = affinity_task()
+    values = store_values(true_values(PART, task), task=task, dtype=np.dtype("uint8"))
+    found = write(tmp_path / "p.h5", values, part=WHOLE, task=task, content="probability")
+    decode(found, tmp_path / "part.h5", region="z=6:10,x=9:20")
+    report = evaluate(tmp_path / "part.h5", truth)
+    assert report.region == ((6, 10), (0, 24), (9, 20))
+    assert report.scores["rand_precision"] > 0.95
+    with pytest.raises(VolumeError, match="is of z=4:12,y=0:24,x=8:20, and the region z=2:6,y=0:24,x=8:20 reaches"):
+        decode(found, tmp_path / "other.h5", region="z=2:6")

@@ -87,6 +87,19 @@ def test_weights_are_the_declared_file_and_compute_the_recorded_numbers(name):
     assert any(check.path.startswith(f"weights.{tag}.probe") for check in model.checks)
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_show_tells_what_the_weights_are_for(name, run_zoo):
+    run, _ = find_run(name)
+    code, out, err = run_zoo("show", name)
+    assert code == 0, err
+    edges = " × ".join(f"{edge:g}" for edge in run.data.network_voxel_nm)
+    shown = {line.partition("  ")[0]: line.partition("  ")[2].strip() for line in out.splitlines()}
+    assert shown["network voxels"].startswith(f"{edges} nm")
+    assert shown["decoding"].startswith(run.task.decode.method)
+    assert f"threshold {run.task.decode.threshold:g}" in shown["decoding"]
+    assert shown.get("starts from") == run.init_from
+
+
 def test_the_default_finds_mitochondria_in_real_data(tmp_path):
     volume = SHARED / "vnc" / "vnc_stack1_z00-15.h5"
     if not volume.is_file():

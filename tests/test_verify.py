@@ -142,6 +142,13 @@ def test_patterns_are_wildcards_references_or_paths_and_mean_each_spec_once(patt
     assert [target.path.stem for target in select(patterns)] == expected
 
 
+def test_a_wildcard_that_means_no_model_means_weights():
+    every = [f"zoo:mednext-S.{tag}" for tag in get_spec("mednext-S").weights]
+    assert [target.label for target in select(["mednext-s.*"])] == every
+    assert "zoo:monai_attention_unet.vnc-mito" in [target.label for target in select(["*.vnc-mito"])]
+    assert "zoo:mednext-S.vnc-membrane" not in [target.label for target in select(["*.vnc-mito"])]
+
+
 def test_the_name_of_a_family_means_all_of_it():
     assert [target.path.stem for target in select(["mednext"])] == [
         entry.path.stem for entry in catalog.entries("models") if entry.family == "mednext"

@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     multiple=True,
     help="Voxels with this label in TRUTH do not count, beside data.unlabelled of --run; may be repeated.",
 )
+@click.option(
+    "--mask",
+    metavar="VOLUME",
+    help="Is 0 where TRUTH is not annotated: those voxels do not count [default: that of --run, if it has one].",
+)
 @click.option("--region", metavar="z=A:B,…", help="Use this part alone, as in z=13:16,y=0:512.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -48,6 +53,7 @@ def command(
     method: str | None,
     tune_on: str | None,
     ignore_labels: tuple[int, ...],
+    mask: str | None,
     region: str | None,
     overwrite: bool,
     as_json: bool,
@@ -60,9 +66,11 @@ def command(
 
     With --tune, a grid of thresholds is tried against TRUTH, then half a step around the best, and the best setting is
     used (adapted Rand error); with --run it is written to decode.yaml in that folder, from where the next zoo decode
-    --run takes it. Voxels with the run's data.unlabelled or an --ignore-label in TRUTH do not count.
+    --run takes it. Voxels with the run's data.unlabelled or an --ignore-label in TRUTH do not count, nor those outside
+    the --mask.
 
-    The prediction is decoded in memory as a whole; --region takes a part.
+    The prediction is decoded in memory as a whole; --region takes a part, of TRUTH or else of the volume that was
+    predicted.
     """
     from connectomics_zoo.decode import decode
     from connectomics_zoo.overrides import parse_overrides
@@ -78,6 +86,7 @@ def command(
             changes=parse_overrides(overrides),
             tune_on=tune_on,
             ignore_labels=ignore_labels,
+            mask=mask,
             region=region,
             overwrite=overwrite,
             progress=progress,

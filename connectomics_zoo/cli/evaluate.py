@@ -80,6 +80,11 @@ NAMES = {
     help="The label in the truth of voxels that are not annotated: they count for no score.",
 )
 @click.option(
+    "--mask",
+    metavar="VOLUME",
+    help="Is as large as TRUTH, and 0 where it is not annotated: those voxels count for no score.",
+)
+@click.option(
     "--relabel",
     is_flag=True,
     help="Objects of the truth are the connected components of its labels, as of a mask (in memory as a whole).",
@@ -114,6 +119,7 @@ def command(
     region: str | None,
     ignore_labels: tuple[int, ...],
     unlabelled: int | None,
+    mask: str | None,
     relabel: bool,
     skeletons: str | None,
     merge_nodes: int,
@@ -148,6 +154,7 @@ def command(
         region=region,
         ignore_labels=ignore_labels or None,
         unlabelled=unlabelled,
+        mask=mask,
         relabel=relabel,
         skeletons=skeletons,
         merge_nodes=merge_nodes,
@@ -163,7 +170,10 @@ def command(
             prediction=prediction,
             threshold=threshold,
             region=region,
+            mask=mask,
+            unlabelled=unlabelled,
             relabel=relabel,
+            objects=report.kind == "instances",
         )
         note(f"drew {picture}")
     if as_json:

@@ -120,6 +120,7 @@ def _print_weights(spec: ModelSpec, tag: str, *, reference: str) -> None:
         "data": entry.dataset,
         "split": entry.split or "not stated",
         "recipe": entry.recipe or "not stated",
+        **_describe_use(entry, reference),
         "seed": "not stated" if entry.seed is None else str(entry.seed),
         "licence of the weights": entry.license,
         "channels": f"{entry.input_channels or spec.input.channels} in, "
@@ -131,6 +132,28 @@ def _print_weights(spec: ModelSpec, tag: str, *, reference: str) -> None:
     }
     print_facts(facts)
     click.echo()
+
+
+def _describe_use(entry: WeightsEntry, reference: str) -> dict[str, str]:
+    """Return what the spec in a file of weights says of their use; nothing where that is not on this machine."""
+    from connectomics_zoo.reading import parse_yaml
+    from connectomics_zoo.registry import parse_reference, spec_path, validate
+    from connectomics_zoo.schema.experiment import RunSpec
+    from connectomics_zoo.tensors import read_header
+
+    path = spec_path(parse_reference(reference)).parent / entry.file
+    if entry.source != "package" or not path.is_file():
+        return {}
+    text = read_header(path).metadata.get("spec")
+    if text is None:
+        return {}
+    run = validate(RunSpec, parse_yaml(text, source=str(path)), source=str(path))
+    facts = _first_weights(run)
+    if run.data.network_voxel_nm is not None:
+        facts["network voxels"] = f"{' × '.join(f'{edge:g}' for edge in run.data.network_voxel_nm)} nm (z, y, x)"
+        if max(run.data.downsample) > 1:
+            facts["network voxels"] += f", each the mean of {' × '.join(map(str, run.data.downsample))} of the volume's"
+    return facts | {"decoding": _describe_decoding(run.task)}
 
 
 def _describe_place(entry: WeightsEntry) -> str:
@@ -178,9 +201,7 @@ def _describe_weights(tag: str, entry: WeightsEntry) -> str:
 
 def _print_task(spec: TaskSpec) -> None:
     _print_title(spec.name, spec.summary)
-    values = spec.decode.model_dump(mode="json", exclude_none=True, exclude={"method"})
-    steps = [f"{name} {value}" for name, value in values.items()]
-    facts = {"decoding": f"{spec.decode.method} ({', '.join(steps)})" if steps else spec.decode.method}
+    facts = {"decoding": _describe_decoding(spec)}
     if spec.labels.relabel or spec.labels.erosion:
         erosion = f"eroded by {spec.labels.erosion}" if spec.labels.erosion else ""
         facts["labels"] = ", ".join(filter(None, ("relabelled" if spec.labels.relabel else "", erosion)))
@@ -200,6 +221,13 @@ def _print_task(spec: TaskSpec) -> None:
             for channel in spec.channels
         ],
     )
+
+
+def _describe_decoding(spec: TaskSpec) -> str:
+    """The method and its settings."""
+    values = spec.decode.model_dump(mode="json", exclude_none=True, exclude={"method"})
+    steps = [f"{name} {value}" for name, value in values.items()]
+    return f"{spec.decode.method} ({', '.join(steps)})" if steps else spec.decode.method
 
 
 def _describe_target(target: TargetSpec) -> str:

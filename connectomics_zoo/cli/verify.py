@@ -49,7 +49,8 @@ Examples:
 def command(patterns: tuple[str, ...], level: Level, data: tuple[str, ...], as_json: bool, junit: Path | None) -> None:
     """Prove what the specs declare, of the models that match PATTERN (all without one).
 
-    PATTERN is a wildcard over names, the name of a model or family, name@version, a YAML file or a run folder.
+    PATTERN is a wildcard over names of models or weights ('mednext-S.*'), the name of a model or family, name@version,
+    name.weights, a YAML file or a run folder.
     Exits with 1 when a check failed.
     """
     if junit is not None:

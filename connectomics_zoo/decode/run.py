@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from connectomics_zoo.decode.channels import Channels, read_channels
 from connectomics_zoo.decode.memory import refuse_too_large
@@ -24,7 +24,9 @@ from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.task import DecodeSpec, TaskSpec
 from connectomics_zoo.schema.tuned import TunedDecoding
 from connectomics_zoo.targets.labels import true_objects
-from connectomics_zoo.volumes import Part, Volume, create_volume, open_volume
+from connectomics_zoo.volumes import Part, Volume, check_mask, create_volume, open_volume
+from connectomics_zoo.volumes.location import split_location
+from connectomics_zoo.volumes.truth import Truth, read_truth
 from connectomics_zoo.volumes.writing import refuse_own_input
 
 Progress = Callable[[int, int], None]
@@ -71,6 +73,7 @@ def decode(
     changes: Mapping[str, Any] | None = None,
     tune_on: str | Path | None = None,
     ignore_labels: Sequence[int] = (),
+    mask: str | Path | None = None,
     region: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -90,8 +93,11 @@ def decode(
             mask, the connected components are the objects where the task relabels (`labels.relabel`).
         ignore_labels: voxels with these labels in the truth count for no setting, as those with the `data.unlabelled`
             of the run do.
-        region: use this part of the prediction alone (`z=13:16,y=0:512`); `out` is as large as it. It is a part of the
-            truth where there is one, and the prediction may be as large as that part, or says where it lies.
+        mask: a volume as large as the truth that is 0 where the truth is not annotated; those voxels count for no
+            setting. By default that of the run, where the truth is a label volume of its.
+        region: use this part alone (`z=13:16,y=0:512`); `out` is as large as it. It is a part of the truth where there
+            is one, and the prediction may be as large as that part, or says where it lies; without one, it is a part of
+            the volume that the prediction is of.
         overwrite: replace `out` if it exists.
         progress: is told how many settings have been tried.
 
@@ -108,6 +114,8 @@ def decode(
         raise SpecError("task and run are both given, and a run has its task: leave one out.")
     if ignore_labels and tune_on is None:
         raise SpecError("ignore_labels have no effect without a truth to tune on, leave them out.")
+    if mask is not None and tune_on is None:
+        raise SpecError("the mask has no effect without a truth to tune on, leave it out.")
     spec = None if run is None else get_run(run)
     with open_volume(prediction) as predicted:
         for source in (predicted.location, *(() if tune_on is None else (str(tune_on),))):
@@ -120,7 +128,9 @@ def decode(
         base = find_task(predicted, task=task, run=spec)
         saved = None if run is None else read_tuned(run)
         chosen = with_settings(base, saved=saved, method=method, changes=changes or {})
-        box, part, read_truth = _parts(predicted, tune_on, region)
+        if mask is None and tune_on is not None and spec is not None:
+            mask = _mask_of(spec, tune_on)
+        box, part, truth_of = _parts(predicted, tune_on, mask, region)
         shape = box_shape(box)
         refuse_too_large(chosen, shape=shape, stored=predicted.dtype, location=predicted.location)
         with create_volume(
@@ -137,11 +147,13 @@ def decode(
             channels = _read(predicted, box, chosen)
             best, file = chosen.decode, None
             trials: list[Trial] = []
-            if read_truth is not None:
-                truth, ignored = true_objects(read_truth(), spec=chosen.labels, ignored=_ignored(ignore_labels, spec))
+            if truth_of is not None:
+                labels, annotated = truth_of()
+                truth, ignored = true_objects(labels, spec=chosen.labels, ignored=_ignored(ignore_labels, spec))
                 best, trials = tune(
                     channels,
                     truth,
+                    annotated,
                     candidates=grid_of(chosen.decode, has_boundary=has_boundary(chosen)),
                     ignored=ignored,
                     location=str(tune_on),
@@ -181,22 +193,40 @@ def _read(predicted: Volume, box: Box, task: TaskSpec) -> Channels:
     return read_channels(read_values(stored, task=task, location=predicted.location), task=task)
 
 
+def _mask_of(run: RunSpec, truth: str | Path) -> Path | None:
+    """Return the mask that the run has for the label volume `truth`, None where it has none."""
+    root = None if run.data.root is None else Path(run.data.root).expanduser()
+    path, dataset = split_location(str(truth))
+    for pair in (*run.data.validation, *run.data.train):
+        label, inside = split_location(pair.label, root=root)
+        if pair.mask is not None and inside == dataset and label.resolve() == path.resolve():
+            return (root or Path()) / pair.mask
+    return None
+
+
 def _parts(
-    predicted: Volume, tune_on: str | Path | None, region: str | None
-) -> tuple[Box, Part | None, Callable[[], NDArray[Any]] | None]:
+    predicted: Volume, tune_on: str | Path | None, mask: str | Path | None, region: str | None
+) -> tuple[Box, Part | None, Callable[[], Truth] | None]:
     """Return the part of the prediction that is decoded, what that is a part of, and what reads its truth, if any."""
     if tune_on is None:
-        box = region_box(region, shape=predicted.shape)
-        return box, _part(predicted, box) or part_of(box, predicted.shape), None
-    with open_volume(tune_on) as true:
+        if predicted.part is None:
+            box = region_box(region, shape=predicted.shape)
+            return box, part_of(box, predicted.shape), None
+        whole = predicted.part.whole_shape
+        box, first = aligned_box(predicted, shape=whole, region=region, truth="the volume that it is of")
+        return box_within(box, first), part_of(box, whole), None
+    with open_volume(tune_on) as true, nullcontext() if mask is None else open_volume(mask) as known:
         true_box, first = aligned_box(predicted, shape=true.shape, region=region, truth=true.location)
         if true.channels is not None or true.dtype.kind == "f":
             raise VolumeError(
                 f"{true.location}: holds {true.dtype}{'' if true.channels is None else ' in channels'}, a truth is one "
                 "volume of whole numbers, a label for each object: give that."
             )
+        if known is not None:
+            check_mask(true, known, kind="truth")
         box = box_within(true_box, first)
-    return box, _part(predicted, box) or part_of(true_box, true.shape), lambda: true.read(true_box)
+    part = _part(predicted, box) or part_of(true_box, true.shape)
+    return box, part, lambda: read_truth(true, known, true_box, unlabelled=None)
 
 
 def _part(predicted: Volume, box: Box) -> Part | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from connectomics_zoo.schema.task import DECODE_FIELDS, DECODE_STARTS, OBJECT_ME
 from connectomics_zoo.schema.tuned import TunedDecoding
 from connectomics_zoo.volumes import PartialOutput, Volume
 from connectomics_zoo.volumes.carried import read_task
+
+_log = logging.getLogger(__name__)
 
 TUNED_FILE = "decode.yaml"
 """In a run folder: the settings that tuning found."""
@@ -41,6 +44,13 @@ def find_task(predicted: Volume, *, task: str | Path | None, run: RunSpec | None
         raise VolumeError(
             f"{predicted.location}: says that it was predicted for the task {carried.name}, whose channels are not "
             f"those of {asked.name}: leave --task and --run out, or give the right one."
+        )
+    if task is not None and carried is not None and asked is not None and asked.decode != carried.decode:
+        _log.warning(
+            "%s: carries settings of its own, which are left aside: %s %s; leave --task out to use them.",
+            predicted.location,
+            carried.decode.method,
+            " ".join(f"{name}={value}" for name, value in fields_of(carried.decode).items()),
         )
     found = asked or carried
     if found is None:

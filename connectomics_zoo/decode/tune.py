@@ -14,7 +14,7 @@ from connectomics_zoo.decode.channels import Channels
 from connectomics_zoo.decode.methods import segment
 from connectomics_zoo.decode.settings import fields_of
 from connectomics_zoo.errors import CheckFailedError, VolumeError
-from connectomics_zoo.evaluate.contingency import count_pairs, leave_out
+from connectomics_zoo.evaluate.contingency import Contingency, count_pairs, leave_out
 from connectomics_zoo.evaluate.scores import partition_scores
 from connectomics_zoo.schema.task import DecodeSpec
 from connectomics_zoo.volumes.checks import count_changes, grey_problem
@@ -70,6 +70,7 @@ def grid_of(decode: DecodeSpec, *, has_boundary: bool) -> list[DecodeSpec]:
 def tune(
     channels: Channels,
     truth: NDArray[Any],
+    annotated: NDArray[np.bool_],
     *,
     candidates: list[DecodeSpec],
     ignored: Sequence[int],
@@ -86,6 +87,7 @@ def tune(
     Args:
         channels: what is decoded.
         truth: labels (Z, Y, X), 0 for background.
+        annotated: (Z, Y, X), False for voxels that count for no score.
         candidates: what is tried.
         ignored: voxels with these labels in the truth count for no score.
         location: of the truth, for errors.
@@ -99,11 +101,14 @@ def tune(
     if grey is not None:
         raise VolumeError(f"{location}: {grey}.")
     background = () if channels.foreground is not None else (0,)
-    if np.isin(truth, (0, *ignored)).all():
+    true_labels = truth[annotated]
+    if np.isin(true_labels, (0, *ignored)).all():
         raise VolumeError(f"{location}: has no object in this part, so nothing can be tuned on it: give another one.")
     tried, trials = list(candidates), list[Trial]()
     for candidate in tried:  # which grows
-        trials.append(_try(channels, truth, candidate, ignored=(*background, *ignored), location=location))
+        labels = segment(channels, decode=candidate)
+        table = leave_out(count_pairs(labels[annotated], true_labels), (*background, *ignored), truth=location)
+        trials.append(_trial(candidate, table, objects=int(np.max(labels))))
         if len(trials) == len(candidates):
             tried += [other for other in finer(tried[_best(trials)]) if other not in tried]
         if progress is not None:
@@ -131,16 +136,13 @@ def _best(trials: Sequence[Trial]) -> int:
     return scores.index(min(scores))
 
 
-def _try(
-    channels: Channels, truth: NDArray[Any], decode: DecodeSpec, *, ignored: Sequence[int], location: str
-) -> Trial:
-    labels = segment(channels, decode=decode)
-    scores = partition_scores(leave_out(count_pairs(labels, truth), ignored, truth=location))
+def _trial(decode: DecodeSpec, table: Contingency, *, objects: int) -> Trial:
+    scores = partition_scores(table)
     return Trial(
         settings=fields_of(decode),
         adapted_rand_error=scores["adapted_rand_error"],
         voi=scores["voi"],
         voi_split=scores["voi_split"],
         voi_merge=scores["voi_merge"],
-        objects=int(np.max(labels)),
+        objects=objects,
     )

@@ -55,6 +55,8 @@ def leave_out(table: Contingency, ignored: Sequence[int], *, truth: str) -> Cont
 def count_pairs(prediction: NDArray[Any], truth: NDArray[Any]) -> Contingency:
     """Return the pairs in two blocks of the same shape, whole numbers or bool."""
     labels, true_labels = prediction.ravel(), truth.ravel()
+    if not labels.size:
+        return Contingency(labels, true_labels, np.zeros(0, dtype=np.int64))
     low = min(int(labels.min()), int(true_labels.min()))
     width, height = int(labels.max()) + 1, int(true_labels.max()) + 1
     if low >= 0 and width * height <= _DENSE_TABLE:
@@ -96,5 +98,7 @@ def _concatenated(parts: list[Contingency]) -> Contingency:
 def _merged(prediction: NDArray[Any], truth: NDArray[Any], counts: NDArray[np.int64]) -> Contingency:
     order = np.lexsort((truth, prediction))
     prediction, truth, counts = prediction[order], truth[order], counts[order]
+    if not counts.size:
+        return Contingency(prediction, truth, counts)
     starts = np.flatnonzero(np.append(True, (prediction[1:] != prediction[:-1]) | (truth[1:] != truth[:-1])))
     return Contingency(prediction[starts], truth[starts], np.add.reduceat(counts, starts).astype(np.int64))

@@ -40,8 +40,13 @@ def interpret(
             )
         source = ", as the file says" if predicted.content == "probability" else ""
         return Reading("semantic", f"probabilities{source}, foreground above {cut:g}", 0)
+    if threshold is not None and predicted.content in ("label", "instances"):
+        held = "objects" if predicted.content == "instances" else "labels"
+        raise VolumeError(
+            f"{predicted.location}: holds {held}, as the file says, and a threshold is for probabilities: leave it out."
+        )
     if predicted.content == "instances":
-        return _declared_objects(predicted, kind=kind, threshold=threshold)
+        return _declared_objects(kind)
     is_bytes, highest = predicted.dtype == np.uint8, int(table.prediction.max())
     if threshold is not None and not is_bytes and highest > 1:
         raise VolumeError(
@@ -55,7 +60,7 @@ def interpret(
                 "first (zoo decode), or score the foreground (--kind semantic)."
             )
         return _bytes_above(DEFAULT_THRESHOLD if threshold is None else threshold, source=", as the file says")
-    is_label = predicted.content == "label" and threshold is None
+    is_label = predicted.content == "label"
     several = min(len(np.unique(table.prediction)), len(np.unique(table.truth))) > 2
     if kind is None and threshold is None and several and is_bytes:
         raise VolumeError(
@@ -72,13 +77,8 @@ def interpret(
     return Reading("semantic", f"{'labels, as the file says' if is_label else 'a mask'}, foreground above 0", 0)
 
 
-def _declared_objects(predicted: Volume, *, kind: Kind | None, threshold: float | None) -> Reading:
+def _declared_objects(kind: Kind | None) -> Reading:
     """Read objects as such, few or none as they may be, or where asked for as the foreground that they make up."""
-    if threshold is not None:
-        raise VolumeError(
-            f"{predicted.location}: holds objects, as the file says, and a threshold is for probabilities: leave "
-            "it out."
-        )
     if kind == "semantic":
         return Reading("semantic", "objects, as the file says, foreground above 0", 0)
     return Reading("instances", f"{OBJECTS}, as the file says", None)

@@ -21,11 +21,12 @@ from connectomics_zoo.evaluate.run_length import labels_at, run_length_scores, s
 from connectomics_zoo.evaluate.scores import class_scores, foreground_scores, object_scores, partition_scores
 from connectomics_zoo.evaluate.skeletons import Skeletons, read_skeletons
 from connectomics_zoo.memory import available_bytes
-from connectomics_zoo.regions import Box, aligned_box, box_shape, box_start, box_within
+from connectomics_zoo.regions import Box, aligned_box, box_shape, box_start, box_text, box_within
 from connectomics_zoo.schema.experiment import Region
 from connectomics_zoo.targets.labels import IGNORED, connected_objects
-from connectomics_zoo.volumes import Volume, VoxelSize, open_volume
+from connectomics_zoo.volumes import Volume, VoxelSize, check_mask, open_volume
 from connectomics_zoo.volumes.carried import read_task
+from connectomics_zoo.volumes.checks import count_changes, grey_problem
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ def evaluate(
     region: Region | str | None = None,
     ignore_labels: Sequence[int] | None = None,
     unlabelled: int | None = None,
+    mask: str | Path | None = None,
     relabel: bool = False,
     skeletons: str | Path | None = None,
     merge_nodes: int = 0,
@@ -101,6 +103,8 @@ def evaluate(
             default none, but Rand error, VOI and CREMI score leave out 0; what is predicted there is a false object.
         unlabelled: the label in the truth of voxels that are not annotated; they count for no score at all, beside
             those that `ignore_labels` leaves out.
+        mask: a volume as large as the truth that is 0 where the truth is not annotated; those voxels count for no score
+            at all.
         relabel: the objects of the truth are the connected components of its labels, as of a mask; the scored part of
             the truth is in memory as a whole then.
         skeletons: an SWC file or a folder of them, each a neuron; positions in nm from the first voxel of the
@@ -114,14 +118,21 @@ def evaluate(
         LimitError: the truth does not fit into the memory, to be relabelled.
     """
     _check_options(
-        kind=kind, threshold=threshold, truth=truth, relabel=relabel, skeletons=skeletons, merge_nodes=merge_nodes
+        kind=kind,
+        threshold=threshold,
+        truth=truth,
+        mask=mask,
+        relabel=relabel,
+        skeletons=skeletons,
+        merge_nodes=merge_nodes,
     )
     lines = None if skeletons is None else read_skeletons(skeletons)
     kind = "instances" if relabel or lines is not None else kind
-    true_volume: AbstractContextManager[Volume | None] = (
-        nullcontext() if truth is None else open_volume(truth, voxel_size_nm=voxel_size_nm)
-    )
-    with open_volume(prediction, voxel_size_nm=voxel_size_nm) as predicted, true_volume as true:
+    with (
+        open_volume(prediction, voxel_size_nm=voxel_size_nm) as predicted,
+        _opened(truth, voxel_size_nm=voxel_size_nm) as true,
+        _opened(mask) as annotated,
+    ):
         box, offset = _aligned(predicted, predicted if true is None else true, region)
         if true is None:
             report = _unscored(predicted, box=box)
@@ -129,6 +140,7 @@ def evaluate(
             report = _compared(
                 predicted,
                 true,
+                annotated,
                 box=box,
                 offset=offset,
                 kind=kind,
@@ -144,11 +156,18 @@ def evaluate(
         return replace(report, skeletons=str(skeletons), scores=report.scores | scores)
 
 
+def _opened(
+    place: str | Path | None, *, voxel_size_nm: VoxelSize | None = None
+) -> AbstractContextManager[Volume | None]:
+    return nullcontext() if place is None else open_volume(place, voxel_size_nm=voxel_size_nm)
+
+
 def _check_options(
     *,
     kind: Kind | None,
     threshold: float | None,
     truth: str | Path | None,
+    mask: str | Path | None,
     relabel: bool,
     skeletons: str | Path | None,
     merge_nodes: int,
@@ -165,6 +184,8 @@ def _check_options(
         raise SpecError("instances have no threshold, leave it out or score the foreground with kind 'semantic'.")
     if truth is None and skeletons is None:
         raise SpecError("there is nothing to score against, give the truth, skeletons or both.")
+    if mask is not None and truth is None:
+        raise SpecError("the mask says where the truth is annotated, and there is no truth: give it, or no mask.")
     if skeletons is not None and (kind == "semantic" or threshold is not None):
         raise SpecError("skeletons score instances and not a foreground, leave out skeletons, or kind and threshold.")
     if merge_nodes < 0 or (merge_nodes and skeletons is None):
@@ -174,6 +195,7 @@ def _check_options(
 def _compared(
     predicted: Volume,
     true: Volume,
+    mask: Volume | None,
     *,
     box: Box,
     offset: tuple[int, int, int],
@@ -185,15 +207,28 @@ def _compared(
 ) -> Report:
     """Score the prediction against the truth, from the one table of their pairs of labels."""
     ignored = (*(ignore_labels or ()), *(() if unlabelled is None else (unlabelled,)))
+    if mask is not None:
+        check_mask(true, mask, kind="truth")
     read: Callable[[Box], NDArray[Any]] = true.read
     if relabel:
-        read, ignored = _relabelled(true, box, ignored=ignored), (IGNORED,)
+        read, ignored = _relabelled(true, mask, box, ignored=ignored), (IGNORED,)
     cut = (DEFAULT_THRESHOLD if threshold is None else threshold) if predicted.dtype.kind == "f" else None
-    table = merge_pairs(
-        count_pairs(labels, true_labels)
-        for labels, true_labels in _blocks(predicted, true, read=read, box=box, offset=offset, cut=cut)
-    )
+    changes = [0, 0]
+
+    def tables() -> Iterator[Contingency]:
+        for labels, true_labels, known in _blocks(predicted, true, mask, read=read, box=box, offset=offset, cut=cut):
+            different, compared = count_changes(true_labels)
+            changes[0] += different
+            changes[1] += compared
+            yield count_pairs(labels, true_labels) if known is None else count_pairs(labels[known], true_labels[known])
+
+    table = merge_pairs(tables())
+    if mask is not None and not table.voxels:
+        raise VolumeError(f"{mask.location}: is 0 in all of {box_text(box)}, so nothing can be scored: give another.")
     counted = leave_out(table, ignored, truth=true.location)
+    grey = grey_problem(changes[0], changes[1])
+    if grey is not None:
+        _log.warning("%s: %s.", true.location, grey)
     reading = interpret(predicted, counted, kind=kind, threshold=threshold, cut=cut)
     compared = counted
     scores, classes = _scores(counted, reading, truth=true.location)
@@ -210,7 +245,7 @@ def _compared(
         read_as=reading.text,
         region=_limits(box),
         voxels=compared.voxels,
-        ignored_voxels=table.voxels - compared.voxels,
+        ignored_voxels=math.prod(box_shape(box)) - compared.voxels,
         scores=scores,
         classes=classes,
     )
@@ -296,8 +331,12 @@ def _way_to_labels(volume: Volume) -> str:
     return "predict labels (--output label)"
 
 
-def _relabelled(true: Volume, box: Box, *, ignored: Sequence[int]) -> Callable[[Box], NDArray[Any]]:
+def _relabelled(
+    true: Volume, mask: Volume | None, box: Box, *, ignored: Sequence[int]
+) -> Callable[[Box], NDArray[Any]]:
     """Return what reads the connected components of the truth in `box`, and `IGNORED` for ignored labels.
+
+    Where it is not annotated, there is no object.
 
     Raises:
         LimitError: they do not fit into the memory.
@@ -309,21 +348,27 @@ def _relabelled(true: Volume, box: Box, *, ignored: Sequence[int]) -> Callable[[
             f"{needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are free: score a part, or "
             "label its objects first."
         )
-    labels = connected_objects(_whole(_plain(true.read(box)), location=true.location), ignored=ignored)
-
+    labels = _whole(_plain(true.read(box)), location=true.location)
+    if mask is not None:
+        labels = np.where(mask.read(box) != 0, labels, np.zeros((), labels.dtype))
+    labels = connected_objects(labels, ignored=ignored)
     return lambda part: labels[box_within(part, box_start(box))]
 
 
 def _blocks(
     predicted: Volume,
     true: Volume,
+    mask: Volume | None,
     *,
     read: Callable[[Box], NDArray[Any]],
     box: Box,
     offset: tuple[int, int, int],
     cut: float | None,
-) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Read prediction and truth (by `read`) as whole numbers, block by block; floats become 1 above `cut`."""
+) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_] | None]]:
+    """Read prediction and truth (by `read`) as whole numbers, block by block, and where the truth is annotated.
+
+    Floats become 1 above `cut`.
+    """
     corners = (range(part.start, part.stop, edge) for part, edge in zip(box, BLOCK, strict=True))
     for corner in itertools.product(*corners):
         z, y, x = (
@@ -332,7 +377,8 @@ def _blocks(
         values = predicted.read(box_within((z, y, x), offset))
         if cut is not None:
             values = _thresholded(values, cut, location=predicted.location)
-        yield _plain(values), _whole(_plain(read((z, y, x))), location=true.location)
+        known = None if mask is None else mask.read((z, y, x)) != 0
+        yield _plain(values), _whole(_plain(read((z, y, x))), location=true.location), known
 
 
 def _plain(block: NDArray[Any]) -> NDArray[Any]:

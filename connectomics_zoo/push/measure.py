@@ -98,13 +98,10 @@ def measure_objects(folder: Path, run: RunSpec, *, tell: Tell) -> dict[str, floa
         return {}
     tell(f"scoring objects on {', '.join(pair.image for pair in run.data.validation)}")
     try:
-        scores = object_scores(folder, run)
+        return object_scores(folder, run)
     except ZooError as error:
         tell(f"the scores of objects were not measured: {error}")
         return {}
-    if not scores:
-        tell("the scores of objects were not measured: a mask says what of the validation data is annotated")
-    return scores
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,38 +13,10 @@ from connectomics_zoo.intensity import scale_intensity
 from connectomics_zoo.resample import downsample_image, downsample_labels, downsample_mask
 from connectomics_zoo.schema.experiment import DataSpec, Region, VolumePair
 from connectomics_zoo.volumes import Volume, open_volume
+from connectomics_zoo.volumes.truth import Truth, read_truth
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """[first, last + 1] of voxels along z, y, x."""
-
-
-class Truth(NamedTuple):
-    """Labels, and where they are such."""
-
-    labels: NDArray[Any]
-    """(Z, Y, X), 0 where not annotated."""
-    annotated: NDArray[np.bool_]
-    """(Z, Y, X)."""
-
-
-def read_truth(
-    label: Volume, mask: Volume | None, region: tuple[slice, slice, slice], *, unlabelled: int | None
-) -> Truth:
-    """Return the labels of `region` in the volume's own voxels, and where they are annotated.
-
-    Args:
-        label: the label volume.
-        mask: a volume that is 0 where nothing is annotated, None where there is none.
-        region: the voxels.
-        unlabelled: the label of voxels that are not annotated.
-    """
-    labels = label.read(region)
-    annotated = np.ones(labels.shape, dtype=bool) if mask is None else mask.read(region) != 0
-    if unlabelled is not None:
-        annotated &= labels != unlabelled
-    if not annotated.all():
-        labels = np.where(annotated, labels, np.zeros((), labels.dtype))
-    return Truth(labels, annotated)
 
 
 class PairReader:

@@ -34,8 +34,9 @@ from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.training import TrainingSpec
 from connectomics_zoo.targets import check_voxel_size, make_targets
 from connectomics_zoo.training.look import has_values, region_box
-from connectomics_zoo.training.reader import network_box, read_truth
+from connectomics_zoo.training.reader import network_box
 from connectomics_zoo.volumes import Volume, check_mask, check_pair, open_volume
+from connectomics_zoo.volumes.truth import read_truth
 
 _log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from connectomics_zoo import catalog
-from connectomics_zoo.errors import UnknownNameError, nearest
-from connectomics_zoo.registry import RUN_SPEC, parse_reference, spec_path
+from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
+from connectomics_zoo.registry import RUN_SPEC, get_spec, parse_reference, spec_path
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def select(patterns: Sequence[str]) -> list[Target]:
     """Return the model specs that `patterns` mean, each once, in the order of the catalogues; all without patterns.
 
     A pattern with `*`, `?` or `[`, or the name of a family, is matched against names and families in any case,
-    as `zoo list` does, and means all versions; anything else is a reference, the path of a YAML file, or a run
-    folder.
+    as `zoo list` does, and means all versions, or where it means no model, against the names of weights
+    (`mednext-S.*`); anything else is a reference, the path of a YAML file, or a run folder.
 
     Raises:
         UnknownNameError: a pattern means nothing; the nearest names are in the message.
@@ -68,13 +68,27 @@ def _targets(pattern: str, entries: Sequence[catalog.Entry], by_path: Mapping[Pa
         hub = None if reference.hub is None else str(reference.hub)
         return [Target(path, by_path.get(path.resolve()), hub, reference.tag)]
     found = [Target(entry.path, entry) for entry in entries if _matches(pattern, entry)]
+    found = found or [
+        Target(entry.path, entry, tag=tag)
+        for entry in entries
+        for tag in _tags(entry)
+        if _matches(pattern, entry, suffix=f".{tag}")
+    ]
     if not found:
         names = {entry.name for entry in entries}
         raise UnknownNameError(f"no model matches {pattern!r}: {nearest(pattern.strip('*?'), names)}")
     return found
 
 
-def _matches(pattern: str, entry: catalog.Entry) -> bool:
-    texts = (entry.name, entry.path.stem, entry.family)
+def _tags(entry: catalog.Entry) -> tuple[str, ...]:
+    """Return the names of the weights in a spec, none where it cannot be read."""
+    try:
+        return tuple(get_spec(entry.path).weights)
+    except SpecError:
+        return ()
+
+
+def _matches(pattern: str, entry: catalog.Entry, *, suffix: str = "") -> bool:
+    texts = [f"{text}{suffix}" for text in (entry.name, entry.path.stem, entry.family)]
     spellings = [*texts, *(f"{entry.catalog.name}:{text}" for text in texts)]
     return any(fnmatch.fnmatchcase(spelling.casefold(), pattern.casefold()) for spelling in spellings)

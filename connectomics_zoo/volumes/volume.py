@@ -231,8 +231,8 @@ def check_pair(image: Volume, label: Volume, *, continuous: bool = False) -> Non
         )
 
 
-def check_mask(image: Volume, mask: Volume) -> None:
-    """Check that `mask` can say where the labels of `image` are annotated.
+def check_mask(volume: Volume, mask: Volume, *, kind: str = "image") -> None:
+    """Check that `mask` can say where the labels of `volume`, which is called `kind` in errors, are annotated.
 
     Raises:
         VolumeError: their shapes differ, or the mask has channels.
@@ -242,8 +242,8 @@ def check_mask(image: Volume, mask: Volume) -> None:
             f"{mask.location}: the mask has {mask.channels} channels, and must have none, save one of them alone as "
             "(z, y, x)."
         )
-    if image.shape != mask.shape:
+    if volume.shape != mask.shape:
         raise VolumeError(
-            f"{image.location} and {mask.location}: image and mask have the shapes {image.shape} and {mask.shape}, "
+            f"{volume.location} and {mask.location}: {kind} and mask have the shapes {volume.shape} and {mask.shape}, "
             "and they must be equal."
         )
