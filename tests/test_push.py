@@ -152,6 +152,7 @@ def test_the_provenance_says_data_split_recipe_seed_and_versions(previewed, run)
     assert story["data"]["validation"][0]["region"] == {"z": [16, 20]}
     assert (story["seed"], story["steps"]) == (trained.training.seed, 4)
     assert story["trained_with"] == trained.versions
+    assert story["trained_on"] == trained.trained_on == "cpu, 32-true"
     assert story["weights"]["sha256"] == previewed[0].entry["sha256"]
     assert re.fullmatch(r"[0-9a-f]{40}", story["pushed_with"].get("commit", "0" * 40))
 

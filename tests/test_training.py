@@ -97,6 +97,7 @@ def test_the_spec_in_the_run_folder_leaves_nothing_open(finished):
     assert run.training.batch_size == 1
     assert run.prediction.window == run.training.patch_size
     assert {"torch", "monai", "python", "connectomics-zoo"} == set(run.versions)
+    assert (run.training.precision, run.trained_on) == ("16-mixed", "cpu, 32-true")
     text = (finished.folder / "spec.yaml").read_text()
     assert all(f"{name}:" in text for name in type(run.training).model_fields)
 

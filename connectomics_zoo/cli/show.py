@@ -260,6 +260,7 @@ def _print_run(spec: RunSpec) -> None:
         "task": spec.task.name,
         **_first_weights(spec),
         "training": _listed(spec.training.model_dump(mode="json")),
+        **({} if spec.trained_on is None else {"trained on": spec.trained_on}),
         "prediction": f"window {window}, overlap {spec.prediction.overlap:g}{views}",
         "versions": _listed(spec.versions),
     }

@@ -34,6 +34,7 @@ def provenance(trained: Trained, *, sha256: str, size: int) -> dict[str, Any]:
         "steps": trained.steps,
         "step_of_the_weights": trained.kept_step,
         "metrics": trained.metrics,
+        "trained_on": run.trained_on,
         "trained_with": run.versions,
         "pushed_with": code_version(),
     }
@@ -101,7 +102,8 @@ def describe_recipe(trained: Trained) -> str:
     optimizer = f"{recipe.optimizer} with learning rate {recipe.learning_rate:g} ({recipe.schedule})"
     return _clip(
         f"{trained.steps} steps{start}{kept}, batch size {recipe.batch_size}, patches of {patch} network "
-        f"voxels{voxels}, {optimizer}, {recipe.precision}, augmentation {recipe.augmentation.described}"
+        f"voxels{voxels}, {optimizer}, {trained.public.trained_on or recipe.precision}, augmentation "
+        f"{recipe.augmentation.described}"
         f"{objects if decode.is_instances else ''}; the whole of it is the spec in the file's metadata"
     )
 

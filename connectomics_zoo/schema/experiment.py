@@ -193,6 +193,8 @@ class RunSpec(Node):
     """How volumes are predicted; the window is always stated."""
     versions: dict[str, str] = {}
     """Versions of python, torch and this package that made the run."""
+    trained_on: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    """The device, and the arithmetic in it, which may not be what `training.precision` asks for: `cpu, 32-true`."""
 
     @model_validator(mode="before")
     @classmethod

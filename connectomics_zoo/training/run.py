@@ -81,6 +81,7 @@ def fit_run(
     if run.model.expect is None:
         run = run.model_copy(update={"model": run.model.model_copy(update={"expect": measure_static(run.model)})})
     precision, accelerator = choose_precision(run.training.precision, device, model=run.model)
+    run = run.model_copy(update={"trained_on": f"{_device_name(accelerator)}, {precision}"})
     warn_of_waiting(run.training.workers, accelerator=accelerator)
     if accelerator == "cpu":
         network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -161,6 +162,10 @@ def choose_precision(wanted: _Precision, device: str, *, model: ModelSpec) -> tu
     if wanted != "32-true":
         _log.warning("training on the %s in 32-true instead of %s", device, wanted)
     return "32-true", device
+
+
+def _device_name(accelerator: str) -> str:
+    return torch.cuda.get_device_name() if accelerator == "cuda" else accelerator
 
 
 def warn_of_waiting(workers: int, *, accelerator: str) -> None:
