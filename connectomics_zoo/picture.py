@@ -22,6 +22,7 @@ from connectomics_zoo.regions import Box, aligned_box, box_shape, box_within
 from connectomics_zoo.schema.experiment import Region
 from connectomics_zoo.targets.labels import connected_objects
 from connectomics_zoo.volumes import PartialOutput, Volume, VoxelSize, check_mask, open_volume
+from connectomics_zoo.volumes.carried import cut_of
 
 # From the palette of Okabe and Ito (2008), whose colours everybody can tell apart.
 BLUE, VERMILLION, YELLOW = (86, 180, 233), (213, 94, 0), (240, 228, 66)
@@ -155,7 +156,7 @@ def draw_volumes(
             labels, known = connected_objects(labels)[between], known[between]
         raw = _stack(grey, [(z, y, x) for z in depths])
         found = _stack(predicted, [box_within((z, y, x), offset) for z in depths])
-        guess = predicted.content is None and len(np.unique(labels)) <= 2
+        guess = not objects and predicted.content is None and len(np.unique(labels)) <= 2
         if predicted.dtype == np.uint8 and (
             predicted.content == "probability" or (found.max() > 1 and (threshold is not None or guess))
         ):
@@ -167,7 +168,7 @@ def draw_volumes(
             prediction=found,
             known=known,
             objects=objects,
-            threshold=0.5 if threshold is None else threshold,
+            threshold=cut_of(predicted) if threshold is None else threshold,
             voxel_size_nm=grey.voxel_size_nm or true.voxel_size_nm,
             section_names=[f"z = {row}" for row in rows],
             title=title,

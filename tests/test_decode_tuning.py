@@ -11,7 +11,7 @@ from tiny_training import make_run
 import zoo
 from connectomics_zoo.cli import progress
 from connectomics_zoo.decode import settings
-from connectomics_zoo.errors import CheckFailedError, SpecError
+from connectomics_zoo.errors import CheckFailedError, OutputError, SpecError
 from connectomics_zoo.reading import dump_yaml
 from connectomics_zoo.registry import get_task
 
@@ -230,3 +230,40 @@ def test_another_task_tells_of_the_settings_that_it_leaves_aside(tmp_path, caplo
     report = zoo.decode(path, tmp_path / "b.h5", task="affinities-3")
     assert report.settings["threshold"] != 0.123
     assert "carries settings of its own, which are left aside: agglomeration threshold=0.123" in caplog.text
+
+
+def test_the_mask_lies_where_the_truth_does_and_is_never_replaced(tmp_path):
+    task = affinity_task(threshold=0.1)
+    part = LABELS[3:9]
+    values = np.where(true_values(part, task) > 0, 0.75, 0.45)
+    prediction = write_prediction(tmp_path / "p.h5", values, task)
+    wrong = LABELS.copy()
+    wrong[5:] = 99
+    truth = write_labels(tmp_path / "truth.h5", wrong)
+    mask = write_labels(tmp_path / "mask.h5", np.arange(12)[:, None, None] < np.full(LABELS.shape, 5))
+    report = zoo.decode(prediction, tmp_path / "out.h5", tune_on=truth, mask=mask, region="z=3:9")
+    assert (report.settings["threshold"], report.mask) == (0.5, str(mask))
+    with pytest.raises(OutputError, match="is the input itself, which would be lost"):
+        zoo.decode(prediction, tmp_path / "mask.h5", tune_on=truth, mask=mask, region="z=3:9", overwrite=True)
+
+
+def test_what_is_found_outside_of_the_mask_is_no_object(tmp_path):
+    truth = np.zeros((4, 20, 20), dtype=int)
+    truth[:, 2:6, 2:6] = 1
+    values = np.full((1, 4, 20, 20), 0.05, dtype=np.float32)
+    values[0][truth > 0] = 0.55
+    values[0, :, 12:18, 12:18] = 0.97
+    prediction = write_prediction(tmp_path / "p.h5", values, get_task("mito"))
+    mask = write_labels(tmp_path / "mask.h5", np.arange(20) < np.full(truth.shape, 10))
+    given = {"method": "components", "changes": {"min_size": 1}, "mask": mask}
+    report = zoo.decode(prediction, tmp_path / "out.h5", tune_on=write_labels(tmp_path / "t.h5", truth), **given)
+    assert {trial.settings["threshold"]: trial.objects for trial in report.trials}[0.9] == 0
+    assert report.settings["threshold"] < 0.6
+
+
+def test_several_masks_of_a_run_for_one_truth_are_not_chosen_from(tmp_path, prediction):
+    truth = write_labels(tmp_path / "truth.h5", LABELS)
+    pairs = [{"image": "raw.h5", "label": "truth.h5", "mask": f"{name}.h5"} for name in "ab"]
+    folder = run_folder(tmp_path / "run", affinity_task(), root=str(tmp_path), train=pairs[:1], validation=pairs[1:])
+    with pytest.raises(SpecError, match=r"several masks for .*truth.h5.* \(a.h5, b.h5\): give the one that is meant"):
+        zoo.decode(prediction, tmp_path / "out.h5", tune_on=truth, run=folder)

@@ -20,6 +20,10 @@ from connectomics_zoo.evaluate import contingency, evaluate
 from connectomics_zoo.evaluate import run as evaluate_run
 from connectomics_zoo.evaluate.contingency import count_pairs, merge_pairs
 from connectomics_zoo.evaluate.scores import object_scores, partition_scores
+from connectomics_zoo.registry import get_task
+from connectomics_zoo.targets.labels import connected_objects
+from connectomics_zoo.volumes import create_volume
+from connectomics_zoo.volumes.carried import task_text
 
 FIB25 = Path(__file__).parent.parent.parent / "shared/data/fib25/fib25_sample2_z000-199.h5"
 
@@ -303,7 +307,7 @@ MANY = objects(1)
         (MANY, MANY, {"threshold": 5}, SpecError, "the threshold 5 is not inside 0..1"),
         (MANY, MANY, {"threshold": 0.5, "kind": "instances"}, SpecError, "instances have no threshold"),
         (MANY.astype(np.uint8), MANY, {}, VolumeError, "probabilities, classes or objects: give --threshold 0.5"),
-        (MANY, MANY * 0, {"kind": "instances"}, VolumeError, "every voxel has the label 0, which is ignored"),
+        (MANY, MANY * 0, {"kind": "instances"}, VolumeError, "every annotated voxel has the label 0, which is ignored"),
         (np.arange(600).reshape(6, 10, 10), np.arange(600).reshape(6, 10, 10), {"kind": "semantic"}, VolumeError,
          "has 600 labels, at most 256 can be classes"),
     ],
@@ -421,3 +425,37 @@ def test_a_grey_image_as_truth_is_warned_of(pair, caplog):
     caplog.clear()
     evaluate(*pair(objects(1), objects(2)))
     assert not caplog.text
+
+
+def test_the_mask_lies_where_the_truth_does(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate_run, "BLOCK", (4, 8, 16))
+    truth, prediction = objects(1), objects(2)
+    annotated = np.random.default_rng(3).random(truth.shape) < 0.6
+    annotated[8:12] = False  # whole blocks
+    mask = save(tmp_path / "mask.h5", annotated)
+    found, true = pair(prediction[5:17], truth)
+    report = evaluate(found, true, region="z=5:17", mask=mask)
+    inside = annotated[5:17]
+    table = count_pairs(prediction[5:17][inside], truth[5:17][inside])
+    expected = partition_scores(table.select(table.truth != 0))
+    assert {name: report.scores[name] for name in expected} == pytest.approx(expected)
+    relabelled = evaluate(found, true, region="z=5:17", mask=mask, relabel=True)
+    _, parts = np.unique(connected_objects(np.where(inside, truth[5:17], 0)), return_counts=True)
+    assert relabelled.scores["objects_true"] == len(parts) - 1
+
+
+def test_a_prediction_is_cut_where_the_task_that_it_carries_says(tmp_path):
+    task = get_task("mito")
+    task = task.model_copy(update={"decode": task.decode.model_copy(update={"threshold": 0.35})})
+    values = np.where(TRUTH > 0, 0.4, 0.3)
+    truth = save(tmp_path / "truth.h5", TRUTH)
+    for name, stored in (("float", values.astype(np.float32)), ("uint8", np.rint(255 * values).astype(np.uint8))):
+        for carried, dice in ((task, 1), (None, 0)):
+            place = tmp_path / f"{name}-{dice}.h5"
+            text = None if carried is None else task_text(carried)
+            whole = (slice(None), slice(None), slice(None))
+            options = {"channels": None, "voxel_size_nm": None, "content": "probability", "task": text}
+            with create_volume(place, shape=TRUTH.shape, dtype=stored.dtype, **options) as volume:
+                volume.write(whole, stored)
+            assert evaluate(place, truth).scores["dice"] == dice
+            assert evaluate(place, truth, threshold=0.5).scores["dice"] == 0

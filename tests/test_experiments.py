@@ -45,6 +45,7 @@ def test_every_task_and_experiment_is_there():
         "mednext-custom",
         "mednext-lucchi",
         "vnc-membrane",
+        "vnc-membrane-coarse",
         "vnc-mito",
         "vnc-mito-attention-unet",
         "vnc-mito-instance",

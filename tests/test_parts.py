@@ -131,6 +131,22 @@ def test_the_picture_shows_the_same_part(tmp_path, truth, monkeypatch):
     assert drawn["section_names"][0] == "z = 5"
 
 
+def test_the_picture_shows_what_is_not_known_and_a_single_object_as_one(tmp_path, truth, monkeypatch):
+    mask = LABELS != 3
+    drawn = {}
+    monkeypatch.setattr(picture, "draw_comparison", lambda path, **given: drawn.update(given))
+    found = write(tmp_path / "p.h5", PART.astype(np.uint8), part=WHOLE, content=None)
+    given = {"image": truth, "truth": truth, "prediction": found, "mask": write_labels(tmp_path / "m.h5", mask)}
+    picture.draw_volumes(tmp_path / "a.png", **given, unlabelled=5, objects=True)
+    rows = [int(name.removeprefix("z = ")) for name in drawn["section_names"]]
+    shown = LABELS[rows][:, :, 8:20]
+    np.testing.assert_array_equal(drawn["known"], ~np.isin(shown, (3, 5)))
+    np.testing.assert_array_equal(drawn["truth"], np.where(drawn["known"], shown, 0))
+    one = write_labels(tmp_path / "one.h5", np.ones_like(LABELS))
+    picture.draw_volumes(tmp_path / "a.png", image=truth, truth=one, prediction=found, objects=True)
+    assert drawn["prediction"].max() > 1, "labels, no probabilities"
+
+
 def test_skeletons_lie_in_the_volume_that_was_predicted(tmp_path):
     found = write(tmp_path / "p.h5", np.ones((8, 24, 12), np.uint32), part=WHOLE)
     lines = [

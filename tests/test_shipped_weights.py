@@ -69,6 +69,7 @@ def test_weights_are_the_result_of_an_experiment_in_the_catalogue(name, tmp_path
     assert again.init_from == run.init_from
     assert again.prediction == run.prediction
     assert (again.task.channels, again.task.labels) == (run.task.channels, run.task.labels)
+    assert run.task.decode.is_instances or again.task.decode == run.task.decode  # objects: as tuned
     assert (again.model.name, again.model.arch) == (run.model.name, run.model.arch)
 
 

@@ -38,7 +38,7 @@ from connectomics_zoo.training.curve import read_series
 from connectomics_zoo.training.data import Patch
 from connectomics_zoo.training.module import SegmentationModule
 from connectomics_zoo.training.resolve import resolve_run
-from connectomics_zoo.training.run import choose_precision
+from connectomics_zoo.training.run import _trained_on, choose_precision
 from connectomics_zoo.weights import read_weights, write_weights
 
 
@@ -377,3 +377,18 @@ def test_an_experiment_s_model_may_be_a_path_and_a_run_is_named_after_its_model(
     assert run.name == "own"
     assert run.model.arch.base_channels == 2
     assert run.training.patch_size == (16, 32, 32)
+
+
+def test_a_run_that_goes_on_elsewhere_says_both():
+    run = make_run({}).model_copy(update={"trained_on": "GPU, bf16-mixed"})
+    assert _trained_on(run, "cpu, 32-true", False) == "cpu, 32-true"
+    both = run.model_copy(update={"trained_on": _trained_on(run, "cpu, 32-true", True)})
+    assert both.trained_on == "GPU, bf16-mixed; then cpu, 32-true" == _trained_on(both, "cpu, 32-true", True)
+
+
+def test_an_experiment_may_have_a_threshold_of_its_own(tmp_path):
+    changes = request(write_volume(tmp_path / "v.h5"))
+    assert resolve_run("mednext-S", {**changes, "threshold": 0.35}).task.decode.threshold == 0.35
+    assert resolve_run("mednext-S", changes).task.decode.threshold == 0.5
+    with pytest.raises(SpecError, match=r"threshold 0\.35 has no effect: the task binary is decoded by argmax"):
+        resolve_run("mednext-S", {**changes, "threshold": 0.35, "task": "binary"})

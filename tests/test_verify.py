@@ -145,8 +145,12 @@ def test_patterns_are_wildcards_references_or_paths_and_mean_each_spec_once(patt
 def test_a_wildcard_that_means_no_model_means_weights():
     every = [f"zoo:mednext-S.{tag}" for tag in get_spec("mednext-S").weights]
     assert [target.label for target in select(["mednext-s.*"])] == every
-    assert "zoo:monai_attention_unet.vnc-mito" in [target.label for target in select(["*.vnc-mito"])]
-    assert "zoo:mednext-S.vnc-membrane" not in [target.label for target in select(["*.vnc-mito"])]
+    named = ["zoo:mednext-S.vnc-mito", "zoo:monai_attention_unet.vnc-mito"]
+    assert [target.label for target in select(["*.vnc-mito"])] == named
+    with pytest.raises(
+        UnknownNameError, match=r"no weights match 'mednext-S.vcn\*': did you mean .*'mednext-S.vnc-mito'"
+    ):
+        select(["mednext-S.vcn*"])
 
 
 def test_the_name_of_a_family_means_all_of_it():
@@ -158,7 +162,7 @@ def test_the_name_of_a_family_means_all_of_it():
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("mednext-s*x", "no model matches 'mednext-s\\*x': did you mean 'mednext-S"),
+        ("mednext-s*x", "no model and no weights match 'mednext-s\\*x': did you mean 'mednext-S"),
         ("mednxt-S", "unknown model 'mednxt-S': did you mean 'mednext-S'"),
         ("other:mednext-S", "unknown catalogue 'other'"),
         ("mednext-S@9.0.0", "model 'mednext-S' has no version '9.0.0'"),

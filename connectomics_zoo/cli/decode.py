@@ -95,6 +95,8 @@ def command(
         print_json(dataclasses.asdict(report))
         return
     settings = " ".join(f"{name}={_value(value)}" for name, value in report.settings.items())
+    if report.mask is not None and mask is None:
+        note(f"voxels outside of the run's mask {report.mask} do not count")
     if report.trials:
         _print_trials(report)
         click.echo()

@@ -62,7 +62,8 @@ NAMES = {
 @click.option(
     "--threshold",
     type=float,
-    help="The prediction holds probabilities, the foreground is above this [default: 0.5 where it does].",
+    help="The prediction holds probabilities, the foreground is above this [default, where it does: that of the task "
+    "in the file, else 0.5].",
 )
 @click.option("--region", metavar="z=A:B,…", help="Score this part of the truth alone, as in z=13:16,y=0:512.")
 @click.option(
@@ -82,7 +83,7 @@ NAMES = {
 @click.option(
     "--mask",
     metavar="VOLUME",
-    help="Is as large as TRUTH, and 0 where it is not annotated: those voxels count for no score.",
+    help="Is as large as TRUTH, and 0 where it is not annotated: those voxels count for no score but run lengths.",
 )
 @click.option(
     "--relabel",

@@ -135,7 +135,8 @@ def _print_weights(spec: ModelSpec, tag: str, *, reference: str) -> None:
 
 
 def _describe_use(entry: WeightsEntry, reference: str) -> dict[str, str]:
-    """Return what the spec in a file of weights says of their use; nothing where that is not on this machine."""
+    """Return what the spec in a file of weights says of their use; nothing where that is not in the package."""
+    from connectomics_zoo.errors import ZooError
     from connectomics_zoo.reading import parse_yaml
     from connectomics_zoo.registry import parse_reference, spec_path, validate
     from connectomics_zoo.schema.experiment import RunSpec
@@ -144,10 +145,13 @@ def _describe_use(entry: WeightsEntry, reference: str) -> dict[str, str]:
     path = spec_path(parse_reference(reference)).parent / entry.file
     if entry.source != "package" or not path.is_file():
         return {}
-    text = read_header(path).metadata.get("spec")
-    if text is None:
-        return {}
-    run = validate(RunSpec, parse_yaml(text, source=str(path)), source=str(path))
+    try:
+        text = read_header(path).metadata.get("spec")
+        if text is None:
+            return {}
+        run = validate(RunSpec, parse_yaml(text, source=str(path)), source=str(path))
+    except ZooError as error:
+        return {"not to be used": str(error)}
     facts = _first_weights(run)
     if run.data.network_voxel_nm is not None:
         facts["network voxels"] = f"{' × '.join(f'{edge:g}' for edge in run.data.network_voxel_nm)} nm (z, y, x)"
@@ -243,6 +247,7 @@ def _print_experiment(spec: ExperimentSpec) -> None:
     _print_title(spec.name, spec.summary)
     document = spec_document(spec)
     changed = {**document["arch"], **document["training"]}
+    changed |= {} if spec.threshold is None else {"threshold": spec.threshold}
     facts = {"model": spec.model, "task": spec.task, **_first_weights(spec), "changes": _listed(changed) or "none"}
     if spec.data.root == "???":
         facts["start"] = f"zoo train {spec.name} data.root=FOLDER"

@@ -59,6 +59,8 @@ class DecodeReport:
     """From the channels to the objects, without reading, tuning and writing."""
     trials: tuple[Trial, ...]
     """What was tried, where it was tuned."""
+    mask: str | None
+    """The mask of what is annotated in the truth that it was tuned on."""
     saved: str | None
     """Where the best settings were written, None where they were not."""
 
@@ -117,8 +119,10 @@ def decode(
     if mask is not None and tune_on is None:
         raise SpecError("the mask has no effect without a truth to tune on, leave it out.")
     spec = None if run is None else get_run(run)
+    if mask is None and tune_on is not None and spec is not None:
+        mask = _mask_of(spec, tune_on)
     with open_volume(prediction) as predicted:
-        for source in (predicted.location, *(() if tune_on is None else (str(tune_on),))):
+        for source in (predicted.location, *(str(place) for place in (tune_on, mask) if place is not None)):
             refuse_own_input(source, out)
         if predicted.content in ("label", "instances"):
             raise VolumeError(
@@ -128,8 +132,6 @@ def decode(
         base = find_task(predicted, task=task, run=spec)
         saved = None if run is None else read_tuned(run)
         chosen = with_settings(base, saved=saved, method=method, changes=changes or {})
-        if mask is None and tune_on is not None and spec is not None:
-            mask = _mask_of(spec, tune_on)
         box, part, truth_of = _parts(predicted, tune_on, mask, region)
         shape = box_shape(box)
         refuse_too_large(chosen, shape=shape, stored=predicted.dtype, location=predicted.location)
@@ -177,6 +179,7 @@ def decode(
         voxel_size_nm=target.voxel_size_nm,
         seconds=round(seconds, 3),
         trials=tuple(trials),
+        mask=None if mask is None else str(mask),
         saved=None if file is None else str(file),
     )
 
@@ -193,15 +196,34 @@ def _read(predicted: Volume, box: Box, task: TaskSpec) -> Channels:
     return read_channels(read_values(stored, task=task, location=predicted.location), task=task)
 
 
-def _mask_of(run: RunSpec, truth: str | Path) -> Path | None:
-    """Return the mask that the run has for the label volume `truth`, None where it has none."""
+def _mask_of(run: RunSpec, truth: str | Path) -> str | None:
+    """Return the mask that the run has for the label volume `truth`, None where it has none.
+
+    Raises:
+        SpecError: it has several.
+    """
     root = None if run.data.root is None else Path(run.data.root).expanduser()
-    path, dataset = split_location(str(truth))
-    for pair in (*run.data.validation, *run.data.train):
-        label, inside = split_location(pair.label, root=root)
-        if pair.mask is not None and inside == dataset and label.resolve() == path.resolve():
-            return (root or Path()) / pair.mask
-    return None
+    wanted = _file_of(truth)
+    pairs = (*run.data.validation, *run.data.train) if wanted is not None else ()
+    masks = {pair.mask for pair in pairs if _file_of(pair.label, root=root) == wanted}
+    if len(masks) > 1:
+        named = ", ".join(sorted(mask or "none" for mask in masks))
+        raise SpecError(f"the run {run.name} has several masks for {truth} ({named}): give the one that is meant.")
+    mask = next(iter(masks), None)
+    if mask is None:
+        return None
+    with open_volume(mask, root=root) as volume:
+        return volume.location
+
+
+def _file_of(place: str | Path, *, root: Path | None = None) -> tuple[Path, str | None] | None:
+    """Return file and dataset of a volume, None where it cannot be opened."""
+    try:
+        with open_volume(place, root=root) as volume:
+            path, dataset = split_location(volume.location)
+    except VolumeError:
+        return None
+    return path.resolve(), dataset
 
 
 def _parts(

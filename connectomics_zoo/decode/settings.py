@@ -45,7 +45,8 @@ def find_task(predicted: Volume, *, task: str | Path | None, run: RunSpec | None
             f"{predicted.location}: says that it was predicted for the task {carried.name}, whose channels are not "
             f"those of {asked.name}: leave --task and --run out, or give the right one."
         )
-    if task is not None and carried is not None and asked is not None and asked.decode != carried.decode:
+    own = carried is not None and carried.decode.is_instances
+    if own and task is not None and carried is not None and asked is not None and asked.decode != carried.decode:
         _log.warning(
             "%s: carries settings of its own, which are left aside: %s %s; leave --task out to use them.",
             predicted.location,

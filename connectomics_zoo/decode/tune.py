@@ -49,7 +49,7 @@ class Trial:
     voi_merge: float
     """Of it, objects that were joined."""
     objects: int
-    """Objects that were found; without one, it cannot be the best."""
+    """Objects that were found where the truth is annotated; without one, it cannot be the best."""
 
 
 def grid_of(decode: DecodeSpec, *, has_boundary: bool) -> list[DecodeSpec]:
@@ -97,18 +97,21 @@ def tune(
         VolumeError: the truth has no object, or is a grey image.
         CheckFailedError: no candidate finds an object.
     """
-    grey = grey_problem(*count_changes(truth))
+    grey = grey_problem(*count_changes(truth, annotated))
     if grey is not None:
         raise VolumeError(f"{location}: {grey}.")
     background = () if channels.foreground is not None else (0,)
     true_labels = truth[annotated]
     if np.isin(true_labels, (0, *ignored)).all():
-        raise VolumeError(f"{location}: has no object in this part, so nothing can be tuned on it: give another one.")
+        raise VolumeError(
+            f"{location}: has no object in this part{'' if annotated.all() else ', where it is annotated'}, so nothing "
+            "can be tuned on it: give another one."
+        )
     tried, trials = list(candidates), list[Trial]()
     for candidate in tried:  # which grows
-        labels = segment(channels, decode=candidate)
-        table = leave_out(count_pairs(labels[annotated], true_labels), (*background, *ignored), truth=location)
-        trials.append(_trial(candidate, table, objects=int(np.max(labels))))
+        labels = segment(channels, decode=candidate)[annotated]
+        table = leave_out(count_pairs(labels, true_labels), (*background, *ignored), truth=location)
+        trials.append(_trial(candidate, table, objects=np.unique(labels[labels != 0]).size))
         if len(trials) == len(candidates):
             tried += [other for other in finer(tried[_best(trials)]) if other not in tried]
         if progress is not None:

@@ -48,7 +48,9 @@ def leave_out(table: Contingency, ignored: Sequence[int], *, truth: str) -> Cont
     counted = table.select(~np.isin(table.truth, ignored))
     if counted.voxels == 0:
         labels = ", ".join(str(label) for label in ignored)
-        raise VolumeError(f"{truth}: every voxel has the label {labels}, which is ignored, so nothing can be scored.")
+        raise VolumeError(
+            f"{truth}: every annotated voxel has the label {labels}, which is ignored, so nothing can be scored."
+        )
     return counted
 
 

@@ -13,8 +13,6 @@ from connectomics_zoo.volumes import Volume
 
 Kind = Literal["semantic", "instances"]
 
-DEFAULT_THRESHOLD = 0.5
-
 OBJECTS = "objects, one for each label"
 
 
@@ -29,9 +27,24 @@ class Reading:
 
 
 def interpret(
-    predicted: Volume, table: Contingency, *, kind: Kind | None, threshold: float | None, cut: float | None
+    predicted: Volume,
+    table: Contingency,
+    *,
+    kind: Kind | None,
+    threshold: float | None,
+    cut: float | None,
+    usual: float,
 ) -> Reading:
-    """Decide what is scored from what the file says, the data type and the numbers of labels, or refuse to guess."""
+    """Decide what is scored from what the file says, the data type and the numbers of labels, or refuse to guess.
+
+    Args:
+        predicted: the prediction.
+        table: its labels, and those of the truth.
+        kind: what is to be scored, None for what it is.
+        threshold: what was asked for.
+        cut: what floats were cut at; None where there are none.
+        usual: the threshold where none was asked for.
+    """
     if cut is not None:
         if kind == "instances":
             raise VolumeError(
@@ -59,7 +72,7 @@ def interpret(
                 f"{predicted.location}: holds probabilities, as the file says, and instances are labels: make objects "
                 "first (zoo decode), or score the foreground (--kind semantic)."
             )
-        return _bytes_above(DEFAULT_THRESHOLD if threshold is None else threshold, source=", as the file says")
+        return _bytes_above(usual if threshold is None else threshold, source=", as the file says")
     is_label = predicted.content == "label"
     several = min(len(np.unique(table.prediction)), len(np.unique(table.truth))) > 2
     if kind is None and threshold is None and several and is_bytes:
@@ -73,7 +86,7 @@ def interpret(
     if several and threshold is None:
         return Reading("semantic", "classes, one for each label", None)
     if is_bytes and highest > 1 and not is_label:
-        return _bytes_above(DEFAULT_THRESHOLD if threshold is None else threshold, source="")
+        return _bytes_above(usual if threshold is None else threshold, source="")
     return Reading("semantic", f"{'labels, as the file says' if is_label else 'a mask'}, foreground above 0", 0)
 
 

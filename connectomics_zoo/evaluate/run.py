@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from connectomics_zoo.errors import LimitError, SpecError, VolumeError
 from connectomics_zoo.evaluate.contingency import Contingency, count_pairs, leave_out, merge_pairs
-from connectomics_zoo.evaluate.interpret import DEFAULT_THRESHOLD, OBJECTS, Kind, Reading, interpret
+from connectomics_zoo.evaluate.interpret import OBJECTS, Kind, Reading, interpret
 from connectomics_zoo.evaluate.run_length import labels_at, run_length_scores, skeletons_in
 from connectomics_zoo.evaluate.scores import class_scores, foreground_scores, object_scores, partition_scores
 from connectomics_zoo.evaluate.skeletons import Skeletons, read_skeletons
@@ -25,7 +25,7 @@ from connectomics_zoo.regions import Box, aligned_box, box_shape, box_start, box
 from connectomics_zoo.schema.experiment import Region
 from connectomics_zoo.targets.labels import IGNORED, connected_objects
 from connectomics_zoo.volumes import Volume, VoxelSize, check_mask, open_volume
-from connectomics_zoo.volumes.carried import read_task
+from connectomics_zoo.volumes.carried import cut_of, read_task
 from connectomics_zoo.volumes.checks import count_changes, grey_problem
 
 _log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Report:
     voxels: int
     """Voxels that count; of instances, for Rand error and variation of information."""
     ignored_voxels: int
-    """Voxels that do not, because of their label in the truth."""
+    """Voxels that do not, because of their label in the truth, or of the mask."""
     scores: dict[str, float]
     """Score by name; with several classes, the means over the classes."""
     classes: dict[int, dict[str, float]]
@@ -96,15 +96,15 @@ def evaluate(
         kind: what to score; by default `instances` with skeletons, where the prediction says that it holds them, or
             where both hold more than two whole numbers, else `semantic`.
         threshold: the prediction holds probabilities (or a mask), and the foreground is above this; by default
-            0.5 where it turns out to hold probabilities.
+            where it turns out to hold probabilities, that of the task that it carries, else 0.5.
         region: score this part of the truth alone (`z=13:16,y=0:512`), or without one, of the volume that the
             prediction is a part of; by default all that the prediction has.
         ignore_labels: voxels with these labels in the truth count for no score, as if they were not there. By
             default none, but Rand error, VOI and CREMI score leave out 0; what is predicted there is a false object.
-        unlabelled: the label in the truth of voxels that are not annotated; they count for no score at all, beside
-            those that `ignore_labels` leaves out.
+        unlabelled: the label in the truth of voxels that are not annotated; they count for no score but run lengths,
+            beside those that `ignore_labels` leaves out.
         mask: a volume as large as the truth that is 0 where the truth is not annotated; those voxels count for no score
-            at all.
+            but run lengths.
         relabel: the objects of the truth are the connected components of its labels, as of a mask; the scored part of
             the truth is in memory as a whole then.
         skeletons: an SWC file or a folder of them, each a neuron; positions in nm from the first voxel of the
@@ -212,12 +212,13 @@ def _compared(
     read: Callable[[Box], NDArray[Any]] = true.read
     if relabel:
         read, ignored = _relabelled(true, mask, box, ignored=ignored), (IGNORED,)
-    cut = (DEFAULT_THRESHOLD if threshold is None else threshold) if predicted.dtype.kind == "f" else None
+    usual = cut_of(predicted)
+    cut = (usual if threshold is None else threshold) if predicted.dtype.kind == "f" else None
     changes = [0, 0]
 
     def tables() -> Iterator[Contingency]:
         for labels, true_labels, known in _blocks(predicted, true, mask, read=read, box=box, offset=offset, cut=cut):
-            different, compared = count_changes(true_labels)
+            different, compared = count_changes(true_labels, known)
             changes[0] += different
             changes[1] += compared
             yield count_pairs(labels, true_labels) if known is None else count_pairs(labels[known], true_labels[known])
@@ -229,7 +230,7 @@ def _compared(
     grey = grey_problem(changes[0], changes[1])
     if grey is not None:
         _log.warning("%s: %s.", true.location, grey)
-    reading = interpret(predicted, counted, kind=kind, threshold=threshold, cut=cut)
+    reading = interpret(predicted, counted, kind=kind, threshold=threshold, cut=cut, usual=usual)
     compared = counted
     scores, classes = _scores(counted, reading, truth=true.location)
     if reading.kind == "instances":

@@ -168,6 +168,8 @@ class ExperimentSpec(Node):
     """What the experiment changes of the model's recipe."""
     prediction: PredictionSpec = PredictionSpec()
     """How volumes are predicted."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """What the experiment takes instead of the task's `decode.threshold`, as chosen on validation data."""
 
 
 class RunSpec(Node):
@@ -193,7 +195,7 @@ class RunSpec(Node):
     """How volumes are predicted; the window is always stated."""
     versions: dict[str, str] = {}
     """Versions of python, torch and this package that made the run."""
-    trained_on: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    trained_on: Annotated[str, Field(min_length=1)] | None = None
     """The device, and the arithmetic in it, which may not be what `training.precision` asks for: `cpu, 32-true`."""
 
     @model_validator(mode="before")

@@ -139,7 +139,7 @@ def complete(experiment: ExperimentSpec, *, source: str) -> RunSpec:
     if experiment.task == REQUIRED:
         names = ", ".join(sorted({entry.name for entry in catalog.entries("tasks")}))
         raise SpecError(f"{source}: no task is given, add task=NAME with one of {names}.")
-    task = get_task(experiment.task)
+    task = _with_threshold(get_task(experiment.task), experiment.threshold)
     data = experiment.data
     if data.root == REQUIRED:
         raise SpecError(f"{source}: the folder of the volumes is not given, add data.root=FOLDER.")
@@ -181,6 +181,22 @@ def complete(experiment: ExperimentSpec, *, source: str) -> RunSpec:
             "connectomics-zoo": version("connectomics-zoo"),
         },
     )
+
+
+def _with_threshold(task: TaskSpec, threshold: float | None) -> TaskSpec:
+    """Return the task with the experiment's threshold, if that has one.
+
+    Raises:
+        SpecError: the task is decoded without.
+    """
+    if threshold is None:
+        return task
+    if task.decode.threshold is None:
+        raise SpecError(
+            f"threshold {threshold:g} has no effect: the task {task.name} is decoded by {task.decode.method}, leave it "
+            "out."
+        )
+    return task.model_copy(update={"decode": task.decode.model_copy(update={"threshold": threshold})})
 
 
 def inspect_volumes(data: DataSpec, *, task: TaskSpec) -> tuple[int, tuple[float, float, float] | None]:

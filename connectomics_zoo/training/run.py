@@ -81,7 +81,7 @@ def fit_run(
     if run.model.expect is None:
         run = run.model_copy(update={"model": run.model.model_copy(update={"expect": measure_static(run.model)})})
     precision, accelerator = choose_precision(run.training.precision, device, model=run.model)
-    run = run.model_copy(update={"trained_on": f"{_device_name(accelerator)}, {precision}"})
+    run = run.model_copy(update={"trained_on": _trained_on(run, f"{_device_name(accelerator)}, {precision}", resume)})
     warn_of_waiting(run.training.workers, accelerator=accelerator)
     if accelerator == "cpu":
         network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -162,6 +162,13 @@ def choose_precision(wanted: _Precision, device: str, *, model: ModelSpec) -> tu
     if wanted != "32-true":
         _log.warning("training on the %s in 32-true instead of %s", device, wanted)
     return "32-true", device
+
+
+def _trained_on(run: RunSpec, here: str, resume: bool) -> str:
+    """Return what a run is trained on: `here`, and before that what it says, if it goes on."""
+    if not resume or run.trained_on is None:
+        return here
+    return run.trained_on if run.trained_on.endswith(here) else f"{run.trained_on}; then {here}"
 
 
 def _device_name(accelerator: str) -> str:

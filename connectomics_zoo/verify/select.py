@@ -76,7 +76,8 @@ def _targets(pattern: str, entries: Sequence[catalog.Entry], by_path: Mapping[Pa
     ]
     if not found:
         names = {entry.name for entry in entries}
-        raise UnknownNameError(f"no model matches {pattern!r}: {nearest(pattern.strip('*?'), names)}")
+        names |= {f"{entry.name}.{tag}" for entry in entries for tag in _tags(entry)} if "." in pattern else set()
+        raise UnknownNameError(f"no model and no weights match {pattern!r}: {nearest(pattern.strip('*?'), names)}")
     return found
 
 
@@ -89,6 +90,6 @@ def _tags(entry: catalog.Entry) -> tuple[str, ...]:
 
 
 def _matches(pattern: str, entry: catalog.Entry, *, suffix: str = "") -> bool:
-    texts = [f"{text}{suffix}" for text in (entry.name, entry.path.stem, entry.family)]
+    texts = [f"{text}{suffix}" for text in (entry.name, entry.path.stem)] + ([] if suffix else [entry.family])
     spellings = [*texts, *(f"{entry.catalog.name}:{text}" for text in texts)]
     return any(fnmatch.fnmatchcase(spelling.casefold(), pattern.casefold()) for spelling in spellings)

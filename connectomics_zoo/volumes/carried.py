@@ -8,11 +8,23 @@ from connectomics_zoo.errors import SpecError
 from connectomics_zoo.reading import parse_yaml
 from connectomics_zoo.registry import validate
 from connectomics_zoo.schema.task import TaskSpec
+from connectomics_zoo.volumes.volume import Volume
 
 
 def task_text(task: TaskSpec) -> str:
     """Return the spec as a prediction carries it: one line of JSON, without what is not set."""
     return json.dumps(task.model_dump(mode="json", exclude_none=True), separators=(",", ":"))
+
+
+def cut_of(volume: Volume) -> float:
+    """Return the value above which a channel of a prediction says yes: that of the task it carries, else 0.5.
+
+    Raises:
+        SpecError: the task is no valid spec.
+    """
+    if volume.task is None:
+        return 0.5
+    return read_task(volume.task, source=f"the task in {volume.location}").decode.cut
 
 
 def read_task(text: str, *, source: str) -> TaskSpec:

@@ -47,9 +47,16 @@ def resolve_region(region: Region, *, shape: tuple[int, int, int], location: str
     return (resolved[0], resolved[1], resolved[2])
 
 
-def count_changes(labels: NDArray[Any]) -> tuple[int, int]:
-    """Return how many voxels of (Z, Y, X) differ from the next one along x, and how many have a next one."""
-    return int(np.count_nonzero(labels[..., 1:] != labels[..., :-1])), labels[..., 1:].size
+def count_changes(labels: NDArray[Any], known: NDArray[np.bool_] | None = None) -> tuple[int, int]:
+    """Return how many voxels of (Z, Y, X) differ from the next one along x, and how many have a next one.
+
+    Of both voxels, the label must be `known`; None: all are.
+    """
+    different = labels[..., 1:] != labels[..., :-1]
+    if known is None:
+        return int(np.count_nonzero(different)), different.size
+    both = known[..., 1:] & known[..., :-1]
+    return int(np.count_nonzero(different & both)), int(np.count_nonzero(both))
 
 
 def grey_problem(different: int, compared: int) -> str | None:
