@@ -11,7 +11,7 @@ from tiny_training import make_run
 import zoo
 from connectomics_zoo.cli import progress
 from connectomics_zoo.decode import settings
-from connectomics_zoo.errors import CheckFailedError, OutputError, SpecError
+from connectomics_zoo.errors import CheckFailedError, OutputError, SpecError, VolumeError
 from connectomics_zoo.reading import dump_yaml
 from connectomics_zoo.registry import get_task
 
@@ -267,3 +267,10 @@ def test_several_masks_of_a_run_for_one_truth_are_not_chosen_from(tmp_path, pred
     folder = run_folder(tmp_path / "run", affinity_task(), root=str(tmp_path), train=pairs[:1], validation=pairs[1:])
     with pytest.raises(SpecError, match=r"several masks for .*truth.h5.* \(a.h5, b.h5\): give the one that is meant"):
         zoo.decode(prediction, tmp_path / "out.h5", tune_on=truth, run=folder)
+
+
+def test_a_mask_of_nothing_is_what_is_wrong(tmp_path, prediction):
+    truth = write_labels(tmp_path / "truth.h5", LABELS)
+    mask = write_labels(tmp_path / "mask.h5", LABELS < 0)
+    with pytest.raises(VolumeError, match=r"mask\.h5.*: is 0 in all of this part, so nothing can be tuned"):
+        zoo.decode(prediction, tmp_path / "out.h5", tune_on=truth, mask=mask)

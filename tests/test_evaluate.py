@@ -182,7 +182,7 @@ def test_float_probabilities_are_cut_above_the_threshold(pair, dtype):
 def test_uint8_probabilities_are_cut_above_255_times_the_threshold(pair):
     locations = pair((FOUND * 64 + 64).astype(np.uint8), TRUTH)
     report = evaluate(*locations)
-    assert report.read_as == "probabilities in uint8, foreground above 127.5 of 255"
+    assert report.read_as == "probabilities in uint8, foreground above 0.5 (127.5 of 255)"
     assert overlap(report) == pytest.approx([0.5, 1 / 3, 0.5, 0.5])
     assert evaluate(*locations, threshold=0.6).scores["true_positive"] == 0
 
@@ -214,7 +214,7 @@ def test_declared_probabilities_are_cut_at_one_half_whatever_the_truth_holds(tmp
         report = evaluate(found, true, kind=kind)
         assert report.scores["dice"] == 1
         assert (report.kind, report.classes) == ("semantic", {})
-        assert report.read_as == "probabilities in uint8, as the file says, foreground above 127.5 of 255"
+        assert report.read_as == "probabilities in uint8, as the file says, foreground above 0.5 (127.5 of 255)"
     assert evaluate(found, true, threshold=0.9).scores["dice"] == 0
     with pytest.raises(VolumeError, match="holds probabilities, as the file says, and instances are labels: make"):
         evaluate(found, true, kind="instances")
@@ -384,6 +384,7 @@ def test_voxels_outside_of_the_mask_count_for_no_score(pair, tmp_path, kind):
         truth, prediction = (truth > 9).astype(np.uint8), (prediction > 9).astype(np.uint8)
     places = pair(prediction, truth)
     masked = evaluate(*places, kind=kind, mask=save(tmp_path / "mask.h5", annotated))
+    assert masked.mask == f"{tmp_path}/mask.h5:main"
     assert masked.scores == evaluate(*places, kind=kind, region="z=3:9,y=5:30").scores
     assert masked.voxels + masked.ignored_voxels == truth.size
 
@@ -457,5 +458,6 @@ def test_a_prediction_is_cut_where_the_task_that_it_carries_says(tmp_path):
             options = {"channels": None, "voxel_size_nm": None, "content": "probability", "task": text}
             with create_volume(place, shape=TRUTH.shape, dtype=stored.dtype, **options) as volume:
                 volume.write(whole, stored)
-            assert evaluate(place, truth).scores["dice"] == dice
+            report = evaluate(place, truth)
+            assert (report.scores["dice"], report.threshold) == (dice, 0.35 if carried else 0.5)
             assert evaluate(place, truth, threshold=0.5).scores["dice"] == 0

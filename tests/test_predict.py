@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -467,11 +468,22 @@ def test_the_command_says_what_it_wrote_and_logs_plain_lines(run, tmp_path, monk
     assert "predict: 100 % of 32768 voxels" in result.stderr
 
 
+def test_a_tiff_does_not_keep_the_threshold_of_its_task(run, tmp_path, caplog):
+    shutil.copytree(run, tmp_path / "run")
+    text = (tmp_path / "run" / "spec.yaml").read_text()
+    assert text.count("threshold: 0.5") == 1
+    (tmp_path / "run" / "spec.yaml").write_text(text.replace("threshold: 0.5", "threshold: 0.35"))
+    image = write(tmp_path / "image.h5", grey((16, 32, 32)))
+    for name, said in (("out.h5", False), ("out.tif", True)):
+        predict(tmp_path / "run", image, tmp_path / name)
+        assert ("give --threshold 0.35 to zoo evaluate" in caplog.text) == said
+
+
 @pytest.mark.parametrize("name", ["out.h5", "out.tif", "out.zarr"])
 @pytest.mark.parametrize(
     ("options", "read_as"),
     [
-        ([], "probabilities in uint8, as the file says, foreground above 127.5 of 255"),
+        ([], "probabilities in uint8, as the file says, foreground above 0.5 (127.5 of 255)"),
         (["--dtype", "float16"], "probabilities, as the file says, foreground above 0.5"),
         (["--output", "label"], "labels, as the file says, foreground above 0"),
     ],

@@ -188,6 +188,7 @@ def _print_table(report: Report) -> None:
 
     where = ", ".join(f"{axis}={first}:{stop}" for axis, (first, stop) in zip("zyx", report.region, strict=True))
     ignored = f", {report.ignored_voxels} ignored" if report.ignored_voxels else ""
+    ignored += f" (mask {report.mask})" if report.mask is not None else ""
     console = stdout_console()
     against = " and ".join(place for place in (report.truth, report.skeletons) if place is not None)
     console.print(f"{report.prediction} against {against}", markup=False)

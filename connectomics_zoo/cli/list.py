@@ -99,7 +99,8 @@ def _refuse_unknown(pattern: str, kind: Kind, listing: Listing[Row]) -> None:
         return
     for folder, other in _KIND_OF_FOLDER.items():
         if other != kind and pattern in {entry.name for entry in catalog.entries(folder)}:
-            raise UnknownNameError(f"{pattern!r} is no {kind} but a {other}, list it with --kind {other}.")
+            article = "an" if other.startswith("e") else "a"
+            raise UnknownNameError(f"{pattern!r} is no {kind} but {article} {other}, list it with --kind {other}.")
     known = {row.name for row in listing.rows} | {row.family for row in listing.rows if isinstance(row, ModelRow)}
     what = "model or family" if kind == "model" else kind
     raise UnknownNameError(f"unknown {what} {pattern!r}: {nearest(pattern, known)}")

@@ -151,6 +151,8 @@ def decode(
             trials: list[Trial] = []
             if truth_of is not None:
                 labels, annotated = truth_of()
+                if not annotated.any():
+                    raise VolumeError(f"{mask}: is 0 in all of this part, so nothing can be tuned: give another one.")
                 truth, ignored = true_objects(labels, spec=chosen.labels, ignored=_ignored(ignore_labels, spec))
                 best, trials = tune(
                     channels,

@@ -24,6 +24,8 @@ class Reading:
     text: str
     above: float | None
     """Foreground is what lies above; None for class labels and instances."""
+    threshold: float | None = None
+    """Of probabilities, the one above which the foreground lies."""
 
 
 def interpret(
@@ -52,7 +54,7 @@ def interpret(
                 "(zoo decode), or score the foreground (--kind semantic)."
             )
         source = ", as the file says" if predicted.content == "probability" else ""
-        return Reading("semantic", f"probabilities{source}, foreground above {cut:g}", 0)
+        return Reading("semantic", f"probabilities{source}, foreground above {cut:g}", 0, cut)
     if threshold is not None and predicted.content in ("label", "instances"):
         held = "objects" if predicted.content == "instances" else "labels"
         raise VolumeError(
@@ -99,4 +101,5 @@ def _declared_objects(kind: Kind | None) -> Reading:
 
 def _bytes_above(cut: float, *, source: str) -> Reading:
     """Read uint8 as probabilities; `source` says where that is known from."""
-    return Reading("semantic", f"probabilities in uint8{source}, foreground above {255 * cut:g} of 255", 255 * cut)
+    text = f"probabilities in uint8{source}, foreground above {cut:g} ({255 * cut:g} of 255)"
+    return Reading("semantic", text, 255 * cut, cut)

@@ -54,6 +54,10 @@ class Report:
     """`semantic`: the overlap of foregrounds or classes; `instances`: how objects were split, merged and found."""
     read_as: str
     """How the prediction's values were understood."""
+    threshold: float | None
+    """Of probabilities, the one above which the foreground lies."""
+    mask: str | None
+    """The mask of what is annotated in the truth."""
     region: tuple[tuple[int, int], ...]
     """What was scored, [first, stop) along z, y and x of the truth."""
     voxels: int
@@ -229,7 +233,7 @@ def _compared(
     counted = leave_out(table, ignored, truth=true.location)
     grey = grey_problem(changes[0], changes[1])
     if grey is not None:
-        _log.warning("%s: %s.", true.location, grey)
+        _log.warning("%s: %s; it is scored all the same.", true.location, grey)
     reading = interpret(predicted, counted, kind=kind, threshold=threshold, cut=cut, usual=usual)
     compared = counted
     scores, classes = _scores(counted, reading, truth=true.location)
@@ -244,6 +248,8 @@ def _compared(
         skeletons=None,
         kind=reading.kind,
         read_as=reading.text,
+        threshold=reading.threshold,
+        mask=None if mask is None else mask.location,
         region=_limits(box),
         voxels=compared.voxels,
         ignored_voxels=math.prod(box_shape(box)) - compared.voxels,
@@ -265,6 +271,8 @@ def _unscored(predicted: Volume, *, box: Box) -> Report:
         skeletons=None,
         kind="instances",
         read_as=OBJECTS,
+        threshold=None,
+        mask=None,
         region=_limits(box),
         voxels=math.prod(box_shape(box)),
         ignored_voxels=0,

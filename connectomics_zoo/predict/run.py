@@ -36,7 +36,7 @@ from connectomics_zoo.pretrained import Frozen, find_run
 from connectomics_zoo.regions import box_shape, part_of, region_box
 from connectomics_zoo.schema.experiment import Merge, Region, RunSpec, Views
 from connectomics_zoo.volumes import Content, Volume, WritableVolume, create_volume, open_volume
-from connectomics_zoo.volumes.carried import task_text
+from connectomics_zoo.volumes.carried import DEFAULT_CUT, task_text
 from connectomics_zoo.volumes.writing import refuse_own_input
 
 Progress = Callable[[int, int], None]
@@ -229,6 +229,12 @@ def _create_output(out: str | Path, job: _Job, *, source: Volume, overwrite: boo
     is_probability = all(channel.activation not in ("tanh", "none") for channel in task.channels)
     content: Content | None = "label" if job.output == "label" else "probability" if is_probability else None
     is_tiff = Path(out).suffix.lower() in (".tif", ".tiff")
+    if is_tiff and content == "probability" and task.decode.method == "threshold" and task.decode.cut != DEFAULT_CUT:
+        _log.warning(
+            "%s: a TIFF does not keep the threshold of its task: give --threshold %g to zoo evaluate",
+            out,
+            task.decode.cut,
+        )
     return create_volume(
         out,
         shape=box_shape(job.geometry.box),

@@ -10,6 +10,9 @@ from connectomics_zoo.registry import validate
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.volumes.volume import Volume
 
+DEFAULT_CUT = 0.5
+"""The threshold of probabilities of which no task is known."""
+
 
 def task_text(task: TaskSpec) -> str:
     """Return the spec as a prediction carries it: one line of JSON, without what is not set."""
@@ -17,13 +20,13 @@ def task_text(task: TaskSpec) -> str:
 
 
 def cut_of(volume: Volume) -> float:
-    """Return the value above which a channel of a prediction says yes: that of the task it carries, else 0.5.
+    """Return the value above which a channel of a prediction says yes: that of the task it carries, else `DEFAULT_CUT`.
 
     Raises:
         SpecError: the task is no valid spec.
     """
     if volume.task is None:
-        return 0.5
+        return DEFAULT_CUT
     return read_task(volume.task, source=f"the task in {volume.location}").decode.cut
 
 
