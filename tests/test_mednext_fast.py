@@ -189,7 +189,8 @@ def gradients(network: nn.Module, x: Tensor, *, path: Any) -> dict[str, Tensor]:
 @pytest.mark.usefixtures("slabs")
 @pytest.mark.parametrize("name", VARIANTS)
 def test_gradients_in_float64_equal_autograds_to_ten_digits(name: str) -> None:
-    assert_same_gradients(make(VARIANTS[name]).double().train(), make_input().double())
+    batch = 1 if name in ("kernel 5", "kernel 7") else 2  # these are slow in float64
+    assert_same_gradients(make(VARIANTS[name]).double().train(), make_input(batch=batch).double())
 
 
 def test_what_rounding_leaves_of_a_mean_is_carried_along(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,8 +52,9 @@ def spec_file(home, tmp_path):
     return Path(shutil.copy(home / "tiny.yaml", tmp_path / "tiny.yaml"))
 
 
-def pushed(run, repo=REPO, *, tell=lambda message: None, half=False, **options):
-    return push(Request(run, half=half), repo, tell=tell, **options)
+def pushed(run, repo=REPO, *, tell=lambda message: None, half=False, pictures=False, **options):
+    """Push, by default without pictures, whose drawing takes most of the time."""
+    return push(Request(run, half=half), repo, tell=tell, pictures=pictures, **options)
 
 
 def same_weights(first, second):
@@ -63,7 +64,7 @@ def same_weights(first, second):
 
 def test_what_is_pushed_loads_by_its_reference(run, hub_server):
     told: list[str] = []
-    report = pushed(run, tell=told.append)
+    report = pushed(run, tell=told.append, pictures=True)
     repo = hub_server.repos[REPO]
     assert (report.commits, report.private, repo.private) == (2, False, False)
     assert report.reference == f"hf://{REPO}@{report.revision}"
@@ -76,7 +77,7 @@ def test_what_is_pushed_loads_by_its_reference(run, hub_server):
 def test_the_card_names_the_commit_and_its_code_works_when_pasted(
     run, hub_server, home, tmp_path, run_zoo, monkeypatch
 ):
-    report = pushed(run)
+    report = pushed(run, pictures=True)
     card = hub_server.repos[REPO].head.files["README.md"].decode()
     assert report.reference in card
     assert "REVISION" not in card
@@ -100,7 +101,7 @@ def test_the_commands_of_the_card_make_objects(run, hub_server, home, tmp_path, 
     (run / "spec.yaml").write_text(yaml.safe_dump(document))
     if tuned:
         (run / "decode.yaml").write_text(TUNED)
-    pushed(run, pictures=False)
+    pushed(run)
     card = hub_server.repos[REPO].head.files["README.md"].decode()
     monkeypatch.chdir(tmp_path)
     shutil.copy(home / "volume.h5", tmp_path / "volume.h5")
@@ -120,15 +121,15 @@ TUNED = (
 
 def test_tuned_settings_are_part_of_what_a_repository_holds(run, hub_server):
     (run / "decode.yaml").write_text(TUNED)
-    first = pushed(run, pictures=False)
+    first = pushed(run)
     assert "decode.yaml" in hub_server.repos[REPO].head.files
-    assert pushed(run, pictures=False).commits == 0
+    assert pushed(run).commits == 0
     (run / "decode.yaml").write_text(TUNED.replace("0.001", "0.002"))
-    second = pushed(run, pictures=False)
+    second = pushed(run)
     assert second.revision != first.revision
     assert b"0.002" in hub_server.repos[REPO].head.files["decode.yaml"]
     (run / "decode.yaml").unlink()
-    assert pushed(run, pictures=False).revision != second.revision
+    assert pushed(run).revision != second.revision
     assert "decode.yaml" not in hub_server.repos[REPO].head.files
 
 
@@ -150,9 +151,9 @@ def test_other_weights_are_a_new_commit_and_the_old_one_stays(run, hub_server):
 
 
 def test_pictures_of_an_earlier_push_are_taken_away(run, hub_server):
-    pushed(run)
+    pushed(run, pictures=True)
     assert {"prediction.png", "curve.png"} <= set(hub_server.repos[REPO].head.files)
-    pushed(run, pictures=False)
+    pushed(run)
     assert not [name for name in hub_server.repos[REPO].head.files if name.endswith(".png")]
 
 
@@ -295,7 +296,7 @@ def test_a_spec_of_another_style_is_found_before_the_upload(run, spec_file, hub_
     else:
         spec_file.write_text(spec_file.read_text().replace("\nsource:", '\n"weights": {}\nsource:'))
     with pytest.raises(SpecError):
-        pushed(run, spec=spec_file, pictures=False)
+        pushed(run, spec=spec_file)
     assert REPO not in hub_server.repos
 
 
@@ -306,8 +307,8 @@ def test_a_spec_that_cannot_be_written_afterwards_loses_nothing(run, spec_file, 
     with monkeypatch.context() as patch:
         patch.setattr("connectomics_zoo.push.entry.write", full)
         with pytest.raises(OutputError, match=rf"the disk is full\. What was pushed is hf://{REPO}@[0-9a-f]{{40}}"):
-            pushed(run, spec=spec_file, pictures=False)
-    report = pushed(run, spec=spec_file, pictures=False)
+            pushed(run, spec=spec_file)
+    report = pushed(run, spec=spec_file)
     assert report.commits == 0
     assert get_spec(spec_file).weights[report.tag].revision == report.revision
 
@@ -315,7 +316,7 @@ def test_a_spec_that_cannot_be_written_afterwards_loses_nothing(run, spec_file, 
 @pytest.mark.parametrize("tag", ["bad tag", "", "main", "a" * 40, "v1/x", "-x", "v1..2", "v1.", "x" * 200])
 def test_a_tag_that_can_be_none_is_found_before_the_upload(run, hub_server, tag):
     with pytest.raises(HubError, match="can be no tag, write letters"):
-        pushed(run, tag=tag, pictures=False)
+        pushed(run, tag=tag)
     assert hub_server.requests == []
 
 
