@@ -45,13 +45,13 @@ def find_task(predicted: Volume, *, task: str | Path | None, run: RunSpec | None
             f"{predicted.location}: says that it was predicted for the task {carried.name}, whose channels are not "
             f"those of {asked.name}: leave --task and --run out, or give the right one."
         )
-    own = carried is not None and carried.decode.is_instances
-    if own and task is not None and carried is not None and asked is not None and asked.decode != carried.decode:
+    own = None if carried is None or not carried.decode.is_instances else carried.decode
+    if task is not None and asked is not None and own is not None and own != asked.decode:
         _log.warning(
             "%s: carries settings of its own, which are left aside: %s %s; leave --task out to use them.",
             predicted.location,
-            carried.decode.method,
-            " ".join(f"{name}={value}" for name, value in fields_of(carried.decode).items()),
+            own.method,
+            " ".join(f"{name}={value}" for name, value in fields_of(own).items()),
         )
     found = asked or carried
     if found is None:
