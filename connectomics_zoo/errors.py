@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
 
@@ -85,3 +86,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _key(name: str) -> str:
     return name.lower().replace("_", "-")
+
+
+def reason(error: BaseException) -> str:
+    """Return in a few words what `error` says."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

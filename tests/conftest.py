@@ -8,8 +8,8 @@ import time
 import types
 
 import pytest
-from hub_server import HubServer
-from second_catalog import second_catalog
+from support.hub_server import HubServer
+from support.second_catalog import second_catalog
 
 from connectomics_zoo.cli.main import main
 

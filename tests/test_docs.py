@@ -28,8 +28,8 @@ import yaml
 
 from connectomics_zoo import catalog
 from connectomics_zoo.cli.main import VERBS
-from connectomics_zoo.reading import read_yaml
-from connectomics_zoo.registry import get_experiment, get_spec, get_task
+from connectomics_zoo.files.yaml import read_yaml
+from connectomics_zoo.specs.lookup import get_experiment, get_spec, get_task
 
 if sys.version_info >= (3, 11):
     import tomllib

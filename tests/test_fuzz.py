@@ -11,34 +11,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from fuzzing import NUMBERS, TEXTS, VALUES, changed, damaged, mutated, places, refusal, safetensors_bytes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from tiny_training import TINY, make_run
+from support.fuzzing import NUMBERS, TEXTS, VALUES, changed, damaged, mutated, places, refusal, safetensors_bytes
+from support.tiny_training import TINY, make_run
 
 import zoo
-from connectomics_zoo.build import build, measure_static
 from connectomics_zoo.catalog import entries
 from connectomics_zoo.errors import SpecError, WeightsError, ZooError
+from connectomics_zoo.files.safetensors import read_header
+from connectomics_zoo.files.yaml import dump_yaml, parse_yaml, read_yaml
 from connectomics_zoo.hub import HubReference
-from connectomics_zoo.load import load_file
-from connectomics_zoo.overrides import parse_overrides
-from connectomics_zoo.reading import dump_yaml, parse_yaml, read_yaml
-from connectomics_zoo.registry import (
-    Reference,
-    get_experiment,
-    get_run,
-    get_spec,
-    get_task,
-    parse_reference,
-    resolve_model,
-    run_of_document,
-)
-from connectomics_zoo.tensors import read_header
-from connectomics_zoo.weights import read_weights
-from connectomics_zoo.weights_lock import read_weights_lock
+from connectomics_zoo.network.build import build, measure_static
+from connectomics_zoo.runs.folder import get_run
+from connectomics_zoo.specs.lookup import get_experiment, get_spec, get_task, run_of_document
+from connectomics_zoo.specs.overrides import parse_overrides
+from connectomics_zoo.specs.reference import Reference, parse_reference
+from connectomics_zoo.specs.resolve import resolve_model
+from connectomics_zoo.weights.load import load_file
+from connectomics_zoo.weights.lock_file import read_weights_lock
+from connectomics_zoo.weights.storage import read_weights
 
 NIGHTLY = os.environ.get("ZOO_FUZZ") == "nightly"
 TIMES = 10 if NIGHTLY else 1
@@ -333,7 +327,7 @@ def test_the_documents_that_are_changed_are_legal(place):
 def test_a_call_that_hangs_grows_or_fails_otherwise_is_found(monkeypatch):
     import time
 
-    import fuzzing
+    from support import fuzzing
 
     monkeypatch.setattr(fuzzing, "SECONDS", 0.1)
     with pytest.raises(fuzzing.Hang):

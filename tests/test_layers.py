@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.paths import REPOSITORY
 
 import connectomics_zoo
 import zoo
@@ -18,61 +19,30 @@ import zoo
 ENGINE = Path(connectomics_zoo.__file__).parent
 CATALOG = Path(zoo.__file__).parent
 
-LAYERS = (
-    {"errors", "reading", "digests", "catalog", "fastpath"},
-    {"schema"},
-    {
-        "registry",
-        "overrides",
-        "listing",
-        "where",
-        "compare",
-        "find",
-        "lock",
-        "json_schema",
-        "hub",
-        "weights_lock",
-        "tensors",
-    },
-    {
-        "acceleration",
-        "affinities",
-        "convolution_guard",
-        "hardware",
-        "memory",
-        "seeding",
-        "build",
-        "fit",
-        "weights",
-        "pretrained",
-        "load",
-        "losses",
-        "targets",
-        "intensity",
-        "regions",
-        "resample",
-        "volumes",
-        "phantom",
-    },
-    {
-        "verify",
-        "validation",
-        "record",
-        "training",
-        "predict",
-        "evaluate",
-        "decode",
-        "picture",
-        "compat",
-        "new",
-        "bench",
-        "convert",
-        "pull",
-        "push",
-    },
-    {"cli"},
+MAP = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```layers\n")[1].split("```")[0]
+
+
+def _rooms(line: str) -> list[str]:
+    """The names before the first gap of two spaces."""
+    return line.split("  ")[0].split()
+
+
+LAYERS = [_rooms(line) for line in reversed(MAP.splitlines())]
+"""The folders and loose modules of the engine, the lowest layer first, as CONTRIBUTING.md has them."""
+
+LAYER_OF = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}
+
+VERBS = (
+    *("authoring", "bench", "compat", "convert", "decode", "evaluate"),
+    *("phantom", "predict", "pull", "push", "train", "verify"),
 )
-LAYER_OF = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
+"""Folders of one job each, which other folders enter by `run.py` or the package's face."""
+
+LONGEST = 400
+"""Lines of a file."""
+
+LIGHT = ("errors", "catalog", "fastpath", "files", "schema", "runs", "hub", "specs", "cli")
+"""Where nothing heavy is imported at the top."""
 
 HEAVY = {"torch", "lightning", "monai", "numpy", "huggingface_hub"}
 
@@ -136,17 +106,14 @@ def test_every_part_of_the_engine_has_a_layer_and_every_layer_its_parts():
 @pytest.mark.parametrize("path", _engine_files(), ids=lambda path: str(path.relative_to(ENGINE)))
 def test_imports_point_down_the_layers(path):
     part = _part(path)
-    above = {name for name in _parts_imported(path) if LAYER_OF[name] > LAYER_OF[part]}
-    assert not above, f"{part} is in layer {LAYER_OF[part]} and imports {above} from above"
+    others = _parts_imported(path) - {part}
+    wrong = {name for name in others if LAYER_OF[name] >= LAYER_OF[part]}
+    assert not wrong, f"{part} imports {wrong}, which CONTRIBUTING.md does not have below it"
 
 
-def test_the_parts_of_the_engine_import_each_other_in_no_circle():
-    graph: dict[str, set[str]] = {part: set() for part in LAYER_OF}
-    for path in _engine_files():
-        graph[_part(path)] |= _parts_imported(path) - {_part(path)}
-    while free := {part for part, needs in graph.items() if not needs & graph.keys()}:
-        graph = {part: needs for part, needs in graph.items() if part not in free}
-    assert not graph, f"these import each other: {graph}"
+def test_no_file_is_longer_than_can_be_read_at_once():
+    for path in [*_files(ENGINE), *_files(CATALOG)]:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST, path
 
 
 def test_the_engine_knows_no_catalogue():
@@ -161,9 +128,9 @@ def test_the_catalogue_uses_of_the_engine_only_errors_schema_and_the_switch():
         assert parts <= {"errors", "schema", "fastpath"}, path
 
 
-def test_nothing_heavy_is_imported_at_the_top_of_a_builder_or_below_layer_3():
+def test_nothing_heavy_is_imported_at_the_top_of_a_builder_or_where_specs_are_read():
     builders = sorted((CATALOG / "builders").glob("*.py"))
-    light = [path for path in _engine_files() if LAYER_OF[_part(path)] < 3 or _part(path) == "cli"]
+    light = [path for path in _engine_files() if _part(path) in LIGHT]
     assert len(builders) >= 2
     assert len(light) > 15
     for path in [*builders, *light]:
@@ -171,7 +138,7 @@ def test_nothing_heavy_is_imported_at_the_top_of_a_builder_or_below_layer_3():
 
 
 def test_the_list_and_the_catalogue_need_no_pydantic():
-    for part in ("errors", "reading", "catalog", "listing", "where"):
+    for part in ("errors", "files/yaml", "catalog", "specs/listing", "specs/where"):
         assert "pydantic" not in _top_imports(ENGINE / f"{part}.py")
 
 

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from connectomics_zoo.decode import decode
     from connectomics_zoo.errors import ZooError
     from connectomics_zoo.evaluate import evaluate
-    from connectomics_zoo.listing import list_models
-    from connectomics_zoo.load import load
     from connectomics_zoo.predict import predict
-    from connectomics_zoo.registry import get_experiment, get_spec, get_task
-    from connectomics_zoo.training import train
+    from connectomics_zoo.specs.listing import list_models
+    from connectomics_zoo.specs.lookup import get_experiment, get_spec, get_task
+    from connectomics_zoo.train import train
     from connectomics_zoo.verify import verify
+    from connectomics_zoo.weights.load import load
 
     __version__: str
 
@@ -42,13 +42,13 @@ _MODULES = {
     "decode": "connectomics_zoo.decode",
     "ZooError": "connectomics_zoo.errors",
     "evaluate": "connectomics_zoo.evaluate",
-    "list_models": "connectomics_zoo.listing",
-    "load": "connectomics_zoo.load",
+    "list_models": "connectomics_zoo.specs.listing",
+    "load": "connectomics_zoo.weights.load",
     "predict": "connectomics_zoo.predict",
-    "get_experiment": "connectomics_zoo.registry",
-    "get_spec": "connectomics_zoo.registry",
-    "get_task": "connectomics_zoo.registry",
-    "train": "connectomics_zoo.training",
+    "get_experiment": "connectomics_zoo.specs.lookup",
+    "get_spec": "connectomics_zoo.specs.lookup",
+    "get_task": "connectomics_zoo.specs.lookup",
+    "train": "connectomics_zoo.train",
     "verify": "connectomics_zoo.verify",
 }
 

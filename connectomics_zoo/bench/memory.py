@@ -21,8 +21,8 @@ from connectomics_zoo.bench.variants import (
     make_network,
     train_step,
 )
-from connectomics_zoo.registry import validate
 from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.schema.validation import validate
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")

@@ -32,11 +32,11 @@ from connectomics_zoo.bench.variants import (
     train_step,
     variants,
 )
-from connectomics_zoo.build import build_meta, count_flops, count_parameters
 from connectomics_zoo.errors import LimitError
 from connectomics_zoo.fastpath import plain_only
-from connectomics_zoo.hardware import is_out_of_memory
-from connectomics_zoo.predict.device import choose_device
+from connectomics_zoo.network.build import build_meta, count_flops, count_parameters
+from connectomics_zoo.network.device import choose_device
+from connectomics_zoo.network.hardware import is_out_of_memory
 from connectomics_zoo.schema.model import ModelSpec
 
 Progress = Callable[[int, int, str], None]

@@ -9,12 +9,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from connectomics_zoo.acceleration import prepare_inference
 from connectomics_zoo.errors import InputSizeError, LimitError, MissingPackageError
 from connectomics_zoo.fastpath import plain_only
-from connectomics_zoo.hardware import cpu_has_bfloat16
-from connectomics_zoo.load import load
+from connectomics_zoo.network.acceleration import prepare_inference
+from connectomics_zoo.network.hardware import cpu_has_bfloat16
 from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.weights.load import load
 
 Implementation = Literal["plain", "default"]
 """`plain`: the specification of the network, eager, contiguous; `default`: what `load` gives, in inference prepared as

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from connectomics_zoo.cli.console import complete_model, note, stdout_console
+from connectomics_zoo.cli._console import complete_model, note, stdout_console
 from connectomics_zoo.errors import SpecError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def parse_size(context: click.Context | None, parameter: click.Parameter | None,
     Raises:
         SpecError: it is neither.
     """
-    from connectomics_zoo.reading import MAX_EDGE
+    from connectomics_zoo.files.yaml import MAX_EDGE
 
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and len(part) <= 6 and 1 <= int(part) <= MAX_EDGE for part in parts):
@@ -96,7 +96,7 @@ def command(
     forward passes in GFLOP/s. The error is the relative L2 distance to plain float32, of the output or of all
     gradients. Peak memory is by how much a fresh process that has network and input grows in its first step.
     """
-    from connectomics_zoo.overrides import override_model, parse_overrides
+    from connectomics_zoo.specs.overrides import override_model, parse_overrides
 
     refs = [item for item in items if "=" not in item or Path(item).exists()] or [DEFAULT]
     changes = parse_overrides([item for item in items if item not in refs])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from connectomics_zoo.cli.console import complete_model, note, print_facts, print_json
+from connectomics_zoo.cli._console import complete_model, note, print_facts, print_json
 
 if TYPE_CHECKING:
     from connectomics_zoo.convert.run import Conversion

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from connectomics_zoo.cli.console import note, print_json, print_table
-from connectomics_zoo.cli.progress import show_progress
+from connectomics_zoo.cli._console import note, print_json, print_table
+from connectomics_zoo.cli._progress import show_progress
 from connectomics_zoo.schema.task import OBJECT_METHODS
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def command(
     predicted.
     """
     from connectomics_zoo.decode import decode
-    from connectomics_zoo.overrides import parse_overrides
+    from connectomics_zoo.specs.overrides import parse_overrides
 
     tuning = show_progress("tune", unit="settings", speed=lambda rate: f"{rate:.2g} settings/s")
     with tuning if tune_on is not None else nullcontext() as progress:

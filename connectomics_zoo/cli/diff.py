@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from connectomics_zoo.cli.console import complete_reference, note, print_json, print_table
+from connectomics_zoo.cli._console import complete_reference, note, print_json, print_table
 
 if TYPE_CHECKING:
-    from connectomics_zoo.compare import Comparison, Spec
+    from connectomics_zoo.specs.diff import Comparison, Spec
 
 _MEANINGS = {
     "cosmetic": "words only",
@@ -36,8 +36,8 @@ def command(first: str, second: str, kind: Any, as_json: bool) -> None:
     Whether two models are the same network is judged by what was measured of them: fingerprint, probe, input and
     outputs. The exit code is 0 whether they differ or not.
     """
-    from connectomics_zoo.compare import compare
-    from connectomics_zoo.find import find_spec
+    from connectomics_zoo.specs.diff import compare
+    from connectomics_zoo.specs.lookup import find_spec
 
     specs = find_spec(first, kind=kind), find_spec(second, kind=kind)
     comparison = compare(specs[0], second=specs[1])

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from connectomics_zoo.cli.axes import axis_numbers
-from connectomics_zoo.cli.console import note, print_json, stdout_console
+from connectomics_zoo.cli._axes import axis_numbers
+from connectomics_zoo.cli._console import note, print_json, stdout_console
 from connectomics_zoo.errors import SpecError
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def command(
         voxel_size_nm=voxel_size_nm,
     )
     if picture is not None and image is not None and truth is not None:
-        from connectomics_zoo.picture import draw_volumes
+        from connectomics_zoo.pictures.comparison import draw_volumes
 
         draw_volumes(
             picture,

@@ -9,10 +9,11 @@ from typing import get_args
 import click
 
 from connectomics_zoo import catalog
-from connectomics_zoo.cli.console import complete_listed, note, print_json, print_table, print_text, terminal_width
-from connectomics_zoo.cli.table import table_lines
+from connectomics_zoo.cli._console import complete_listed, note, print_json, print_table, print_text, terminal_width
+from connectomics_zoo.cli._table import table_lines
 from connectomics_zoo.errors import UnknownNameError, ZooError, nearest
-from connectomics_zoo.listing import (
+from connectomics_zoo.files.yaml import MAX_EDGE
+from connectomics_zoo.specs.listing import (
     FIELDS,
     ExperimentRow,
     Kind,
@@ -26,7 +27,6 @@ from connectomics_zoo.listing import (
     read_task_rows,
     sort_rows,
 )
-from connectomics_zoo.reading import MAX_EDGE
 
 _KIND_OF_FOLDER: dict[catalog.Kind, Kind] = {"models": "model", "tasks": "task", "experiments": "experiment"}
 

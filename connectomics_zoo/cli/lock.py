@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from connectomics_zoo.cli.console import complete_model, note
+from connectomics_zoo.cli._console import complete_model, note
 
 _EPILOG = """\b
 Examples:
@@ -26,9 +26,9 @@ def command(refs: tuple[str, ...], check: bool) -> None:
     is now is written down. Without REF, all that the lock file has is looked up anew.
     """
     from connectomics_zoo.errors import CheckFailedError
-    from connectomics_zoo.pretrained import lock_weights
     from connectomics_zoo.schema.weights_lock import WeightsLock
-    from connectomics_zoo.weights_lock import LOCK_FILE, read_weights_lock, write_weights_lock
+    from connectomics_zoo.weights.lock import lock_weights
+    from connectomics_zoo.weights.lock_file import LOCK_FILE, read_weights_lock, write_weights_lock
 
     file = Path(LOCK_FILE)
     before = read_weights_lock(file) if file.exists() or check or not refs else WeightsLock(lock_version=1, weights={})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from connectomics_zoo.cli.console import complete_model, note
+from connectomics_zoo.cli._console import complete_model, note
 
 _EPILOG = """\b
 Examples:
@@ -35,10 +35,11 @@ def command(name: str, base: str, overrides: tuple[str, ...], output: Path) -> N
     Overrides are arch.KEY, input.channels, outputs.channels (of all outputs), training.KEY, summary, family and
     source.KEY; legal sizes, outputs and counts follow from the network. The path of the file is printed.
     """
-    from connectomics_zoo.overrides import parse_overrides
+    from connectomics_zoo.specs.overrides import parse_overrides
 
     changes = parse_overrides(overrides)
-    from connectomics_zoo.new import new_spec, spec_file, write_spec
+    from connectomics_zoo.authoring.new import new_spec
+    from connectomics_zoo.specs.spec_file import spec_file, write_spec
 
     path = spec_file(name, output=output)
     spec = new_spec(name, base=base, changes=changes)

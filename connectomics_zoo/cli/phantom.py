@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from connectomics_zoo.cli.axes import axis_numbers
+from connectomics_zoo.cli._axes import axis_numbers
 
 
 @click.command()

@@ -8,9 +8,9 @@ from typing import Literal
 
 import click
 
-from connectomics_zoo.cli.axes import axis_numbers
-from connectomics_zoo.cli.console import note
-from connectomics_zoo.cli.progress import show_progress
+from connectomics_zoo.cli._axes import axis_numbers
+from connectomics_zoo.cli._console import note
+from connectomics_zoo.cli._progress import show_progress
 
 
 @click.command("predict", context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from connectomics_zoo.cli.console import complete_model, print_json
+from connectomics_zoo.cli._console import complete_model, print_json
 
 _EPILOG = """\b
 Examples:
@@ -31,8 +31,8 @@ def command(refs: tuple[str, ...], to: Path | None, frozen: bool, as_json: bool)
     """
     if to is not None and len(refs) != 1:
         raise click.UsageError(f"--to makes one folder, and there are {len(refs)} references: give one.")
-    from connectomics_zoo.pull import pull
-    from connectomics_zoo.weights_lock import LOCK_FILE, read_weights_lock
+    from connectomics_zoo.pull.run import pull
+    from connectomics_zoo.weights.lock_file import LOCK_FILE, read_weights_lock
 
     if not refs and not frozen:
         raise click.UsageError("nothing to pull: name a model, name.tag or hf://org/repo, or give --frozen.")

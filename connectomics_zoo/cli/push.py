@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from connectomics_zoo.cli.console import note, print_json, print_yaml
+from connectomics_zoo.cli._console import note, print_json, print_yaml
 
 if TYPE_CHECKING:
     from connectomics_zoo.push import PushReport
@@ -99,7 +99,7 @@ def _check_options(
 
 
 def _print(report: PushReport, *, as_json: bool) -> None:
-    from connectomics_zoo.reading import dump_yaml
+    from connectomics_zoo.files.yaml import dump_yaml
 
     if report.folder is not None:
         note(f"{report.folder} has {', '.join(report.files)}")

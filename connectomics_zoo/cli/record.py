@@ -17,7 +17,8 @@ def command(patterns: tuple[str, ...], check: bool, relock: bool) -> None:
     A spec of a new name@version is added to its catalogue's lock. One that is there is never changed, unless
     --relock is given; every change is printed.
     """
-    from connectomics_zoo.record import plan, write
+    from connectomics_zoo.authoring.record import plan
+    from connectomics_zoo.files.changes import write
 
     planned = plan(patterns, relock=relock, progress=_progress)
     if not check:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from connectomics_zoo.json_schema import KINDS, Kind, schema_text
+from connectomics_zoo.schema.json_schema import KINDS, Kind, schema_text
 
 
 @click.command()

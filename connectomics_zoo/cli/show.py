@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from connectomics_zoo.cli.console import (
+from connectomics_zoo.cli._console import (
     complete_reference,
     print_facts,
     print_json,
@@ -17,10 +17,10 @@ from connectomics_zoo.cli.console import (
 )
 
 if TYPE_CHECKING:
-    from connectomics_zoo.compare import Spec
     from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, RunSpec
     from connectomics_zoo.schema.model import ModelSpec, WeightsEntry
     from connectomics_zoo.schema.task import TargetSpec, TaskSpec
+    from connectomics_zoo.specs.diff import Spec
 
 _EPILOG = """\b
 Examples:
@@ -49,8 +49,8 @@ def command(ref: str, overrides: tuple[str, ...], kind: Any, output: str | None)
     REF is a name, name@1.0.0, name.tag, catalog:name, a YAML file, or a run folder. Overrides address fields of the
     spec; in a model these are arch.*, input.channels, outputs.channels, training.* and the words about it.
     """
-    from connectomics_zoo.find import find_spec
-    from connectomics_zoo.overrides import parse_overrides
+    from connectomics_zoo.specs.lookup import find_spec
+    from connectomics_zoo.specs.overrides import parse_overrides
 
     declared = find_spec(ref, kind=kind)
     changes = parse_overrides(overrides)
@@ -59,8 +59,8 @@ def command(ref: str, overrides: tuple[str, ...], kind: Any, output: str | None)
     if output == "json":
         print_json(document)
         return
-    from connectomics_zoo.reading import dump_yaml
-    from connectomics_zoo.registry import parse_reference
+    from connectomics_zoo.files.yaml import dump_yaml
+    from connectomics_zoo.specs.reference import parse_reference
 
     if output is None:
         # What is changed has no weights.
@@ -78,10 +78,11 @@ def spec_document(spec: Spec) -> dict[str, Any]:
 
 def _change(spec: Spec, changes: Mapping[str, Any], *, source: str) -> Spec:
     from connectomics_zoo.errors import SpecError
-    from connectomics_zoo.overrides import merge, override_model
-    from connectomics_zoo.registry import check_arch, validate
     from connectomics_zoo.schema.experiment import ExperimentSpec, RunSpec
     from connectomics_zoo.schema.model import ModelSpec
+    from connectomics_zoo.schema.validation import validate
+    from connectomics_zoo.specs.overrides import merge, override_model
+    from connectomics_zoo.specs.resolve import check_arch
 
     if isinstance(spec, RunSpec):
         raise SpecError(f"{source} is a run, which is what it was: leave the overrides out, or show its model.")
@@ -137,10 +138,12 @@ def _print_weights(spec: ModelSpec, tag: str, *, reference: str) -> None:
 def _describe_use(entry: WeightsEntry, reference: str) -> dict[str, str]:
     """Return what the spec in a file of weights says of their use; nothing where that is not in the package."""
     from connectomics_zoo.errors import ZooError
-    from connectomics_zoo.reading import parse_yaml
-    from connectomics_zoo.registry import parse_reference, spec_path, validate
+    from connectomics_zoo.files.safetensors import read_header
+    from connectomics_zoo.files.yaml import parse_yaml
     from connectomics_zoo.schema.experiment import RunSpec
-    from connectomics_zoo.tensors import read_header
+    from connectomics_zoo.schema.validation import validate
+    from connectomics_zoo.specs.lookup import spec_path
+    from connectomics_zoo.specs.reference import parse_reference
 
     path = spec_path(parse_reference(reference)).parent / entry.file
     if entry.source != "package" or not path.is_file():
@@ -296,7 +299,7 @@ def _print_volumes(data: DataSpec) -> None:
 def _print_changes(spec: Spec, declared: Spec) -> None:
     if spec is declared:
         return
-    from connectomics_zoo.compare import compare
+    from connectomics_zoo.specs.diff import compare
 
     differences = compare(declared, second=spec).differences
     rows = [

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from connectomics_zoo.cli.console import complete_reference, note
+from connectomics_zoo.cli._console import complete_reference, note
 
 if TYPE_CHECKING:
-    from connectomics_zoo.training import Progress
+    from connectomics_zoo.train import Progress
 
 PLAIN_INTERVAL_SECONDS = 15.0
 """Between two lines of progress where there is no terminal."""
@@ -50,7 +50,7 @@ def command(
     zoo train mednext-S task=membrane init_from=runs/my-run data.train.image=… data.train.label=…
     zoo train runs/my-run --resume training.max_steps=40000
     """
-    from connectomics_zoo.overrides import parse_overrides
+    from connectomics_zoo.specs.overrides import parse_overrides
 
     changes = parse_overrides(overrides)
     if preview is not None:
@@ -68,14 +68,14 @@ def command(
         )
         return
     if dry_run:
-        from connectomics_zoo.cli.console import print_yaml
-        from connectomics_zoo.reading import dump_yaml
-        from connectomics_zoo.training.resolve import continue_run, resolve_run
+        from connectomics_zoo.cli._console import print_yaml
+        from connectomics_zoo.files.yaml import dump_yaml
+        from connectomics_zoo.train.resolve import continue_run, resolve_run
 
         run = continue_run(ref, changes) if resume else resolve_run(ref, changes)
         print_yaml(dump_yaml(run.model_dump(mode="json", exclude_none=True)))
         return
-    from connectomics_zoo.training import train
+    from connectomics_zoo.train import train
 
     try:
         with _progress() as progress:
@@ -104,7 +104,7 @@ def command(
 
 def _preview(ref: str, changes: dict[str, Any], *, path: str, resume: bool, others: dict[str, bool]) -> None:
     """Draw patches, and refuse the options that `others` says are given too."""
-    from connectomics_zoo.training import preview_patches
+    from connectomics_zoo.train import preview_patches
 
     given = [name for name, is_given in others.items() if is_given]
     if given:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from connectomics_zoo.cli.console import complete_model, note, stdout_console
+from connectomics_zoo.cli._console import complete_model, note, stdout_console
 from connectomics_zoo.errors import CheckFailedError, OutputError
 from connectomics_zoo.verify import LEVELS, Check, Level, ModelReport, Progress, VerifyReport, verify
 

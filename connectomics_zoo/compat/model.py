@@ -11,9 +11,10 @@ from connectomics_zoo.compat.request import read_request
 from connectomics_zoo.compat.section import model_section
 from connectomics_zoo.compat.translate import MODELS, translate
 from connectomics_zoo.errors import SpecError
-from connectomics_zoo.load import load
-from connectomics_zoo.registry import get_spec, resolve_model
 from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.specs.lookup import get_spec
+from connectomics_zoo.specs.resolve import resolve_model
+from connectomics_zoo.weights.load import load
 
 _log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from connectomics_zoo.errors import UnknownNameError, nearest
-from connectomics_zoo.reading import read_yaml
-from connectomics_zoo.registry import validate
+from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.schema.base import Name, Node, Sentence
+from connectomics_zoo.schema.validation import validate
 
 _FOLDER = Path(__file__).parent / "maps"
 

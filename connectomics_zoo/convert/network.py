@@ -9,10 +9,11 @@ from itertools import islice
 from torch import Tensor
 
 from connectomics_zoo import catalog
-from connectomics_zoo.build import build_meta
 from connectomics_zoo.errors import WeightsError, ZooError
-from connectomics_zoo.registry import get_spec, resolve_model
+from connectomics_zoo.network.build import build_meta
 from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.specs.lookup import get_spec
+from connectomics_zoo.specs.resolve import resolve_model
 
 _SHOWN = 3
 

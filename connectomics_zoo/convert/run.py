@@ -14,18 +14,19 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from connectomics_zoo.build import build_meta, count_parameters, measure
 from connectomics_zoo.convert.checkpoint import read_checkpoint
 from connectomics_zoo.convert.key_map import KeyMap, get_key_map, key_maps
 from connectomics_zoo.convert.network import Fit, find_network, fit_network
 from connectomics_zoo.convert.pick import Picked, pick, recognise
-from connectomics_zoo.digests import file_sha256, write_sums
 from connectomics_zoo.errors import OutputError, WeightsError
+from connectomics_zoo.files.digests import file_sha256, write_sums
 from connectomics_zoo.hub import WEIGHTS_FILE
-from connectomics_zoo.new import write_spec
-from connectomics_zoo.registry import RUN_SPEC, get_spec
+from connectomics_zoo.network.build import build_meta, count_parameters, measure
+from connectomics_zoo.runs.folder import RUN_SPEC
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.weights import save_tensors
+from connectomics_zoo.specs.lookup import get_spec
+from connectomics_zoo.specs.spec_file import write_spec
+from connectomics_zoo.weights.storage import save_tensors
 
 UNRELEASED = "0.0.0"
 """Version of a spec whose channels are the checkpoint's: what determines a network never changes under a release."""

@@ -8,8 +8,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from connectomics_zoo.affinities import OffsetZYX, affinity_channels, convention_of, overlap_slices, to_canonical
 from connectomics_zoo.schema.task import TaskSpec
+from connectomics_zoo.tasks.affinities import (
+    OffsetZYX,
+    affinity_channels,
+    convention_of,
+    overlap_slices,
+    to_canonical,
+)
 
 Array = NDArray[np.float32]
 

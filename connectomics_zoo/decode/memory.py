@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from connectomics_zoo.errors import LimitError
-from connectomics_zoo.memory import available_bytes
 from connectomics_zoo.schema.task import OBJECT_METHODS, TaskSpec
+from connectomics_zoo.volumes.memory import available_bytes
 
 METHOD_BYTES: dict[str, int] = {"components": 48, "watershed": 48, "mutex": 64, "agglomeration": 176}
 """Bytes a voxel that a method takes beside its channels, a little more than what was measured on 2.5 million voxels of

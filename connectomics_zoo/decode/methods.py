@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from connectomics_zoo.affinities import overlap_slices
 from connectomics_zoo.decode.channels import Channels, joined_voxels, mean_attraction
 from connectomics_zoo.errors import MissingPackageError, SpecError
 from connectomics_zoo.schema.task import DecodeSpec
+from connectomics_zoo.tasks.affinities import overlap_slices
 
 WATERSHED_RANGE = (0.1, 0.999)
 """Of agglomeration's fragments: affinities below the first join nothing, and those above the second join at once."""

@@ -14,18 +14,19 @@ import numpy as np
 from connectomics_zoo.decode.channels import Channels, read_channels
 from connectomics_zoo.decode.memory import refuse_too_large
 from connectomics_zoo.decode.methods import segment
-from connectomics_zoo.decode.settings import fields_of, find_task, has_boundary, read_tuned, with_settings, write_tuned
-from connectomics_zoo.decode.stored import read_values
+from connectomics_zoo.decode.settings import fields_of, find_task, has_boundary, with_settings
 from connectomics_zoo.decode.tune import Trial, grid_of, tune
 from connectomics_zoo.errors import SpecError, VolumeError
-from connectomics_zoo.regions import Box, aligned_box, box_shape, box_start, box_within, part_of, region_box
-from connectomics_zoo.registry import get_run
+from connectomics_zoo.runs.folder import get_run
+from connectomics_zoo.runs.tuned import read_tuned, write_tuned
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.task import DecodeSpec, TaskSpec
 from connectomics_zoo.schema.tuned import TunedDecoding
-from connectomics_zoo.targets.labels import true_objects
+from connectomics_zoo.tasks.targets.labels import true_objects
 from connectomics_zoo.volumes import Part, Volume, check_mask, create_volume, open_volume
+from connectomics_zoo.volumes.box import Box, aligned_box, box_shape, box_start, box_within, part_of, region_box
 from connectomics_zoo.volumes.location import split_location
+from connectomics_zoo.volumes.prediction import read_values
 from connectomics_zoo.volumes.truth import Truth, read_truth
 from connectomics_zoo.volumes.writing import refuse_own_input
 

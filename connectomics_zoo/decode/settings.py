@@ -8,18 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from connectomics_zoo.errors import SpecError, UnknownNameError, VolumeError, nearest
-from connectomics_zoo.reading import dump_yaml, read_yaml
-from connectomics_zoo.registry import get_task, validate
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.task import DECODE_FIELDS, DECODE_STARTS, OBJECT_METHODS, DecodeSpec, TaskSpec
-from connectomics_zoo.schema.tuned import TunedDecoding
-from connectomics_zoo.volumes import PartialOutput, Volume
-from connectomics_zoo.volumes.carried import read_task
+from connectomics_zoo.schema.validation import validate
+from connectomics_zoo.specs.lookup import get_task
+from connectomics_zoo.volumes import Volume
+from connectomics_zoo.volumes.prediction import read_task
 
 _log = logging.getLogger(__name__)
-
-TUNED_FILE = "decode.yaml"
-"""In a run folder: the settings that tuning found."""
 
 
 def find_task(predicted: Volume, *, task: str | Path | None, run: RunSpec | None) -> TaskSpec:
@@ -114,26 +110,3 @@ def has_boundary(task: TaskSpec) -> bool:
 def fields_of(decode: DecodeSpec) -> dict[str, Any]:
     """Return the settings by name, without the method."""
     return decode.model_dump(mode="json", exclude_none=True, exclude={"method"})
-
-
-def read_tuned(run: str | Path) -> DecodeSpec | None:
-    """Return the settings that tuning has found for a run folder, or None where it was not tuned.
-
-    Raises:
-        SpecError: the file does not follow its schema.
-    """
-    path = Path(run) / TUNED_FILE
-    return validate(TunedDecoding, read_yaml(path), source=str(path)).decode if path.exists() else None
-
-
-def write_tuned(tuned: TunedDecoding, run: str | Path) -> Path:
-    """Write the settings into a run folder, instead of older ones, and return the file.
-
-    Raises:
-        OutputError: the folder cannot be written.
-    """
-    path = Path(run) / TUNED_FILE
-    output = PartialOutput(path, overwrite=True)
-    with output.writing():
-        output.path.write_text(dump_yaml(tuned.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
-    return path

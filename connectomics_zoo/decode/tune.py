@@ -14,9 +14,9 @@ from connectomics_zoo.decode.channels import Channels
 from connectomics_zoo.decode.methods import segment
 from connectomics_zoo.decode.settings import fields_of
 from connectomics_zoo.errors import CheckFailedError, VolumeError
-from connectomics_zoo.evaluate.contingency import Contingency, count_pairs, leave_out
-from connectomics_zoo.evaluate.scores import partition_scores
 from connectomics_zoo.schema.task import DecodeSpec
+from connectomics_zoo.scores.contingency import Contingency, count_pairs, leave_out
+from connectomics_zoo.scores.scores import partition_scores
 from connectomics_zoo.volumes.checks import count_changes, grey_problem
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from connectomics_zoo.errors import VolumeError
-from connectomics_zoo.evaluate.contingency import Contingency
+from connectomics_zoo.scores.contingency import Contingency
 from connectomics_zoo.volumes import Volume
 
 Kind = Literal["semantic", "instances"]

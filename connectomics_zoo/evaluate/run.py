@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,27 +13,22 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from connectomics_zoo.errors import LimitError, SpecError, VolumeError
-from connectomics_zoo.evaluate.contingency import Contingency, count_pairs, leave_out, merge_pairs
+from connectomics_zoo.errors import SpecError, VolumeError
+from connectomics_zoo.evaluate.blocks import BLOCK, read_blocks, relabelled
 from connectomics_zoo.evaluate.interpret import OBJECTS, Kind, Reading, interpret
-from connectomics_zoo.evaluate.run_length import labels_at, run_length_scores, skeletons_in
-from connectomics_zoo.evaluate.scores import class_scores, foreground_scores, object_scores, partition_scores
-from connectomics_zoo.evaluate.skeletons import Skeletons, read_skeletons
-from connectomics_zoo.memory import available_bytes
-from connectomics_zoo.regions import Box, aligned_box, box_shape, box_start, box_text, box_within
 from connectomics_zoo.schema.experiment import Region
-from connectomics_zoo.targets.labels import IGNORED, connected_objects
+from connectomics_zoo.scores.contingency import Contingency, count_pairs, leave_out, merge_pairs
+from connectomics_zoo.scores.run_length import labels_at, run_length_scores, skeletons_in
+from connectomics_zoo.scores.scores import class_scores, foreground_scores, object_scores, partition_scores
+from connectomics_zoo.scores.skeletons import Skeletons, read_skeletons
+from connectomics_zoo.tasks.targets.labels import IGNORED
 from connectomics_zoo.volumes import Volume, VoxelSize, check_mask, open_volume
-from connectomics_zoo.volumes.carried import cut_of, read_task
+from connectomics_zoo.volumes.box import Box, aligned_box, box_shape, box_text
 from connectomics_zoo.volumes.checks import count_changes, grey_problem
+from connectomics_zoo.volumes.prediction import cut_of, read_task
 
 _log = logging.getLogger(__name__)
 
-BLOCK = (32, 512, 512)
-"""Voxels (z, y, x) of both volumes that are in memory at a time."""
-
-_RELABEL_BYTES = 24
-"""A voxel, to find connected components: the labels and the components."""
 
 MAX_CLASSES = 256
 """More labels than this are objects, not classes."""
@@ -215,13 +209,15 @@ def _compared(
         check_mask(true, mask, kind="truth")
     read: Callable[[Box], NDArray[Any]] = true.read
     if relabel:
-        read, ignored = _relabelled(true, mask, box, ignored=ignored), (IGNORED,)
+        read, ignored = relabelled(true, mask, box, ignored=ignored), (IGNORED,)
     usual = cut_of(predicted)
     cut = (usual if threshold is None else threshold) if predicted.dtype.kind == "f" else None
     changes = [0, 0]
 
     def tables() -> Iterator[Contingency]:
-        for labels, true_labels, known in _blocks(predicted, true, mask, read=read, box=box, offset=offset, cut=cut):
+        for labels, true_labels, known in read_blocks(
+            predicted, true, mask, read=read, box=box, offset=offset, cut=cut
+        ):
             different, compared = count_changes(true_labels, known)
             changes[0] += different
             changes[1] += compared
@@ -338,82 +334,6 @@ def _way_to_labels(volume: Volume) -> str:
     if read_task(volume.task, source=f"the task in {volume.location}").decode.is_instances:
         return "make objects of them (zoo decode)"
     return "predict labels (--output label)"
-
-
-def _relabelled(
-    true: Volume, mask: Volume | None, box: Box, *, ignored: Sequence[int]
-) -> Callable[[Box], NDArray[Any]]:
-    """Return what reads the connected components of the truth in `box`, and `IGNORED` for ignored labels.
-
-    Where it is not annotated, there is no object.
-
-    Raises:
-        LimitError: they do not fit into the memory.
-    """
-    needed, available = math.prod(box_shape(box)) * _RELABEL_BYTES, available_bytes()
-    if available is not None and needed > available:
-        raise LimitError(
-            f"{true.location}: labelling {' x '.join(map(str, box_shape(box)))} voxels takes about "
-            f"{needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are free: score a part, or "
-            "label its objects first."
-        )
-    labels = _whole(_plain(true.read(box)), location=true.location)
-    if mask is not None:
-        labels = np.where(mask.read(box) != 0, labels, np.zeros((), labels.dtype))
-    labels = connected_objects(labels, ignored=ignored)
-    return lambda part: labels[box_within(part, box_start(box))]
-
-
-def _blocks(
-    predicted: Volume,
-    true: Volume,
-    mask: Volume | None,
-    *,
-    read: Callable[[Box], NDArray[Any]],
-    box: Box,
-    offset: tuple[int, int, int],
-    cut: float | None,
-) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_] | None]]:
-    """Read prediction and truth (by `read`) as whole numbers, block by block, and where the truth is annotated.
-
-    Floats become 1 above `cut`.
-    """
-    corners = (range(part.start, part.stop, edge) for part, edge in zip(box, BLOCK, strict=True))
-    for corner in itertools.product(*corners):
-        z, y, x = (
-            slice(first, min(first + edge, part.stop)) for first, edge, part in zip(corner, BLOCK, box, strict=True)
-        )
-        values = predicted.read(box_within((z, y, x), offset))
-        if cut is not None:
-            values = _thresholded(values, cut, location=predicted.location)
-        known = None if mask is None else mask.read((z, y, x)) != 0
-        yield _plain(values), _whole(_plain(read((z, y, x))), location=true.location), known
-
-
-def _plain(block: NDArray[Any]) -> NDArray[Any]:
-    """Without the axis of a single channel, and with bool as numbers."""
-    block = block[0] if block.ndim == 4 else block
-    return block.view(np.uint8) if block.dtype.kind == "b" else block
-
-
-def _thresholded(values: NDArray[Any], cut: float, *, location: str) -> NDArray[np.uint8]:
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > 1:
-        raise VolumeError(
-            f"{location}: holds floats from {low:g} to {high:g}, probabilities lie in 0..1: apply the activation "
-            "first, or save labels as whole numbers."
-        )
-    mask: NDArray[np.uint8] = (values > cut).astype(np.uint8)
-    return mask
-
-
-def _whole(labels: NDArray[Any], *, location: str) -> NDArray[Any]:
-    if labels.dtype.kind != "f":
-        return labels
-    whole = labels.astype(np.int64)
-    if not np.array_equal(whole, labels):
-        raise VolumeError(f"{location}: the truth holds fractions, it must hold labels: save them as whole numbers.")
-    return whole
 
 
 def _scores(

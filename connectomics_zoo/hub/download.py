@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from connectomics_zoo.digests import file_git_sha1, file_sha256
 from connectomics_zoo.errors import HubError
+from connectomics_zoo.files.digests import file_git_sha1, file_sha256
 from connectomics_zoo.hub.client import cache_folder, explained, patiently
 
 _log = logging.getLogger(__name__)

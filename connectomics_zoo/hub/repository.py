@@ -9,16 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from connectomics_zoo.errors import HubError, WeightsError
+from connectomics_zoo.files.safetensors import PICKLES
+from connectomics_zoo.files.yaml import MAX_BYTES
 from connectomics_zoo.hub.client import Commit, cache_folder, explained, find_commit
 from connectomics_zoo.hub.download import fetch
-from connectomics_zoo.reading import MAX_BYTES
-from connectomics_zoo.tensors import PICKLES
-
-SPEC_FILE = "spec.yaml"
-"""Name of the spec in a repository; where there is none, its only YAML file is it."""
-
-WEIGHTS_FILE = "model.safetensors"
-"""Name of the weights in a repository; where there are none, its only safetensors file is it."""
+from connectomics_zoo.runs.folder import SPEC_FILE, WEIGHTS_FILE
 
 
 class HubReference(NamedTuple):

@@ -12,13 +12,13 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from connectomics_zoo.errors import OutputError
+from connectomics_zoo.files.atomic import PartialOutput
 from connectomics_zoo.phantom.grid import Integers, plan_grid
 from connectomics_zoo.phantom.rendering import acquire, render
 from connectomics_zoo.phantom.structure import distance_to_membrane, grow_cells, grow_organelles, label_half_width
 from connectomics_zoo.volumes.hdf5 import write_voxel_size
 from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX
 from connectomics_zoo.volumes.metadata import VoxelSize
-from connectomics_zoo.volumes.writing import PartialOutput
 
 _MITOCHONDRION_RADII_NM = (58.0, 125.0)
 _SMALLEST_PIECE_UM3 = 0.0003

@@ -10,13 +10,11 @@ from typing import Literal, get_args
 import numpy as np
 
 from connectomics_zoo.errors import InputSizeError, OutputError, SpecError, VolumeError
-from connectomics_zoo.predict.device import AskedPrecision, Engine
-from connectomics_zoo.registry import validate
+from connectomics_zoo.network.device import AskedPrecision, Engine
 from connectomics_zoo.schema.experiment import Merge, PredictionSpec, RunSpec, Views
+from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.volumes import Volume
-
-VOXEL_SIZE_TOLERANCE = 0.1
-"""Fraction by which a volume's voxels may differ from those that the network was trained on."""
+from connectomics_zoo.volumes.voxel_size import VOXEL_SIZE_TOLERANCE, lengths
 
 Output = Literal["probability", "label"]
 DType = Literal["uint8", "float16", "float32"]
@@ -172,8 +170,3 @@ def check_turns(spec: RunSpec, chosen: PredictionSpec, *, voxel_size_nm: tuple[f
             "views flips_and_turns need voxels as high as wide, and the network's are "
             f"{height:g} x {width:g} nm (y, x): give views flips."
         )
-
-
-def lengths(voxel_size_nm: tuple[float, float, float]) -> str:
-    """Return a voxel size as errors show it: `30 x 8 x 8`."""
-    return " x ".join(f"{length:g}" for length in voxel_size_nm)

@@ -7,16 +7,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from connectomics_zoo.acceleration import prepare_inference
 from connectomics_zoo.errors import CheckFailedError, LimitError
-from connectomics_zoo.hardware import is_out_of_memory
-from connectomics_zoo.load import load_file
-from connectomics_zoo.losses import activate
-from connectomics_zoo.predict.device import Engine, Precision
+from connectomics_zoo.network.acceleration import prepare_inference
+from connectomics_zoo.network.device import Engine, Precision
+from connectomics_zoo.network.hardware import is_out_of_memory
 from connectomics_zoo.predict.openvino_engine import convert
 from connectomics_zoo.predict.views import View, merge_views
-from connectomics_zoo.pretrained import Pretrained
 from connectomics_zoo.schema.experiment import Merge, RunSpec
+from connectomics_zoo.tasks.activations import activate
+from connectomics_zoo.weights.load import load_file
+from connectomics_zoo.weights.pretrained import Pretrained
 
 
 def make_forward(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from connectomics_zoo.errors import MissingPackageError, SpecError, ZooError
 from connectomics_zoo.fastpath import plain_only
-from connectomics_zoo.predict.device import Precision
+from connectomics_zoo.network.device import Precision
 
 _TELEMETRY = "openvino_telemetry"
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from connectomics_zoo.predict.grid import AxisGrid
-from connectomics_zoo.regions import Box
-from connectomics_zoo.resample import Factors, complete_voxels, network_range
+from connectomics_zoo.volumes.box import Box
+from connectomics_zoo.volumes.resample import Factors, complete_voxels, network_range
 
 MEMORY_BUDGET = 2 * 2**30
 """Bytes for image and sums of one column."""

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from connectomics_zoo.decode.stored import store_values
-from connectomics_zoo.decode.voxelwise import decode_voxels, decoded_channels
 from connectomics_zoo.errors import VolumeError
-from connectomics_zoo.intensity import scale_intensity
+from connectomics_zoo.network.device import AskedPrecision, Engine, Precision, choose_device, choose_precision
 from connectomics_zoo.predict import plan
 from connectomics_zoo.predict.checks import (
     DType,
@@ -23,21 +21,22 @@ from connectomics_zoo.predict.checks import (
     check_request,
     check_turns,
     check_volume,
-    lengths,
     prediction_spec,
     with_intensity_range,
 )
-from connectomics_zoo.predict.device import AskedPrecision, Engine, Precision, choose_device, choose_precision
 from connectomics_zoo.predict.network import make_forward
 from connectomics_zoo.predict.plan import Geometry, Span, make_geometry
 from connectomics_zoo.predict.slide import Finished, Forward, predict_column
 from connectomics_zoo.predict.views import plan_views
-from connectomics_zoo.pretrained import Frozen, find_run
-from connectomics_zoo.regions import box_shape, part_of, region_box
 from connectomics_zoo.schema.experiment import Merge, Region, RunSpec, Views
+from connectomics_zoo.tasks.voxelwise import decode_voxels, decoded_channels
 from connectomics_zoo.volumes import Content, Volume, WritableVolume, create_volume, open_volume
-from connectomics_zoo.volumes.carried import DEFAULT_CUT, task_text
+from connectomics_zoo.volumes.box import box_shape, part_of, region_box
+from connectomics_zoo.volumes.intensity import scale_intensity
+from connectomics_zoo.volumes.prediction import DEFAULT_CUT, store_values, task_text
+from connectomics_zoo.volumes.voxel_size import lengths
 from connectomics_zoo.volumes.writing import refuse_own_input
+from connectomics_zoo.weights.pretrained import Frozen, find_run
 
 Progress = Callable[[int, int], None]
 """Is told the voxels done so far, and all."""

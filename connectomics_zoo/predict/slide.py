@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from connectomics_zoo.predict.plan import CHUNK_EDGE, STRIP_VOXELS, Geometry, Plane, Span, rows_in_memory
-from connectomics_zoo.regions import Box
-from connectomics_zoo.resample import downsample_image, interpolate
+from connectomics_zoo.volumes.box import Box
+from connectomics_zoo.volumes.resample import downsample_image, interpolate
 
 Array = NDArray[np.float32]
 

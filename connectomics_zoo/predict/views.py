@@ -23,10 +23,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from connectomics_zoo.affinities import affinity_channels, convention_of, overlap_slices
 from connectomics_zoo.errors import SpecError
 from connectomics_zoo.schema.experiment import Merge, Views
 from connectomics_zoo.schema.task import ChannelSpec, TaskSpec
+from connectomics_zoo.tasks.affinities import affinity_channels, convention_of, overlap_slices
 
 DESCRIPTOR_AXES: dict[str, tuple[str, tuple[int, ...]]] = {
     "offset_z": ("offset_z", (0,)),

@@ -8,16 +8,17 @@ import shlex
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from connectomics_zoo.decode.settings import TUNED_FILE, fields_of
+from connectomics_zoo.decode.settings import fields_of
 from connectomics_zoo.hub import SPEC_FILE, HubReference
-from connectomics_zoo.losses import SCALE
 from connectomics_zoo.push.licences import hub_licence, licence_meaning
-from connectomics_zoo.push.measure import PICTURE_FILE, Measured
-from connectomics_zoo.push.story import describe_dataset, describe_part, describe_recipe, describe_split
+from connectomics_zoo.push.measured import PICTURE_FILE, Measured
+from connectomics_zoo.push.provenance import describe_dataset, describe_part, describe_recipe, describe_split
 from connectomics_zoo.push.trained import Trained
+from connectomics_zoo.runs.folder import METRICS_FILE
+from connectomics_zoo.runs.tuned import TUNED_FILE
 from connectomics_zoo.schema.experiment import PredictionSpec
 from connectomics_zoo.schema.task import TaskSpec
-from connectomics_zoo.training.report import METRICS_FILE
+from connectomics_zoo.tasks.activations import SCALE
 
 LIBRARY = "connectomics-zoo"
 CARD_FILE = "README.md"

@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from connectomics_zoo.decode.settings import TUNED_FILE
 from connectomics_zoo.errors import OutputError
 from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE
 from connectomics_zoo.push.card import CARD_FILE, CURVE_FILE, PROVENANCE_FILE
-from connectomics_zoo.push.measure import PICTURE_FILE
-from connectomics_zoo.training.report import METRICS_FILE
+from connectomics_zoo.push.measured import PICTURE_FILE
+from connectomics_zoo.runs.folder import METRICS_FILE
+from connectomics_zoo.runs.tuned import TUNED_FILE
 
 OPTIONAL_FILES = (PICTURE_FILE, CURVE_FILE, TUNED_FILE)
 """What some runs have: of an earlier push it is taken away if this one has it not."""

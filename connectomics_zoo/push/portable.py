@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from connectomics_zoo.errors import SpecError
-from connectomics_zoo.registry import is_elsewhere, is_private_source, volumes_of
+from connectomics_zoo.runs.portable import is_elsewhere, is_private_source, volumes_of
 from connectomics_zoo.schema.experiment import DataSpec, RunSpec, VolumePair
 from connectomics_zoo.schema.tuned import TunedDecoding
 from connectomics_zoo.volumes.location import split_location

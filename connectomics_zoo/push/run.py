@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-import shutil
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from connectomics_zoo.decode.settings import TUNED_FILE
-from connectomics_zoo.digests import file_sha256
 from connectomics_zoo.errors import HubError, OutputError, ZooError
+from connectomics_zoo.files.digests import file_sha256
+from connectomics_zoo.files.yaml import MAX_BYTES
 from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE, HubReference, fetch, find_commit
 from connectomics_zoo.push import upload
-from connectomics_zoo.push.card import CARD_FILE, CURVE_FILE, PROVENANCE_FILE, card_text
+from connectomics_zoo.push.card import CARD_FILE
 from connectomics_zoo.push.entry import (
     changed_text,
     hub_entry,
@@ -31,15 +28,12 @@ from connectomics_zoo.push.entry import (
     write_entry,
 )
 from connectomics_zoo.push.folder import OPTIONAL_FILES, copy_files, file_sizes, refuse_other_content
-from connectomics_zoo.push.measure import PICTURE_FILE, Measured, Tell, measure, measure_numbers, measure_objects
-from connectomics_zoo.push.portable import refuse_leaks
-from connectomics_zoo.push.story import provenance
+from connectomics_zoo.push.measured import PICTURE_FILE, Tell, measure_numbers, measure_objects
+from connectomics_zoo.push.package import Package, make_package, refuse_leaks_of
 from connectomics_zoo.push.trained import Request, Trained, read_trained, require_verified, write_trained
-from connectomics_zoo.reading import MAX_BYTES
-from connectomics_zoo.registry import is_elsewhere, is_private_source, volumes_of
+from connectomics_zoo.runs.tuned import TUNED_FILE
 from connectomics_zoo.schema.base import RepoId
 from connectomics_zoo.schema.model import WeightsEntry
-from connectomics_zoo.training.report import METRICS_FILE
 
 PREVIEW = "push-preview"
 """Folder in a run folder that a preview goes to by default."""
@@ -71,33 +65,6 @@ class PushReport:
     """Commits that were made; none where all was there already."""
     folder: str | None = None
     """The folder of a preview, or that of the spec."""
-
-
-@dataclass(frozen=True)
-class _Package:
-    """Everything that is given away, in a folder of its own, but for the card."""
-
-    trained: Trained
-    measured: Measured
-    folder: Path
-    entry: WeightsEntry
-    names: tuple[str, ...]
-
-    def paths(self, *more: str) -> dict[str, Path]:
-        return {name: self.folder / name for name in (*self.names, *more)}
-
-    def write_card(self, *, repo: str | None, revision: str | None) -> None:
-        assert self.entry.size is not None
-        text = card_text(
-            self.trained,
-            self.measured,
-            repo=repo,
-            revision=revision,
-            size=self.entry.size,
-            has_curve=CURVE_FILE in self.names,
-        )
-        (self.folder / CARD_FILE).write_text(text, encoding="utf-8")
-        _refuse_leaks(self.trained, self.folder, (CARD_FILE,))
 
 
 def push(
@@ -139,7 +106,7 @@ def push(
     upload.refuse_foreign(repository, model=trained.public.model.name)
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
-        package = _make(trained, Path(scratch), pictures=pictures, tell=_keeping(notes, tell))
+        package = make_package(trained, Path(scratch), pictures=pictures, tell=_keeping(notes, tell))
         entry = package.entry
         if spec is not None:
             refuse_other_weights(read_own_spec(spec, trained), trained.tag, sha256=entry.sha256, repo=repo)
@@ -197,7 +164,7 @@ def preview(
     refuse_other_content(folder)
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
-        package = _make(trained, Path(scratch), pictures=pictures, tell=_keeping(notes, tell))
+        package = make_package(trained, Path(scratch), pictures=pictures, tell=_keeping(notes, tell))
         package.write_card(repo=repo, revision=None)
         files = package.paths(CARD_FILE)
         copy_files(files, folder)
@@ -245,7 +212,7 @@ def ship(request: Request, spec: Path, *, output: Path | None = None, tell: Tell
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / WEIGHTS_FILE
         write_trained(trained, made.parent)
-        _refuse_leaks(trained, made.parent, (SPEC_FILE,))
+        refuse_leaks_of(trained, made.parent, (SPEC_FILE,))
         entry = _entry_beside(trained, made, name=name)
         refuse_other_weights(own, trained.tag, sha256=entry.sha256, repo=None)
         target = folder / name
@@ -292,47 +259,7 @@ def check_repo(repo: str) -> None:
         ) from None
 
 
-def _make(trained: Trained, folder: Path, *, pictures: bool, tell: Tell) -> _Package:
-    """Write everything but the card into `folder`, after the run was verified."""
-    require_verified(trained.folder)
-    write_trained(trained, folder)
-    measured = measure(folder, trained.run, pictures=pictures, tell=tell)
-    weights = folder / WEIGHTS_FILE
-    digest, size = file_sha256(weights), weights.stat().st_size
-    story = provenance(trained, sha256=digest, size=size)
-    (folder / PROVENANCE_FILE).write_text(json.dumps(story, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    tuned = [] if trained.tuned is None else [TUNED_FILE]
-    names = [WEIGHTS_FILE, SPEC_FILE, METRICS_FILE, *tuned, PROVENANCE_FILE]
-    if measured.has_picture:
-        names.append(PICTURE_FILE)
-    if pictures and (trained.folder / CURVE_FILE).is_file():
-        shutil.copyfile(trained.folder / CURVE_FILE, folder / CURVE_FILE)
-        names.append(CURVE_FILE)
-    _refuse_leaks(trained, folder, [name for name in names if name != WEIGHTS_FILE])
-    objects = {name: score for name, score in measured.scores.items() if name not in trained.metrics}
-    entry = package_entry(trained, sha256=digest, size=size, probe=measured.probe, scores=objects)
-    return _Package(trained, measured, folder, entry, tuple(names))
-
-
-def _refuse_leaks(trained: Trained, folder: Path, names: Iterable[str]) -> None:
-    data, source = trained.run.data, trained.run.init_from
-    places = [
-        Path.home(),
-        Path.cwd(),
-        folder,
-        trained.folder.resolve(),
-        *map(Path, filter(is_elsewhere, volumes_of(data))),
-    ]
-    if source is not None and is_private_source(source):
-        places.append(Path(source))
-    if trained.tuned is not None:
-        places += map(Path, filter(is_elsewhere, (trained.tuned.prediction, trained.tuned.truth)))
-    if data.root is not None:
-        places.append(Path(data.root).expanduser().resolve())
-    refuse_leaks({name: (folder / name).read_bytes() for name in names}, [*places, *(item.parent for item in places)])
-
-
-def _commit(repository: upload.Repository, package: _Package, *, revision: str | None, message: str) -> tuple[str, int]:
+def _commit(repository: upload.Repository, package: Package, *, revision: str | None, message: str) -> tuple[str, int]:
     """Commit what is not there yet; return the commit of the weights (`revision` if there was one), and how many."""
     entry, commits = package.entry, 0
     assert entry.size is not None
@@ -366,7 +293,7 @@ def _keeping(notes: list[str], tell: Tell) -> Tell:
     return keep
 
 
-def _pushed_revision(repository: upload.Repository, package: _Package) -> str | None:
+def _pushed_revision(repository: upload.Repository, package: Package) -> str | None:
     """Return the commit that holds exactly this package already, None where there is none."""
     stale = [name for name in OPTIONAL_FILES if name not in package.names and name in repository.files]
     if stale or repository.head is None or not upload.holds(repository, package.paths()):
@@ -391,7 +318,7 @@ def _has(repo: str, revision: str, entry: WeightsEntry) -> bool:
     return found is not None and found.sha256 == entry.sha256
 
 
-def _announce(repository: upload.Repository, package: _Package, *, tell: Tell) -> None:
+def _announce(repository: upload.Repository, package: Package, *, tell: Tell) -> None:
     files = file_sizes(package.paths())
     total = sum(files.values()) / 1e6
     shown = f"; {PICTURE_FILE} shows your data" if PICTURE_FILE in files else ""

@@ -14,20 +14,20 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
-from connectomics_zoo.decode.settings import TUNED_FILE, write_tuned
 from connectomics_zoo.errors import CheckFailedError, SpecError, WeightsError
+from connectomics_zoo.files.yaml import dump_yaml, read_yaml
 from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE
 from connectomics_zoo.push.portable import portable_run, portable_tuned
-from connectomics_zoo.reading import dump_yaml, read_yaml
-from connectomics_zoo.registry import get_run, validate
+from connectomics_zoo.runs.folder import METRICS_FILE, get_run
+from connectomics_zoo.runs.metrics import read_metrics
+from connectomics_zoo.runs.tuned import TUNED_FILE, write_tuned
 from connectomics_zoo.schema.base import Name, Sentence
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.tuned import TunedDecoding
-from connectomics_zoo.training.report import METRICS_FILE
-from connectomics_zoo.validation import read_metrics
+from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.verify import verify
-from connectomics_zoo.weights import read_weights
+from connectomics_zoo.weights.storage import read_weights
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from connectomics_zoo.digests import file_git_sha1, file_sha256
 from connectomics_zoo.errors import HubError, ZooError
+from connectomics_zoo.files.digests import file_git_sha1, file_sha256
+from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.hub import (
     SPEC_FILE,
     WEIGHTS_FILE,
@@ -22,9 +23,8 @@ from connectomics_zoo.hub import (
     fetch_spec,
     find_commit,
 )
-from connectomics_zoo.reading import read_yaml
-from connectomics_zoo.registry import validate
 from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.schema.validation import validate
 
 _NEUTRAL = (".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")
 """Files that say nothing of what a repository is for."""

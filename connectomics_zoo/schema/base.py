@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from connectomics_zoo.errors import nearest
-from connectomics_zoo.reading import MAX_EDGE as MAX_EDGE  # builders see the schema alone
+from connectomics_zoo.files.yaml import MAX_EDGE as MAX_EDGE  # builders see the schema alone
 
 
 class Node(BaseModel):

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from connectomics_zoo.reading import MAX_EDGE
+from connectomics_zoo.files.yaml import MAX_EDGE
 from connectomics_zoo.schema.base import (
     MAX_WEIGHTS_BYTES,
     Name,

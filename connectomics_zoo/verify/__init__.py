@@ -1,6 +1,7 @@
 """Proves what specs declare, by reading, building and running the models; importing it imports no torch."""
 
-from connectomics_zoo.verify.report import LEVELS, Check, Level, ModelReport, VerifyReport
+from connectomics_zoo.specs.expectation import Check, Level
+from connectomics_zoo.verify.report import LEVELS, ModelReport, VerifyReport
 from connectomics_zoo.verify.run import Progress, verify
 
 __all__ = ["LEVELS", "Check", "Level", "ModelReport", "Progress", "VerifyReport", "verify"]

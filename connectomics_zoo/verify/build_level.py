@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from connectomics_zoo.build import (
+from connectomics_zoo.network.build import (
     build_meta,
     count_buffers,
     count_flops,
@@ -16,8 +16,9 @@ from connectomics_zoo.build import (
     flops_shape,
 )
 from connectomics_zoo.schema.model import Expectation, Flops, ModelSpec, ParameterCounts
+from connectomics_zoo.specs.expectation import Check, compare_counts, equal
 from connectomics_zoo.verify.meta_pass import MetaPass
-from connectomics_zoo.verify.report import Check, collect, equal
+from connectomics_zoo.verify.report import collect
 
 
 def check_build(spec: ModelSpec) -> list[Check]:
@@ -55,14 +56,6 @@ def _counts(spec: ModelSpec, declared: Expectation, full: nn.Module, single: nn.
     yield from compare_counts(declared, measured)
     if declared.fingerprint != measured.fingerprint:
         yield from _blame_channels(spec, declared)
-
-
-def compare_counts(declared: Expectation, measured: Expectation) -> Iterator[Check]:
-    """Yield the comparison of counts and fingerprints."""
-    for name in ("training", "inference"):
-        yield equal(f"expect.parameters.{name}", getattr(declared.parameters, name), getattr(measured.parameters, name))
-    yield equal("expect.buffers", declared.buffers, measured.buffers)
-    yield equal("expect.fingerprint", declared.fingerprint, measured.fingerprint)
 
 
 def _blame_channels(spec: ModelSpec, expect: Expectation) -> Iterator[Check]:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from connectomics_zoo.build import build, probe_shape, run_probe
-from connectomics_zoo.compare import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from connectomics_zoo.errors import InputSizeError, LimitError
+from connectomics_zoo.network.build import build, probe_shape, run_probe
 from connectomics_zoo.schema.model import ModelSpec, Probe
+from connectomics_zoo.specs.expectation import Check, compare_probe, equal
 from connectomics_zoo.verify.build_level import compare_outputs, second_size
-from connectomics_zoo.verify.report import Check, collect, equal
-from connectomics_zoo.weights import transfer
+from connectomics_zoo.verify.report import collect
+from connectomics_zoo.weights.transfer import transfer
 
 MAX_ELEMENTS = 2**24
 """Elements of an input that is run: a spec that declares more is refused before memory is taken."""
@@ -55,28 +55,6 @@ def _checks(spec: ModelSpec) -> Iterator[Check]:
 def _built(spec: ModelSpec, networks: list[nn.Module]) -> Iterator[Check]:
     networks.append(build(spec, deep_supervision=True))
     yield Check("arch", ok=True)
-
-
-def compare_probe(declared: Probe, measured: Probe) -> Iterator[Check]:
-    """Yield the comparison of two probes at the same input, number by number."""
-    for name, output in measured.outputs.items():
-        path = f"expect.probe.outputs.{name}"
-        if name not in declared.outputs:
-            yield Check(path, ok=False, measured=output.model_dump(mode="json"), note="not declared")
-            continue
-        given = declared.outputs[name]
-        yield _close(f"{path}.rms", given.rms, output.rms, scale=0.0)
-        yield equal(f"{path}.values", len(given.values), len(output.values), "number of values")
-        for index, (value, found) in enumerate(zip(given.values, output.values, strict=False)):
-            yield _close(f"{path}.values[{index}]", value, found, scale=output.rms)
-    for name in declared.outputs.keys() - measured.outputs.keys():
-        yield Check(f"expect.probe.outputs.{name}", ok=False, note="the network has no such output")
-
-
-def _close(path: str, declared: float, measured: float, *, scale: float) -> Check:
-    allowed = RELATIVE_TOLERANCE * abs(declared) + ABSOLUTE_TOLERANCE * scale
-    ok = math.isfinite(measured) and abs(measured - declared) <= allowed
-    return Check(path, ok, declared, measured, "" if ok else f"allowed difference {allowed:.2g}")
 
 
 def _probe(spec: ModelSpec, declared: Probe) -> Iterator[Check]:

@@ -6,51 +6,12 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
 from xml.etree import ElementTree
 
-Level = Literal["schema", "build", "forward", "weights"]
+from connectomics_zoo.specs.expectation import Check, Level
 
 LEVELS: tuple[Level, ...] = ("schema", "build", "forward", "weights")
 """Each level includes the ones before it."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One declaration, and what was found."""
-
-    path: str
-    """The declaration: the path of a field in the spec (`outputs[1].stride`), or what else was checked."""
-    ok: bool
-    """Whether it holds."""
-    declared: Any = None
-    """The declared value, as plain data."""
-    measured: Any = None
-    """The value that was found, as plain data."""
-    note: str = ""
-    """What the values alone do not say: how it was measured, or the text of an error."""
-    level: Level = "schema"
-    """The level that made the check."""
-    is_score: bool = False
-    """Whether a score on data is declared."""
-    skipped: bool = False
-    """Whether it could not be checked, for the reason in `note`."""
-
-    def describe(self) -> str:
-        """The check in one line."""
-        values = [
-            f"{label} {_short(value)}"
-            for label, value in (("declared", self.declared), ("measured", self.measured))
-            if value is not None
-        ]
-        parts = [part for part in (", ".join(values), self.note) if part]
-        return f"{self.path}: {'; '.join(parts) or 'ok'}"
-
-
-def equal(path: str, declared: Any, measured: Any, note: str = "") -> Check:
-    """Return the check that `declared` is exactly what was `measured`; `note` is kept where it is not."""
-    ok = declared == measured
-    return Check(path, ok, declared, measured, "" if ok else note)
 
 
 def collect(level: Level, path: str, checks: Iterable[Check]) -> Iterator[Check]:
@@ -169,8 +130,3 @@ class VerifyReport:
 def _xml_safe(text: str) -> str:
     """Leave out the control characters that XML cannot hold."""
     return "".join(character for character in text if character in "\t\n" or character.isprintable())
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 160 else text[:157] + "..."

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from connectomics_zoo import catalog, lock
+from connectomics_zoo import catalog
 from connectomics_zoo.errors import VolumeError, ZooError
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.verify.report import LEVELS, Check, Level, ModelReport, VerifyReport
+from connectomics_zoo.specs import releases
+from connectomics_zoo.specs.expectation import Check, Level
+from connectomics_zoo.specs.selection import Target, select
+from connectomics_zoo.verify.report import LEVELS, ModelReport, VerifyReport
 from connectomics_zoo.verify.schema_level import check_file
-from connectomics_zoo.verify.select import Target, select
 
 Progress = Callable[[int, int, str], None]
 """Called with (specs done, specs in all, the spec that comes next); at the end the last one is empty."""
@@ -133,7 +135,7 @@ def _withdrawn(patterns: Sequence[str], targets: Sequence[Target]) -> list[Model
         if not chosen and patterns:
             continue
         try:
-            references = lock.withdrawn(home)
+            references = releases.withdrawn(home)
         except ZooError:
             continue  # a lock that cannot be read fails the check of each of its specs
         for reference in references:

@@ -7,16 +7,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from connectomics_zoo import catalog, json_schema, lock
+from connectomics_zoo import catalog
 from connectomics_zoo.errors import ZooError
-from connectomics_zoo.reading import read_yaml
-from connectomics_zoo.registry import validate_arch
+from connectomics_zoo.files.yaml import read_yaml
+from connectomics_zoo.schema import json_schema
 from connectomics_zoo.schema.base import readable_path
 from connectomics_zoo.schema.builder import builder_module
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.verify.report import Check, collect, equal
-from connectomics_zoo.verify.select import Target
+from connectomics_zoo.specs import releases
+from connectomics_zoo.specs.expectation import Check, equal
+from connectomics_zoo.specs.resolve import validate_arch
+from connectomics_zoo.specs.selection import Target
+from connectomics_zoo.verify.report import collect
 
 
 def check_file(target: Target) -> tuple[ModelSpec | None, list[Check]]:
@@ -86,7 +89,7 @@ def _place(spec: ModelSpec, entry: catalog.Entry) -> Iterator[Check]:
 def _lock(spec: ModelSpec | None, document: dict[str, Any], entry: catalog.Entry | None) -> Iterator[Check]:
     """The spec is what was released; of a document that is no valid spec, what it states is."""
     home = None if entry is None else entry.catalog
-    findings = lock.check_document(document, home=home) if spec is None else lock.check(spec, home=home)
+    findings = releases.check_document(document, home=home) if spec is None else releases.check(spec, home=home)
     for path, declared, released, note in findings:
         yield Check(path, ok=False, declared=declared, measured=released, note=note)
     if not findings and spec is not None:

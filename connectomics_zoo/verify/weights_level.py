@@ -8,28 +8,29 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from connectomics_zoo.build import probe_network
-from connectomics_zoo.digests import SUMS_FILE, check_sums
 from connectomics_zoo.errors import LimitError, MissingPackageError
-from connectomics_zoo.fit import find_misfits
+from connectomics_zoo.files.digests import SUMS_FILE, check_sums
+from connectomics_zoo.files.yaml import dump_yaml, read_yaml
 from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE
-from connectomics_zoo.load import load_file
-from connectomics_zoo.pretrained import (
+from connectomics_zoo.network.build import probe_network
+from connectomics_zoo.runs.folder import METRICS_FILE, get_run
+from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.schema.model import ModelSpec, Probe
+from connectomics_zoo.specs.expectation import Check, compare_probe, equal
+from connectomics_zoo.specs.identity import is_same_network
+from connectomics_zoo.specs.lookup import check_tag
+from connectomics_zoo.specs.selection import Target
+from connectomics_zoo.verify.forward_level import require_modest
+from connectomics_zoo.verify.report import collect
+from connectomics_zoo.weights.load import load_file
+from connectomics_zoo.weights.match import find_misfits
+from connectomics_zoo.weights.pretrained import (
     Pretrained,
     embedded_run,
     find_pretrained,
-    is_same_network,
     weights_path,
     with_channels_of,
 )
-from connectomics_zoo.reading import dump_yaml, read_yaml
-from connectomics_zoo.registry import check_tag, get_run
-from connectomics_zoo.schema.experiment import RunSpec
-from connectomics_zoo.schema.model import ModelSpec, Probe
-from connectomics_zoo.training.report import METRICS_FILE
-from connectomics_zoo.verify.forward_level import compare_probe, require_modest
-from connectomics_zoo.verify.report import Check, collect, equal
-from connectomics_zoo.verify.select import Target
 
 TOLERANCE = 0.005
 """Between a declared score and the one that is measured again."""
@@ -139,7 +140,7 @@ def _scores_declared(spec: ModelSpec, tag: str, folder: Path, data: Sequence[Pat
 
 def _scores_of_run(folder: Path, data: Sequence[Path]) -> Iterator[Check]:
     """Yield whether the weights of a run folder still have the scores that training wrote down."""
-    from connectomics_zoo.validation import read_metrics
+    from connectomics_zoo.runs.metrics import read_metrics
 
     if read_yaml(folder / SPEC_FILE).get("kind") != "run" or not (folder / METRICS_FILE).is_file():
         yield from _unmeasured("metrics", f"no scores ({METRICS_FILE}) lie beside the weights")
@@ -154,7 +155,8 @@ def _scores(
     folder: Path, run: RunSpec, declared: Mapping[str, float], data: Sequence[Path], *, label: str
 ) -> Iterator[Check]:
     """Yield whether each declared score is measured again, where its data is at hand."""
-    from connectomics_zoo.validation import OBJECT_SCORES, object_scores, place, validation_files, voxel_scores
+    from connectomics_zoo.train.validation import voxel_scores
+    from connectomics_zoo.verify.validation_scores import OBJECT_SCORES, object_scores, place, validation_files
 
     placed = place(run, data)
     if placed is None or not declared:

@@ -1,9 +1,10 @@
 """Lazy reading and writing of volumes in HDF5, TIFF and Zarr."""
 
+from connectomics_zoo.files.atomic import PartialOutput
 from connectomics_zoo.volumes.checks import Region
 from connectomics_zoo.volumes.metadata import Content, Part, VoxelSize
 from connectomics_zoo.volumes.volume import Volume, check_mask, check_pair, open_volume
-from connectomics_zoo.volumes.writing import PartialOutput, WritableVolume, create_volume
+from connectomics_zoo.volumes.writing import WritableVolume, create_volume
 
 __all__ = [
     "Content",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from connectomics_zoo.errors import VolumeError, ZooError
+from connectomics_zoo.errors import VolumeError, ZooError, reason
 
 Region = tuple[slice, slice, slice]
 """A box of voxels: slices of whole numbers along z, y and x, with step 1."""
@@ -81,10 +80,3 @@ def readable(location: object, *, kind: str) -> Iterator[None]:
         raise VolumeError(
             f"{location}: cannot be read as {kind} ({reason(error)}), check that it is complete and of that kind."
         ) from error
-
-
-def reason(error: BaseException) -> str:
-    """Return in a few words what `error` says."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return os.strerror(error.errno)
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

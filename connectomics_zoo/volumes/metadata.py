@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from connectomics_zoo.reading import MAX_BYTES
+from connectomics_zoo.files.yaml import MAX_BYTES
 
 VoxelSize = tuple[float, float, float]
 """Edge lengths of a voxel (z, y, x) in nanometres."""

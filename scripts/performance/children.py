@@ -43,20 +43,20 @@ def _import(folder: str) -> Any:
     """Import all that either way needs, and read the spec once."""
     import zoo.builders.nets.mednext  # noqa: F401  (a builder imports it when it builds)
     from connectomics_zoo.bench.memory import read_status, reset_peak
-    from connectomics_zoo.load import load  # noqa: F401
-    from connectomics_zoo.registry import get_spec
+    from connectomics_zoo.specs.lookup import get_spec
+    from connectomics_zoo.weights.load import load  # noqa: F401
 
     return get_spec(folder), lambda: reset_peak(torch.device("cpu")), read_status
 
 
 def _load_with_zoo(folder: str) -> Any:
-    from connectomics_zoo.load import load
+    from connectomics_zoo.weights.load import load
 
     return load(folder)
 
 
 def _load_plainly(spec: Any, folder: str) -> Any:
-    from connectomics_zoo.build import build
+    from connectomics_zoo.network.build import build
 
     network = build(spec, deep_supervision=True)
     network.load_state_dict(torch.load(Path(folder) / PICKLE))

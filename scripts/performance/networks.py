@@ -12,8 +12,8 @@ import torch
 from connectomics_zoo.bench import BenchReport, Measurement, ModelBench, bench
 from connectomics_zoo.bench.memory import peak_memory
 from connectomics_zoo.bench.variants import Mode, Variant, input_shape, variants
-from connectomics_zoo.listing import read_rows
-from connectomics_zoo.registry import get_spec
+from connectomics_zoo.specs.listing import read_rows
+from connectomics_zoo.specs.lookup import get_spec
 from performance.common import Settings, aim, megabytes, seconds, shape, table, threads, times
 
 AIMS = {

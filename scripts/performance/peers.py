@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from connectomics_zoo.bench.timing import alternate, relative_error
 from connectomics_zoo.bench.variants import Precision, Variant, infer, input_shape, make_input, make_network
-from connectomics_zoo.build import count_parameters
 from connectomics_zoo.fastpath import plain_only
+from connectomics_zoo.network.build import count_parameters
 from connectomics_zoo.predict.openvino_engine import import_openvino
-from connectomics_zoo.registry import get_spec
 from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.specs.lookup import get_spec
 from performance.common import Settings, aim, seconds, shape, table, this_machine, threads, times
 
 MODEL = "mednext-S"

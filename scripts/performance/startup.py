@@ -16,11 +16,12 @@ from typing import Any
 import torch
 
 from connectomics_zoo.bench.timing import alternate
-from connectomics_zoo.build import build
+from connectomics_zoo.files.yaml import dump_yaml
 from connectomics_zoo.hub import WEIGHTS_FILE
-from connectomics_zoo.reading import dump_yaml
-from connectomics_zoo.registry import RUN_SPEC, get_spec
-from connectomics_zoo.weights import write_weights
+from connectomics_zoo.network.build import build
+from connectomics_zoo.runs.folder import RUN_SPEC
+from connectomics_zoo.specs.lookup import get_spec
+from connectomics_zoo.weights.storage import write_weights
 from performance.children import PICKLE
 from performance.common import Settings, aim, megabytes, seconds, table, this_machine, times
 

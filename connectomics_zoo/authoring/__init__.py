@@ -1,0 +1,1 @@
+"""What writers of specs need: new models, and what is recorded of them."""

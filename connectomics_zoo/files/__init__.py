@@ -1,0 +1,1 @@
+"""What is on disk, whatever it means: YAML, safetensors headers, digests, files that appear whole."""

@@ -1,0 +1,1 @@
+"""Downloads trained weights, checked."""

@@ -1,0 +1,190 @@
+"""Measures what is given away, from the very files: numbers for the card, scores again, and a picture."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from connectomics_zoo.errors import VolumeError, ZooError
+from connectomics_zoo.network.build import count_parameters, fingerprint, probe_network, probe_shape
+from connectomics_zoo.pictures.comparison import draw_comparison
+from connectomics_zoo.predict import predict
+from connectomics_zoo.schema.experiment import Region, RunSpec
+from connectomics_zoo.schema.model import ParameterCounts, Probe
+from connectomics_zoo.tasks.targets import make_targets
+from connectomics_zoo.train.validation import voxel_scores
+from connectomics_zoo.verify.validation_scores import object_scores
+from connectomics_zoo.volumes import open_volume
+from connectomics_zoo.volumes.box import Box, region_box
+from connectomics_zoo.volumes.pair_reader import PairReader
+from connectomics_zoo.weights.load import load
+
+PICTURE_FILE = "prediction.png"
+
+MOST_PIXELS = 1024
+"""Voxels of a section that are predicted and drawn along each axis: the middle ones."""
+
+SECTIONS = 2
+PICTURE_WIDTH = 1600
+"""Pixels of the picture, which a browser loads."""
+
+Tell = Callable[[str], None]
+"""Is told what is being done, or could not be."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of the files that are given away."""
+
+    parameters: ParameterCounts
+    """Parameters of the network, with and without the deep-supervision heads."""
+    fingerprint: str
+    """Digest over keys, shapes and types of its state dict."""
+    probe: Probe
+    """What it computes with these weights for the name-seeded input."""
+    scores: dict[str, float]
+    """The task's metrics once more, and those of its objects, on the validation data; empty where that is not at
+    hand."""
+    has_picture: bool
+    """Whether there is a picture of a prediction beside the truth."""
+
+
+def measure_numbers(folder: Path, run: RunSpec) -> tuple[ParameterCounts, str, Probe]:
+    """Return parameters, fingerprint and probe of the network whose files lie in `folder`."""
+    network = load(folder)
+    probe = probe_network(network, run.model, probe_shape(run.model))
+    single = load(folder, deep_supervision=False) if len(run.model.outputs) > 1 else network
+    counts = ParameterCounts(training=count_parameters(network), inference=count_parameters(single))
+    return counts, fingerprint(network), probe
+
+
+def measure(folder: Path, run: RunSpec, *, pictures: bool, tell: Tell) -> Measured:
+    """Measure the files in `folder`, and draw the picture into it.
+
+    Args:
+        folder: a run folder without places of this machine.
+        run: the spec of that run with them.
+        pictures: draw a picture, which shows the data.
+        tell: is told what could not be measured.
+    """
+    parameters, digest, probe = measure_numbers(folder, run)
+    scores: dict[str, float] = {}
+    has_picture = False
+    with _readers(run, tell) as readers:
+        if readers:
+            tell(f"scoring again on {', '.join(pair.image for pair in run.data.validation)}")
+            scores = voxel_scores(folder, run) | measure_objects(folder, run, tell=tell)
+        if readers and pictures:
+            _draw(folder, run, readers[0])
+            has_picture = True
+    return Measured(parameters, digest, probe, scores, has_picture)
+
+
+def measure_objects(folder: Path, run: RunSpec, *, tell: Tell) -> dict[str, float]:
+    """Return the scores of the objects that the files in `folder` give, empty where there are none.
+
+    Args:
+        folder: a run folder without places of this machine.
+        run: the spec of that run with them.
+        tell: is told what is measured, and what could not be.
+    """
+    if not run.task.decode.is_instances or not run.data.validation:
+        return {}
+    tell(f"scoring objects on {', '.join(pair.image for pair in run.data.validation)}")
+    try:
+        return object_scores(folder, run)
+    except ZooError as error:
+        tell(f"the scores of objects were not measured: {error}")
+        return {}
+
+
+@contextmanager
+def _readers(run: RunSpec, tell: Tell) -> Iterator[list[PairReader]]:
+    """Open the validation volumes; give none if one is not at hand, and tell so."""
+    readers: list[PairReader] = []
+    try:
+        try:
+            readers = [PairReader(pair, run.data) for pair in run.data.validation]
+        except VolumeError as error:
+            tell(f"no score was measured again and no picture was made: the validation data is not at hand ({error})")
+        if not run.data.validation:
+            tell("no score was measured and no picture was made: the run has no validation data")
+        yield readers
+    finally:
+        for reader in readers:
+            reader.close()
+
+
+def _draw(folder: Path, run: RunSpec, reader: PairReader) -> None:
+    """Draw image, truth, prediction and errors of the middle of the first validation region."""
+    box = _middle(run, region_box(reader.pair.region, shape=reader.image.shape))
+    z, y, x = ((part.start, part.stop) for part in box)
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch) / "prediction.h5"
+        predict(folder, reader.image.location, place, region=Region(z=z, y=y, x=x), dtype="float32")
+        with open_volume(place) as volume:
+            depth, height, width = volume.shape
+            values = volume.read((slice(0, depth), slice(0, height), slice(0, width)))
+    values = values if values.ndim == 4 else values[np.newaxis]
+    channel = _drawn_channel(run)
+    if run.task.decode.method == "argmax":
+        shown = (values.argmax(axis=0) == channel).astype(np.float32)
+    else:
+        shown = values[channel]
+    labels, annotated = reader.read_volume_truth(box)
+    targets = make_targets(labels, task=run.task, voxel_size_nm=reader.image.voxel_size_nm, annotated=annotated)
+    known = targets.known[channel]
+    image = reader.image.read(box)
+    rows = _drawn_rows(known)
+    draw_comparison(
+        folder / PICTURE_FILE,
+        raw=(image if image.ndim == 3 else image[0])[rows],
+        truth=targets.values[channel][rows],
+        known=known[rows],
+        prediction=shown[rows],
+        threshold=run.task.decode.cut,
+        voxel_size_nm=reader.image.voxel_size_nm,
+        section_names=[f"z = {box[0].start + row}" for row in rows],
+        title=f"{run.task.channels[channel].name}, on validation data",
+    )
+    _shrink(folder / PICTURE_FILE)
+
+
+def _middle(run: RunSpec, box: Box) -> Box:
+    """Return the middle of `box`: as deep as a window, and at most `MOST_PIXELS` high and wide."""
+    window = run.prediction.window or run.training.patch_size
+    most = (window[0] * run.data.downsample[0], MOST_PIXELS, MOST_PIXELS)
+    z, y, x = (
+        slice(part.start + spare // 2, part.stop - (spare - spare // 2))
+        for part, spare in ((part, max(0, part.stop - part.start - edge)) for part, edge in zip(box, most, strict=True))
+    )
+    return z, y, x
+
+
+def _drawn_rows(known: NDArray[np.bool_]) -> list[int]:
+    """Return evenly spaced sections of those of which something is known (Z, Y, X), or of all where there is none."""
+    sections = np.flatnonzero(known.any(axis=(1, 2))) if known.any() else np.arange(len(known))
+    count = min(SECTIONS, len(sections))
+    return [int(sections[int((index + 0.5) * len(sections) / SECTIONS)]) for index in range(count)]
+
+
+def _drawn_channel(run: RunSpec) -> int:
+    """Return the first channel that is scored and was trained, or the first one."""
+    return next((index for index in run.task.scored if run.task.channels[index].losses), 0)
+
+
+def _shrink(path: Path) -> None:
+    """Make the picture small enough for a web page: fewer pixels, 256 colours, of which none is lost to the greys."""
+    with Image.open(path) as picture:
+        small = picture.convert("RGB")
+    if small.width > PICTURE_WIDTH:
+        height = round(small.height * PICTURE_WIDTH / small.width)
+        small = small.resize((PICTURE_WIDTH, height), Image.Resampling.LANCZOS)
+    small.quantize(256, method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)

@@ -1,0 +1,91 @@
+"""What is pushed: every file of it, made from a verified run in a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from connectomics_zoo.files.digests import file_sha256
+from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE
+from connectomics_zoo.push.card import CARD_FILE, CURVE_FILE, PROVENANCE_FILE, card_text
+from connectomics_zoo.push.entry import (
+    package_entry,
+)
+from connectomics_zoo.push.measured import PICTURE_FILE, Measured, Tell, measure
+from connectomics_zoo.push.portable import refuse_leaks
+from connectomics_zoo.push.provenance import provenance
+from connectomics_zoo.push.trained import Trained, require_verified, write_trained
+from connectomics_zoo.runs.folder import METRICS_FILE
+from connectomics_zoo.runs.portable import is_elsewhere, is_private_source, volumes_of
+from connectomics_zoo.runs.tuned import TUNED_FILE
+from connectomics_zoo.schema.model import WeightsEntry
+
+
+@dataclass(frozen=True)
+class Package:
+    """Everything that is given away, in a folder of its own, but for the card."""
+
+    trained: Trained
+    measured: Measured
+    folder: Path
+    entry: WeightsEntry
+    names: tuple[str, ...]
+
+    def paths(self, *more: str) -> dict[str, Path]:
+        return {name: self.folder / name for name in (*self.names, *more)}
+
+    def write_card(self, *, repo: str | None, revision: str | None) -> None:
+        assert self.entry.size is not None
+        text = card_text(
+            self.trained,
+            self.measured,
+            repo=repo,
+            revision=revision,
+            size=self.entry.size,
+            has_curve=CURVE_FILE in self.names,
+        )
+        (self.folder / CARD_FILE).write_text(text, encoding="utf-8")
+        refuse_leaks_of(self.trained, self.folder, (CARD_FILE,))
+
+
+def make_package(trained: Trained, folder: Path, *, pictures: bool, tell: Tell) -> Package:
+    """Write everything but the card into `folder`, after the run was verified."""
+    require_verified(trained.folder)
+    write_trained(trained, folder)
+    measured = measure(folder, trained.run, pictures=pictures, tell=tell)
+    weights = folder / WEIGHTS_FILE
+    digest, size = file_sha256(weights), weights.stat().st_size
+    story = provenance(trained, sha256=digest, size=size)
+    (folder / PROVENANCE_FILE).write_text(json.dumps(story, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    tuned = [] if trained.tuned is None else [TUNED_FILE]
+    names = [WEIGHTS_FILE, SPEC_FILE, METRICS_FILE, *tuned, PROVENANCE_FILE]
+    if measured.has_picture:
+        names.append(PICTURE_FILE)
+    if pictures and (trained.folder / CURVE_FILE).is_file():
+        shutil.copyfile(trained.folder / CURVE_FILE, folder / CURVE_FILE)
+        names.append(CURVE_FILE)
+    refuse_leaks_of(trained, folder, [name for name in names if name != WEIGHTS_FILE])
+    objects = {name: score for name, score in measured.scores.items() if name not in trained.metrics}
+    entry = package_entry(trained, sha256=digest, size=size, probe=measured.probe, scores=objects)
+    return Package(trained, measured, folder, entry, tuple(names))
+
+
+def refuse_leaks_of(trained: Trained, folder: Path, names: Iterable[str]) -> None:
+    data, source = trained.run.data, trained.run.init_from
+    places = [
+        Path.home(),
+        Path.cwd(),
+        folder,
+        trained.folder.resolve(),
+        *map(Path, filter(is_elsewhere, volumes_of(data))),
+    ]
+    if source is not None and is_private_source(source):
+        places.append(Path(source))
+    if trained.tuned is not None:
+        places += map(Path, filter(is_elsewhere, (trained.tuned.prediction, trained.tuned.truth)))
+    if data.root is not None:
+        places.append(Path(data.root).expanduser().resolve())
+    refuse_leaks({name: (folder / name).read_bytes() for name in names}, [*places, *(item.parent for item in places)])

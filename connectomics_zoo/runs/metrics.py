@@ -1,0 +1,29 @@
+"""The final scores of a run, in its folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from connectomics_zoo.errors import WeightsError
+from connectomics_zoo.runs.folder import METRICS_FILE
+
+
+def read_metrics(folder: Path) -> tuple[dict[str, float], int, int]:
+    """Return the scores of a run folder, the steps that were done, and the step whose weights were kept.
+
+    Raises:
+        WeightsError: the training has not ended, or the file is not what `zoo train` writes.
+    """
+    path = folder / METRICS_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        steps, kept = int(content.pop("steps")), int(content.pop("step"))
+        return {str(name): float(value) for name, value in content.items()}, steps, kept
+    except FileNotFoundError:
+        raise WeightsError(
+            f"{folder}: has no {METRICS_FILE}, its training has not ended: let it end, or go on with "
+            f"zoo train {folder} --resume."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path}: is not what zoo train writes ({error!r}), restore it.") from None

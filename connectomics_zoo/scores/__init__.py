@@ -1,0 +1,1 @@
+"""Scores of labels and masks: from counts of label pairs, and along skeletons."""

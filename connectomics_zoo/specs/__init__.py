@@ -1,0 +1,1 @@
+"""Specs by reference: lookup, listing, overrides, differences, and what was released."""

@@ -1,0 +1,230 @@
+"""The lock of a catalogue: what determines each released network, so that no release changes under its name.
+
+`specs/lock.json` maps `name@version` to the released content and its digest. The content is complete, defaults
+included, so a changed default is found like a changed value. A field that a type gained since, and that has
+its default, is no change: a release stays valid when its builder learns something new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from connectomics_zoo import catalog
+from connectomics_zoo.catalog import Catalog
+from connectomics_zoo.errors import LimitError, SpecError
+from connectomics_zoo.files.yaml import read_yaml
+from connectomics_zoo.schema.model import ModelSpec
+
+LOCK_FILE = "specs/lock.json"
+"""Where a catalogue's lock lies in its folder."""
+
+DETERMINES = ("builder", "arch", "input", "outputs", "training", "expect")
+"""The fields of a model spec that determine the released network; the others are prose, and may change."""
+
+MAX_BYTES = 32 * 1024 * 1024
+
+Lock = dict[str, dict[str, Any]]
+"""Released content by `name@version`."""
+
+
+class Finding(NamedTuple):
+    """A field that is not what was released."""
+
+    path: str
+    """The field, such as `outputs[1].stride`."""
+    declared: Any
+    """What the spec declares now."""
+    released: Any
+    """What was released; None where there was nothing."""
+    note: str
+    """What to do about it."""
+
+
+def lock_path(home: Catalog) -> Path:
+    """Return where the lock of `home` lies."""
+    return home.folder / LOCK_FILE
+
+
+def read_lock(home: Catalog) -> Lock:
+    """Return the lock of `home`, empty where it has none yet.
+
+    Raises:
+        SpecError: the file cannot be read, or an entry is not what its digest says.
+        LimitError: the file is larger than `MAX_BYTES`.
+    """
+    path = lock_path(home)
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > MAX_BYTES:
+        raise LimitError(f"{path}: larger than the {MAX_BYTES} bytes that a lock may have, restore it.")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        lock = {reference: (entry["released"], entry["digest"]) for reference, entry in document.items()}
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+        raise SpecError(f"{path}: not a lock ({error!r}), restore it from version control.") from None
+    for reference, (released, stated) in lock.items():
+        if not isinstance(released, dict) or digest(released) != stated:
+            raise SpecError(
+                f"{path}: the content of {reference} does not have its digest, restore it from version control."
+            )
+    return {reference: released for reference, (released, _) in lock.items()}
+
+
+def lock_text(lock: Lock) -> str:
+    """Return the text of the lock file: sorted, one line for each locked field."""
+    entries = []
+    for reference in sorted(lock):
+        fields = ",\n".join(f"      {json.dumps(key)}: {_json(value)}" for key, value in lock[reference].items())
+        entries.append(
+            f'  {json.dumps(reference)}: {{\n    "digest": "{digest(lock[reference])}",\n'
+            f'    "released": {{\n{fields}\n    }}\n  }}'
+        )
+    return "{\n" + ",\n".join(entries) + "\n}\n" if entries else "{}\n"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def content(spec: ModelSpec) -> dict[str, Any]:
+    """Return what determines the network of `spec`, complete with defaults, as plain data."""
+    document = spec.model_dump(mode="json")
+    return {field: document[field] for field in DETERMINES}
+
+
+def digest(released: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the canonical JSON of `released`."""
+    text = json.dumps(released, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def check(spec: ModelSpec, *, home: Catalog | None = None) -> list[Finding]:
+    """Return what of `spec` is not what was released under its name and version.
+
+    Args:
+        spec: a complete spec.
+        home: the catalogue that it belongs to, whose lock must have it; without one (a file of the user's),
+            it is checked only if some catalogue has released that name and version.
+
+    Raises:
+        SpecError: a lock cannot be read.
+    """
+    released = _find(spec.reference, home)
+    if released is not None:
+        return compare(spec, released)
+    if home is None:
+        return []
+    note = f"not in {lock_path(home)}, add it with: zoo record {spec.reference}"
+    return [Finding("version", spec.version, None, note)]
+
+
+def check_document(document: Mapping[str, Any], *, home: Catalog | None = None) -> list[Finding]:
+    """Return what a document that is no valid spec states otherwise than it was released under its name and version.
+
+    Args:
+        document: what its file holds.
+        home: as in `check`.
+
+    Raises:
+        SpecError: a lock cannot be read.
+    """
+    reference = f"{document.get('name')}@{document.get('version')}"
+    released = _find(reference, home)
+    if released is None:
+        return []
+    stated = {field: document[field] for field in DETERMINES if field in document}
+    return [
+        Finding(path, declared, before, _note(reference))
+        for path, declared, before in _stated_differences(stated, released)
+    ]
+
+
+def _find(reference: str, home: Catalog | None) -> dict[str, Any] | None:
+    locks = [read_lock(item) for item in ((home,) if home is not None else catalog.catalogs())]
+    return next((lock[reference] for lock in locks if reference in lock), None)
+
+
+def _note(reference: str) -> str:
+    return f"the latter was released as {reference}, restore it or give the spec a new version"
+
+
+def withdrawn(home: Catalog) -> list[str]:
+    """Return the released `name@version` of `home` that no spec file declares any more.
+
+    Raises:
+        SpecError: the lock cannot be read.
+    """
+    declared: set[str] = set()
+    unreadable: set[str] = set()  # reported where those files are verified
+    for entry in catalog.entries("models"):
+        if entry.catalog == home:
+            try:
+                version = entry.version or read_yaml(entry.path).get("version")
+            except SpecError:
+                unreadable.add(entry.name)
+            else:
+                declared.add(f"{entry.name}@{version}")
+    missing = read_lock(home).keys() - declared
+    return sorted(reference for reference in missing if reference.partition("@")[0] not in unreadable)
+
+
+def compare(spec: ModelSpec, released: Mapping[str, Any]) -> list[Finding]:
+    """Return the fields of `spec` that differ from `released`, each with both values."""
+    return [
+        Finding(path, declared, locked, _note(spec.reference))
+        for field in DETERMINES
+        for path, declared, locked in _differences(getattr(spec, field), released.get(field), field)
+    ]
+
+
+def _stated_differences(value: Any, released: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Compare plain data; what is stated on one side only is left out."""
+    if isinstance(value, dict) and isinstance(released, dict):
+        pairs = [(f"{path}.{key}" if path else key, value[key], released[key]) for key in value if key in released]
+    elif isinstance(value, list) and isinstance(released, list) and any(isinstance(item, dict) for item in value):
+        pairs = [(f"{path}[{index}]", *pair) for index, pair in enumerate(zip(value, released, strict=False))]
+    else:
+        return [] if value == released or value is None or released is None else [(path, value, released)]
+    return [item for name, mine, theirs in pairs for item in _stated_differences(mine, theirs, name)]
+
+
+def _differences(value: Any, released: Any, path: str) -> list[tuple[str, Any, Any]]:
+    if isinstance(value, BaseModel) and isinstance(released, dict):
+        found = []
+        for name, field in type(value).model_fields.items():
+            current = getattr(value, name)
+            if name in released:
+                found += _differences(current, released[name], f"{path}.{name}")
+            elif field.is_required() or current != field.get_default(call_default_factory=True):
+                found.append((f"{path}.{name}", plain(current), None))
+        gone = [name for name in released if name not in type(value).model_fields]
+        return found + [(f"{path}.{name}", None, released[name]) for name in gone]
+    if isinstance(value, dict) and isinstance(released, dict):
+        keys = [*value, *(key for key in released if key not in value)]
+        pairs = [(f"{path}.{key}", value.get(key), released.get(key)) for key in keys]
+        return [item for name, mine, theirs in pairs for item in _differences(mine, theirs, name)]
+    if isinstance(value, tuple) and isinstance(released, list) and _holds_nodes(value) and len(value) == len(released):
+        pairs = [(f"{path}[{index}]", *pair) for index, pair in enumerate(zip(value, released, strict=True))]
+        return [item for name, mine, theirs in pairs for item in _differences(mine, theirs, name)]
+    return [] if plain(value) == released else [(path, plain(value), released)]
+
+
+def _holds_nodes(value: tuple[Any, ...]) -> bool:
+    return any(isinstance(item, BaseModel) for item in value)
+
+
+def plain(value: Any) -> Any:
+    """Return `value` of a spec as plain data, as JSON has it."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return value

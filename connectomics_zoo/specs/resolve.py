@@ -1,0 +1,76 @@
+"""A model with other channels or another architecture: its complete spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from connectomics_zoo.errors import UnknownNameError, nearest
+from connectomics_zoo.schema.builder import BuilderConfig, Interface, builder_module
+from connectomics_zoo.schema.experiment import ExperimentSpec
+from connectomics_zoo.schema.model import ModelSpec, SizeRule
+from connectomics_zoo.schema.validation import validate
+from connectomics_zoo.specs.lookup import get_spec
+
+
+def check_arch(spec: ExperimentSpec) -> None:
+    """Refuse changes of the architecture that the experiment's model does not take.
+
+    Raises:
+        UnknownNameError: there is no such model, or `arch` has a key that its builder does not have.
+        SpecError: a value is not allowed.
+    """
+    if spec.arch:
+        resolve_model(spec.model, arch=spec.arch)
+
+
+def resolve_model(
+    ref: str | Path | ModelSpec,
+    *,
+    in_channels: int | None = None,
+    out_channels: int | None = None,
+    arch: Mapping[str, Any] | None = None,
+) -> ModelSpec:
+    """Return the model's spec with overrides: complete, with the interface that the new architecture has.
+
+    Where an override changes the network, what was measured of the declared one is dropped; `build.measure`
+    measures it anew. The recipe's patch size is raised to the next legal size where it is no longer legal.
+
+    Raises:
+        UnknownNameError: `arch` has a key that the builder does not have.
+        SpecError: a value is not allowed.
+    """
+    spec = get_spec(ref)
+    if in_channels is None and out_channels is None and not arch:
+        return spec
+    document = spec.model_dump(mode="json")
+    known = type(spec.arch).model_fields
+    for key in arch or {}:
+        if key not in known:
+            raise UnknownNameError(f"unknown key arch.{key} for {spec.name}: {nearest(key, known)}")
+    config = validate_arch(spec.builder, spec.arch.override(arch or {}), source=f"arch of {spec.name}")
+    document["arch"] = config.model_dump(mode="json")
+    interface = builder_module(spec.builder).interface(config)
+    channels = out_channels if out_channels is not None else spec.outputs[0].channels
+    document["input"] = {
+        "channels": in_channels if in_channels is not None else spec.input.channels,
+        "axes": interface.axes,
+        "size": {"minimum": interface.minimum, "step": interface.step},
+    }
+    document["outputs"] = [{**output._asdict(), "channels": channels} for output in interface.outputs]
+    document["training"]["patch_size"] = _legal_patch(spec, interface)
+    changed = validate(ModelSpec, document | {"expect": None}, source=spec.name)
+    same_network = (changed.arch, changed.input, changed.outputs) == (spec.arch, spec.input, spec.outputs)
+    return spec if same_network else changed
+
+
+def _legal_patch(spec: ModelSpec, interface: Interface) -> tuple[int, ...]:
+    rank = len(interface.minimum)
+    patch = (interface.minimum + spec.training.patch_size)[-rank:]
+    return SizeRule(minimum=interface.minimum, step=interface.step).round_up(patch)
+
+
+def validate_arch(builder: str, arch: Mapping[str, Any], *, source: str) -> BuilderConfig:
+    """Return `arch` as the configuration of `builder`, complete with its defaults."""
+    return validate(builder_module(builder).Config, arch, source=source)

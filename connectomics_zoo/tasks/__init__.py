@@ -1,0 +1,1 @@
+"""What a task's channels mean: targets, losses, activations, affinities, voxelwise decoding."""

@@ -1,0 +1,128 @@
+"""From a patch of labels to the targets of every channel of a task, and where these are known."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectomics_zoo.errors import SpecError, VolumeError
+from connectomics_zoo.schema.task import CONTINUOUS_TARGETS, ChannelSpec, TaskSpec
+from connectomics_zoo.tasks.affinities import affinity_channels, compute_affinities, convention_of
+from connectomics_zoo.tasks.targets.distance import edge_distances
+from connectomics_zoo.tasks.targets.labels import face_axes, find_faces, prepare_labels
+from connectomics_zoo.tasks.targets.shape_descriptors import shape_descriptors
+
+
+class Targets(NamedTuple):
+    """What a network should predict for a patch."""
+
+    values: NDArray[np.float32]
+    """(C, Z, Y, X)."""
+    known: NDArray[np.bool_]
+    """(C, Z, Y, X), False where there is no telling: not annotated, or decided outside of the patch."""
+
+
+def make_targets(
+    labels: NDArray[Any],
+    *,
+    task: TaskSpec,
+    voxel_size_nm: tuple[float, ...] | None,
+    annotated: NDArray[np.bool_] | None = None,
+) -> Targets:
+    """Return the targets of the task's channels.
+
+    Args:
+        labels: label volume (Z, Y, X).
+        task: the task.
+        voxel_size_nm: edge lengths (z, y, x) of the labels' voxels, None where unknown; decides whether
+            boundaries are looked for across sections.
+        annotated: (Z, Y, X), False where the label is not known and must not matter; None where all are.
+
+    Raises:
+        VolumeError: a `value` target outside 0..1.
+        SpecError: the voxel size is unknown, and the task needs it.
+    """
+    check_voxel_size(task, voxel_size_nm)
+    if annotated is None:
+        annotated = np.ones(labels.shape, dtype=bool)
+    labels = prepare_labels(labels, annotated, spec=task.labels, axes=face_axes(voxel_size_nm))
+    values = np.empty((len(task.channels), *labels.shape), dtype=np.float32)
+    known = np.repeat(annotated[np.newaxis], len(task.channels), axis=0)
+    affinities = affinity_channels(task)
+    if affinities:
+        values[list(affinities)], known[list(affinities)] = compute_affinities(
+            labels, convention_of(task), annotated=annotated
+        )
+    for sigma_nm in {channel.target.sigma_nm for channel in task.channels if channel.target.kind == "lsd"}:
+        assert sigma_nm is not None
+        assert voxel_size_nm is not None
+        _describe_shapes(labels, values, known, task=task, sigma_nm=sigma_nm, voxel_size_nm=voxel_size_nm)
+    for index, channel in enumerate(task.channels):
+        if channel.target.kind not in ("affinity", "lsd"):
+            values[index], known[index] = _make_channel(labels, annotated, channel, voxel_size_nm=voxel_size_nm)
+    return Targets(values, known)
+
+
+def is_continuous(task: TaskSpec) -> list[bool]:
+    """For each channel, whether its target is a continuous value (resized by interpolation, not by nearest)."""
+    return [channel.target.kind in CONTINUOUS_TARGETS for channel in task.channels]
+
+
+def check_voxel_size(task: TaskSpec, voxel_size_nm: tuple[float, ...] | None) -> None:
+    """Check that the voxel size is known where a target of `task` is measured in nanometres.
+
+    Raises:
+        SpecError: it is not.
+    """
+    if voxel_size_nm is None and any(channel.target.kind == "lsd" for channel in task.channels):
+        raise SpecError(
+            f"the task {task.name!r} measures shapes in nanometres, and the voxel size is not known: add "
+            "data.voxel_size_nm=[Z,Y,X]."
+        )
+
+
+def _make_channel(
+    labels: NDArray[Any], annotated: NDArray[np.bool_], channel: ChannelSpec, *, voxel_size_nm: tuple[float, ...] | None
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return the target of a channel that is made alone, and where it is known, both (Z, Y, X)."""
+    kind = channel.target.kind
+    if kind == "foreground":
+        return labels > 0, annotated
+    if kind == "background":
+        return labels == 0, annotated
+    if kind == "presynapse":
+        return (labels > 0) & (labels % 2 == 1), annotated
+    if kind == "postsynapse":
+        return (labels > 0) & (labels % 2 == 0), annotated
+    if kind == "boundary":
+        between, unknown = find_faces(labels, annotated, axes=face_axes(voxel_size_nm))
+        return between, annotated & (between | ~unknown)
+    if kind == "distance":
+        return edge_distances(labels, annotated, voxel_size_nm=voxel_size_nm)
+    assert kind == "value", kind
+    low, high = float(labels.min()), float(labels.max())
+    if not 0 <= low <= high <= 1:
+        raise VolumeError(
+            f"the channel {channel.name!r} takes labels as values, which must lie in 0..1 and lie in {low:g}..{high:g}."
+        )
+    return labels, annotated
+
+
+def _describe_shapes(
+    labels: NDArray[Any],
+    values: NDArray[np.float32],
+    known: NDArray[np.bool_],
+    *,
+    task: TaskSpec,
+    sigma_nm: float,
+    voxel_size_nm: tuple[float, ...],
+) -> None:
+    """Write the shape descriptors with `sigma_nm` of every channel that is one; background has none."""
+    shapes = shape_descriptors(labels, sigma_nm=sigma_nm, voxel_size_nm=voxel_size_nm)
+    for index, channel in enumerate(task.channels):
+        if channel.target.kind == "lsd" and channel.target.sigma_nm == sigma_nm:
+            assert channel.target.component is not None
+            values[index] = shapes.get(channel.target.component, 0)
+            known[index] &= labels != 0

@@ -1,0 +1,206 @@
+"""What happens beside the steps: progress, checkpoints for resuming, and the best weights so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from connectomics_zoo.hub import WEIGHTS_FILE
+from connectomics_zoo.runs.folder import CHECKPOINT_FILE
+from connectomics_zoo.train.averaging import AverageWeights
+from connectomics_zoo.train.module import SegmentationModule
+from connectomics_zoo.train.report import Progress
+from connectomics_zoo.weights.storage import write_weights
+
+
+class ReportProgress(L.Callback):
+    """Calls `report` after every step and validation."""
+
+    def __init__(self, report: Callable[[Progress], None]) -> None:
+        self.report = report
+        self.begin = 0.0
+        self.first_step = 0
+        self.last_step = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of this call."""
+        self.begin = time.monotonic()
+        self.first_step = self.last_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
+        """Report the step that has just ended, if this batch ended one."""
+        if trainer.global_step > self.last_step:
+            self.last_step = trainer.global_step
+            self._tell(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Report the new metrics."""
+        if not trainer.sanity_checking:
+            self._tell(trainer)
+
+    def _tell(self, trainer: L.Trainer) -> None:
+        done = trainer.global_step - self.first_step
+        left = trainer.max_steps - trainer.global_step
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.report(
+            Progress(
+                step=trainer.global_step,
+                max_steps=trainer.max_steps,
+                loss=metrics.get("train/loss", float("nan")),
+                seconds_left=left * (time.monotonic() - self.begin) / max(done, 1),
+                metrics={name: value for name, value in metrics.items() if name.startswith("val/")},
+            )
+        )
+
+
+class KeepWeights(L.Callback):
+    """Writes `model.safetensors` whenever `metric` improves; without one, with every checkpoint and at the end.
+
+    Args:
+        folder: the run folder.
+        metric: what is compared, higher is better.
+        every: steps between the weights that are kept without a metric.
+        average: keeps the average that is written in the place of the weights.
+    """
+
+    def __init__(self, folder: Path, *, metric: str | None, every: int, average: AverageWeights | None = None) -> None:
+        self.folder = folder
+        self.metric = metric
+        self.every = every
+        self.average = average
+        self.best: dict[str, float] = {}
+        """Metrics and step of the weights that are kept; empty before the first ones."""
+
+    def state_dict(self) -> dict[str, dict[str, float]]:
+        """Keep the best score across a resume."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, dict[str, float]]) -> None:
+        """Take up the best score of the run that is resumed."""
+        self.best = state_dict["best"]
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object) -> None:
+        """Without validation, keep the newest weights."""
+        step = trainer.global_step
+        if self.metric is None and step > self.best.get("step", 0) and step % self.every == 0:
+            self._write(trainer, pl_module, {})
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the weights if they are the best so far."""
+        assert self.metric is not None
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        key = f"val/{self.metric}"
+        if key not in self.best or metrics[key] >= self.best[key]:
+            self._write(trainer, pl_module, metrics)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Without validation, or where the run was too short for one, keep the last weights."""
+        if self.metric is None or not self.best:
+            self._write(trainer, pl_module, {})
+
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, metrics: dict[str, float]) -> None:
+        assert isinstance(pl_module, SegmentationModule)
+        with self.average.in_place(pl_module) if self.average is not None else nullcontext():
+            write_weights(pl_module.network, self.folder / WEIGHTS_FILE)
+        self.best = {**metrics, "step": float(trainer.global_step)}
+
+
+class StopEarly(L.Callback):
+    """Ends the run after `patience` validations in a row without a better `metric`."""
+
+    def __init__(self, *, metric: str, patience: int) -> None:
+        self.metric = metric
+        self.patience = patience
+        self.best = float("-inf")
+        self.waited = 0
+        """Validations in a row without a better score."""
+        self.stopped = False
+        """Whether it was this that ended the run."""
+
+    def state_dict(self) -> dict[str, float]:
+        """Keep what was waited for across a resume."""
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Go on waiting where the run that is resumed was."""
+        self.best, self.waited = state_dict["best"], int(state_dict["waited"])
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compare the new score with the best one."""
+        score = float(trainer.callback_metrics[f"val/{self.metric}"])
+        better = score > self.best
+        self.best, self.waited = (score, 0) if better else (self.best, self.waited + 1)
+        if self.waited >= self.patience:
+            self.stopped = trainer.should_stop = True
+
+
+class KeepCheckpoint(L.Callback):
+    """Writes the checkpoint for resuming every `every` steps, at the end, and when the run is stopped.
+
+    Comes last among a trainer's callbacks, whose state it holds.
+
+    Args:
+        folder: the run folder.
+        every: steps between two checkpoints.
+        accumulate: batches in a step.
+    """
+
+    def __init__(self, folder: Path, *, every: int, accumulate: int) -> None:
+        self.path = folder / CHECKPOINT_FILE
+        self.every = every
+        self.accumulate = accumulate
+        self.started = False
+        self.written_at = -1
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A new run has its state from here on, and can be stopped before its first step."""
+        self.started = trainer.ckpt_path is None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on the trainer holds the run's state: a resumed checkpoint has been read."""
+        self.started = True
+        self.written_at = trainer.global_step if self.path.is_file() else -1
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
+        """Write at every `every`-th step, unless a validation follows that belongs to the state."""
+        step = trainer.global_step
+        if step > 0 and step % self.every == 0 and not trainer.enable_validation:
+            self._write(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the state with this validation in it."""
+        self._write(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the last state."""
+        self._write(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Write the state in which the run was stopped, by a signal or a damaged volume; not a diverged one."""
+        if self.started and not isinstance(exception, FloatingPointError):
+            self._write(trainer)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Begin the step anew in which the run was stopped, if it had some of its batches: their gradients are lost."""
+        state, steps = checkpoint["loops"]["fit_loop"], checkpoint["global_step"]
+        batches = state["epoch_loop.batch_progress"]
+        if 0 < steps * self.accumulate == batches["total"]["completed"]:
+            return
+        for count in (batches["total"], batches["current"]):
+            count.update(dict.fromkeys(count, steps * self.accumulate))
+        # Where the last step ended in a validation, Lightning passes through its end once more, and counts it again.
+        validated = trainer.enable_validation and steps % min(self.every, trainer.max_steps) == 0
+        state["epoch_loop.state_dict"]["_batches_that_stepped"] = steps - validated
+
+    def _write(self, trainer: L.Trainer) -> None:
+        if self.written_at == trainer.global_step:
+            return
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        trainer.save_checkpoint(partial)
+        partial.replace(self.path)
+        self.written_at = trainer.global_step

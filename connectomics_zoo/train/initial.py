@@ -1,0 +1,108 @@
+"""The network that a run begins with: fresh, or with the weights that it starts from."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from connectomics_zoo.files.safetensors import PICKLES
+from connectomics_zoo.network.build import build
+from connectomics_zoo.runs.folder import REPORT_FILE
+from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.volumes.voxel_size import VOXEL_SIZE_TOLERANCE, lengths
+from connectomics_zoo.weights.load import INIT_ALLOWANCE
+from connectomics_zoo.weights.pretrained import Pretrained, embedded_run, find_pretrained
+from connectomics_zoo.weights.storage import largest_file, read_weights
+from connectomics_zoo.weights.transfer import LoadReport, build_with_weights, find_roles
+
+_log = logging.getLogger(__name__)
+
+
+def first_network(run: RunSpec, *, resume: bool) -> tuple[nn.Module, LoadReport | None]:
+    """Return the network of `run` in training mode, and the report on the weights that it starts from, if any.
+
+    A resumed run has its weights in its checkpoint.
+
+    Raises:
+        ZooError: there are no such weights, or they do not fit.
+    """
+    deep_supervision = len(run.model.outputs) > 1
+    if run.init_from is None or resume:
+        return build(run.model, deep_supervision=deep_supervision), None
+    found = _find(run.init_from, run)
+    weights = read_weights(found.path, max_bytes=INIT_ALLOWANCE * largest_file(run.model))
+    network, report = build_with_weights(
+        run.model, weights, deep_supervision=deep_supervision, source=run.init_from, resample_kernels=True
+    )
+    trained = embedded_run(found)
+    # Of another number of channels, they have begun anew already.
+    if trained is not None and len(trained.task.channels) == len(run.task.channels) and _other_meanings(trained, run):
+        report = _begin_heads_anew(network, report, run)
+    _warn_of_voxels(trained, run)
+    return network.train(), report
+
+
+def write_report(report: LoadReport, folder: Path) -> None:
+    """Write `load_report.json` into a run folder."""
+    content = {
+        "source": report.source,
+        "exact": report.exact,
+        "adapted": dict(report.adapted),
+        "reinitialised": report.reinitialised,
+        "dropped": report.dropped,
+    }
+    (folder / REPORT_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _find(source: str, run: RunSpec) -> Pretrained:
+    """Return what `source` means: weights of a reference, or a file, of which only its header tells more."""
+    path = Path(source).expanduser()
+    if path.suffix in (".safetensors", *PICKLES) and not source.startswith("hf:"):
+        return Pretrained(source, run.model, path)
+    return find_pretrained(str(path) if source.startswith("~") else source)
+
+
+def _other_meanings(trained: RunSpec, run: RunSpec) -> bool:
+    """Whether channels mean something else now: a foreground of mitochondria is none of membranes."""
+    before, now = (
+        [(channel.name, channel.activation, channel.target) for channel in spec.task.channels]
+        for spec in (trained, run)
+    )
+    return before != now
+
+
+def _begin_heads_anew(network: nn.Module, report: LoadReport, run: RunSpec) -> LoadReport:
+    """Give the output channels, which mean something else now, a fresh initialisation, and return the report on it."""
+    heads = find_roles(run.model).head
+    fresh = build(run.model, deep_supervision=len(run.model.outputs) > 1).state_dict()
+    state = network.state_dict()
+    with torch.no_grad():
+        for key in heads & state.keys():
+            state[key].copy_(fresh[key])
+    return replace(
+        report,
+        exact=tuple(key for key in report.exact if key not in heads),
+        adapted=tuple(item for item in report.adapted if item[0] not in heads),
+        reinitialised=tuple(key for key in state if key in heads or key in report.reinitialised),
+    )
+
+
+def _warn_of_voxels(trained: RunSpec | None, run: RunSpec) -> None:
+    """Log that the network has seen larger or smaller voxels: what it knows is the size of things in voxels."""
+    before = None if trained is None else trained.data.network_voxel_nm
+    now = run.data.network_voxel_nm
+    if before is None or now is None:
+        return
+    if any(abs(one / other - 1) > VOXEL_SIZE_TOLERANCE for one, other in zip(now, before, strict=True)):
+        _log.warning(
+            "%s was trained on network voxels of %s nm (z, y, x) and goes on with %s nm: data.downsample, or resampled "
+            "volumes, bring them nearer",
+            run.init_from,
+            lengths(before),
+            lengths(now),
+        )

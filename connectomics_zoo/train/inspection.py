@@ -1,0 +1,154 @@
+"""Looks at the volumes of a run before it begins, and warns of what is legal and yet hardly meant."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+
+import numpy as np
+
+from connectomics_zoo.errors import SpecError
+from connectomics_zoo.schema.experiment import DataSpec, RunSpec, VolumePair
+from connectomics_zoo.schema.task import ChannelSpec, TaskSpec
+from connectomics_zoo.tasks.targets import make_targets
+from connectomics_zoo.volumes import Volume
+from connectomics_zoo.volumes.checks import count_changes, grey_problem
+from connectomics_zoo.volumes.pair_reader import PairReader
+
+_log = logging.getLogger(__name__)
+
+BLOCK = 64
+"""Edge of the blocks that labels are looked at in, in voxels of the volume."""
+
+ENOUGH_BLOCKS, MOST_BLOCKS = 4, 256
+"""Blocks of labels after which all is well if every target varies, and after which no more are looked at."""
+
+
+def warn_of_overlap(data: DataSpec) -> None:
+    """Log which volumes are validated on where they are trained on: their score says nothing about new data."""
+    for train, validation in itertools.product(data.train, data.validation):
+        apart = any(
+            first is not None and second is not None and (first[1] <= second[0] or second[1] <= first[0])
+            for first, second in (
+                (train.region.z, validation.region.z),
+                (train.region.y, validation.region.y),
+                (train.region.x, validation.region.x),
+            )
+        )
+        if train.image == validation.image and not apart:
+            _log.warning(
+                "%s is validated on where it is trained on, so its score says nothing about new data: give regions "
+                "that do not overlap, as data.train.region.z=[0, 13] data.validation.region.z=[13, 16]",
+                validation.image,
+            )
+
+
+def warn_of_padding(run: RunSpec) -> None:
+    """Log which training volumes are smaller than a patch: what they lack is a reflection of themselves."""
+    for pair in run.data.train:
+        box = PairReader(pair, run.data).box
+        lengths = tuple(last - first for first, last in box)
+        if any(length < edge for length, edge in zip(lengths, run.training.patch_size, strict=True)):
+            _log.warning(
+                "%s has %s network voxels and the patch %s: the missing ones are reflections, a smaller "
+                "training.patch_size needs none",
+                pair.image,
+                " x ".join(map(str, lengths)),
+                " x ".join(map(str, run.training.patch_size)),
+            )
+
+
+def warn_of_labels(run: RunSpec) -> None:
+    """Log which label volumes look like grey images, or give the same target everywhere in their region.
+
+    Large volumes are not looked through: of their blocks, a few at random.
+    """
+    for pair in (*run.data.train, *run.data.validation):
+        reader = PairReader(pair, run.data)
+        try:
+            for problem in _label_problems(reader, region_box(pair, reader.image), task=run.task):
+                _log.warning("%s %s", pair.label, problem)
+        finally:
+            reader.close()
+
+
+def _label_problems(reader: PairReader, box: tuple[slice, slice, slice], *, task: TaskSpec) -> list[str]:
+    """Return what looks wrong with the labels in `box`, as the ends of sentences that begin with their name."""
+    blocks, total = _random_blocks(box)
+    channels = _looked_at(task)
+    looked_at = task.model_copy(update={"channels": channels})
+    low, high = np.full(len(channels), np.inf), np.full(len(channels), -np.inf)
+    different = compared = 0
+    for done, block in enumerate(blocks):
+        if done >= ENOUGH_BLOCKS and (low < high).all():
+            break
+        labels, annotated = reader.read_volume_truth(block)
+        targets, known = make_targets(
+            labels, task=looked_at, voxel_size_nm=reader.label.voxel_size_nm, annotated=annotated
+        )
+        low = np.minimum(low, np.where(known, targets, np.inf).min(axis=(1, 2, 3)))
+        high = np.maximum(high, np.where(known, targets, -np.inf).max(axis=(1, 2, 3)))
+        changes, pairs = count_changes(labels)
+        different, compared = different + changes, compared + pairs
+    grey = None if has_values(task) else grey_problem(different, compared)
+    if grey is not None:
+        return [grey]
+    part = "its region" if len(blocks) == total else f"the {len(blocks)} of {total} blocks that were looked at"
+    problems = []
+    for channel, smallest, largest in zip(channels, low, high, strict=True):
+        target = f"the target of {channel.name!r} ({channel.target.kind})"
+        if smallest > largest:
+            problems.append(f"leaves {target} unknown in all of {part}: check mask, unlabelled and the region's size")
+        elif smallest == largest:
+            problems.append(
+                f"makes {target} {smallest:g} in all of {part}: check that volume and region are the right ones"
+            )
+    return problems
+
+
+def _looked_at(task: TaskSpec) -> tuple[ChannelSpec, ...]:
+    """The channels whose targets should vary and are soon made: distances and shapes are of the same objects.
+
+    Repulsive affinities reach far, and may well be 0 everywhere.
+    """
+    return tuple(
+        channel
+        for channel in task.channels
+        if channel.target.kind not in ("distance", "lsd") and channel.target.attractive is not False
+    )
+
+
+def _random_blocks(box: tuple[slice, slice, slice]) -> tuple[list[tuple[slice, slice, slice]], int]:
+    """Return up to `MOST_BLOCKS` of the cubes that `box` divides into, in random order, and how many there are."""
+    z, y, x = (
+        [slice(first, min(first + BLOCK, part.stop)) for first in range(part.start, part.stop, BLOCK)] for part in box
+    )
+    counts = (len(z), len(y), len(x))
+    total = math.prod(counts)
+    numbers = np.random.default_rng(0).choice(total, min(total, MOST_BLOCKS), replace=False)
+    indices = np.stack(np.unravel_index(numbers, counts), axis=1).tolist()
+    return [(z[first], y[second], x[third]) for first, second, third in indices], total
+
+
+def has_values(task: TaskSpec) -> bool:
+    """Whether labels are numbers in 0..1."""
+    return any(channel.target.kind == "value" for channel in task.channels)
+
+
+def region_box(pair: VolumePair, image: Volume) -> tuple[slice, slice, slice]:
+    """Return the slices (z, y, x) of the pair's region in its image.
+
+    Raises:
+        SpecError: it reaches out of the image.
+    """
+    slices = []
+    for axis, length in zip("zyx", image.shape, strict=True):
+        first, stop = getattr(pair.region, axis) or (0, length)
+        if not first < stop <= length:
+            raise SpecError(
+                f"region {axis}: [{first}, {stop}] is not inside {image.location}, which has {length} voxels along "
+                f"{axis}: give [first, last + 1] with 0 <= first < last + 1 <= {length}."
+            )
+        slices.append(slice(first, stop))
+    return slices[0], slices[1], slices[2]

@@ -1,0 +1,123 @@
+"""The LightningModule: a network, its task's loss over the declared scales, and validation over whole regions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from connectomics_zoo.schema.builder import encoder_modules
+from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.scores.scores import balanced_accuracy, overlap_scores
+from connectomics_zoo.tasks.activations import activate
+from connectomics_zoo.tasks.losses import supervised_losses
+from connectomics_zoo.train.data import Patch
+
+
+class SegmentationModule(L.LightningModule):
+    """Trains `network` as `run` says.
+
+    Args:
+        run: the complete run.
+        network: the network of `run.model`.
+    """
+
+    def __init__(self, run: RunSpec, network: nn.Module) -> None:
+        super().__init__()
+        self.run = run
+        self.network = network
+        names = (encoder_modules(run.model.builder, run.model.arch) or ()) if run.training.freeze == "encoder" else ()
+        self.frozen = [network.get_submodule(name).requires_grad_(False) for name in names]
+        """What is not trained."""
+        self.counts = torch.zeros(len(run.task.channels), 4, dtype=torch.float64)
+        """True positives, false positives, false negatives and true negatives of each channel in this validation."""
+
+    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+        """(B, C, Z, Y, X) -> what the network returns."""
+        outputs: Tensor | dict[str, Tensor] = self.network(x)
+        return outputs
+
+    def train(self, mode: bool = True) -> SegmentationModule:
+        """As ever, but the running statistics of frozen norms stay as they are."""
+        super().train(mode)
+        for norm in (inner for part in self.frozen for inner in part.modules()):
+            if isinstance(norm, _NormBase) and norm.track_running_stats:
+                norm.eval()
+        return self
+
+    def training_step(self, batch: Patch, batch_index: int) -> Tensor:
+        """Return the summed loss; log it for each scale."""
+        losses = supervised_losses(
+            self(_as_network_input(batch.image)), batch.targets, batch.mask, model=self.run.model, task=self.run.task
+        )
+        for name, loss in losses.items():
+            self.log("train/loss" if name == "loss" else f"train/loss_{name}", loss.detach())
+        if not torch.isfinite(losses["loss"]):
+            raise FloatingPointError(f"the loss is {losses['loss'].item()} at step {self.global_step}")
+        return losses["loss"]
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the counts of the last validation."""
+        self.counts.zero_()
+
+    def validation_step(self, batch: Patch, batch_index: int) -> None:
+        """Count hits and misses where the mask is True."""
+        values = activate(self(_as_network_input(batch.image)), task=self.run.task)
+        decode = self.run.task.decode
+        if decode.method == "argmax":
+            winner = values.argmax(dim=1, keepdim=True)
+            found = winner == torch.arange(values.shape[1], device=values.device).view(1, -1, 1, 1, 1)
+        else:
+            found = values > decode.cut
+        truth = batch.targets > 0.5
+        groups = (found & truth, found & ~truth, ~found & truth, ~found & ~truth)
+        self.counts += (
+            torch.stack([(group & batch.mask).sum(dim=(0, 2, 3, 4)) for group in groups], dim=1).double().cpu()
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the task's metrics."""
+        for name, score in self.scores().items():
+            self.log(f"val/{name}", score)
+
+    def scores(self) -> dict[str, float]:
+        """Return the task's metrics of what was counted, as the mean over its scored channels.
+
+        A channel of which nothing is known has no score.
+        """
+        scores = []
+        known = [index for index in self.run.task.scored if self.counts[index].any()]
+        for index in known or self.run.task.scored:
+            hits, false_alarms, misses, rejections = self.counts[index].long().tolist()
+            found = {"true_positive": hits, "false_positive": false_alarms, "false_negative": misses}
+            scores.append(
+                {**overlap_scores(**found), "balanced_accuracy": balanced_accuracy(**found, true_negative=rejections)}
+            )
+        return {name: sum(score[name] for score in scores) / len(scores) for name in self.run.task.metrics}
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, with a linear warm-up and the recipe's schedule."""
+        recipe = self.run.training
+        trainable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trainable, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+        def factor(step: int) -> float:
+            if step < recipe.warmup_steps:
+                return (step + 1) / recipe.warmup_steps
+            if recipe.schedule == "constant":
+                return 1.0
+            progress = (step - recipe.warmup_steps) / max(1, recipe.max_steps - recipe.warmup_steps)
+            return 0.5 * (1 + float(torch.cos(torch.tensor(min(1.0, progress) * torch.pi))))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _as_network_input(image: Tensor) -> Tensor:
+    """Channels last on the CPU, where convolutions are about twice as fast that way."""
+    if image.device.type == "cpu":
+        return image.to(memory_format=torch.channels_last_3d)
+    return image

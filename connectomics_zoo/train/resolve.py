@@ -1,0 +1,311 @@
+"""From a reference and overrides to a complete `RunSpec`, with every file looked at before anything is made."""
+
+from __future__ import annotations
+
+import logging
+import math
+import platform
+from collections.abc import Mapping
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from connectomics_zoo import catalog
+from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
+from connectomics_zoo.files.yaml import read_yaml
+from connectomics_zoo.runs.folder import RUN_SPEC, get_run
+from connectomics_zoo.schema.builder import encoder_modules
+from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, RunSpec
+from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.schema.task import TaskSpec
+from connectomics_zoo.schema.training import TrainingSpec
+from connectomics_zoo.schema.validation import validate
+from connectomics_zoo.specs.lookup import get_experiment, get_spec, get_task
+from connectomics_zoo.specs.overrides import merge
+from connectomics_zoo.specs.reference import parse_reference
+from connectomics_zoo.specs.resolve import resolve_model
+from connectomics_zoo.tasks.affinities import affinity_channels, convention_of
+from connectomics_zoo.tasks.targets import check_voxel_size, make_targets
+from connectomics_zoo.train.inspection import has_values, region_box
+from connectomics_zoo.volumes import Volume, check_mask, check_pair, open_volume
+from connectomics_zoo.volumes.intensity import scale_intensity
+from connectomics_zoo.volumes.pair_reader import network_box
+from connectomics_zoo.volumes.truth import read_truth
+
+_log = logging.getLogger(__name__)
+
+REQUIRED = "???"
+"""Stands in an experiment for what the user must give."""
+
+SCANNED_VOXELS = 2**28
+"""Float volumes up to this size are looked through for NaN before anything is made, larger ones as they are read."""
+
+
+def resolve_run(ref: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
+    """Return the complete run of an experiment, or of a model with the overrides that make it one.
+
+    Every volume is opened and compared with its labels.
+
+    Args:
+        ref: an experiment or a model: a name, or a path to a YAML file.
+        overrides: nested fields to change, as `overrides.parse_overrides` gives them.
+
+    Raises:
+        ZooError: a name, key, value, file, or volume is wrong; nothing has been written.
+    """
+    document = merge(_base_document(ref), overrides)
+    experiment = validate(ExperimentSpec, document, source=str(ref))
+    return complete(experiment, source=str(ref))
+
+
+def continue_run(folder: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
+    """Return the run in `folder` with overrides of its `training` (more steps) and `data`.
+
+    Raises:
+        SpecError: an override would change the network or the task.
+    """
+    run = get_run(folder)
+    fixed = sorted(overrides.keys() - {"training", "data", "prediction"})
+    if fixed:
+        raise SpecError(f"{fixed[0]!r} cannot change when a run is resumed, only training, data and prediction can.")
+    source = str(Path(folder) / RUN_SPEC)
+    resumed = validate(RunSpec, merge(_with_parts(run.model_dump(mode="json")), overrides), source=source)
+    for name, before, after in (
+        ("accumulate", run.training.accumulate, resumed.training.accumulate),
+        ("freeze", run.training.freeze, resumed.training.freeze),
+    ):
+        if before != after:
+            raise SpecError(f"training.{name} is {before} and cannot change when a run is resumed, leave out {after}.")
+    _check_patch(resumed.model, resumed.training.patch_size, what="training.patch_size")
+    _check_recipe(resumed.training, resumed.data, model=resumed.model, task=resumed.task, source=source)
+    if resumed.prediction.window is not None:
+        _check_patch(resumed.model, resumed.prediction.window, what="prediction.window")
+    channels, _ = inspect_volumes(resumed.data, task=resumed.task)
+    if channels != run.model.input.channels:
+        raise SpecError(
+            f"{source}: the images have {channels} channels, and the network that is resumed takes "
+            f"{run.model.input.channels}."
+        )
+    return resumed
+
+
+def _base_document(ref: str | Path) -> dict[str, Any]:
+    """Return an experiment's document, or the one that a model alone makes."""
+    path = Path(ref)
+    if path.suffix in (".yaml", ".yml") and path.is_file() and "builder" not in read_yaml(path):
+        return _document_of(get_experiment(path))
+    experiments = {entry.name for entry in catalog.entries("experiments")}
+    if str(ref).rpartition(":")[2] in experiments:
+        return _document_of(get_experiment(ref))
+    reference = parse_reference(ref)
+    known = experiments | {entry.name for entry in catalog.entries("models")}
+    if reference.path is None and reference.name not in known:
+        raise UnknownNameError(f"unknown experiment or model {reference.name!r}: {nearest(reference.name, known)}")
+    if reference.tag is not None:
+        raise SpecError(
+            f"{reference.text!r} names trained weights, train the model {reference.name!r} itself; "
+            f"init_from={reference.text} starts from them."
+        )
+    return {
+        "schema_version": 1,
+        "name": get_spec(ref).name,
+        "summary": f"{reference.text} on the user's volumes.",
+        "model": reference.text,
+        "task": REQUIRED,
+        "data": {},
+    }
+
+
+def _document_of(experiment: ExperimentSpec) -> dict[str, Any]:
+    return _with_parts(experiment.model_dump(mode="json", exclude_unset=True))
+
+
+def _with_parts(document: dict[str, Any]) -> dict[str, Any]:
+    """Write a preset of augmentation as a mapping, so that overrides may change a part of it."""
+    recipe = document.get("training", {})
+    if isinstance(recipe.get("augmentation"), str):
+        recipe["augmentation"] = {"preset": recipe["augmentation"]}
+    return document
+
+
+def complete(experiment: ExperimentSpec, *, source: str) -> RunSpec:
+    """Return `experiment` with its model, task and recipe resolved; see `resolve_run`."""
+    if experiment.task == REQUIRED:
+        names = ", ".join(sorted({entry.name for entry in catalog.entries("tasks")}))
+        raise SpecError(f"{source}: no task is given, add task=NAME with one of {names}.")
+    task = _with_threshold(get_task(experiment.task), experiment.threshold)
+    data = experiment.data
+    if data.root == REQUIRED:
+        raise SpecError(f"{source}: the folder of the volumes is not given, add data.root=FOLDER.")
+    if not data.train:
+        raise SpecError(
+            f"{source}: there is no volume to train on, "
+            "add data.train.image=FILE:DATASET data.train.label=FILE:DATASET."
+        )
+    for part, pairs in (("train", data.train), ("validation", data.validation)):
+        for index, pair in enumerate(pairs):
+            for what, location in (("image", pair.image), ("label", pair.label), ("mask", pair.mask)):
+                if location == REQUIRED:
+                    key = f"data.{part}.{what}" if len(pairs) == 1 else f"data.{part}.{index}.{what}"
+                    raise SpecError(f"{source}: a volume is not given, add {key}=FILE:DATASET.")
+    # Looking through the volumes takes longest, so it comes last.
+    model = resolve_model(experiment.model, out_channels=len(task.channels), arch=experiment.arch)
+    recipe = model.training.model_dump(mode="json") | experiment.training.model_dump(mode="json", exclude_none=True)
+    training = validate(TrainingSpec, recipe, source=f"training of {source}")
+    _check_patch(model, training.patch_size, what="training.patch_size")
+    _check_recipe(training, data, model=model, task=task, source=source)
+    window = experiment.prediction.window or training.patch_size
+    _check_patch(model, window, what="prediction.window")
+    in_channels, voxel_size_nm = inspect_volumes(data, task=task)
+    return RunSpec(
+        schema_version=1,
+        kind="run",
+        name=experiment.name,
+        # The weights of the catalogue's model are not those of the run.
+        model=resolve_model(model, in_channels=in_channels).model_copy(update={"weights": {}}),
+        task=task,
+        init_from=experiment.init_from,
+        data=data.model_copy(update={"voxel_size_nm": data.voxel_size_nm or voxel_size_nm}),
+        training=training,
+        prediction=experiment.prediction.model_copy(update={"window": window}),
+        versions={
+            "python": platform.python_version(),
+            "torch": version("torch"),
+            "monai": version("monai"),
+            "connectomics-zoo": version("connectomics-zoo"),
+        },
+    )
+
+
+def _with_threshold(task: TaskSpec, threshold: float | None) -> TaskSpec:
+    """Return the task with the experiment's threshold, if that has one.
+
+    Raises:
+        SpecError: the task is decoded without.
+    """
+    if threshold is None:
+        return task
+    if task.decode.threshold is None:
+        raise SpecError(
+            f"threshold {threshold:g} has no effect: the task {task.name} is decoded by {task.decode.method}, leave it "
+            "out."
+        )
+    return task.model_copy(update={"decode": task.decode.model_copy(update={"threshold": threshold})})
+
+
+def inspect_volumes(data: DataSpec, *, task: TaskSpec) -> tuple[int, tuple[float, float, float] | None]:
+    """Open every pair, check it, and return the number of channels and the voxel size that they share.
+
+    Raises:
+        ZooError: a volume, a region, or what they have in common is wrong.
+    """
+    channels: set[int] = set()
+    voxel_sizes: set[tuple[float, float, float]] = set()
+    for pair in (*data.train, *data.validation):
+        with ExitStack() as opened:
+            image, label, mask = (
+                None if location is None else opened.enter_context(_open(location, data))
+                for location in (pair.image, pair.label, pair.mask)
+            )
+            assert image is not None
+            assert label is not None
+            check_pair(image, label, continuous=has_values(task))
+            if mask is not None:
+                check_mask(image, mask)
+            box = region_box(pair, image)
+            network_box(pair.region, image.shape, data.downsample)
+            if math.prod(part.stop - part.start for part in box) <= SCANNED_VOXELS:
+                _scan(image, label, mask, box, data=data, task=task)
+            channels.add(image.channels or 1)
+            check_voxel_size(task, image.voxel_size_nm)
+            if image.voxel_size_nm is not None:
+                voxel_sizes.add(image.voxel_size_nm)
+    if len(channels) > 1:
+        raise SpecError(f"the images have {sorted(channels)} channels, all must have the same number.")
+    if len(voxel_sizes) > 1:
+        raise SpecError(
+            f"the images have the voxel sizes {sorted(voxel_sizes)} nm, all must have the same: resample them."
+        )
+    return channels.pop(), voxel_sizes.pop() if voxel_sizes else None
+
+
+def _open(location: str, data: DataSpec) -> Volume:
+    root = Path(data.root).expanduser() if data.root is not None else None
+    return open_volume(location, root=root, voxel_size_nm=data.voxel_size_nm)
+
+
+def _scan(
+    image: Volume,
+    label: Volume,
+    mask: Volume | None,
+    box: tuple[slice, slice, slice],
+    *,
+    data: DataSpec,
+    task: TaskSpec,
+) -> None:
+    """Read what is made of floats, whose values may be anything, section by section."""
+    z, y, x = box
+    for first in range(z.start, z.stop):
+        section = (slice(first, first + 1), y, x)
+        if image.dtype.kind == "f":
+            scale_intensity(image.read(section), dtype=image.dtype, intensity_range=data.intensity_range)
+        if has_values(task):
+            labels, annotated = read_truth(label, mask, section, unlabelled=data.unlabelled)
+            make_targets(labels, task=task, voxel_size_nm=None, annotated=annotated)
+
+
+def _check_recipe(training: TrainingSpec, data: DataSpec, *, model: ModelSpec, task: TaskSpec, source: str) -> None:
+    """Refuse what the data, the network or the task do not have for the recipe."""
+    _check_affinities(task, training.patch_size, data.downsample, source=source)
+    if training.early_stopping and not data.validation:
+        raise SpecError(
+            f"{source}: training.early_stopping={training.early_stopping} compares validations and there are none, "
+            "add data.validation or leave it out."
+        )
+    if training.freeze == "encoder" and encoder_modules(model.builder, model.arch) is None:
+        raise SpecError(
+            f"{source}: the builder {model.builder!r} does not say which weights are its encoder (encoder_modules), "
+            "so that training.freeze=encoder is not possible: leave it out."
+        )
+    without = [pair.image for pair in data.train if pair.weight is None]
+    if 0 < len(without) < len(data.train):
+        raise SpecError(
+            f"{source}: {without[0]} has no weight and other volumes have one, which only compare with each other: "
+            "give all of data.train a weight, or none."
+        )
+    weighted = [pair.image for pair in data.validation if pair.weight is not None]
+    if weighted:
+        raise SpecError(
+            f"{source}: {weighted[0]} is validated on, as a whole, and its weight has no effect: leave it out."
+        )
+
+
+def _check_affinities(task: TaskSpec, patch_size: tuple[int, ...], downsample: tuple[int, ...], *, source: str) -> None:
+    """Refuse offsets that no patch holds, or that would mean another distance where they are decoded."""
+    if task.affinities is None:
+        return
+    if max(downsample) > 1:
+        raise SpecError(
+            f"{source}: data.downsample={list(downsample)} and affinities do not go together, since offsets are in "
+            "voxels of the volume when they are decoded: downsample the volumes themselves."
+        )
+    for index, offset in zip(affinity_channels(task), convention_of(task).offsets, strict=True):
+        if any(abs(step) >= edge for step, edge in zip(offset, patch_size, strict=True)):
+            raise SpecError(
+                f"{source}: the channel {task.channels[index].name!r} joins voxels {list(offset)} (z, y, x) apart, "
+                f"which no patch of {list(patch_size)} holds: give a larger training.patch_size."
+            )
+
+
+def _check_patch(model: ModelSpec, size: tuple[int, ...], *, what: str) -> None:
+    rule = model.input.size
+    if len(model.input.axes) != 3:
+        raise SpecError(f"{model.name} is a 2-D network, and training works on volumes: choose arch.spatial_dims=3.")
+    if not rule.allows(size):
+        legal = list(rule.round_up(size)) if len(size) == len(rule.minimum) else list(rule.minimum)
+        text = str(legal).replace(" ", "")  # as a shell takes it
+        raise SpecError(
+            f"{what} {list(size)} is not legal for {model.name} (legal: {rule.describe()} along z, y, x), "
+            f"for example {what}={text}."
+        )

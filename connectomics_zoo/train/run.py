@@ -1,0 +1,103 @@
+"""`train`: checks all that can be checked without torch, which takes seconds to import, and then runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from connectomics_zoo.errors import OutputError, UnknownNameError
+from connectomics_zoo.runs.folder import CHECKPOINT_FILE
+from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.train.inspection import warn_of_labels, warn_of_overlap, warn_of_padding
+from connectomics_zoo.train.report import Progress, TrainReport
+from connectomics_zoo.train.resolve import continue_run, resolve_run
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+"""What may be asked for; whether it is there is found out when torch is."""
+
+
+def train(
+    ref: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    output: str | Path | None = None,
+    resume: bool = False,
+    fast_dev_run: bool = False,
+    device: str = "auto",
+    progress: Callable[[Progress], None] | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> TrainReport:
+    """Train a model and return where the run lies.
+
+    Everything that can be wrong with spec, overrides and volumes is found before the run folder is made.
+
+    Args:
+        ref: an experiment or a model; with `resume`, a run folder.
+        overrides: nested fields to change: `{"task": "mito", "data": {"train": {"image": …}}}`.
+        output: the run folder to make; by default a new one in `runs/`.
+        resume: go on with the run folder `ref`.
+        fast_dev_run: two steps and one validation patch, to see that all works; leaves nothing.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        progress: is told of every step.
+        tell: is told what became of the weights to start from, and why the run ended early.
+
+    Raises:
+        ZooError: something is wrong with the arguments, or the run folder cannot be made.
+        CheckFailedError: the loss is no longer finite.
+        KeyboardInterrupt: the run was stopped, by ctrl-C or SIGTERM; it can be resumed.
+    """
+    if resume and output is not None:
+        raise OutputError(f"a resumed run goes on in its own folder {ref}, leave out the output {output}.")
+    if device not in DEVICES:
+        raise UnknownNameError(f"unknown device {device!r}, give auto, cpu, cuda or mps.")
+    run = continue_run(ref, overrides or {}) if resume else resolve_run(ref, overrides or {})
+    folder = None
+    if not fast_dev_run:
+        folder = _resumable(Path(ref)) if resume else _free_folder(run, output)
+    warn_of_overlap(run.data)
+    warn_of_padding(run)
+    warn_of_labels(run)
+    from connectomics_zoo.train.trainer import fit_run
+
+    return fit_run(run, folder=folder, resume=resume, device=device, progress=progress, tell=tell)
+
+
+def preview_patches(
+    ref: str | Path, overrides: Mapping[str, Any] | None = None, *, path: str | Path, resume: bool = False
+) -> None:
+    """Draw the first patches that `train` would train on, augmented, and train nothing.
+
+    Args:
+        ref: an experiment or a model; with `resume`, a run folder.
+        overrides: nested fields to change, as for `train`.
+        path: the PNG to write; an existing one is replaced.
+        resume: look at the run folder `ref`.
+
+    Raises:
+        ZooError: something is wrong with the arguments, or the picture cannot be written.
+    """
+    from connectomics_zoo.pictures.drawing import check_picture
+
+    check_picture(Path(path))
+    run = continue_run(ref, overrides or {}) if resume else resolve_run(ref, overrides or {})
+    warn_of_padding(run)
+    warn_of_labels(run)
+    from connectomics_zoo.train.preview import draw_preview
+
+    draw_preview(run, Path(path))
+
+
+def _resumable(folder: Path) -> Path:
+    if not (folder / CHECKPOINT_FILE).is_file():
+        raise UnknownNameError(f"{folder} has no {CHECKPOINT_FILE} to resume from, train it anew.")
+    return folder
+
+
+def _free_folder(run: RunSpec, output: str | Path | None) -> Path:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path(output) if output is not None else Path("runs") / f"{run.name}-{run.task.name}-{stamp}"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} exists and is not empty, choose another folder or resume it with --resume.")
+    return folder

@@ -1,0 +1,308 @@
+"""Runs a complete, checked run with Lightning, and writes its folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from connectomics_zoo.errors import (
+    CheckFailedError,
+    LimitError,
+    OutputError,
+    SpecError,
+    UnknownNameError,
+    WeightsError,
+    ZooError,
+)
+from connectomics_zoo.files.yaml import dump_yaml
+from connectomics_zoo.network.build import measure_static
+from connectomics_zoo.network.device import _Precision
+from connectomics_zoo.network.hardware import cpu_has_bfloat16
+from connectomics_zoo.predict.checks import check_turns
+from connectomics_zoo.predict.views import plan_views
+from connectomics_zoo.runs.folder import CHECKPOINT_FILE, LOGS, METRICS_FILE, RUN_SPEC
+from connectomics_zoo.schema.builder import prefers_bfloat16
+from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.train.averaging import AverageWeights
+from connectomics_zoo.train.callbacks import KeepCheckpoint, KeepWeights, ReportProgress, StopEarly
+from connectomics_zoo.train.curve import draw_curve, keep_log
+from connectomics_zoo.train.data import training_loader, validation_loader
+from connectomics_zoo.train.initial import first_network, write_report
+from connectomics_zoo.train.module import SegmentationModule
+from connectomics_zoo.train.report import Progress, TrainReport
+
+_log = logging.getLogger(__name__)
+
+
+def fit_run(
+    run: RunSpec,
+    *,
+    folder: Path | None,
+    resume: bool,
+    device: str,
+    progress: Callable[[Progress], None] | None,
+    tell: Callable[[str], None] | None,
+) -> TrainReport:
+    """Train what `run` states, and return where it lies; see `train`.
+
+    Args:
+        run: a complete run whose volumes have been looked at.
+        folder: its folder, to be made unless it is resumed; None does two steps and leaves nothing.
+        resume: go on from the folder's checkpoint.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        progress: is told of every step.
+        tell: is told what became of the weights to start from, and why the run ended early.
+    """
+    # Views that the task or the window cannot have would be found when the training is over.
+    check_turns(run, run.prediction, voxel_size_nm=run.data.voxel_size_nm)
+    plan_views(run.prediction.views, task=run.task, axes=run.model.input.axes)
+    L.seed_everything(run.training.seed, workers=True, verbose=False)
+    network, loaded = first_network(run, resume=resume)
+    if loaded is not None and tell is not None:
+        tell(f"starts from {loaded.summary()}")
+    if run.model.expect is None:
+        run = run.model_copy(update={"model": run.model.model_copy(update={"expect": measure_static(run.model)})})
+    precision, accelerator = choose_precision(run.training.precision, device, model=run.model)
+    run = run.model_copy(update={"trained_on": _trained_on(run, f"{_device_name(accelerator)}, {precision}", resume)})
+    warn_of_waiting(run.training.workers, accelerator=accelerator)
+    if accelerator == "cpu":
+        network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    module = SegmentationModule(run, network)
+    if folder is None:
+        steps = 2 * run.training.accumulate
+        with _quiet():
+            trainer = _trainer(run, precision, accelerator, fast_dev_run=steps, callbacks=[], loggers=[])
+        _fit(trainer, module, run, checkpoint=None, steps_done=0)
+        return TrainReport(folder=Path(), steps=trainer.global_step, metrics={})
+
+    steps_done = _steps_done(folder, run) if resume else 0
+    _make_folder(folder)
+    _write_spec(run, folder)
+    if loaded is not None:
+        write_report(loaded, folder)
+    keep, callbacks = _callbacks(run, folder, progress)
+    if resume:
+        keep_log(folder / LOGS, step=steps_done)
+    with _quiet():
+        trainer = _trainer(run, precision, accelerator, fast_dev_run=0, callbacks=callbacks, loggers=_loggers(folder))
+    try:
+        _fit(trainer, module, run, checkpoint=folder / CHECKPOINT_FILE if resume else None, steps_done=steps_done)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{folder}: stopped after {trainer.global_step} steps, go on with --resume.") from None
+    report = TrainReport(folder=folder, steps=trainer.global_step, metrics=keep.best)
+    _write_results(report, run)
+    if tell is not None and any(isinstance(item, StopEarly) and item.stopped for item in callbacks):
+        tell(
+            f"{folder}: ended after {trainer.global_step} of {run.training.max_steps} steps, "
+            f"{run.task.metrics[0]} got no better in {run.training.early_stopping} validations "
+            "(training.early_stopping)"
+        )
+    return report
+
+
+def _callbacks(
+    run: RunSpec, folder: Path, progress: Callable[[Progress], None] | None
+) -> tuple[KeepWeights, list[L.Callback]]:
+    """Return the callbacks in the order in which they must be called, and the one that keeps the weights."""
+    recipe, metric = run.training, run.task.metrics[0]
+    average = AverageWeights(decay=recipe.ema_decay) if recipe.ema_decay else None
+    keep = KeepWeights(
+        folder, metric=metric if run.data.validation else None, every=recipe.validate_every, average=average
+    )
+    callbacks: list[L.Callback] = [keep] if average is None else [average, keep]
+    if recipe.early_stopping:
+        callbacks.append(StopEarly(metric=metric, patience=recipe.early_stopping))
+    callbacks.append(KeepCheckpoint(folder, every=recipe.validate_every, accumulate=recipe.accumulate))
+    if progress is not None:
+        callbacks.append(ReportProgress(progress))
+    return keep, callbacks
+
+
+def choose_precision(wanted: _Precision, device: str, *, model: ModelSpec) -> tuple[_Precision, str]:
+    """Return the arithmetic and Lightning accelerator for `device`; what it cannot do is replaced, with a warning.
+
+    CPUs compute in float32, where most networks are faster, but for bfloat16 on a CPU that has it and with a network
+    that is faster in it.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[device]:
+        raise UnknownNameError(f"the device {device!r} is not available here, give auto or cpu.")
+    if device == "cuda":
+        if wanted == "bf16-mixed" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            _log.warning("this GPU has no bfloat16, training in 16-mixed instead of %s", wanted)
+            return "16-mixed", device
+        return wanted, device
+    if (
+        device == "cpu"
+        and wanted == "bf16-mixed"
+        and prefers_bfloat16(model.builder, model.arch)
+        and cpu_has_bfloat16()
+    ):
+        return wanted, device
+    if wanted != "32-true":
+        _log.warning("training on the %s in 32-true instead of %s", device, wanted)
+    return "32-true", device
+
+
+def _trained_on(run: RunSpec, here: str, resume: bool) -> str:
+    """Return what a run is trained on: `here`, and before that what it says, if it goes on."""
+    if not resume or run.trained_on is None:
+        return here
+    return run.trained_on if run.trained_on.endswith(here) else f"{run.trained_on}; then {here}"
+
+
+def _device_name(accelerator: str) -> str:
+    return torch.cuda.get_device_name() if accelerator == "cuda" else accelerator
+
+
+def warn_of_waiting(workers: int, *, accelerator: str) -> None:
+    """Log that a GPU waits for its patches; a CPU has nothing left to read them with meanwhile."""
+    if accelerator != "cpu" and workers == 0:
+        _log.warning(
+            "the GPU waits while patches are read in its own process: training.workers=%d reads them ahead",
+            min(8, os.cpu_count() or 1),
+        )
+
+
+def _trainer(
+    run: RunSpec,
+    precision: _Precision,
+    accelerator: str,
+    *,
+    fast_dev_run: int,
+    callbacks: list[L.Callback],
+    loggers: list[Any],
+) -> L.Trainer:
+    recipe = run.training
+    return L.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        # Lightning's own requeueing under SLURM knows nothing of run folders.
+        plugins=[LightningEnvironment()],
+        precision=precision,
+        max_steps=recipe.max_steps,
+        max_epochs=-1,
+        val_check_interval=min(recipe.validate_every, recipe.max_steps) * recipe.accumulate,  # in batches
+        accumulate_grad_batches=recipe.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        gradient_clip_val=recipe.gradient_clip or None,
+        log_every_n_steps=1 if recipe.max_steps < 50 else 10,
+        fast_dev_run=fast_dev_run,
+        callbacks=callbacks,
+        logger=loggers,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _fit(
+    trainer: L.Trainer, module: SegmentationModule, run: RunSpec, *, checkpoint: Path | None, steps_done: int
+) -> None:
+    recipe = run.training
+    on_gpu = isinstance(trainer.accelerator, CUDAAccelerator)
+    loader = training_loader(run, skip=steps_done * recipe.accumulate, pin_memory=on_gpu)
+    validation = validation_loader(run, pin_memory=on_gpu)
+    try:
+        with _quiet():
+            trainer.fit(module, loader, validation, ckpt_path=checkpoint)
+    except FloatingPointError as error:
+        raise CheckFailedError(f"{error}: the training diverged, lower training.learning_rate.") from None
+    except ZooError as error:
+        # A loader's worker wraps an error in its traceback, which ends in the sentence.
+        raise type(error)(error.args[0].splitlines()[-1].removeprefix(f"{_full_name(error)}: ")) from None
+    except torch.OutOfMemoryError:
+        raise LimitError(
+            f"the device has not enough memory for batches of {recipe.batch_size} patches of {list(recipe.patch_size)} "
+            f"with {run.model.name}, lower training.batch_size or training.patch_size."
+        ) from None
+    except SystemExit:  # how Lightning ends after SIGINT and SIGTERM
+        raise KeyboardInterrupt from None
+
+
+def _full_name(error: ZooError) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}"
+
+
+def _steps_done(folder: Path, run: RunSpec) -> int:
+    """Steps that the run to be resumed has behind it.
+
+    Raises:
+        SpecError: it is at its end.
+        WeightsError: its checkpoint is damaged.
+    """
+    checkpoint = folder / CHECKPOINT_FILE
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        steps = int(state["global_step"])
+        waited = int(state["callbacks"].get("StopEarly", {"waited": 0})["waited"])
+    except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError):
+        raise WeightsError(f"{checkpoint}: is no checkpoint of a run, or damaged: train it anew.") from None
+    if steps >= run.training.max_steps:
+        raise SpecError(f"{folder} has done {steps} steps, give training.max_steps=N with a larger N to go on.")
+    if 0 < run.training.early_stopping <= waited:
+        raise SpecError(
+            f"{folder} has ended early, after {waited} validations without a better score: give "
+            "training.early_stopping=N with a larger N, or 0, to go on."
+        )
+    return steps
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's advice (loggers, workers, GPUs that are not used) is for its own users, not for ours."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning.*")
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        (folder / CHECKPOINT_FILE).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: the run folder cannot be made ({error.strerror}), choose another one.") from None
+
+
+def _write_spec(run: RunSpec, folder: Path) -> None:
+    partial = folder / f".{RUN_SPEC}.partial"
+    partial.write_text(dump_yaml(run.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+    partial.replace(folder / RUN_SPEC)
+
+
+def _write_results(report: TrainReport, run: RunSpec) -> None:
+    content = {"steps": report.steps, **report.metrics}
+    (report.folder / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    draw_curve(report.folder / LOGS, report.folder / "curve.png", title=run.name, metric=run.task.metrics[0])
+
+
+def _loggers(folder: Path) -> list[Any]:
+    return [
+        CSVLogger(folder, name="", version=LOGS, prefix="", flush_logs_every_n_steps=10),
+        TensorBoardLogger(folder, name="", version=LOGS, default_hp_metric=False),
+    ]

@@ -1,7 +1,0 @@
-"""Augmentation: a patch and its labels, varied as an `AugmentationSpec` says."""
-
-from connectomics_zoo.training.augment.apply import augment
-from connectomics_zoo.training.augment.chance import Sample
-from connectomics_zoo.training.augment.symmetry import rotation_planes
-
-__all__ = ["Sample", "augment", "rotation_planes"]

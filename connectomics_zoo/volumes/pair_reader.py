@@ -1,0 +1,123 @@
+"""Reads boxes of an image and its labels in network voxels, from volumes on disk; without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectomics_zoo.errors import VolumeError
+from connectomics_zoo.schema.experiment import DataSpec, Region, VolumePair
+from connectomics_zoo.volumes import Volume, open_volume
+from connectomics_zoo.volumes.intensity import scale_intensity
+from connectomics_zoo.volumes.resample import downsample_image, downsample_labels, downsample_mask
+from connectomics_zoo.volumes.truth import Truth, read_truth
+
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""[first, last + 1] of voxels along z, y, x."""
+
+
+class PairReader:
+    """Reads patches of one image and its labels in network voxels; opens its files when it is first used."""
+
+    def __init__(self, pair: VolumePair, data: DataSpec) -> None:
+        self.pair = pair
+        self.data = data
+        self.root = Path(data.root).expanduser() if data.root is not None else None
+        self.image: Volume = open_volume(pair.image, root=self.root, voxel_size_nm=data.voxel_size_nm)
+        self.label: Volume = open_volume(pair.label, root=self.root, voxel_size_nm=data.voxel_size_nm)
+        self.mask: Volume | None = None
+        if pair.mask is not None:
+            self.mask = open_volume(pair.mask, root=self.root, voxel_size_nm=data.voxel_size_nm)
+        factors = data.downsample
+        self.whole: Box = network_box(Region(), self.image.shape, factors)
+        """The whole volume, in network voxels."""
+        self.box: Box = network_box(pair.region, self.image.shape, factors)
+        """The pair's region, in network voxels."""
+
+    @property
+    def voxel_size_nm(self) -> tuple[float, ...] | None:
+        """Edge lengths (z, y, x) of a network voxel."""
+        size = self.image.voxel_size_nm
+        if size is None:
+            return None
+        return tuple(edge * factor for edge, factor in zip(size, self.data.downsample, strict=True))
+
+    def read_image(self, box: Box, *, within: Box) -> NDArray[np.float32]:
+        """Return the intensities (C, Z, Y, X) in `box`, reflected where it reaches out of `within`."""
+        inside, padding = _clip(box, within)
+        raw = self.image.read(self._volume_slices(inside))
+        raw = raw if raw.ndim == 4 else raw[None]
+        scaled = scale_intensity(raw, dtype=self.image.dtype, intensity_range=self.data.intensity_range)
+        if max(self.data.downsample) > 1:
+            scaled = np.stack([downsample_image(channel, self.data.downsample) for channel in scaled])
+        return _reflect(scaled, ((0, 0), *padding))
+
+    def read_label(self, box: Box, *, within: Box) -> NDArray[Any]:
+        """Return the labels (Z, Y, X) in `box`, reflected where it reaches out of `within`; 0 where not annotated."""
+        return self.read_truth(box, within=within).labels
+
+    def read_truth(self, box: Box, *, within: Box) -> Truth:
+        """Return the labels in `box`, reflected where it reaches out of `within`, and where they are annotated.
+
+        A network voxel is annotated where all of its volume voxels are.
+        """
+        inside, padding = _clip(box, within)
+        labels, annotated = self.read_volume_truth(self._volume_slices(inside))
+        if max(self.data.downsample) > 1:
+            annotated = downsample_mask(annotated, self.data.downsample)
+            labels = downsample_labels(labels, self.data.downsample)
+            labels = np.where(annotated, labels, np.zeros((), labels.dtype))
+        return Truth(_reflect(labels, padding), _reflect(annotated, padding))
+
+    def read_volume_truth(self, region: tuple[slice, slice, slice]) -> Truth:
+        """Return the labels of `region` in the volume's own voxels, and where they are annotated."""
+        return read_truth(self.label, self.mask, region, unlabelled=self.data.unlabelled)
+
+    def close(self) -> None:
+        """Close the files."""
+        for volume in (self.image, self.label, self.mask):
+            if volume is not None:
+                volume.close()
+
+    def _volume_slices(self, box: Box) -> tuple[slice, slice, slice]:
+        z, y, x = (
+            slice(first * factor, min(last * factor, length))
+            for (first, last), factor, length in zip(box, self.data.downsample, self.image.shape, strict=True)
+        )
+        return z, y, x
+
+
+def network_box(region: Region, shape: tuple[int, ...], factors: tuple[int, ...]) -> Box:
+    """Return the network voxels that lie wholly inside `region` of a volume of `shape`.
+
+    Raises:
+        VolumeError: there is none along an axis.
+    """
+    ranges = []
+    for axis, limits, length, factor in zip("zyx", (region.z, region.y, region.x), shape, factors, strict=True):
+        first, last = limits or (0, length)
+        low = -(-first // factor)
+        high = -(-last // factor) if last == length else last // factor
+        if low >= high:
+            raise VolumeError(
+                f"region {axis}: [{first}, {last}] holds no whole block of {factor} voxels (data.downsample), "
+                "make it larger or downsample less."
+            )
+        ranges.append((low, high))
+    z, y, x = ranges
+    return z, y, x
+
+
+def _clip(box: Box, within: Box) -> tuple[Box, tuple[tuple[int, int], ...]]:
+    """The part of `box` inside `within`, and how much of it lies before and behind that part."""
+    inside = tuple((max(first, low), min(last, high)) for (first, last), (low, high) in zip(box, within, strict=True))
+    padding = tuple((inner[0] - outer[0], outer[1] - inner[1]) for inner, outer in zip(inside, box, strict=True))
+    z, y, x = inside
+    return (z, y, x), padding
+
+
+def _reflect(array: NDArray[Any], padding: tuple[tuple[int, int], ...]) -> NDArray[Any]:
+    return np.pad(array, padding, mode="reflect") if any(map(any, padding)) else array

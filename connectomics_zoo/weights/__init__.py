@@ -1,0 +1,1 @@
+"""Trained weights: found by reference, checked, transferred into networks, and locked."""

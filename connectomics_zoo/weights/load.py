@@ -1,0 +1,186 @@
+"""`load`: a network from a reference, with everything that is known about it attached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from connectomics_zoo.errors import SpecError, WeightsError, ZooError
+from connectomics_zoo.files.safetensors import PICKLES
+from connectomics_zoo.network.build import build, measure_static
+from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.specs.lookup import get_spec
+from connectomics_zoo.specs.reference import parse_reference
+from connectomics_zoo.specs.resolve import resolve_model
+from connectomics_zoo.weights.pretrained import Frozen, Pretrained, find_pretrained
+from connectomics_zoo.weights.storage import largest_file, read_weights
+from connectomics_zoo.weights.transfer import LoadReport, build_with_weights
+
+INIT_ALLOWANCE = 8
+"""How many times as large as the network's own a file to start from may be: it may have more channels."""
+
+
+def load(
+    ref: str | Path | ModelSpec,
+    *,
+    pretrained: bool | str = False,
+    in_channels: int | None = None,
+    out_channels: int | None = None,
+    deep_supervision: bool | None = None,
+    arch: Mapping[str, Any] | None = None,
+    init_from: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    frozen: Frozen = False,
+) -> nn.Module:
+    """Return the network of `ref` in evaluation mode, with `.spec` and `.load_report`.
+
+    The weights file may stay mapped into memory while the network lives (see `read_weights`): changing the network,
+    by training it for example, never changes the file, and the file may be deleted or replaced by another of its name,
+    but must not be overwritten in place.
+
+    Args:
+        ref: a reference: `name`, `name@1.0.0`, `name.tag` (with those weights), `catalog:name`,
+            `hf://org/repo@revision` (with its weights), a YAML file, a run folder (with its weights), or a spec.
+        pretrained: True for the model's first weights, or the tag of others. They come from the package, the Hub's
+            cache, or the Hub, and are the file that the spec declares or an error.
+        in_channels: channels of the input, where they differ from the spec's, or from those of the weights.
+        out_channels: channels of the outputs, where they differ from the spec's, or from those of the weights.
+        deep_supervision: have the heads at all scales; by default, if the spec has them.
+        arch: fields of the architecture to change, by name.
+        init_from: weights to start from: a safetensors file, a run folder, `name.tag` or `hf://org/repo@revision`;
+            kernels may be smaller (UpKern) and channels may differ.
+        device: where the network goes.
+        frozen: load only weights that the lock file `zoo.lock` has, or that of this path, and exactly those.
+
+    Raises:
+        UnknownNameError: there is no such model, tag, or field.
+        SpecError: a value is not allowed.
+        WeightsError: the weights are missing, are not the declared or locked ones, or do not fit.
+        HubError: the Hub does not give them.
+        ZooError: the device cannot be used.
+    """
+    trained = _trained(ref, pretrained, frozen=frozen)
+    if frozen is not False and trained is None and init_from is None:
+        raise WeightsError(
+            f"{ref!s}: frozen says which weights may be loaded, and none are asked for: add pretrained=True, or leave "
+            "out frozen."
+        )
+    declared = get_spec(ref) if trained is None else trained.spec
+    spec = resolve_model(declared, in_channels=in_channels, out_channels=out_channels, arch=arch)
+    if trained is not None and init_from is not None:
+        raise WeightsError(f"{ref!s} brings its own weights, leave out either them or init_from={str(init_from)!r}.")
+    if deep_supervision is None:
+        deep_supervision = len(spec.outputs) > 1
+    elif deep_supervision and len(spec.outputs) == 1:
+        raise SpecError(f"{spec.name} has one output only, load it without deep_supervision=True.")
+
+    _check_device(device)
+    if init_from is not None:
+        path = find_weights(init_from, frozen=frozen)
+        return load_file(spec, path, deep_supervision=deep_supervision, resample_kernels=True, device=device)
+    if trained is not None:
+        return load_file(
+            spec,
+            trained.path,
+            deep_supervision=deep_supervision,
+            same_shapes=in_channels is None and out_channels is None,
+            name=trained.source,
+            device=device,
+        )
+    network = build(spec, deep_supervision=deep_supervision)
+    report = LoadReport("initialisation", reinitialised=tuple(network.state_dict()))
+    return _finish(network, spec, report, device=device)
+
+
+def load_file(
+    spec: ModelSpec,
+    path: Path,
+    *,
+    deep_supervision: bool = True,
+    resample_kernels: bool = False,
+    same_shapes: bool = False,
+    name: str | None = None,
+    device: str | torch.device = "cpu",
+) -> nn.Module:
+    """Return the network of a resolved spec with the weights in the file `path`, as `load` does.
+
+    Args:
+        spec: a resolved spec.
+        path: a safetensors file.
+        deep_supervision: have the heads at all scales.
+        resample_kernels: make larger kernels from smaller ones (UpKern).
+        same_shapes: refuse weights of other channels.
+        name: names the weights in the report and in errors; by default the path.
+        device: where the network goes.
+
+    Raises:
+        WeightsError: the file cannot be read or does not fit.
+    """
+    network, report = build_with_weights(
+        spec,
+        read_weights(path, max_bytes=largest_file(spec) * (INIT_ALLOWANCE if resample_kernels else 1)),
+        deep_supervision=deep_supervision,
+        source=name or str(path),
+        resample_kernels=resample_kernels,
+        same_shapes=same_shapes,
+    )
+    return _finish(network, spec, report, device=device)
+
+
+def _finish(network: nn.Module, spec: ModelSpec, report: LoadReport, *, device: str | torch.device) -> nn.Module:
+    """Attach spec and report, and put the network where it belongs, in evaluation mode."""
+    if spec.expect is None:
+        spec = spec.model_copy(update={"expect": measure_static(spec)})
+    attached: Any = network
+    attached.spec = spec
+    attached.load_report = report
+    return _moved(network, torch.device(device)).eval()
+
+
+def _moved(network: nn.Module, device: torch.device) -> nn.Module:
+    """`network.to(device)`, which takes its time even where all is there already."""
+    there = all(tensor.device == device for tensor in (*network.parameters(), *network.buffers()))
+    return network if there else network.to(device)
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises the latter where it was built without CUDA
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ZooError(
+            f"device {str(device)!r} cannot be used here ({reason}), give one that is there, such as 'cpu'."
+        ) from None
+
+
+def _trained(ref: str | Path | ModelSpec, pretrained: bool | str, *, frozen: Frozen) -> Pretrained | None:
+    """Return the weights that the reference itself asks for, or None."""
+    if isinstance(ref, ModelSpec):
+        return find_pretrained(ref, _tag(pretrained), frozen=frozen) if pretrained else None
+    reference = parse_reference(ref)
+    brings = reference.hub is not None or (reference.path is not None and reference.path.is_dir())
+    if isinstance(pretrained, str):
+        own = "its own weights" if brings else reference.tag
+        if own not in (None, pretrained):
+            raise WeightsError(f"{reference.text} means {own}, leave out pretrained={pretrained!r}.")
+    if brings or reference.tag or pretrained:
+        return find_pretrained(ref, _tag(pretrained), frozen=frozen)
+    return None
+
+
+def _tag(pretrained: bool | str) -> str | None:
+    return pretrained if isinstance(pretrained, str) else None
+
+
+def find_weights(source: str | Path, *, frozen: Frozen = False) -> Path:
+    """Return the weights file that `source` means: the file itself, that of a folder, of `name.tag`, or on the Hub."""
+    path = Path(source)
+    if path.suffix in (".safetensors", *PICKLES) and not str(source).startswith("hf:"):
+        if frozen is not False:
+            raise WeightsError(f"{source!s}: a file is in no lock file, leave out either it or frozen.")
+        return path
+    return find_pretrained(source, frozen=frozen).path

@@ -1,0 +1,231 @@
+"""From a reference to trained weights: a file on this machine, checked, and the spec of the network that it is of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from connectomics_zoo.errors import WeightsError
+from connectomics_zoo.files.digests import check_sums, file_sha256
+from connectomics_zoo.files.safetensors import read_header
+from connectomics_zoo.files.yaml import parse_yaml, read_yaml
+from connectomics_zoo.hub import WEIGHTS_FILE, HubReference, fetch, fetch_weights
+from connectomics_zoo.runs.portable import check_portable
+from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.schema.model import ModelSpec, WeightsEntry
+from connectomics_zoo.schema.validation import validate
+from connectomics_zoo.schema.weights_lock import LockedWeights
+from connectomics_zoo.specs.identity import is_same_network, network_digest
+from connectomics_zoo.specs.lookup import check_tag, find_entry, get_spec, run_of_document, spec_path
+from connectomics_zoo.specs.reference import Reference, parse_reference
+from connectomics_zoo.specs.resolve import resolve_model
+from connectomics_zoo.weights.lock_file import LOCK_FILE, locked, read_weights_lock
+from connectomics_zoo.weights.storage import largest_file
+
+Frozen = bool | str | Path
+"""True: only what the lock file `zoo.lock` in the current folder has is loaded; or the path of another lock file."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Trained weights that a reference means."""
+
+    name: str
+    """`name@1.0.0.tag`, `hf://org/repo@<commit>`, or the path of a folder."""
+    spec: ModelSpec
+    """The spec of the network, with the channels that it was trained with."""
+    path: Path
+    """The file, on this machine; its digest was checked where one is declared."""
+    entry: WeightsEntry | None = None
+    """What the spec declares about them, where it does."""
+    document: dict[str, Any] | None = None
+    """The spec that lies beside them, where one does."""
+
+    @property
+    def source(self) -> str:
+        """What a load report calls them: the file, and the reference where that does not lead to it."""
+        return str(self.path) if self.path.is_relative_to(self.name) else f"{self.name}: {self.path}"
+
+
+def find_pretrained(ref: str | Path | ModelSpec, tag: str | None = None, *, frozen: Frozen = False) -> Pretrained:
+    """Return the trained weights of a reference, downloaded if need be, and checked.
+
+    Args:
+        ref: `name` (its first weights), `name.tag`, `hf://org/repo@revision`, a YAML file, or a folder with a spec and
+            weights, such as a run folder.
+        tag: which of the spec's weights, where the reference does not say it.
+        frozen: load only what the lock file has, and exactly that.
+
+    Raises:
+        UnknownNameError: there is no such model.
+        WeightsError: there are no such weights, they are not the declared ones, or the lock file does not have them.
+        HubError: the Hub does not give them.
+        SpecError: a spec or the lock file cannot be read.
+    """
+    if isinstance(ref, ModelSpec):
+        raise WeightsError(
+            f"{ref.name}: weights lie beside a spec's file, load it by name or path for pretrained={tag or True!r}."
+        )
+    reference = parse_reference(ref)
+    lock = None if frozen is False else Path(LOCK_FILE if frozen is True else frozen)
+    if reference.hub is not None:
+        return _from_hub(reference, lock)
+    if reference.path is not None and reference.path.is_dir():
+        if lock is not None:
+            raise WeightsError(f"{reference.text}: a folder is not in {lock}, leave out either it or frozen.")
+        return _from_folder(reference, reference.path)
+    if reference.path is not None and lock is not None:
+        raise WeightsError(f"{reference.text}: a spec's file is not in {lock}, leave out either it or frozen.")
+    return _from_spec(reference, tag, lock)
+
+
+def _from_folder(reference: Reference, folder: Path) -> Pretrained:
+    """Find the weights in a folder, whose files may be links within it, but not out of it."""
+    path = spec_path(reference)
+    weights = folder / WEIGHTS_FILE
+    for file in (path, weights):
+        if file.is_symlink() and folder.resolve() not in file.resolve().parents:
+            raise WeightsError(f"{file}: is a link out of its folder, which is not followed: copy the file there.")
+    if not weights.is_file():
+        raise WeightsError(f"{weights}: there is no such weights file, is the training still running?")
+    check_sums(folder)
+    return Pretrained(reference.text, get_spec(reference.text), weights, document=read_yaml(path))
+
+
+def _from_spec(reference: Reference, tag: str | None, lock: Path | None) -> Pretrained:
+    """Find weights that a spec declares."""
+    spec = get_spec(reference.text)
+    wanted = reference.tag or tag
+    check_tag(spec, wanted)
+    chosen = wanted or next(iter(spec.weights))
+    entry = spec.weights[chosen]
+    name = _full_name(reference, spec, chosen)
+    network = with_channels_of(spec, entry)
+    if lock is not None:
+        _check_locked(entry, network, locked(lock, name), name=name, lock=lock)
+    path = weights_path(spec, chosen, folder=spec_path(reference).parent)
+    if lock is not None and path.stat().st_size != locked(lock, name).size:
+        raise WeightsError(f"{name}: has {path.stat().st_size} bytes, and {lock} has another size: lock it again.")
+    return Pretrained(name, network, path, entry=entry)
+
+
+def with_channels_of(spec: ModelSpec, entry: WeightsEntry) -> ModelSpec:
+    """Return `spec` with the channels of the network that its weights `entry` are of."""
+    return resolve_model(spec, in_channels=entry.input_channels, out_channels=entry.output_channels)
+
+
+def _full_name(reference: Reference, spec: ModelSpec, tag: str) -> str:
+    """Return the reference that means these weights alone, whatever is the current version or the first tag."""
+    if reference.path is not None:
+        return f"{reference.text}.{tag}"
+    home = find_entry(reference).catalog.name
+    return f"{'' if home == 'zoo' else f'{home}:'}{spec.name}@{spec.version}.{tag}"
+
+
+def _check_locked(entry: WeightsEntry, network: ModelSpec, found: LockedWeights, *, name: str, lock: Path) -> None:
+    declared = (entry.source, entry.repo, entry.revision, entry.file, entry.sha256)
+    if declared != (found.source, found.repo, found.revision, found.file, found.sha256):
+        raise WeightsError(
+            f"{name}: the spec declares other weights (sha256 {entry.sha256[:12]}…) than {lock} has "
+            f"({found.sha256[:12]}…), so none are loaded: install the catalogue of that time, or lock it again."
+        )
+    if found.network != network_digest(network):
+        raise WeightsError(
+            f"{name}: the spec declares another network than {lock} has, so nothing is loaded: install the catalogue "
+            "of that time, or lock it again."
+        )
+
+
+def weights_path(spec: ModelSpec, tag: str, *, folder: Path) -> Path:
+    """Return the checked file of the weights `tag` of the spec that lies in `folder`, downloaded if need be.
+
+    Raises:
+        WeightsError: the file is missing or not the one that the spec declares.
+        HubError: the Hub does not give it.
+    """
+    entry = spec.weights[tag]
+    if entry.repo is not None and entry.revision is not None:
+        limit = entry.size or largest_file(with_channels_of(spec, entry))
+        return fetch(entry.repo, entry.revision, entry.file, max_bytes=limit, sha256=entry.sha256, size=entry.size)
+    path = folder / entry.file
+    if path.is_symlink():
+        raise WeightsError(f"{path}: is a link, weights are read from the spec's own folder only: copy the file there.")
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such weights file, put it beside the spec.")
+    right_size = entry.size is None or path.stat().st_size == entry.size
+    if not right_size or file_sha256(path) != entry.sha256:
+        raise WeightsError(f"{path}: not the file that {spec.name}.{tag} declares (sha256 differs), get it again.")
+    return path
+
+
+def _from_hub(reference: Reference, lock: Path | None) -> Pretrained:
+    """Find the weights of a repository, described by the spec there."""
+    assert reference.hub is not None
+    found = None if lock is None else _locked_on_hub(reference.hub, lock)
+    hub = reference.hub if found is None else reference.hub._replace(revision=found.revision, file=found.file)
+    pinned = reference._replace(hub=hub)
+    path = spec_path(pinned)
+    if found is not None and file_sha256(path) != found.spec_sha256:
+        raise WeightsError(f"{reference.text}: the spec in the repository is not the one that {lock} has.")
+    document = read_yaml(path)
+    spec = get_spec(str(hub))
+    sha256, size = (None, None) if found is None else (found.sha256, found.size)
+    # Counted, since what a stranger's spec says of its own network may be anything.
+    limit = largest_file(spec.model_copy(update={"expect": None}))
+    weights = fetch_weights(hub, max_bytes=limit, sha256=sha256, size=size)
+    if found is not None and found.network != network_digest(spec):
+        raise WeightsError(f"{reference.text}: the network is not the one that {lock} has, so nothing is loaded.")
+    return Pretrained(str(hub), spec, weights, document=document)
+
+
+def _locked_on_hub(hub: HubReference, lock: Path) -> LockedWeights:
+    """Return what the lock file says of a repository, by the reference as it was locked or as it was pinned."""
+    for name, found in read_weights_lock(lock).weights.items():
+        if hub == (found.repo, found.revision, found.file):
+            return found
+        # Without a file, the reference means the one that the repository's names lead to, as a name in the lock does.
+        if hub == (found.repo, found.revision, None) and parse_reference(name).hub[2:] == (None,):  # type: ignore[index]
+            return found
+    return locked(lock, str(hub))
+
+
+def find_run(ref: str | Path, *, frozen: Frozen = False) -> tuple[RunSpec, Pretrained]:
+    """Return how a network was trained and is to be used, with its weights: of a run folder, or of trained weights.
+
+    Raises:
+        WeightsError: these weights do not say how they were trained.
+        ZooError: see `find_pretrained`.
+    """
+    found = find_pretrained(ref, frozen=frozen)
+    run = embedded_run(found)
+    if run is None:
+        raise WeightsError(
+            f"{found.name}: nothing says how these weights were trained, so nothing can be predicted with them alone: "
+            "load them with zoo.load, or give a run folder or what zoo push made of one."
+        )
+    if not is_same_network(run.model, found.spec):
+        raise WeightsError(
+            f"{found.name}: the spec in the weights file is of another network than the one that declares them: tell "
+            "their owner."
+        )
+    return run, found
+
+
+def embedded_run(found: Pretrained) -> RunSpec | None:
+    """Return how weights were trained: from the spec beside them, or the one in their file; None where there is none.
+
+    Raises:
+        SpecError: that spec does not follow its schema, or names places of another machine.
+    """
+    if found.document is not None:
+        if found.document.get("kind") != "run":
+            return None
+        return run_of_document(found.document, parse_reference(found.name), source=found.name)
+    text = read_header(found.path).metadata.get("spec")
+    if text is None:
+        return None
+    source = f"the spec in {found.path}"
+    run = validate(RunSpec, parse_yaml(text, source=source), source=source)
+    check_portable(run, source=source)
+    return run

@@ -1,0 +1,257 @@
+"""The sliding window: equal to the naive one whatever the blocks, each voxel once, in memory that does not grow."""
+
+from __future__ import annotations
+
+import tracemalloc
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from support.naive_window import fake_forward, naive
+
+from connectomics_zoo.predict import plan
+from connectomics_zoo.predict.grid import AxisGrid
+from connectomics_zoo.predict.plan import Span, make_geometry
+from connectomics_zoo.predict.slide import predict_column
+from connectomics_zoo.volumes.box import region_box
+
+
+@dataclass
+class FakeSource:
+    """A volume in memory that remembers how much was read at a time."""
+
+    array: np.ndarray
+    reads: list[int] = field(default_factory=list)
+
+    def read(self, region):
+        block = self.array[(..., *region)]
+        assert all(part.stop <= size for part, size in zip(region, self.array.shape[-3:], strict=True))
+        self.reads.append(block.size)
+        return block.copy()
+
+
+def slide(source, geometry, *, budget=plan.MEMORY_BUDGET, batch_size=3, channels_in=1, forward=fake_forward):
+    """Predict into an array; every voxel must be written exactly once."""
+    shape = tuple(part.stop - part.start for part in geometry.box)
+    out = np.full((2, *shape), np.nan, dtype=np.float32)
+    times = np.zeros(shape, dtype=int)
+    planes = plan.plan_planes(geometry, chunk=plan.chunk_shape(geometry)[0])
+    columns = plan.split_columns(
+        geometry,
+        rows=plan.rows_in_memory(geometry, planes),
+        channels_in=channels_in,
+        channels_out=2,
+        budget=budget,
+    )
+    done = []
+    for column in columns:
+        for box, values in predict_column(
+            source,
+            forward,
+            geometry=geometry,
+            planes=planes,
+            column=column,
+            scale=lambda block: block.astype(np.float32),
+            channels_in=channels_in,
+            channels_out=2,
+            batch_size=batch_size,
+            advance=done.append,
+        ):
+            here = tuple(
+                slice(part.start - whole.start, part.stop - whole.start)
+                for part, whole in zip(box, geometry.box, strict=True)
+            )
+            out[(slice(None), *here)] = values
+            times[here] += 1
+    assert (times == 1).all()
+    return out, len(columns), sum(done)
+
+
+CASES = {
+    "several windows on every axis": ((21, 30, 26), (1, 1, 1), (8, 12, 10), 0.5),
+    "no overlap": ((20, 25, 21), (1, 1, 1), (8, 12, 10), 0.0),
+    "much overlap": ((12, 13, 11), (1, 1, 1), (6, 6, 6), 0.8),
+    "exactly one window": ((8, 12, 10), (1, 1, 1), (8, 12, 10), 0.5),
+    "smaller than the window": ((5, 30, 7), (1, 1, 1), (8, 12, 10), 0.5),
+    "much smaller than the window": ((1, 3, 2), (1, 1, 1), (16, 16, 16), 0.5),
+    "downsampled, sizes that divide": ((8, 32, 30), (1, 2, 3), (4, 6, 6), 0.5),
+    "downsampled, sizes that do not": ((19, 31, 35), (2, 3, 4), (4, 6, 6), 0.5),
+    "downsampled to less than a window": ((3, 5, 7), (2, 4, 8), (4, 4, 4), 0.5),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_naive_sliding_window_over_the_whole_volume(case):
+    shape, factors, window, overlap = CASES[case]
+    array = np.random.default_rng(0).random(shape, dtype=np.float32)
+    box = region_box(None, shape=shape)
+    geometry = make_geometry(shape=shape, factors=factors, window=window, overlap=overlap, box=box)
+    found, _, _ = slide(FakeSource(array), geometry)
+    np.testing.assert_allclose(found, naive(array, factors=factors, window=window, overlap=overlap), atol=1e-6)
+
+
+def test_random_geometries_equal_the_naive_sliding_window(monkeypatch):
+    monkeypatch.setattr(plan, "CHUNK_EDGE", 4)
+    generator = np.random.default_rng(7)
+    for _ in range(25):
+        shape = tuple(int(size) for size in generator.integers(1, 22, 3))
+        factors = tuple(int(factor) for factor in generator.integers(1, 4, 3))
+        window = tuple(int(edge) for edge in generator.integers(2, 8, 3))
+        overlap = float(generator.choice([0, 0.25, 0.5, 0.7]))
+        array = generator.random(shape, dtype=np.float32)
+        geometry = make_geometry(
+            shape=shape, factors=factors, window=window, overlap=overlap, box=region_box(None, shape=shape)
+        )
+        found, _, _ = slide(FakeSource(array), geometry, budget=int(generator.integers(1, 20_000)))
+        expected = naive(array, factors=factors, window=window, overlap=overlap)
+        np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=f"{shape} {factors} {window} {overlap}")
+
+
+@pytest.mark.parametrize("factors", [(1, 1, 1), (2, 3, 2)])
+def test_columns_do_not_change_a_single_bit(factors, monkeypatch):
+    monkeypatch.setattr(plan, "CHUNK_EDGE", 8)
+    shape = (17, 50, 40)
+    array = np.random.default_rng(1).random(shape, dtype=np.float32)
+    geometry = make_geometry(
+        shape=shape, factors=factors, window=(4, 6, 6), overlap=0.5, box=region_box(None, shape=shape)
+    )
+    whole, one, _ = slide(FakeSource(array), geometry, batch_size=1)
+    parts, many, _ = slide(FakeSource(array), geometry, budget=1, batch_size=1)
+    assert one == 1
+    assert many > 20
+    assert np.array_equal(whole, parts)
+
+
+@pytest.mark.parametrize("factors", [(1, 1, 1), (2, 2, 3)])
+def test_strips_of_reading_and_writing_do_not_change_a_single_bit(factors, monkeypatch):
+    shape = (17, 30, 20)
+    array = np.random.default_rng(1).random(shape, dtype=np.float32)
+    geometry = make_geometry(
+        shape=shape, factors=factors, window=(4, 6, 6), overlap=0.5, box=region_box(None, shape=shape)
+    )
+    whole, _, _ = slide(FakeSource(array), geometry)
+    monkeypatch.setattr("connectomics_zoo.predict.slide.STRIP_VOXELS", 500)
+    source = FakeSource(array)
+    strips, _, _ = slide(source, geometry)
+    assert max(source.reads) <= max(500, 4 * factors[0] * factors[1] * 20)  # a strip, or one network row
+    assert np.array_equal(whole, strips)
+
+
+@pytest.mark.parametrize("factors", [(1, 1, 1), (2, 3, 2)])
+@pytest.mark.parametrize("region", ["z=5:9", "z=0:3,y=7:30", "y=11:12,x=3:37", "z=16:17,y=49:50,x=39:40"])
+def test_a_region_equals_the_same_part_of_the_whole(factors, region):
+    shape = (17, 50, 40)
+    array = np.random.default_rng(2).random(shape, dtype=np.float32)
+
+    def run(text):
+        box = region_box(text, shape=shape)
+        geometry = make_geometry(shape=shape, factors=factors, window=(4, 6, 6), overlap=0.5, box=box)
+        return slide(FakeSource(array), geometry, batch_size=1)[0]
+
+    part = region_box(region, shape=shape)
+    np.testing.assert_array_equal(run(region), run(None)[(slice(None), *part)])
+
+
+def test_a_region_reads_and_predicts_only_what_it_needs():
+    shape = (200, 64, 64)
+    source = FakeSource(np.zeros(shape, dtype=np.float32))
+    geometry = make_geometry(
+        shape=shape, factors=(1, 1, 1), window=(8, 16, 16), overlap=0.5, box=region_box("z=100:104,y=0:8", shape=shape)
+    )
+    _, _, windows = slide(source, geometry)
+    assert windows == 2 * 1 * 7
+    assert sum(source.reads) == 12 * 16 * 64
+
+
+def test_memory_does_not_grow_with_the_number_of_sections():
+    def measure(sections):
+        source = FakeSource(np.zeros((sections, 48, 48), dtype=np.uint8))
+        geometry = make_geometry(
+            shape=source.array.shape,
+            factors=(1, 1, 1),
+            window=(8, 16, 16),
+            overlap=0.5,
+            box=region_box(None, shape=source.array.shape),
+        )
+        planes = plan.plan_planes(geometry, chunk=8)
+        tracemalloc.start()
+        for _ in predict_column(
+            source,
+            fake_forward,
+            geometry=geometry,
+            planes=planes,
+            column=(Span(0, 48), Span(0, 48)),
+            scale=lambda block: block.astype(np.float32),
+            channels_in=1,
+            channels_out=2,
+            batch_size=1,
+            advance=lambda count: None,
+        ):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        stated = plan.column_bytes(
+            geometry,
+            rows=plan.rows_in_memory(geometry, planes),
+            height=48,
+            width=48,
+            channels_in=1,
+            channels_out=2,
+        )
+        return peak, max(source.reads), stated
+
+    short, long = measure(64), measure(640)
+    assert long[1] == short[1] == 8 * 48 * 48
+    assert long[2] == short[2]
+    assert long[0] < short[0] + 60_000  # the weights' sum along z, and the list of planes
+    assert short[2] * 0.9 < short[0] < short[2] + 400_000  # a strip and a window on top of what is stated
+
+
+def test_columns_stay_inside_the_budget_and_are_cut_between_chunks():
+    shape = (1000, 20_000, 30_000)
+    geometry = make_geometry(
+        shape=shape, factors=(1, 1, 1), window=(16, 128, 128), overlap=0.5, box=region_box(None, shape=shape)
+    )
+    planes = plan.plan_planes(geometry, chunk=plan.chunk_shape(geometry)[0])
+    rows = plan.rows_in_memory(geometry, planes)
+    columns = plan.split_columns(geometry, rows=rows, channels_in=1, channels_out=3, budget=2**30)
+    assert 1 < len(columns) < 230  # 200 would fill the budget to the last byte
+    for y, x in columns:
+        assert y.first % plan.CHUNK_EDGE == 0
+        assert x.first % plan.CHUNK_EDGE == 0
+        assert (
+            plan.column_bytes(geometry, rows=rows, height=y.size, width=x.size, channels_in=1, channels_out=3) <= 2**30
+        )
+    assert sum(y.size * x.size for y, x in columns) == 20_000 * 30_000
+
+
+def test_complete_sections_are_handed_out_in_whole_chunks():
+    shape = (100, 32, 32)
+    geometry = make_geometry(
+        shape=shape, factors=(2, 1, 1), window=(8, 16, 16), overlap=0.5, box=region_box("z=3:90", shape=shape)
+    )
+    rows = [plane.rows for plane in plan.plan_planes(geometry, chunk=8)]
+    assert rows[0].first == 3
+    assert rows[-1].stop == 90
+    assert all((span.stop - 3) % 8 == 0 for span in rows[:-1])
+
+
+def test_weights_of_a_window_are_a_gaussian_of_an_eighth_and_add_up_to_one():
+    grid = AxisGrid(size=100, window=32, overlap=0.5)
+    total = np.zeros(100)
+    for start in grid.starts:
+        total[start : start + 32] += grid.weights(start, first=start, stop=start + 32)
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+    shares = grid.weights(16, first=32, stop=48), grid.weights(32, first=32, stop=48)
+    log_ratio = np.log(shares[0] / shares[1])
+    centres = 16 + 15.5, 32 + 15.5
+    voxels = np.arange(32, 48)
+    expected = ((voxels - centres[1]) ** 2 - (voxels - centres[0]) ** 2) / (2 * 4.0**2)
+    expected_between = log_ratio - expected
+    assert np.ptp(expected_between) < 1e-3
+
+
+def test_the_last_window_ends_at_the_border():
+    assert AxisGrid(size=70, window=32, overlap=0.5).starts == (0, 16, 32, 38)
+    assert AxisGrid(size=64, window=32, overlap=0.5).starts == (0, 16, 32)
+    assert AxisGrid(size=20, window=32, overlap=0.5).starts == (0,)
