@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from connectomics_zoo.network.cores import usable_cores
+
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "sve", "bf16")
 """Instruction sets that decide how fast networks are on a CPU, as Linux calls them."""
 
@@ -67,7 +69,7 @@ def describe_machine(device: torch.device, *, packages: tuple[str, ...] = ()) ->
     flags = set(info.get("flags", info.get("Features", "")).split())
     return Machine(
         processor=info.get("model name") or _processor(),
-        cores=core_count(),
+        cores=usable_cores(),
         instructions=tuple(name for name in INSTRUCTIONS if name in flags),
         memory_gib=_memory_gib(),
         accelerator=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
@@ -77,13 +79,6 @@ def describe_machine(device: torch.device, *, packages: tuple[str, ...] = ()) ->
         versions=_versions(("torch", "monai", "connectomics-zoo", *packages)),
         date=date.today().isoformat(),
     )
-
-
-def core_count() -> int:
-    """Return the number of logical cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def load_average() -> float | None:

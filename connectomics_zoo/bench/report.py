@@ -44,6 +44,8 @@ class Measurement:
     parameters' gradients together in training."""
     peak_memory_bytes: int | None
     """Growth of a fresh process that has network and input, over the step; None where it was not measured."""
+    seconds_busy: float | None = None
+    """Median of as many rounds beside `BenchReport.busy` other processes; None where it was not measured."""
 
     @property
     def variant(self) -> Variant:
@@ -77,6 +79,8 @@ class BenchReport:
     """Where, when, and with which versions."""
     models: tuple[ModelBench, ...]
     """In the order of the request."""
+    busy: int = 0
+    """Processes that computed without a pause beside `Measurement.seconds_busy`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as data for JSON."""
@@ -94,13 +98,14 @@ class BenchReport:
             }
             for model in data["models"]
         ]
-        return cls(machine=Machine(**machine), models=tuple(ModelBench(**model) for model in models))
+        return cls(Machine(**machine), tuple(ModelBench(**model) for model in models), busy=data.get("busy", 0))
 
 
 def make_measurements(
     mode: Mode,
     timings: dict[Variant, Timing],
     *,
+    busy: dict[Variant, Timing] | None = None,
     errors: dict[Variant, float],
     memory: dict[Variant, int | None],
     voxels: int,
@@ -111,6 +116,7 @@ def make_measurements(
     Args:
         mode: what was timed.
         timings: of every variant, `BASELINE` among them.
+        busy: of every variant beside other work, where that was measured.
         errors: relative errors of every variant.
         memory: peaks in bytes, of those variants that have one.
         voxels: of the input.
@@ -131,6 +137,7 @@ def make_measurements(
             speed_up=timings[BASELINE].median / timing.median,
             relative_error=errors[variant],
             peak_memory_bytes=memory.get(variant),
+            seconds_busy=None if not busy else busy[variant].median,
         )
         for variant, timing in timings.items()
     )

@@ -10,10 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from connectomics_zoo.bench.load import busy_processes
 from connectomics_zoo.bench.machine import describe_machine
 from connectomics_zoo.bench.memory import peak_memory
 from connectomics_zoo.bench.report import BenchReport, Measurement, ModelBench, make_measurements
-from connectomics_zoo.bench.timing import alternate, relative_error
+from connectomics_zoo.bench.timing import Timing, alternate, relative_error
 from connectomics_zoo.bench.variants import (
     BASELINE,
     MODES,
@@ -53,6 +54,7 @@ def bench(
     device: str = "auto",
     threads: int | None = None,
     memory: Literal["measure", "skip"] = "measure",
+    busy: int = 0,
     progress: Progress | None = None,
 ) -> BenchReport:
     """Measure networks with random weights: plain and default implementation take turns in this process.
@@ -66,6 +68,7 @@ def bench(
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         threads: of torch on the CPU; by default as many as it uses anyway.
         memory: also measure peak memory, each in a process of its own.
+        busy: also measure times beside so many other processes that compute without a pause.
         progress: is told of every run.
 
     Raises:
@@ -78,15 +81,19 @@ def bench(
     chosen = variants(tuple(precisions) or supported_precisions(target))
     check_precisions(tuple(variant.precision for variant in chosen), target)
     shapes = [input_shape(spec, size) for spec in specs]
-    counted = _Counter(progress, len(specs) * len(modes) * len(chosen) * (rounds + 1 + (memory == "measure")))
+    counted = _Counter(
+        progress, len(specs) * len(modes) * len(chosen) * (rounds * (2 if busy else 1) + 1 + (memory == "measure"))
+    )
     random_devices = [target] if target.type == "cuda" else []
     with _threads(threads), torch.random.fork_rng(devices=random_devices):
         machine = describe_machine(target)
         models = tuple(
-            _bench_model(spec, shape, chosen, modes, device=target, rounds=rounds, memory=memory, counted=counted)
+            _bench_model(
+                spec, shape, chosen, modes, device=target, rounds=rounds, memory=memory, busy=busy, counted=counted
+            )
             for spec, shape in zip(specs, shapes, strict=True)
         )
-    return BenchReport(machine=machine, models=models)
+    return BenchReport(machine=machine, models=models, busy=busy)
 
 
 def _bench_model(
@@ -98,6 +105,7 @@ def _bench_model(
     device: torch.device,
     rounds: int,
     memory: Literal["measure", "skip"],
+    busy: int,
     counted: _Counter,
 ) -> ModelBench:
     x = make_input(shape, device=device)
@@ -114,6 +122,11 @@ def _bench_model(
         steps = _steps(spec, networks, x, chosen, mode)
         errors = _warm_up(steps, networks, label=f"{spec.name}, {mode} at {shape}", after_each=counted.tick)
         timings = alternate(steps, rounds=rounds, after_each=counted.tick)
+        beside: dict[Variant, Timing] = {}
+        if busy:
+            counted.begin(f"{spec.name}, {mode} beside {busy} busy process{'es' if busy > 1 else ''}")
+            with busy_processes(busy):
+                beside = alternate(steps, rounds=rounds, after_each=counted.tick)
         peaks: dict[Variant, int | None] = {}
         if memory == "measure":
             counted.begin(f"{spec.name}, {mode}: peak memory")
@@ -122,7 +135,7 @@ def _bench_model(
                 peaks[variant] = peak_memory(spec, shape, variant, mode, device=device, threads=threads)
                 counted.tick()
         measurements += make_measurements(
-            mode, timings, errors=errors, memory=peaks, voxels=math.prod(shape[2:]), flops=flops
+            mode, timings, busy=beside, errors=errors, memory=peaks, voxels=math.prod(shape[2:]), flops=flops
         )
     return ModelBench(
         model=spec.name,

@@ -133,9 +133,10 @@ def command(
 
 
 def _warn_if_busy() -> None:
-    from connectomics_zoo.bench.machine import core_count, load_average
+    from connectomics_zoo.bench.machine import load_average
+    from connectomics_zoo.network.cores import usable_cores
 
-    load, cores = load_average(), core_count()
+    load, cores = load_average(), usable_cores()
     if load is not None and load > BUSY * cores:
         note(
             f"this machine is busy (load {load:.1f} on {cores} core(s)) and the times will be too long, "

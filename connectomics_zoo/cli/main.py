@@ -14,6 +14,7 @@ from typing import Any, cast
 import click
 from click.shell_completion import CompletionItem
 
+from connectomics_zoo.cli._threads import settle_threads
 from connectomics_zoo.errors import ZooError, nearest
 
 VERBS = {
@@ -109,6 +110,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # × and … where the terminal or pipe has no Unicode
+    settle_threads()
     # At the end Python would look for garbage in all that torch and MONAI have made, for a second, before it exits.
     atexit.register(gc.freeze)
     logging.basicConfig(format="zoo: %(message)s", level=logging.WARNING)

@@ -6,7 +6,10 @@ import dataclasses
 import importlib
 import json
 import logging
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,8 @@ from torch import nn
 
 from connectomics_zoo import fastpath
 from connectomics_zoo.bench import BenchReport, ModelBench, bench, machine, variants
+from connectomics_zoo.bench import run as bench_run
+from connectomics_zoo.bench.load import busy_processes
 from connectomics_zoo.bench.machine import Machine, describe_machine
 from connectomics_zoo.bench.memory import peak_memory, read_status, reset_peak
 from connectomics_zoo.bench.plot import check_target, draw_speed_ups
@@ -214,6 +219,36 @@ def test_progress_counts_every_run_to_the_end(recorder):
     assert told[0] == (0, total, "mednext-S, inference")
     assert told[-1] == (total, total, "mednext-S, training")
     assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
+
+
+def test_beside_other_work_every_step_has_its_turn_again(recorder, monkeypatch):
+    beside = []
+    real = bench_run.busy_processes
+    monkeypatch.setattr(bench_run, "busy_processes", lambda count: beside.append(count) or real(count))
+    seen = []
+    report = bench(
+        [TINY], size=(32,), precisions=("float32",), modes=("inference",), rounds=2, device="cpu", memory="skip",
+        busy=1, progress=lambda *told: seen.append(told),
+    )  # fmt: skip
+    items = report.models[0].measurements
+    assert beside == [1]
+    assert report.busy == 1
+    assert all(item.seconds_busy > 0 for item in items)
+    assert seen[-1][0] == seen[-1][1] == len(items) * (2 + 2 + 1)
+
+
+def test_busy_processes_compute_until_the_end_and_not_longer():
+    with busy_processes(1):
+        process = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=True
+        )
+        (busy,) = [pid for pid in process.stdout.split() if "while True" in _command_line(pid)]
+    assert not Path(f"/proc/{busy}").exists()
+
+
+def _command_line(pid):
+    path = Path(f"/proc/{pid}/cmdline")
+    return path.read_text() if path.exists() else ""
 
 
 def test_threads_are_used_and_given_back(recorder):

@@ -1,0 +1,63 @@
+"""How many cores this process may use: those that it may run on, and the quota of its container or job."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_MEMBERSHIP = Path("/proc/self/cgroup")
+_CONTROL_GROUPS = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Return the number of logical cores that this process may use, at least 1.
+
+    A scheduler or `taskset` pins a process to cores, and a container may have a quota of time on them
+    (`docker --cpus 1.5`): the smaller one counts, of a fraction the next whole number.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = core_quota()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def core_quota() -> float | None:
+    """Return the cores' worth of time that the control groups of this process allow, None where there is no limit.
+
+    Both versions of Linux's control groups are understood; a group is limited by those that it lies in, too.
+    """
+    quotas = [quota for folder in _own_groups() for quota in (_quota_of(folder),) if quota is not None]
+    return min(quotas, default=None)
+
+
+def _own_groups() -> list[Path]:
+    """The folders of this process's control groups and of all that they lie in."""
+    folders = []
+    for line in _read(_MEMBERSHIP).splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = _CONTROL_GROUPS / controllers if controllers else _CONTROL_GROUPS
+        own = root / path.lstrip("/")
+        # In a container the path may be as the host sees it, and the root is the own group already.
+        folders += [own, *(parent for parent in own.parents if parent.is_relative_to(root))]
+    return folders
+
+
+def _quota_of(folder: Path) -> float | None:
+    quota, _, period = _read(folder / "cpu.max").strip().partition(" ")
+    if not quota:
+        quota, period = (_read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+    try:
+        limit = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):  # "max", or nothing is there
+        return None
+    return limit if limit > 0 else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
