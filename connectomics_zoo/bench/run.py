@@ -81,9 +81,8 @@ def bench(
     chosen = variants(tuple(precisions) or supported_precisions(target))
     check_precisions(tuple(variant.precision for variant in chosen), target)
     shapes = [input_shape(spec, size) for spec in specs]
-    counted = _Counter(
-        progress, len(specs) * len(modes) * len(chosen) * (rounds * (2 if busy else 1) + 1 + (memory == "measure"))
-    )
+    runs = rounds * (2 if busy else 1) + 1 + (memory == "measure")
+    counted = _Counter(progress, len(specs) * len(modes) * len(chosen) * runs)
     random_devices = [target] if target.type == "cuda" else []
     with _threads(threads), torch.random.fork_rng(devices=random_devices):
         machine = describe_machine(target)
