@@ -12,8 +12,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from connectomics_zoo.bench.timing import alternate, relative_error
 from connectomics_zoo.network.build import build
-from connectomics_zoo.specs.lookup import get_spec
 from performance.common import Settings, seconds, shape, table, this_machine, threads, times
+from zoo import get_spec
 
 MODELS = ("monai_unet", "monai_vnet", "monai_unetr", "rsunet")
 

@@ -12,9 +12,8 @@ import torch
 from connectomics_zoo.bench import BenchReport, Measurement, ModelBench, bench
 from connectomics_zoo.bench.memory import peak_memory
 from connectomics_zoo.bench.variants import Mode, Variant, input_shape, variants
-from connectomics_zoo.specs.listing import read_rows
-from connectomics_zoo.specs.lookup import get_spec
 from performance.common import Settings, aim, megabytes, seconds, shape, table, threads, times
+from zoo import get_spec, list_models
 
 AIMS = {
     ("inference", "float32", (64, 64, 64)): 2.7,
@@ -60,8 +59,10 @@ def measure_training(settings: Settings) -> dict[str, Any]:
 
 def measure_families(settings: Settings) -> dict[str, Any]:
     """Every other network of the catalogue, once."""
-    rows = [row for row in read_rows().rows if row.catalog == "zoo" and row.family != "mednext"]
-    cases = [(row.name, 32 if settings.quick or (row.gflops or 0) > COSTLY_GFLOPS else 64) for row in rows]
+    others = "catalog == 'zoo' and family != 'mednext'"
+    costly = set(list_models(where=f"{others} and gflops > {COSTLY_GFLOPS}"))
+    names = list_models(where=others)
+    cases = [(name, 32 if settings.quick or name in costly else 64) for name in names]
     if settings.quick:
         cases = cases[:2]
     inference = _bench(cases, "inference", settings)

@@ -23,8 +23,8 @@ from connectomics_zoo.fastpath import plain_only
 from connectomics_zoo.network.build import count_parameters
 from connectomics_zoo.predict.openvino_engine import import_openvino
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.specs.lookup import get_spec
 from performance.common import Settings, aim, seconds, shape, table, this_machine, threads, times
+from zoo import get_spec
 
 MODEL = "mednext-S"
 OPENVINO_AIM = 0.85

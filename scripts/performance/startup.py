@@ -17,13 +17,12 @@ import torch
 
 from connectomics_zoo.bench.timing import alternate
 from connectomics_zoo.files.yaml import dump_yaml
-from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.network.build import build
-from connectomics_zoo.runs.folder import RUN_SPEC
-from connectomics_zoo.specs.lookup import get_spec
+from connectomics_zoo.runs.folder import RUN_SPEC, WEIGHTS_FILE
 from connectomics_zoo.weights.storage import write_weights
 from performance.children import PICKLE
 from performance.common import Settings, aim, megabytes, seconds, table, this_machine, times
+from zoo import get_spec
 
 LOAD_AIM, LOAD_MEMORY_AIM = 6, 0.5
 COMMAND_AIM = 0.18
