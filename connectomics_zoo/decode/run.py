@@ -23,9 +23,9 @@ from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.task import DecodeSpec, TaskSpec
 from connectomics_zoo.schema.tuned import TunedDecoding
 from connectomics_zoo.tasks.targets.labels import true_objects
-from connectomics_zoo.volumes import Part, Volume, check_mask, create_volume, open_volume
-from connectomics_zoo.volumes.box import Box, aligned_box, box_shape, box_start, box_within, part_of, region_box
+from connectomics_zoo.volumes import Box, Placement, Volume, check_mask, create_volume, open_volume
 from connectomics_zoo.volumes.location import split_location
+from connectomics_zoo.volumes.placement import aligned_box, placement_of
 from connectomics_zoo.volumes.prediction import read_values
 from connectomics_zoo.volumes.truth import Truth, read_truth
 from connectomics_zoo.volumes.writing import refuse_own_input
@@ -133,18 +133,17 @@ def decode(
         base = find_task(predicted, task=task, run=spec)
         saved = None if run is None else read_tuned(run)
         chosen = with_settings(base, saved=saved, method=method, changes=changes or {})
-        box, part, truth_of = _parts(predicted, tune_on, mask, region)
-        shape = box_shape(box)
-        refuse_too_large(chosen, shape=shape, stored=predicted.dtype, location=predicted.location)
+        box, placement, truth_of = _parts(predicted, tune_on, mask, region)
+        refuse_too_large(chosen, shape=box.shape, stored=predicted.dtype, location=predicted.location)
         with create_volume(
             out,
-            shape=shape,
+            shape=box.shape,
             # Objects cannot be more than voxels.
-            dtype=np.uint32 if np.prod(shape, dtype=np.int64) < 2**32 else np.uint64,
+            dtype=np.uint32 if box.voxels < 2**32 else np.uint64,
             channels=None,
             voxel_size_nm=predicted.voxel_size_nm,
             content="instances",
-            part=part,
+            placement=placement,
             overwrite=overwrite,
         ) as target:
             channels = _read(predicted, box, chosen)
@@ -167,7 +166,7 @@ def decode(
             begin = time.perf_counter()
             labels = segment(channels, decode=best)
             seconds = time.perf_counter() - begin
-            target.write((slice(None), slice(None), slice(None)), labels)
+            target.write(target.whole, labels)
         if trials and run is not None:
             file = _save(best, trials, run=run, prediction=predicted, truth=str(tune_on), region=region)
     return DecodeReport(
@@ -176,7 +175,7 @@ def decode(
         task=chosen.name,
         method=best.method,
         settings=fields_of(best),
-        shape=shape,
+        shape=box.shape,
         dtype=str(target.dtype),
         objects=int(labels.max()),
         voxel_size_nm=target.voxel_size_nm,
@@ -231,15 +230,14 @@ def _file_of(place: str | Path, *, root: Path | None = None) -> tuple[Path, str 
 
 def _parts(
     predicted: Volume, tune_on: str | Path | None, mask: str | Path | None, region: str | None
-) -> tuple[Box, Part | None, Callable[[], Truth] | None]:
-    """Return the part of the prediction that is decoded, what that is a part of, and what reads its truth, if any."""
+) -> tuple[Box, Placement | None, Callable[[], Truth] | None]:
+    """Return the part of the prediction that is decoded, where that lies, and what reads its truth, if any."""
+    lies = predicted.placement
     if tune_on is None:
-        if predicted.part is None:
-            box = region_box(region, shape=predicted.shape)
-            return box, part_of(box, predicted.shape), None
-        whole = predicted.part.whole_shape
-        box, first = aligned_box(predicted, shape=whole, region=region, truth="the volume that it is of")
-        return box_within(box, first), part_of(box, whole), None
+        shape = predicted.shape if lies is None else lies.whole_shape
+        whole = predicted.location if lies is None else f"the volume that {predicted.location} is of"
+        box, first = aligned_box(predicted, shape=shape, region=region, truth=whole)
+        return box.relative_to(first), placement_of(box, whole_shape=shape), None
     with open_volume(tune_on) as true, nullcontext() if mask is None else open_volume(mask) as known:
         true_box, first = aligned_box(predicted, shape=true.shape, region=region, truth=true.location)
         if true.channels is not None or true.dtype.kind == "f":
@@ -249,17 +247,12 @@ def _parts(
             )
         if known is not None:
             check_mask(true, known, kind="truth")
-        box = box_within(true_box, first)
-    part = _part(predicted, box) or part_of(true_box, true.shape)
-    return box, part, lambda: read_truth(true, known, true_box, unlabelled=None)
-
-
-def _part(predicted: Volume, box: Box) -> Part | None:
-    """Return where `box` of a prediction lies in the volume that the prediction is a part of, None if it is of none."""
-    if predicted.part is None:
-        return None
-    z, y, x = (first + start for first, start in zip(predicted.part.first_voxel, box_start(box), strict=True))
-    return Part((z, y, x), predicted.part.whole_shape)
+    box = true_box.relative_to(first)
+    if lies is None:
+        placement = placement_of(true_box, whole_shape=true.shape)
+    else:
+        placement = Placement(box.moved(lies.box.start), lies.whole_shape)
+    return box, placement, lambda: read_truth(true, known, true_box, unlabelled=None)
 
 
 def _save(

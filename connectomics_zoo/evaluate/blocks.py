@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from connectomics_zoo.errors import LimitError, VolumeError
 from connectomics_zoo.tasks.targets.labels import connected_objects
 from connectomics_zoo.volumes import Volume
-from connectomics_zoo.volumes.box import Box, box_shape, box_start, box_within
+from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.memory import available_bytes
 
 BLOCK = (32, 512, 512)
@@ -32,10 +31,10 @@ def relabelled(true: Volume, mask: Volume | None, box: Box, *, ignored: Sequence
     Raises:
         LimitError: they do not fit into the memory.
     """
-    needed, available = math.prod(box_shape(box)) * _RELABEL_BYTES, available_bytes()
+    needed, available = box.voxels * _RELABEL_BYTES, available_bytes()
     if available is not None and needed > available:
         raise LimitError(
-            f"{true.location}: labelling {' x '.join(map(str, box_shape(box)))} voxels takes about "
+            f"{true.location}: labelling {' x '.join(map(str, box.shape))} voxels takes about "
             f"{needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are free: score a part, or "
             "label its objects first."
         )
@@ -43,7 +42,7 @@ def relabelled(true: Volume, mask: Volume | None, box: Box, *, ignored: Sequence
     if mask is not None:
         labels = np.where(mask.read(box) != 0, labels, np.zeros((), labels.dtype))
     labels = connected_objects(labels, ignored=ignored)
-    return lambda part: labels[box_within(part, box_start(box))]
+    return lambda part: labels[part.relative_to(box.start).slices]
 
 
 def read_blocks(
@@ -60,16 +59,14 @@ def read_blocks(
 
     Floats become 1 above `cut`.
     """
-    corners = (range(part.start, part.stop, edge) for part, edge in zip(box, BLOCK, strict=True))
+    corners = (range(first, stop, edge) for (first, stop), edge in zip(box.ranges, BLOCK, strict=True))
     for corner in itertools.product(*corners):
-        z, y, x = (
-            slice(first, min(first + edge, part.stop)) for first, edge, part in zip(corner, BLOCK, box, strict=True)
-        )
-        values = predicted.read(box_within((z, y, x), offset))
+        block = Box.of_shape(BLOCK, start=corner).intersection(box)
+        values = predicted.read(block.relative_to(offset))
         if cut is not None:
             values = _thresholded(values, cut, location=predicted.location)
-        known = None if mask is None else mask.read((z, y, x)) != 0
-        yield _plain(values), _whole(_plain(read((z, y, x))), location=true.location), known
+        known = None if mask is None else mask.read(block) != 0
+        yield _plain(values), _whole(_plain(read(block)), location=true.location), known
 
 
 def _plain(block: NDArray[Any]) -> NDArray[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -23,8 +22,9 @@ from connectomics_zoo.scores.scores import class_scores, foreground_scores, obje
 from connectomics_zoo.scores.skeletons import Skeletons, read_skeletons
 from connectomics_zoo.tasks.targets.labels import IGNORED
 from connectomics_zoo.volumes import Volume, VoxelSize, check_mask, open_volume
-from connectomics_zoo.volumes.box import Box, aligned_box, box_shape, box_text
+from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.checks import count_changes, grey_problem
+from connectomics_zoo.volumes.placement import aligned_box
 from connectomics_zoo.volumes.prediction import cut_of, read_task
 
 _log = logging.getLogger(__name__)
@@ -225,7 +225,7 @@ def _compared(
 
     table = merge_pairs(tables())
     if mask is not None and not table.voxels:
-        raise VolumeError(f"{mask.location}: is 0 in all of {box_text(box)}, so nothing can be scored: give another.")
+        raise VolumeError(f"{mask.location}: is 0 in all of {box}, so nothing can be scored: give another.")
     counted = leave_out(table, ignored, truth=true.location)
     grey = grey_problem(changes[0], changes[1])
     if grey is not None:
@@ -246,9 +246,9 @@ def _compared(
         read_as=reading.text,
         threshold=reading.threshold,
         mask=None if mask is None else mask.location,
-        region=_limits(box),
+        region=box.ranges,
         voxels=compared.voxels,
-        ignored_voxels=math.prod(box_shape(box)) - compared.voxels,
+        ignored_voxels=box.voxels - compared.voxels,
         scores=scores,
         classes=classes,
     )
@@ -269,16 +269,12 @@ def _unscored(predicted: Volume, *, box: Box) -> Report:
         read_as=OBJECTS,
         threshold=None,
         mask=None,
-        region=_limits(box),
-        voxels=math.prod(box_shape(box)),
+        region=box.ranges,
+        voxels=box.voxels,
         ignored_voxels=0,
         scores={},
         classes={},
     )
-
-
-def _limits(box: Box) -> tuple[tuple[int, int], ...]:
-    return tuple((part.start, part.stop) for part in box)
 
 
 def _run_lengths(
@@ -322,8 +318,9 @@ def _aligned(predicted: Volume, true: Volume, region: Region | str | None) -> tu
                 f"{_way_to_labels(volume)}."
             )
     shape = true.shape
-    if predicted is true and predicted.part is not None:
-        shape = predicted.part.whole_shape  # the positions of skeletons alone are in the volume that it is a part of
+    if predicted is true and predicted.placement is not None:
+        # The positions of skeletons alone are in the volume that it is a part of.
+        shape = predicted.placement.whole_shape
     return aligned_box(predicted, shape=shape, region=region, truth=true.location)
 
 

@@ -33,8 +33,8 @@ from connectomics_zoo.pictures.drawing import (
 from connectomics_zoo.schema.experiment import Region
 from connectomics_zoo.scores.contingency import count_pairs
 from connectomics_zoo.tasks.targets.labels import connected_objects
-from connectomics_zoo.volumes import Volume, VoxelSize, check_mask, open_volume
-from connectomics_zoo.volumes.box import Box, aligned_box, box_shape, box_within
+from connectomics_zoo.volumes import Box, Volume, VoxelSize, check_mask, open_volume
+from connectomics_zoo.volumes.placement import aligned_box
 from connectomics_zoo.volumes.prediction import cut_of
 
 PANEL_INCHES = 4.0
@@ -143,23 +143,23 @@ def draw_volumes(
         if annotated is not None:
             check_mask(true, annotated, kind="truth")
         box, offset = aligned_box(predicted, shape=true.shape, region=region, truth=true.location)
-        depth = box_shape(box)[0]
+        depth = box.shape[0]
         count = min(sections, depth)
-        rows = [box[0].start + int((index + 0.5) * depth / count) for index in range(count)]
-        y, x = (_middle(part) for part in box[1:])
+        rows = [box.start[0] + int((index + 0.5) * depth / count) for index in range(count)]
+        middle = box.middle((depth, MAX_EDGE, MAX_EDGE))
+        drawn = [middle.replace(z=(row, row + 1)) for row in rows]
         # Components are those of all that lies between what is drawn.
-        depths = [slice(row, row + 1) for row in rows]
-        true_box = [(box[0], y, x)] if relabel else [(z, y, x) for z in depths]
-        labels = _stack(true, true_box)
-        known = np.ones(labels.shape, dtype=bool) if annotated is None else _stack(annotated, true_box) != 0
+        looked_at = [middle] if relabel else drawn
+        labels = _stack(true, looked_at)
+        known = np.ones(labels.shape, dtype=bool) if annotated is None else _stack(annotated, looked_at) != 0
         if unlabelled is not None:
             known &= labels != unlabelled
         labels = np.where(known, labels, np.zeros((), labels.dtype))
         if relabel:
-            between = [row - box[0].start for row in rows]
+            between = [row - box.start[0] for row in rows]
             labels, known = connected_objects(labels)[between], known[between]
-        raw = _stack(grey, [(z, y, x) for z in depths])
-        found = _stack(predicted, [box_within((z, y, x), offset) for z in depths])
+        raw = _stack(grey, drawn)
+        found = _stack(predicted, [section.relative_to(offset) for section in drawn])
         guess = not objects and predicted.content is None and len(np.unique(labels)) <= 2
         if predicted.dtype == np.uint8 and (
             predicted.content == "probability" or (found.max() > 1 and (threshold is not None or guess))
@@ -183,12 +183,6 @@ def _stack(volume: Volume, boxes: Sequence[Box]) -> NDArray[Any]:
     """Read `boxes` of a volume, of the first of its channels, one behind the other."""
     blocks = [volume.read(box) for box in boxes]
     return np.concatenate([block if block.ndim == 3 else block[0] for block in blocks])
-
-
-def _middle(part: slice) -> slice:
-    spare = max(0, part.stop - part.start - MAX_EDGE)
-    first = part.start + spare // 2
-    return slice(first, part.stop - (spare - spare // 2))
 
 
 def _check_shapes(raw: NDArray[Any], truth: NDArray[Any], prediction: NDArray[Any]) -> None:

@@ -31,18 +31,6 @@ CHUNK_EDGE = 128
 """Edge of the output's chunks along y and x, in voxels."""
 
 
-class Span(NamedTuple):
-    """Voxels [first, stop) along one axis."""
-
-    first: int
-    stop: int
-
-    @property
-    def size(self) -> int:
-        """Number of voxels."""
-        return self.stop - self.first
-
-
 @dataclass(frozen=True)
 class Geometry:
     """The volume, its windows, and the part of it that is predicted."""
@@ -56,9 +44,16 @@ class Geometry:
     box: Box
     """What is predicted, in voxels of the volume."""
 
-    def network_span(self, axis: int, span: Span) -> Span:
-        """Return the network voxels that the volume's voxels in `span` follow from."""
-        return Span(*network_range(*span, factor=self.factors[axis], size=self.grids[axis].size))
+    def network_box(self, box: Box) -> Box:
+        """Return the network voxels that the volume's voxels in `box` follow from."""
+        return Box.of_ranges(
+            network_range(first, stop, factor=factor, size=grid.size)
+            for (first, stop), factor, grid in zip(box.ranges, self.factors, self.grids, strict=True)
+        )
+
+    def window_box(self, corner: tuple[int, int, int]) -> Box:
+        """Return what lies in the volume of the window whose first network voxel is `corner`."""
+        return Box.of_ranges(grid.inside(start) for grid, start in zip(self.grids, corner, strict=True))
 
 
 def make_geometry(
@@ -79,40 +74,39 @@ class Plane(NamedTuple):
     """First network row of the windows."""
     base: int
     """First network row that is still needed before this plane."""
-    rows: Span
-    """Sections of the volume that are complete after this plane and were not before; may be empty."""
+    rows: tuple[int, int]
+    """Sections [first, stop) of the volume that are complete after this plane and were not before; may be empty."""
 
 
 def chunk_shape(geometry: Geometry) -> tuple[int, int, int]:
     """Return the output's chunks (z, y, x): along z what a plane of windows completes, within 8..64 sections."""
     depth = min(64, max(8, geometry.grids[0].step * geometry.factors[0]))
-    z, y, x = (part.stop - part.start for part in geometry.box)
+    z, y, x = geometry.box.shape
     return (min(depth, z), min(CHUNK_EDGE, y), min(CHUNK_EDGE, x))
 
 
 def plan_planes(geometry: Geometry, *, chunk: int) -> list[Plane]:
     """Return the planes of windows along z; complete sections are handed out in whole chunks."""
     grid, factor = geometry.grids[0], geometry.factors[0]
-    out = Span(geometry.box[0].start, geometry.box[0].stop)
-    needed = geometry.network_span(0, out)
-    starts = grid.touching(*needed)
+    first, last = geometry.box.ranges[0]
+    starts = grid.touching(*geometry.network_box(geometry.box).ranges[0])
     planes = []
-    done = out.first
+    done = first
     for start, following in zip(starts, (*starts[1:], None), strict=True):
-        base = geometry.network_span(0, Span(done, out.stop)).first
+        base = geometry.network_box(geometry.box.replace(z=(done, last))).start[0]
         if following is None:
-            stop = out.stop
+            stop = last
         else:
             complete = complete_voxels(following, factor=factor, network_size=grid.size, size=geometry.shape[0])
-            stop = max(done, complete - (complete - out.first) % chunk)
-        planes.append(Plane(start, base, Span(done, stop)))
+            stop = max(done, complete - (complete - first) % chunk)
+        planes.append(Plane(start, base, (done, stop)))
         done = stop
     return planes
 
 
 def rows_in_memory(geometry: Geometry, planes: list[Plane]) -> int:
     """Return how many network rows of sums must be kept at most."""
-    stop = geometry.network_span(0, Span(geometry.box[0].start, geometry.box[0].stop)).stop
+    stop = geometry.network_box(geometry.box).stop[0]
     return max(min(stop, plane.start + geometry.grids[0].window) - plane.base for plane in planes)
 
 
@@ -128,12 +122,10 @@ def column_bytes(geometry: Geometry, *, rows: int, height: int, width: int, chan
     return 4 * (sums + image)
 
 
-def split_columns(
-    geometry: Geometry, *, rows: int, channels_in: int, channels_out: int, budget: int
-) -> list[tuple[Span, Span]]:
-    """Return the columns, (y, x) in voxels of the volume, that fit into `budget` bytes; cuts lie between chunks."""
-    y, x = (Span(part.start, part.stop) for part in geometry.box[1:])
-    height, width = y.size, x.size
+def split_columns(geometry: Geometry, *, rows: int, channels_in: int, channels_out: int, budget: int) -> list[Box]:
+    """Return the columns, in voxels of the volume, that fit into `budget` bytes; cuts lie between chunks."""
+    box = geometry.box
+    depth, height, width = box.shape
     parts_y = parts_x = 1
     while max(height, width) > CHUNK_EDGE:
         need = column_bytes(
@@ -143,14 +135,14 @@ def split_columns(
             break
         if height >= width:
             parts_y += 1
-            height = _chunked(y.size / parts_y)
+            height = _chunked(box.shape[1] / parts_y)
         else:
             parts_x += 1
-            width = _chunked(x.size / parts_x)
+            width = _chunked(box.shape[2] / parts_x)
     return [
-        (Span(top, min(top + height, y.stop)), Span(left, min(left + width, x.stop)))
-        for top in range(y.first, y.stop, height)
-        for left in range(x.first, x.stop, width)
+        Box.of_shape((depth, height, width), start=(box.start[0], top, left)).intersection(box)
+        for top in range(box.start[1], box.stop[1], height)
+        for left in range(box.start[2], box.stop[2], width)
     ]
 
 

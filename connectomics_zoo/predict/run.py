@@ -25,14 +25,15 @@ from connectomics_zoo.predict.checks import (
     with_intensity_range,
 )
 from connectomics_zoo.predict.network import make_forward
-from connectomics_zoo.predict.plan import Geometry, Span, make_geometry
+from connectomics_zoo.predict.plan import Geometry, make_geometry
 from connectomics_zoo.predict.slide import Finished, Forward, predict_column
 from connectomics_zoo.predict.views import plan_views
 from connectomics_zoo.schema.experiment import Merge, Region, RunSpec, Views
 from connectomics_zoo.tasks.voxelwise import decode_voxels, decoded_channels
 from connectomics_zoo.volumes import Content, Volume, WritableVolume, create_volume, open_volume
-from connectomics_zoo.volumes.box import box_shape, part_of, region_box
+from connectomics_zoo.volumes.box import Box, region_box
 from connectomics_zoo.volumes.intensity import scale_intensity
+from connectomics_zoo.volumes.placement import placement_of
 from connectomics_zoo.volumes.prediction import DEFAULT_CUT, store_values, task_text
 from connectomics_zoo.volumes.voxel_size import lengths
 from connectomics_zoo.volumes.writing import refuse_own_input
@@ -213,7 +214,7 @@ def _geometry(
         factors=spec.data.downsample,
         window=(z, y, x),
         overlap=overlap,
-        box=region_box(region, shape=source.shape),
+        box=region_box(region, shape=source.shape, location=source.location),
     )
 
 
@@ -236,13 +237,13 @@ def _create_output(out: str | Path, job: _Job, *, source: Volume, overwrite: boo
         )
     return create_volume(
         out,
-        shape=box_shape(job.geometry.box),
+        shape=job.geometry.box.shape,
         dtype=job.dtype,
         channels=None if channels == 1 else channels,
         voxel_size_nm=voxel_size_nm,
         content=content,
         task=None if job.output == "label" else task_text(task),
-        part=part_of(job.geometry.box, source.shape),
+        placement=placement_of(job.geometry.box, whole_shape=source.shape),
         chunks=None if is_tiff else plan.chunk_shape(job.geometry),
         overwrite=overwrite,
     )
@@ -312,17 +313,11 @@ def _block(values: NDArray[np.float32], *, job: _Job) -> NDArray[Any]:
 def _write(target: WritableVolume, finished: Finished, *, job: _Job) -> None:
     box, values = finished
     block = _block(values, job=job)
-    z, y, x = (
-        slice(part.start - whole.start, part.stop - whole.start)
-        for part, whole in zip(box, job.geometry.box, strict=True)
-    )
-    target.write((z, y, x), block[0] if target.channels is None else block)
+    target.write(box.relative_to(job.geometry.box.start), block[0] if target.channels is None else block)
 
 
-def _windows_over(geometry: Geometry, column: tuple[Span, Span]) -> int:
+def _windows_over(geometry: Geometry, column: Box) -> int:
     """Return how many windows of one plane a column needs."""
-    counts = [
-        len(geometry.grids[axis].touching(*geometry.network_span(axis, span)))
-        for axis, span in zip((1, 2), column, strict=True)
-    ]
-    return counts[0] * counts[1]
+    ranges = geometry.network_box(column).ranges
+    rows, columns = (len(geometry.grids[axis].touching(*ranges[axis])) for axis in (1, 2))
+    return rows * columns

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from connectomics_zoo.predict.plan import CHUNK_EDGE, STRIP_VOXELS, Geometry, Plane, Span, rows_in_memory
+from connectomics_zoo.predict.plan import CHUNK_EDGE, STRIP_VOXELS, Geometry, Plane, rows_in_memory
 from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.resample import downsample_image, interpolate
 
@@ -30,7 +30,7 @@ Corner = tuple[int, int, int]
 class Source(Protocol):
     """What an opened volume gives: a block (Z, Y, X) or (C, Z, Y, X) of voxels."""
 
-    def read(self, region: Box) -> NDArray[Any]: ...
+    def read(self, box: Box) -> NDArray[Any]: ...
 
 
 class Finished(NamedTuple):
@@ -43,33 +43,27 @@ class Finished(NamedTuple):
 
 
 class _RollingRows:
-    """Network rows [base, base + depth) of an array (C, depth, Y, X) that moves along z."""
+    """Values (C, Z, Y, X) at the network voxels of a box that moves along z."""
 
-    def __init__(self, channels: int, depth: int, y: Span, x: Span, *, base: int) -> None:
-        self.values: Array = np.zeros((channels, depth, y.size, x.size), dtype=np.float32)
-        self.base = base
-        self.y = y
-        self.x = x
+    def __init__(self, channels: int, box: Box) -> None:
+        self.values: Array = np.zeros((channels, *box.shape), dtype=np.float32)
+        self.box = box
 
     def move_to(self, base: int) -> None:
         """Forget the rows before `base`; the rows that come in are zero."""
-        shift, depth = base - self.base, self.values.shape[1]
+        shift, depth = base - self.box.start[0], self.box.shape[0]
         if shift == 0:
             return
         # Row by row, because numpy copies the whole of an array that it assigns to itself.
         for row in range(depth - shift):
             self.values[:, row] = self.values[:, row + shift]
         self.values[:, max(0, depth - shift) :] = 0
-        self.base = base
+        self.box = self.box.moved((shift, 0, 0))
 
-    def view(self, z: Span, y: Span, x: Span) -> Array:
+    def view(self, box: Box) -> Array:
         """Return the part at these network voxels, without a copy."""
-        return self.values[
-            :,
-            z.first - self.base : z.stop - self.base,
-            y.first - self.y.first : y.stop - self.y.first,
-            x.first - self.x.first : x.stop - self.x.first,
-        ]
+        z, y, x = box.relative_to(self.box.start).slices
+        return self.values[:, z, y, x]
 
 
 def predict_column(
@@ -78,49 +72,46 @@ def predict_column(
     *,
     geometry: Geometry,
     planes: list[Plane],
-    column: tuple[Span, Span],
+    column: Box,
     scale: Callable[[NDArray[Any]], Array],
     channels_in: int,
     channels_out: int,
     batch_size: int,
     advance: Callable[[int], None],
 ) -> Iterator[Finished]:
-    """Predict the voxels (y, x) of `column` over all its sections.
+    """Predict the voxels of `column`.
 
     Args:
         source: the volume.
         forward: the network with its activations.
         geometry: the volume and its windows.
         planes: from `plan_planes`.
-        column: (y, x) in voxels of the volume.
+        column: all sections of what is predicted, in voxels of the volume.
         scale: from grey values to 0..1.
         channels_in: channels of the image.
         channels_out: channels of the output.
         batch_size: windows that the network gets at a time.
         advance: is told the number of windows done.
     """
-    needed = tuple(
-        geometry.network_span(axis, span)
-        for axis, span in enumerate((Span(geometry.box[0].start, geometry.box[0].stop), *column))
-    )
-    starts = [geometry.grids[axis].touching(*needed[axis]) for axis in (1, 2)]
-    under = [Span(row[0], geometry.grids[axis].inside(row[-1])[1]) for axis, row in zip((1, 2), starts, strict=True)]
-    depth = min(geometry.grids[0].window, geometry.grids[0].size)
-    image = _RollingRows(channels_in, depth, under[0], under[1], base=planes[0].start)
-    sums = _RollingRows(channels_out, rows_in_memory(geometry, planes), needed[1], needed[2], base=planes[0].base)
+    needed = geometry.network_box(column)
+    starts = [geometry.grids[axis].touching(*needed.ranges[axis]) for axis in (1, 2)]
     places = list(itertools.product(starts[0], starts[1]))
+    first, last = (geometry.window_box((planes[0].start, y, x)) for y, x in (places[0], places[-1]))
+    image = _RollingRows(channels_in, Box(first.start, last.stop))
+    kept = (planes[0].base, planes[0].base + rows_in_memory(geometry, planes))
+    sums = _RollingRows(channels_out, needed.replace(z=kept))
     windows = torch.empty(min(batch_size, len(places)), channels_in, *(grid.window for grid in geometry.grids))
     filled = planes[0].start
     for plane in planes:
-        rows = Span(*geometry.grids[0].inside(plane.start))
         image.move_to(plane.start)
-        _fill(image, Span(max(filled, plane.start), rows.stop), source=source, geometry=geometry, scale=scale)
-        filled = rows.stop
+        fresh = image.box.replace(z=(max(filled, plane.start), image.box.stop[0]))
+        _fill(image, fresh, source=source, geometry=geometry, scale=scale)
+        filled = image.box.stop[0]
         sums.move_to(plane.base)
         for batch in _batches([(plane.start, y, x) for y, x in places], size=batch_size):
             _predict_batch(image, sums, batch, forward=forward, windows=windows, geometry=geometry, needed=needed)
             advance(len(batch))
-        yield from _finish(sums, plane.rows, column=column, geometry=geometry)
+        yield from _finish(sums, column.replace(z=plane.rows), geometry=geometry)
 
 
 def _batches(corners: list[Corner], *, size: int) -> Iterator[list[Corner]]:
@@ -136,7 +127,7 @@ def _predict_batch(
     forward: Forward,
     windows: Tensor,
     geometry: Geometry,
-    needed: tuple[Span, ...],
+    needed: Box,
 ) -> None:
     """Predict the windows at `corners`, gathered in the memory `windows`, and add what they give to `sums`."""
     batch = windows[: len(corners)]
@@ -148,82 +139,73 @@ def _predict_batch(
 
 def _fill(
     image: _RollingRows,
-    rows: Span,
+    box: Box,
     *,
     source: Source,
     geometry: Geometry,
     scale: Callable[[NDArray[Any]], Array],
 ) -> None:
-    """Read, scale and average the network rows `rows`, a strip of `STRIP_VOXELS` at a time."""
-    if rows.size == 0:
+    """Read, scale and average the network voxels of `box`, a strip of `STRIP_VOXELS` at a time."""
+    if box.voxels == 0:
         return
-    fz, fy, fx = geometry.factors
-    shape = geometry.shape
-    sections = slice(rows.first * fz, min(rows.stop * fz, shape[0]))
-    columns = slice(image.x.first * fx, min(image.x.stop * fx, shape[2]))
-    per_row = len(image.values) * (sections.stop - sections.start) * (columns.stop - columns.start) * fy
-    step = max(1, STRIP_VOXELS // per_row)
-    for top in range(image.y.first, image.y.stop, step):
-        y = Span(top, min(top + step, image.y.stop))
-        block = source.read((sections, slice(y.first * fy, min(y.stop * fy, shape[1])), columns))
+    whole = Box.of_shape(geometry.shape)
+    depth, _, width = box.scaled(geometry.factors).intersection(whole).shape
+    per_row = len(image.values) * depth * width * geometry.factors[1]
+    for strip in _strips(box, step=max(1, STRIP_VOXELS // per_row)):
+        block = source.read(strip.scaled(geometry.factors).intersection(whole))
         scaled = scale(block if block.ndim == 4 else block[np.newaxis])
-        target = image.view(rows, y, image.x)
+        target = image.view(strip)
         for channel, grey in enumerate(scaled):
             target[channel] = downsample_image(grey, geometry.factors)
 
 
+def _strips(box: Box, *, step: int) -> Iterator[Box]:
+    """Yield the parts of `box` that are `step` voxels high."""
+    for top in range(box.start[1], box.stop[1], step):
+        yield box.replace(y=(top, min(top + step, box.stop[1])))
+
+
 def _gather(image: _RollingRows, corner: Corner, *, into: Tensor, geometry: Geometry) -> None:
     """Copy the window (C, Z, Y, X) at `corner`, continued by reflection where it reaches beyond the volume."""
-    spans = [Span(*grid.inside(start)) for grid, start in zip(geometry.grids, corner, strict=True)]
-    inside = image.view(spans[0], spans[1], spans[2])
-    missing = [(0, grid.window - span.size) for grid, span in zip(geometry.grids, spans, strict=True)]
+    inside = image.view(geometry.window_box(corner))
+    missing = [(0, grid.window - edge) for grid, edge in zip(geometry.grids, inside.shape[1:], strict=True)]
     if any(map(any, missing)):
         inside = np.pad(inside, [(0, 0), *missing], mode="reflect")
     into.copy_(torch.from_numpy(inside))
 
 
-def _add(
-    sums: _RollingRows,
-    value: Tensor,
-    corner: Corner,
-    *,
-    geometry: Geometry,
-    needed: tuple[Span, ...],
-) -> None:
+def _add(sums: _RollingRows, value: Tensor, corner: Corner, *, geometry: Geometry, needed: Box) -> None:
     """Add the window's values (K, Z, Y, X), times its shares, to those of its voxels that are needed."""
-    spans, cuts, shares = [], [], []
-    for grid, start, need in zip(geometry.grids, corner, needed, strict=True):
-        first, stop = grid.inside(start)
-        span = Span(max(first, need.first), min(stop, need.stop))
-        spans.append(span)
-        cuts.append(slice(span.first - start, span.stop - start))
-        shares.append(torch.from_numpy(grid.weights(start, first=span.first, stop=span.stop)))
+    part = geometry.window_box(corner).intersection(needed)
+    shares = [
+        torch.from_numpy(grid.weights(start, first=first, stop=stop))
+        for grid, start, (first, stop) in zip(geometry.grids, corner, part.ranges, strict=True)
+    ]
     share = shares[0][:, None, None] * shares[1][:, None] * shares[2]
-    target = torch.from_numpy(sums.view(spans[0], spans[1], spans[2]))
-    target.addcmul_(value[:, cuts[0], cuts[1], cuts[2]], share)
+    z, y, x = part.relative_to(corner).slices
+    target = torch.from_numpy(sums.view(part))
+    target.addcmul_(value[:, z, y, x], share)
 
 
-def _finish(sums: _RollingRows, rows: Span, *, column: tuple[Span, Span], geometry: Geometry) -> Iterator[Finished]:
-    """Interpolate the complete sections `rows` to the volume's voxels, a strip of `STRIP_VOXELS` at a time."""
-    if rows.size == 0:
+def _finish(sums: _RollingRows, box: Box, *, geometry: Geometry) -> Iterator[Finished]:
+    """Interpolate the complete sections of `box` to the volume's voxels, a strip of `STRIP_VOXELS` at a time."""
+    if box.voxels == 0:
         return
-    y, x = column
-    step = max(1, STRIP_VOXELS // (len(sums.values) * rows.size * x.size))
+    depth, _, width = box.shape
+    step = max(1, STRIP_VOXELS // (len(sums.values) * depth * width))
     if step >= CHUNK_EDGE:
         step -= step % CHUNK_EDGE
-    for top in range(y.first, y.stop, step):
-        spans = (rows, Span(top, min(top + step, y.stop)), x)
-        network = [geometry.network_span(axis, span) for axis, span in enumerate(spans)]
-        values = sums.view(network[0], network[1], network[2])
-        for axis, span in enumerate(spans):
+    for strip in _strips(box, step=step):
+        network = geometry.network_box(strip)
+        values = sums.view(network)
+        for axis, (first, stop) in enumerate(strip.ranges):
             values = interpolate(
                 values,
                 axis=axis + 1,
-                first=span.first,
-                stop=span.stop,
+                first=first,
+                stop=stop,
                 factor=geometry.factors[axis],
-                offset=network[axis].first,
+                offset=network.start[axis],
                 size=geometry.grids[axis].size,
             )
-        z, yy, xx = (slice(*span) for span in spans)
-        yield Finished((z, yy, xx), values)
+        yield Finished(strip, values)

@@ -16,13 +16,13 @@ from connectomics_zoo.errors import VolumeError, ZooError
 from connectomics_zoo.network.build import count_parameters, fingerprint, probe_network, probe_shape
 from connectomics_zoo.pictures.comparison import draw_comparison
 from connectomics_zoo.predict import predict
-from connectomics_zoo.schema.experiment import Region, RunSpec
+from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ParameterCounts, Probe
 from connectomics_zoo.tasks.targets import make_targets
 from connectomics_zoo.train.validation import voxel_scores
 from connectomics_zoo.verify.validation_scores import object_scores
 from connectomics_zoo.volumes import open_volume
-from connectomics_zoo.volumes.box import Box, region_box
+from connectomics_zoo.volumes.box import region_box
 from connectomics_zoo.volumes.pair_reader import PairReader
 from connectomics_zoo.weights.load import load
 
@@ -124,14 +124,17 @@ def _readers(run: RunSpec, tell: Tell) -> Iterator[list[PairReader]]:
 
 def _draw(folder: Path, run: RunSpec, reader: PairReader) -> None:
     """Draw image, truth, prediction and errors of the middle of the first validation region."""
-    box = _middle(run, region_box(reader.pair.region, shape=reader.image.shape))
-    z, y, x = ((part.start, part.stop) for part in box)
+    image = reader.image
+    # As deep as a window.
+    window = run.prediction.window or run.training.patch_size
+    box = region_box(reader.pair.region, shape=image.shape, location=image.location).middle(
+        (window[0] * run.data.downsample[0], MOST_PIXELS, MOST_PIXELS)
+    )
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch) / "prediction.h5"
-        predict(folder, reader.image.location, place, region=Region(z=z, y=y, x=x), dtype="float32")
+        predict(folder, image.location, place, region=str(box), dtype="float32")
         with open_volume(place) as volume:
-            depth, height, width = volume.shape
-            values = volume.read((slice(0, depth), slice(0, height), slice(0, width)))
+            values = volume.read(volume.whole)
     values = values if values.ndim == 4 else values[np.newaxis]
     channel = _drawn_channel(run)
     if run.task.decode.method == "argmax":
@@ -139,33 +142,22 @@ def _draw(folder: Path, run: RunSpec, reader: PairReader) -> None:
     else:
         shown = values[channel]
     labels, annotated = reader.read_volume_truth(box)
-    targets = make_targets(labels, task=run.task, voxel_size_nm=reader.image.voxel_size_nm, annotated=annotated)
+    targets = make_targets(labels, task=run.task, voxel_size_nm=image.voxel_size_nm, annotated=annotated)
     known = targets.known[channel]
-    image = reader.image.read(box)
+    grey = image.read(box)
     rows = _drawn_rows(known)
     draw_comparison(
         folder / PICTURE_FILE,
-        raw=(image if image.ndim == 3 else image[0])[rows],
+        raw=(grey if grey.ndim == 3 else grey[0])[rows],
         truth=targets.values[channel][rows],
         known=known[rows],
         prediction=shown[rows],
         threshold=run.task.decode.cut,
-        voxel_size_nm=reader.image.voxel_size_nm,
-        section_names=[f"z = {box[0].start + row}" for row in rows],
+        voxel_size_nm=image.voxel_size_nm,
+        section_names=[f"z = {box.start[0] + row}" for row in rows],
         title=f"{run.task.channels[channel].name}, on validation data",
     )
     _shrink(folder / PICTURE_FILE)
-
-
-def _middle(run: RunSpec, box: Box) -> Box:
-    """Return the middle of `box`: as deep as a window, and at most `MOST_PIXELS` high and wide."""
-    window = run.prediction.window or run.training.patch_size
-    most = (window[0] * run.data.downsample[0], MOST_PIXELS, MOST_PIXELS)
-    z, y, x = (
-        slice(part.start + spare // 2, part.stop - (spare - spare // 2))
-        for part, spare in ((part, max(0, part.stop - part.start - edge)) for part, edge in zip(box, most, strict=True))
-    )
-    return z, y, x
 
 
 def _drawn_rows(known: NDArray[np.bool_]) -> list[int]:

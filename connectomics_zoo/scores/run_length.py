@@ -28,13 +28,12 @@ def skeletons_in(skeletons: Skeletons, *, box: Box, voxel_size_nm: VoxelSize) ->
         VolumeError: there is no edge in it.
     """
     voxels = np.floor(skeletons.positions / np.array(voxel_size_nm) + _ROUNDING)
-    inside = (voxels >= [part.start for part in box]).all(axis=1) & (voxels < [part.stop for part in box]).all(axis=1)
+    inside = (voxels >= box.start).all(axis=1) & (voxels < box.stop).all(axis=1)
     part = skeletons.select(inside)
     if _lengths(part).sum() == 0:
-        where = ",".join(f"{axis}={limits.start}:{limits.stop}" for axis, limits in zip("zyx", box, strict=True))
         size = ",".join(f"{length:g}" for length in voxel_size_nm)
         raise VolumeError(
-            f"no edge of the skeletons is inside {where} with voxels (z, y, x) of {size} nm: SWC files hold x y z in "
+            f"no edge of the skeletons is inside {box} with voxels (z, y, x) of {size} nm: SWC files hold x y z in "
             "nm from the corner of the first voxel, convert them or correct the voxel size."
         )
     if not inside.all():
@@ -56,8 +55,7 @@ def labels_at(
     (starts,) = np.nonzero((blocks[order][1:] != blocks[order][:-1]).any(axis=1))
     for nodes in np.split(order, starts + 1):
         first, stop = voxels[nodes].min(axis=0), voxels[nodes].max(axis=0) + 1
-        z, y, x = (slice(int(low), int(high)) for low, high in zip(first, stop, strict=True))
-        values = volume.read((z, y, x))
+        values = volume.read(Box.of_ranges(zip(first.tolist(), stop.tolist(), strict=True)))
         labels[nodes] = values.reshape(values.shape[-3:])[tuple((voxels[nodes] - first).T)]
     return labels
 

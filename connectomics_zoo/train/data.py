@@ -16,7 +16,8 @@ from connectomics_zoo.schema.augmentation import augmentation_of
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.tasks.targets import make_targets
 from connectomics_zoo.train.augment import Sample, augment
-from connectomics_zoo.volumes.pair_reader import Box, PairReader
+from connectomics_zoo.volumes.box import Box
+from connectomics_zoo.volumes.pair_reader import PairReader
 
 FOREGROUND_TRIES = 256
 """Blocks (of half a patch's edges) drawn in search of a labelled voxel before a patch may lie anywhere."""
@@ -52,9 +53,7 @@ class ForegroundFinder:
     def __init__(self, reader: PairReader, *, block: tuple[int, ...]) -> None:
         self.reader = reader
         self.block = block
-        self.counts = tuple(
-            max(1, (last - first) // edge) for (first, last), edge in zip(reader.box, block, strict=True)
-        )
+        self.counts = tuple(max(1, length // edge) for length, edge in zip(reader.box.shape, block, strict=True))
         """Blocks along (z, y, x)."""
         self._empty: set[int] = set()
 
@@ -68,19 +67,19 @@ class ForegroundFinder:
             found = np.flatnonzero(labelled)
             if found.size:
                 offset = np.unravel_index(int(found[int(generator.integers(found.size))]), labelled.shape)
-                return tuple(first + int(step) for (first, _), step in zip(box, offset, strict=True))
+                return tuple(first + int(step) for first, step in zip(box.start, offset, strict=True))
             if len(self._empty) < REMEMBERED_BLOCKS:
                 self._empty.add(number)
         return None
 
     def _box(self, number: int) -> Box:
-        z, y, x = (
+        steps = map(int, np.unravel_index(number, self.counts))
+        return Box.of_ranges(
             (first + step * edge, last if step == count - 1 else first + (step + 1) * edge)
             for step, (first, last), edge, count in zip(
-                np.unravel_index(number, self.counts), self.reader.box, self.block, self.counts, strict=True
+                steps, self.reader.box.ranges, self.block, self.counts, strict=True
             )
         )
-        return z, y, x
 
 
 class TrainingPatches(IterableDataset[Patch]):
@@ -169,29 +168,23 @@ class TrainingPatches(IterableDataset[Patch]):
 
 def _share(reader: PairReader) -> float:
     """Return how often a volume is drawn from, relative to the others: its weight, or its network voxels."""
-    voxels = math.prod(last - first for first, last in reader.box)
-    return float(voxels) if reader.pair.weight is None else reader.pair.weight
+    return float(reader.box.voxels) if reader.pair.weight is None else reader.pair.weight
 
 
 def _random_box(region: Box, size: tuple[int, ...], generator: np.random.Generator) -> Box:
     starts = [
         int(generator.integers(first, max(last - edge, first) + 1))
-        for (first, last), edge in zip(region, size, strict=True)
+        for (first, last), edge in zip(region.ranges, size, strict=True)
     ]
-    return _box_at(starts, size)
+    return Box.of_shape(size, start=starts)
 
 
 def _centred_box(region: Box, centre: tuple[int, ...], size: tuple[int, ...]) -> Box:
     starts = [
         min(max(middle - edge // 2, first), max(last - edge, first))
-        for (first, last), middle, edge in zip(region, centre, size, strict=True)
+        for (first, last), middle, edge in zip(region.ranges, centre, size, strict=True)
     ]
-    return _box_at(starts, size)
-
-
-def _box_at(starts: list[int], size: tuple[int, ...]) -> Box:
-    z, y, x = ((start, start + edge) for start, edge in zip(starts, size, strict=True))
-    return z, y, x
+    return Box.of_shape(size, start=starts)
 
 
 class ValidationPatches(Dataset[Patch]):
@@ -219,7 +212,7 @@ class ValidationPatches(Dataset[Patch]):
         labels, annotated = reader.read_truth(box, within=reader.whole)
         targets = make_targets(labels, task=self.run.task, voxel_size_nm=reader.voxel_size_nm, annotated=annotated)
         mask = np.zeros(targets.known.shape, dtype=bool)
-        z, y, x = (slice(low - first, high - first) for (first, _), (low, high) in zip(box, scored, strict=True))
+        z, y, x = scored.relative_to(box.start).slices
         mask[:, z, y, x] = targets.known[:, z, y, x]
         image = reader.read_image(box, within=reader.whole)
         return Patch(torch.from_numpy(image), torch.from_numpy(targets.values), torch.from_numpy(mask))
@@ -255,7 +248,7 @@ def validation_loader(run: RunSpec, *, pin_memory: bool = False) -> DataLoader[P
 def grid_boxes(region: Box, size: tuple[int, ...], whole: Box) -> list[tuple[Box, Box]]:
     """Return patches of `size` that cover `region`, each with the part of the region that it alone is scored on."""
     axes = []
-    for (first, last), edge, (_, length) in zip(region, size, whole, strict=True):
+    for (first, last), edge, (_, length) in zip(region.ranges, size, whole.ranges, strict=True):
         if last - first <= edge:  # one patch, around the region's middle, inside the volume if it fits there
             start = min(max((first + last - edge) // 2, 0), max(length - edge, 0))
             axes.append([((start, start + edge), (first, last))])
@@ -265,4 +258,7 @@ def grid_boxes(region: Box, size: tuple[int, ...], whole: Box) -> list[tuple[Box
             high = min(low + edge, last)
             tiles.append(((high - edge, high), (low, high)))
         axes.append(tiles)
-    return [((z[0], y[0], x[0]), (z[1], y[1], x[1])) for z in axes[0] for y in axes[1] for x in axes[2]]
+    return [
+        (Box.of_ranges(patch for patch, _ in tiles), Box.of_ranges(scored for _, scored in tiles))
+        for tiles in itertools.product(*axes)
+    ]

@@ -8,11 +8,10 @@ import math
 
 import numpy as np
 
-from connectomics_zoo.errors import SpecError
-from connectomics_zoo.schema.experiment import DataSpec, RunSpec, VolumePair
+from connectomics_zoo.schema.experiment import DataSpec, RunSpec
 from connectomics_zoo.schema.task import ChannelSpec, TaskSpec
 from connectomics_zoo.tasks.targets import make_targets
-from connectomics_zoo.volumes import Volume
+from connectomics_zoo.volumes.box import Box, region_box
 from connectomics_zoo.volumes.checks import count_changes, grey_problem
 from connectomics_zoo.volumes.pair_reader import PairReader
 
@@ -48,13 +47,12 @@ def warn_of_padding(run: RunSpec) -> None:
     """Log which training volumes are smaller than a patch: what they lack is a reflection of themselves."""
     for pair in run.data.train:
         box = PairReader(pair, run.data).box
-        lengths = tuple(last - first for first, last in box)
-        if any(length < edge for length, edge in zip(lengths, run.training.patch_size, strict=True)):
+        if any(length < edge for length, edge in zip(box.shape, run.training.patch_size, strict=True)):
             _log.warning(
                 "%s has %s network voxels and the patch %s: the missing ones are reflections, a smaller "
                 "training.patch_size needs none",
                 pair.image,
-                " x ".join(map(str, lengths)),
+                " x ".join(map(str, box.shape)),
                 " x ".join(map(str, run.training.patch_size)),
             )
 
@@ -67,13 +65,15 @@ def warn_of_labels(run: RunSpec) -> None:
     for pair in (*run.data.train, *run.data.validation):
         reader = PairReader(pair, run.data)
         try:
-            for problem in _label_problems(reader, region_box(pair, reader.image), task=run.task):
+            image = reader.image
+            box = region_box(pair.region, shape=image.shape, location=image.location)
+            for problem in _label_problems(reader, box, task=run.task):
                 _log.warning("%s %s", pair.label, problem)
         finally:
             reader.close()
 
 
-def _label_problems(reader: PairReader, box: tuple[slice, slice, slice], *, task: TaskSpec) -> list[str]:
+def _label_problems(reader: PairReader, box: Box, *, task: TaskSpec) -> list[str]:
     """Return what looks wrong with the labels in `box`, as the ends of sentences that begin with their name."""
     blocks, total = _random_blocks(box)
     channels = _looked_at(task)
@@ -119,36 +119,15 @@ def _looked_at(task: TaskSpec) -> tuple[ChannelSpec, ...]:
     )
 
 
-def _random_blocks(box: tuple[slice, slice, slice]) -> tuple[list[tuple[slice, slice, slice]], int]:
+def _random_blocks(box: Box) -> tuple[list[Box], int]:
     """Return up to `MOST_BLOCKS` of the cubes that `box` divides into, in random order, and how many there are."""
-    z, y, x = (
-        [slice(first, min(first + BLOCK, part.stop)) for first in range(part.start, part.stop, BLOCK)] for part in box
-    )
-    counts = (len(z), len(y), len(x))
+    counts = [-(-edge // BLOCK) for edge in box.shape]
     total = math.prod(counts)
     numbers = np.random.default_rng(0).choice(total, min(total, MOST_BLOCKS), replace=False)
-    indices = np.stack(np.unravel_index(numbers, counts), axis=1).tolist()
-    return [(z[first], y[second], x[third]) for first, second, third in indices], total
+    corners = np.stack(np.unravel_index(numbers, counts), axis=1) * BLOCK + box.start
+    return [Box.of_shape((BLOCK,) * 3, start=corner).intersection(box) for corner in corners.tolist()], total
 
 
 def has_values(task: TaskSpec) -> bool:
     """Whether labels are numbers in 0..1."""
     return any(channel.target.kind == "value" for channel in task.channels)
-
-
-def region_box(pair: VolumePair, image: Volume) -> tuple[slice, slice, slice]:
-    """Return the slices (z, y, x) of the pair's region in its image.
-
-    Raises:
-        SpecError: it reaches out of the image.
-    """
-    slices = []
-    for axis, length in zip("zyx", image.shape, strict=True):
-        first, stop = getattr(pair.region, axis) or (0, length)
-        if not first < stop <= length:
-            raise SpecError(
-                f"region {axis}: [{first}, {stop}] is not inside {image.location}, which has {length} voxels along "
-                f"{axis}: give [first, last + 1] with 0 <= first < last + 1 <= {length}."
-            )
-        slices.append(slice(first, stop))
-    return slices[0], slices[1], slices[2]

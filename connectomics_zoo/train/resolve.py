@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import platform
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -27,8 +26,9 @@ from connectomics_zoo.specs.reference import parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.tasks.affinities import affinity_channels, convention_of
 from connectomics_zoo.tasks.targets import check_voxel_size, make_targets
-from connectomics_zoo.train.inspection import has_values, region_box
+from connectomics_zoo.train.inspection import has_values
 from connectomics_zoo.volumes import Volume, check_mask, check_pair, open_volume
+from connectomics_zoo.volumes.box import Box, region_box
 from connectomics_zoo.volumes.intensity import scale_intensity
 from connectomics_zoo.volumes.pair_reader import network_box
 from connectomics_zoo.volumes.truth import read_truth
@@ -213,9 +213,9 @@ def inspect_volumes(data: DataSpec, *, task: TaskSpec) -> tuple[int, tuple[float
             check_pair(image, label, continuous=has_values(task))
             if mask is not None:
                 check_mask(image, mask)
-            box = region_box(pair, image)
+            box = region_box(pair.region, shape=image.shape, location=image.location)
             network_box(pair.region, image.shape, data.downsample)
-            if math.prod(part.stop - part.start for part in box) <= SCANNED_VOXELS:
+            if box.voxels <= SCANNED_VOXELS:
                 _scan(image, label, mask, box, data=data, task=task)
             channels.add(image.channels or 1)
             check_voxel_size(task, image.voxel_size_nm)
@@ -235,19 +235,10 @@ def _open(location: str, data: DataSpec) -> Volume:
     return open_volume(location, root=root, voxel_size_nm=data.voxel_size_nm)
 
 
-def _scan(
-    image: Volume,
-    label: Volume,
-    mask: Volume | None,
-    box: tuple[slice, slice, slice],
-    *,
-    data: DataSpec,
-    task: TaskSpec,
-) -> None:
+def _scan(image: Volume, label: Volume, mask: Volume | None, box: Box, *, data: DataSpec, task: TaskSpec) -> None:
     """Read what is made of floats, whose values may be anything, section by section."""
-    z, y, x = box
-    for first in range(z.start, z.stop):
-        section = (slice(first, first + 1), y, x)
+    for row in range(box.start[0], box.stop[0]):
+        section = box.replace(z=(row, row + 1))
         if image.dtype.kind == "f":
             scale_intensity(image.read(section), dtype=image.dtype, intensity_range=data.intensity_range)
         if has_values(task):

@@ -59,7 +59,8 @@ def _object_scores(folder: Path, run: RunSpec, pair: VolumePair) -> dict[str, fl
     """Return the scores of the objects in the region of a validation volume."""
     root = None if run.data.root is None else Path(run.data.root).expanduser()
     with open_volume(pair.image, root=root) as image, open_volume(pair.label, root=root) as label:
-        unlabelled, box = run.data.unlabelled, region_box(pair.region, shape=label.shape)
+        unlabelled = run.data.unlabelled
+        box = region_box(pair.region, shape=label.shape, location=label.location)
         with nullcontext() if pair.mask is None else open_volume(pair.mask, root=root) as known:
             labels, _ = read_truth(label, known, box, unlabelled=unlabelled)
             mask = None if known is None else known.location

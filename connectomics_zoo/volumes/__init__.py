@@ -1,16 +1,17 @@
 """Lazy reading and writing of volumes in HDF5, TIFF and Zarr."""
 
 from connectomics_zoo.files.atomic import PartialOutput
-from connectomics_zoo.volumes.checks import Region
-from connectomics_zoo.volumes.metadata import Content, Part, VoxelSize
+from connectomics_zoo.volumes.box import Box
+from connectomics_zoo.volumes.metadata import Content, VoxelSize
+from connectomics_zoo.volumes.placement import Placement
 from connectomics_zoo.volumes.volume import Volume, check_mask, check_pair, open_volume
 from connectomics_zoo.volumes.writing import WritableVolume, create_volume
 
 __all__ = [
+    "Box",
     "Content",
-    "Part",
     "PartialOutput",
-    "Region",
+    "Placement",
     "Volume",
     "VoxelSize",
     "WritableVolume",

@@ -1,21 +1,105 @@
-"""Reads a box in a volume from `z=13:16,y=0:512`, and fits it to the volume."""
+"""A box of voxels, and which one a region such as `z=13:16,y=0:512` is in a volume."""
 
 from __future__ import annotations
 
+import math
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.schema.experiment import Region
 
-if TYPE_CHECKING:
-    from connectomics_zoo.volumes import Part, Volume
-
-Box = tuple[slice, slice, slice]
-"""Slices along (z, y, x) with start and stop."""
+_RANGE = re.compile(r"^([zyx])=(\d{1,12}):(\d{1,12})$")
 
 
-_PART = re.compile(r"^([zyx])=(\d{1,12}):(\d{1,12})$")
+@dataclass(frozen=True, slots=True)
+class Box:
+    """The voxels from `start` on that lie before `stop` along every axis; it may reach out of a volume."""
+
+    start: tuple[int, int, int]
+    """First voxel (z, y, x)."""
+    stop: tuple[int, int, int]
+    """One past the last voxel (z, y, x)."""
+
+    def __post_init__(self) -> None:
+        assert all(first <= stop for first, stop in self.ranges), repr(self)
+
+    @classmethod
+    def of_ranges(cls, ranges: Iterable[tuple[int, int]]) -> Box:
+        """Return the box of [first, stop) along z, y and x."""
+        z, y, x = ranges
+        return cls((z[0], y[0], x[0]), (z[1], y[1], x[1]))
+
+    @classmethod
+    def of_shape(cls, shape: Sequence[int], *, start: Sequence[int] = (0, 0, 0)) -> Box:
+        """Return the box of `shape` (z, y, x) whose first voxel is `start`."""
+        return cls.of_ranges((first, first + edge) for first, edge in zip(start, shape, strict=True))
+
+    @property
+    def ranges(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """[first, stop) along z, y and x."""
+        z, y, x = zip(self.start, self.stop, strict=True)
+        return z, y, x
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """The index of its voxels in an array (Z, Y, X)."""
+        z, y, x = (slice(*limits) for limits in self.ranges)
+        return z, y, x
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Its edges (z, y, x) in voxels."""
+        z, y, x = (stop - first for first, stop in self.ranges)
+        return z, y, x
+
+    @property
+    def voxels(self) -> int:
+        """How many voxels it has."""
+        return math.prod(self.shape)
+
+    def __str__(self) -> str:
+        """Return it as a region is written: `z=13:16,y=0:512,x=0:512`."""
+        return ",".join(f"{axis}={first}:{stop}" for axis, (first, stop) in zip("zyx", self.ranges, strict=True))
+
+    def contains(self, other: Box) -> bool:
+        """Whether `other` reaches out of it nowhere."""
+        pairs = zip(self.ranges, other.ranges, strict=True)
+        return all(low <= first and stop <= high for (low, high), (first, stop) in pairs)
+
+    def intersection(self, other: Box) -> Box:
+        """Return the voxels that both have; where there are none, an empty box."""
+        pairs = zip(self.ranges, other.ranges, strict=True)
+        return Box.of_ranges(
+            (max(first, low), max(first, low, min(stop, high))) for (first, stop), (low, high) in pairs
+        )
+
+    def moved(self, by: tuple[int, int, int]) -> Box:
+        """Return it `by` voxels (z, y, x) further on."""
+        return Box.of_ranges((first + step, stop + step) for (first, stop), step in zip(self.ranges, by, strict=True))
+
+    def relative_to(self, origin: tuple[int, int, int]) -> Box:
+        """Return it as counted from the voxel `origin` (z, y, x)."""
+        z, y, x = origin
+        return self.moved((-z, -y, -x))
+
+    def scaled(self, factors: tuple[int, int, int]) -> Box:
+        """Return it in voxels of which `factors` (z, y, x) make one of its own."""
+        pairs = zip(self.ranges, factors, strict=True)
+        return Box.of_ranges((first * factor, stop * factor) for (first, stop), factor in pairs)
+
+    def middle(self, most: tuple[int, int, int]) -> Box:
+        """Return its middle of at most `most` voxels (z, y, x)."""
+        spare = [max(0, edge - limit) for edge, limit in zip(self.shape, most, strict=True)]
+        pairs = zip(self.ranges, spare, strict=True)
+        return Box.of_ranges((first + more // 2, stop - (more - more // 2)) for (first, stop), more in pairs)
+
+    def replace(
+        self, *, z: tuple[int, int] | None = None, y: tuple[int, int] | None = None, x: tuple[int, int] | None = None
+    ) -> Box:
+        """Return it with other voxels [first, stop) along the axes that are given."""
+        return Box.of_ranges(given or own for given, own in zip((z, y, x), self.ranges, strict=True))
 
 
 def parse_region(text: str) -> Region:
@@ -26,7 +110,7 @@ def parse_region(text: str) -> Region:
     """
     ranges: dict[str, tuple[int, int]] = {}
     for part in text.replace(" ", "").split(","):
-        match = _PART.match(part)
+        match = _RANGE.match(part)
         if match is None or match[1] in ranges:
             raise VolumeError(f"the region {text!r} is not understood, write it as z=13:16 or z=13:16,y=0:512,x=0:512.")
         ranges[match[1]] = (int(match[2]), int(match[3]))
@@ -35,103 +119,38 @@ def parse_region(text: str) -> Region:
     return Region(**ranges)
 
 
-def region_box(region: Region | str | None, *, shape: tuple[int, int, int]) -> Box:
-    """Return the slices (z, y, x) of `region` in a volume of `shape`; None is the whole volume.
+def region_box(
+    region: Region | str | None, *, shape: tuple[int, int, int], location: str, default: Box | None = None
+) -> Box:
+    """Return the box of `region` in a volume.
+
+    Args:
+        region: the region; None names no axis.
+        shape: voxels (z, y, x) of the volume.
+        location: names the volume in errors.
+        default: what is taken along axes that the region does not name; None is all of the volume.
 
     Raises:
         VolumeError: the region is not understood, is empty or reaches out of the volume.
     """
-    if region is None:
-        region = Region()
-    elif isinstance(region, str):
+    if isinstance(region, str):
         region = parse_region(region)
-    slices = []
-    for axis, size, limits in zip("zyx", shape, (region.z, region.y, region.x), strict=True):
-        first, stop = limits or (0, size)
-        if not 0 <= first < stop <= size:
-            raise VolumeError(
-                f"the region {axis}={first}:{stop} is not inside the volume, which has {axis}=0:{size}, "
-                "give a part of it."
-            )
-        slices.append(slice(first, stop))
-    return (slices[0], slices[1], slices[2])
+    named = (None, None, None) if region is None else (region.z, region.y, region.x)
+    usual = Box.of_shape(shape) if default is None else default
+    ranges = [given or own for given, own in zip(named, usual.ranges, strict=True)]
+    refuse_outside(ranges, shape=shape, location=location)
+    return Box.of_ranges(ranges)
 
 
-def box_shape(box: Box) -> tuple[int, int, int]:
-    """Return the voxels of `box` along (z, y, x)."""
-    z, y, x = (part.stop - part.start for part in box)
-    return (z, y, x)
-
-
-def box_start(box: Box) -> tuple[int, int, int]:
-    """Return the first voxel of `box` (z, y, x)."""
-    z, y, x = (part.start for part in box)
-    return (z, y, x)
-
-
-def box_text(box: Box) -> str:
-    """Return `box` as a region is written: `z=13:16,y=0:512,x=0:512`."""
-    return ",".join(f"{axis}={part.start}:{part.stop}" for axis, part in zip("zyx", box, strict=True))
-
-
-def box_within(box: Box, start: tuple[int, int, int]) -> Box:
-    """Return `box` as seen from `start`."""
-    z, y, x = (slice(part.start - first, part.stop - first) for part, first in zip(box, start, strict=True))
-    return (z, y, x)
-
-
-def part_of(box: Box, whole_shape: tuple[int, int, int]) -> Part | None:
-    """Return that a volume is of `box` in one of `whole_shape`, None where that is all of it."""
-    from connectomics_zoo.volumes import Part
-
-    return None if box_shape(box) == whole_shape else Part(box_start(box), whole_shape)
-
-
-def aligned_box(
-    predicted: Volume, *, shape: tuple[int, int, int], region: Region | str | None, truth: str
-) -> tuple[Box, tuple[int, int, int]]:
-    """Return the part of a truth that a prediction is compared on, and where in it the prediction's first voxel lies.
-
-    A prediction as large as the truth lies on it. One of a part of a volume of the truth's shape lies where it says
-    (`Volume.part`), and is compared on all of itself, or on what of it is in `region`. Another one is as large as the
-    region.
-
-    Args:
-        predicted: the prediction.
-        shape: voxels (z, y, x) of the truth.
-        region: the part of the truth; None is all of it, or all that the prediction has.
-        truth: names the truth in errors.
+def refuse_outside(ranges: Iterable[tuple[int, int]], *, shape: tuple[int, int, int], location: str) -> None:
+    """Refuse voxels [first, stop) along z, y and x that are none, or are not in the volume of `shape` at `location`.
 
     Raises:
-        VolumeError: the region reaches out of the truth or of the prediction, or they do not belong together.
+        VolumeError: they are empty or reach out of the volume.
     """
-    part = predicted.part
-    lies = None if part is None or part.whole_shape != shape else _lies(part, predicted.shape)
-    if lies is not None and predicted.shape != shape:
-        # Axes that the region does not name are taken as far as the prediction goes.
-        named = parse_region(region) if isinstance(region, str) else region or Region()
-        region = lies.model_copy(update=named.model_dump(exclude_none=True))
-    box = region_box(region, shape=shape)
-    if predicted.shape == shape:
-        return box, (0, 0, 0)
-    if part is None or lies is None:
-        if predicted.shape == box_shape(box):
-            return box, box_start(box)
-        wanted = f"{shape}" if region is None else f"{shape} or that of the region, {box_shape(box)}"
-        raise VolumeError(
-            f"{predicted.location} has the shape {predicted.shape} and {truth} {shape}, the prediction's must be "
-            f"{wanted}: give the volumes that belong together, or the part of the truth that it is of (--region)."
-        )
-    whole = region_box(lies, shape=shape)
-    if any(one.start < has.start or one.stop > has.stop for one, has in zip(box, whole, strict=True)):
-        raise VolumeError(
-            f"{predicted.location}: is of {box_text(whole)}, and the region {box_text(box)} reaches out of it: "
-            "give a part of that."
-        )
-    return box, part.first_voxel
-
-
-def _lies(part: Part, shape: tuple[int, int, int]) -> Region:
-    """Return the region of the whole that a volume of `shape` is."""
-    z, y, x = ((first, first + size) for first, size in zip(part.first_voxel, shape, strict=True))
-    return Region(z=z, y=y, x=x)
+    for axis, (first, stop), size in zip("zyx", ranges, shape, strict=True):
+        if not 0 <= first < stop <= size:
+            raise VolumeError(
+                f"the region {axis}={first}:{stop} is not inside {location}, which has {axis}=0:{size}: give "
+                f"first:stop with 0 <= first < stop <= {size}."
+            )

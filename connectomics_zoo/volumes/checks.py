@@ -1,4 +1,4 @@
-"""Checks that reading and writing share: regions, data types, and errors of the file libraries."""
+"""Checks that reading and writing share: data types, grey values, and errors of the file libraries."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 
 from connectomics_zoo.errors import VolumeError, ZooError, reason
 
-Region = tuple[slice, slice, slice]
-"""A box of voxels: slices of whole numbers along z, y and x, with step 1."""
-
 GREY = 0.5
 """Labels of which a larger fraction differs from the next one along x are taken for grey values."""
 
@@ -23,27 +20,6 @@ DTYPES = "bool, whole numbers of 8 to 64 bits, or floats of 16 to 64 bits"
 def is_supported(dtype: np.dtype[Any]) -> bool:
     """Whether a volume may have this data type."""
     return dtype.kind in "biuf" and dtype.itemsize <= 8
-
-
-def resolve_region(region: Region, *, shape: tuple[int, int, int], location: str) -> Region:
-    """Return `region` with every start and stop filled in.
-
-    Raises:
-        VolumeError: it has a step, is empty, or reaches out of the volume.
-    """
-    resolved = []
-    for axis, part, size in zip("zyx", region, shape, strict=True):
-        start = 0 if part.start is None else part.start
-        stop = size if part.stop is None else part.stop
-        if part.step not in (None, 1):
-            raise VolumeError(f"{location}: the region has step {part.step} along {axis}, only 1 is allowed.")
-        if not 0 <= start < stop <= size:
-            raise VolumeError(
-                f"{location}: the region [{start}, {stop}) along {axis} is empty or not inside [0, {size}), "
-                "choose one inside."
-            )
-        resolved.append(slice(int(start), int(stop)))
-    return (resolved[0], resolved[1], resolved[2])
 
 
 def count_changes(labels: NDArray[Any], known: NDArray[np.bool_] | None = None) -> tuple[int, int]:

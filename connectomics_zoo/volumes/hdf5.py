@@ -13,14 +13,14 @@ from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.location import dataset_error
 from connectomics_zoo.volumes.metadata import (
     Content,
-    Part,
     VoxelSize,
     axes_from_attributes,
-    declared_part,
+    declared_place,
     default_axes,
-    part_attributes,
+    placement_attributes,
     voxel_size_from_attributes,
 )
+from connectomics_zoo.volumes.placement import Placement
 
 # Writing a block that is not aligned to chunks reads, changes and writes each chunk again; the default
 # cache of 1 MiB would do that on disk.
@@ -46,7 +46,7 @@ class Hdf5Array:
                 self.voxel_size_nm = voxel_size_from_attributes(attributes, axes=self.axes or "")
                 self.content: object = attributes.get("content")
                 self.task: object = attributes.get("task")
-                self.part = declared_part(attributes)
+                self.place = declared_place(attributes)
         except BaseException:
             self._file.close()
             raise
@@ -109,7 +109,7 @@ class Hdf5Sink:
         voxel_size_nm: VoxelSize | None,
         content: Content | None,
         task: str | None,
-        part: Part | None,
+        placement: Placement | None,
         chunks: tuple[int, ...],
     ) -> None:
         assert dataset is not None
@@ -123,8 +123,8 @@ class Hdf5Sink:
                 self._array.attrs["content"] = content
             if task is not None:
                 self._array.attrs["task"] = task
-            if part is not None:
-                self._array.attrs.update(part_attributes(part))
+            if placement is not None:
+                self._array.attrs.update(placement_attributes(placement))
         except BaseException:
             self._file.close()
             raise

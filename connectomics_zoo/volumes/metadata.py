@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, cast, get_args
 from xml.etree import ElementTree
 
 import numpy as np
 
 from connectomics_zoo.files.yaml import MAX_BYTES
+from connectomics_zoo.volumes.placement import Placement
 
 VoxelSize = tuple[float, float, float]
 """Edge lengths of a voxel (z, y, x) in nanometres."""
@@ -22,15 +23,8 @@ Content = Literal["probability", "label", "instances"]
 """What the values of a volume are: probabilities (in uint8, 255 stands for 1), labels, or labels of which each is an
 object; a file with channels that are none of them declares nothing."""
 
-
-class Part(NamedTuple):
-    """Where a volume lies in the one that it was predicted from."""
-
-    first_voxel: tuple[int, int, int]
-    """Its first voxel (z, y, x) there."""
-    whole_shape: tuple[int, int, int]
-    """Voxels (z, y, x) of that volume."""
-
+Place = tuple[tuple[int, int, int], tuple[int, int, int]]
+"""First voxel (z, y, x) of an array in the volume that it was predicted from, and the shape of that volume."""
 
 _OME_CONTENT = "content="
 
@@ -234,15 +228,15 @@ def declared_content(name: object, *, dtype: np.dtype[Any]) -> Content | None:
     return cast("Content", text) if text in get_args(Content) and fits else None
 
 
-def declared_part(attributes: Mapping[str, Any]) -> Part | None:
-    """Return of which part of which volume an array is, from the attributes that `part_attributes` gives, or None."""
+def declared_place(attributes: Mapping[str, Any]) -> Place | None:
+    """Return where an array lies, from the attributes that `placement_attributes` gives, or None."""
     first, whole = (_whole_numbers(attributes.get(name)) for name in ("first_voxel", "whole_shape"))
-    return None if first is None or whole is None else Part(first, whole)
+    return None if first is None or whole is None else (first, whole)
 
 
-def part_attributes(part: Part) -> dict[str, list[int]]:
-    """Return the attributes that say of which part of which volume an array is."""
-    return {"first_voxel": list(part.first_voxel), "whole_shape": list(part.whole_shape)}
+def placement_attributes(placement: Placement) -> dict[str, list[int]]:
+    """Return the attributes that say where a volume lies in the one that it was predicted from."""
+    return {"first_voxel": list(placement.box.start), "whole_shape": list(placement.whole_shape)}
 
 
 def _whole_numbers(values: object) -> tuple[int, int, int] | None:

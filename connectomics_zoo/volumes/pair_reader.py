@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,10 @@ from numpy.typing import NDArray
 
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.schema.experiment import DataSpec, Region, VolumePair
-from connectomics_zoo.volumes import Volume, open_volume
+from connectomics_zoo.volumes import Box, Volume, open_volume
 from connectomics_zoo.volumes.intensity import scale_intensity
 from connectomics_zoo.volumes.resample import downsample_image, downsample_labels, downsample_mask
 from connectomics_zoo.volumes.truth import Truth, read_truth
-
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-"""[first, last + 1] of voxels along z, y, x."""
 
 
 class PairReader:
@@ -48,7 +46,7 @@ class PairReader:
     def read_image(self, box: Box, *, within: Box) -> NDArray[np.float32]:
         """Return the intensities (C, Z, Y, X) in `box`, reflected where it reaches out of `within`."""
         inside, padding = _clip(box, within)
-        raw = self.image.read(self._volume_slices(inside))
+        raw = self.image.read(self._volume_box(inside))
         raw = raw if raw.ndim == 4 else raw[None]
         scaled = scale_intensity(raw, dtype=self.image.dtype, intensity_range=self.data.intensity_range)
         if max(self.data.downsample) > 1:
@@ -65,16 +63,16 @@ class PairReader:
         A network voxel is annotated where all of its volume voxels are.
         """
         inside, padding = _clip(box, within)
-        labels, annotated = self.read_volume_truth(self._volume_slices(inside))
+        labels, annotated = self.read_volume_truth(self._volume_box(inside))
         if max(self.data.downsample) > 1:
             annotated = downsample_mask(annotated, self.data.downsample)
             labels = downsample_labels(labels, self.data.downsample)
             labels = np.where(annotated, labels, np.zeros((), labels.dtype))
         return Truth(_reflect(labels, padding), _reflect(annotated, padding))
 
-    def read_volume_truth(self, region: tuple[slice, slice, slice]) -> Truth:
-        """Return the labels of `region` in the volume's own voxels, and where they are annotated."""
-        return read_truth(self.label, self.mask, region, unlabelled=self.data.unlabelled)
+    def read_volume_truth(self, box: Box) -> Truth:
+        """Return the labels of `box` in the volume's own voxels, and where they are annotated."""
+        return read_truth(self.label, self.mask, box, unlabelled=self.data.unlabelled)
 
     def close(self) -> None:
         """Close the files."""
@@ -82,12 +80,8 @@ class PairReader:
             if volume is not None:
                 volume.close()
 
-    def _volume_slices(self, box: Box) -> tuple[slice, slice, slice]:
-        z, y, x = (
-            slice(first * factor, min(last * factor, length))
-            for (first, last), factor, length in zip(box, self.data.downsample, self.image.shape, strict=True)
-        )
-        return z, y, x
+    def _volume_box(self, box: Box) -> Box:
+        return box.scaled(self.data.downsample).intersection(self.image.whole)
 
 
 def network_box(region: Region, shape: tuple[int, ...], factors: tuple[int, ...]) -> Box:
@@ -107,17 +101,15 @@ def network_box(region: Region, shape: tuple[int, ...], factors: tuple[int, ...]
                 "make it larger or downsample less."
             )
         ranges.append((low, high))
-    z, y, x = ranges
-    return z, y, x
+    return Box.of_ranges(ranges)
 
 
-def _clip(box: Box, within: Box) -> tuple[Box, tuple[tuple[int, int], ...]]:
+def _clip(box: Box, within: Box) -> tuple[Box, list[tuple[int, int]]]:
     """The part of `box` inside `within`, and how much of it lies before and behind that part."""
-    inside = tuple((max(first, low), min(last, high)) for (first, last), (low, high) in zip(box, within, strict=True))
-    padding = tuple((inner[0] - outer[0], outer[1] - inner[1]) for inner, outer in zip(inside, box, strict=True))
-    z, y, x = inside
-    return (z, y, x), padding
+    inside = box.intersection(within)
+    pairs = zip(box.ranges, inside.ranges, strict=True)
+    return inside, [(low - first, stop - high) for (first, stop), (low, high) in pairs]
 
 
-def _reflect(array: NDArray[Any], padding: tuple[tuple[int, int], ...]) -> NDArray[Any]:
+def _reflect(array: NDArray[Any], padding: Sequence[tuple[int, int]]) -> NDArray[Any]:
     return np.pad(array, padding, mode="reflect") if any(map(any, padding)) else array

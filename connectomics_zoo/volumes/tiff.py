@@ -24,7 +24,7 @@ from connectomics_zoo.errors import MissingPackageError, VolumeError
 from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.metadata import (
     Content,
-    Part,
+    Place,
     VoxelSize,
     as_voxel_size,
     content_description,
@@ -32,6 +32,7 @@ from connectomics_zoo.volumes.metadata import (
     voxel_size_from_imagej,
     voxel_size_from_ome,
 )
+from connectomics_zoo.volumes.placement import Placement
 
 # OME-XML has no name for the other types.
 _OME_DTYPES = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64"})
@@ -42,7 +43,7 @@ class TiffArray:
 
     dataset: str | None = None
     task: object = None
-    part: Part | None = None
+    place: Place | None = None
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -112,7 +113,7 @@ class TiffFolder:
     voxel_size_nm: VoxelSize | None = None
     content: object = None
     task: object = None
-    part: Part | None = None
+    place: Place | None = None
 
     def __init__(self, folder: Path) -> None:
         self._paths = sorted(
@@ -268,7 +269,7 @@ def _read_plane(page: Any, *, rows: slice, columns: slice) -> npt.NDArray[Any]:
 
 
 class TiffSink:
-    """A new uncompressed TIFF, written through a memory map; dataset, task, part and chunks mean nothing here."""
+    """A new uncompressed TIFF, written through a memory map; dataset, task, placement and chunks mean nothing here."""
 
     def __init__(
         self,
@@ -280,7 +281,7 @@ class TiffSink:
         voxel_size_nm: VoxelSize | None,
         content: Content | None,
         task: str | None,
-        part: Part | None,
+        placement: Placement | None,
         chunks: tuple[int, ...],
     ) -> None:
         axes = "ZYX" if len(shape) == 3 else "CZYX"

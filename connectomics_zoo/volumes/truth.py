@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.volume import Volume
 
 
@@ -19,19 +20,17 @@ class Truth(NamedTuple):
     """(Z, Y, X)."""
 
 
-def read_truth(
-    label: Volume, mask: Volume | None, region: tuple[slice, slice, slice], *, unlabelled: int | None
-) -> Truth:
-    """Return the labels of `region` in the volume's own voxels, and where they are annotated.
+def read_truth(label: Volume, mask: Volume | None, box: Box, *, unlabelled: int | None) -> Truth:
+    """Return the labels of `box` in the volume's own voxels, and where they are annotated.
 
     Args:
         label: the label volume.
         mask: a volume that is 0 where nothing is annotated, None where there is none.
-        region: the voxels.
+        box: the voxels.
         unlabelled: the label of voxels that are not annotated.
     """
-    labels = label.read(region)
-    annotated = np.ones(labels.shape, dtype=bool) if mask is None else mask.read(region) != 0
+    labels = label.read(box)
+    annotated = np.ones(labels.shape, dtype=bool) if mask is None else mask.read(box) != 0
     if unlabelled is not None:
         annotated &= labels != unlabelled
     if not annotated.all():

@@ -11,16 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from connectomics_zoo.errors import VolumeError
-from connectomics_zoo.volumes.checks import DTYPES, Region, is_supported, resolve_region
+from connectomics_zoo.volumes.box import Box, refuse_outside
+from connectomics_zoo.volumes.checks import DTYPES, is_supported
 from connectomics_zoo.volumes.hdf5 import Hdf5Array
 from connectomics_zoo.volumes.location import Location, find_volume
 from connectomics_zoo.volumes.metadata import (
     Content,
-    Part,
+    Place,
     VoxelSize,
     declared_content,
     declared_task,
 )
+from connectomics_zoo.volumes.placement import Placement
 from connectomics_zoo.volumes.tiff import TiffArray, TiffFolder
 from connectomics_zoo.volumes.zarr_store import ZarrArray
 
@@ -37,7 +39,7 @@ class _OpenArray(Protocol):
     voxel_size_nm: VoxelSize | None
     content: object
     task: object
-    part: Part | None
+    place: Place | None
 
     def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]: ...
 
@@ -65,8 +67,11 @@ class Volume:
         """What the file says that its values are; None where it does not, or where the data type cannot hold it."""
         self.task: str | None = declared_task(array.task)
         """The spec of the task that it is a prediction for, as JSON; None where the file has none."""
-        self.part: Part | None = array.part
+        self.placement: Placement | None = None
         """Of which part of which volume it was predicted; None where it does not say, or of all of it."""
+        if array.place is not None:
+            first, whole_shape = array.place
+            self.placement = Placement(Box.of_shape(self.shape, start=first), whole_shape)
         self._array: _OpenArray | None = array
         self._process = os.getpid()
 
@@ -75,15 +80,20 @@ class Volume:
         """Path and dataset, from which the volume can be opened again."""
         return str(self._where)
 
-    def read(self, region: Region) -> npt.NDArray[Any]:
-        """Return the voxels of `region` as (Z, Y, X) or (C, Z, Y, X), in native byte order.
+    @property
+    def whole(self) -> Box:
+        """All of its voxels."""
+        return Box.of_shape(self.shape)
+
+    def read(self, box: Box) -> npt.NDArray[Any]:
+        """Return the voxels of `box` as (Z, Y, X) or (C, Z, Y, X), in native byte order.
 
         Raises:
-            VolumeError: the region is empty or reaches out of the volume, the file is damaged there, or it
+            VolumeError: the box is empty or reaches out of the volume, the file is damaged there, or it
                 holds NaN or infinity there.
         """
-        resolved = resolve_region(region, shape=self.shape, location=self.location)
-        slices = {**dict(zip("zyx", resolved, strict=True)), "t": slice(0, 1), "c": slice(0, self.channels)}
+        refuse_outside(box.ranges, shape=self.shape, location=self.location)
+        slices = {**dict(zip("zyx", box.slices, strict=True)), "t": slice(0, 1), "c": slice(0, self.channels)}
         block = self._opened().read(tuple(slices[axis] for axis in self._axes))
         axes = self._axes
         if "t" in axes:
@@ -91,7 +101,7 @@ class Volume:
         order = "zyx" if self.channels is None else "czyx"
         block = block.transpose([axes.index(axis) for axis in order])
         block = np.ascontiguousarray(block, dtype=self.dtype)
-        self._refuse_non_finite(block, region=resolved)
+        self._refuse_non_finite(block, box=box)
         return block
 
     def _opened(self) -> _OpenArray:
@@ -104,14 +114,14 @@ class Volume:
             self._process = os.getpid()
         return self._array
 
-    def _refuse_non_finite(self, block: npt.NDArray[Any], *, region: Region) -> None:
+    def _refuse_non_finite(self, block: npt.NDArray[Any], *, box: Box) -> None:
         if block.dtype.kind != "f":
             return
         finite = np.isfinite(block)
         if finite.all():
             return
         first = np.unravel_index(int(np.argmin(finite)), block.shape)
-        starts = [0] * (block.ndim - 3) + [part.start for part in region]
+        starts = [0] * (block.ndim - 3) + [*box.start]
         position = tuple(start + int(step) for start, step in zip(starts, first, strict=True))
         names = "(z, y, x)" if block.ndim == 3 else "(c, z, y, x)"
         raise VolumeError(

@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 from connectomics_zoo.errors import OutputError, reason
 from connectomics_zoo.files.atomic import PartialOutput
-from connectomics_zoo.volumes.checks import DTYPES, Region, is_supported, readable, resolve_region
+from connectomics_zoo.volumes.box import Box, refuse_outside
+from connectomics_zoo.volumes.checks import DTYPES, is_supported, readable
 from connectomics_zoo.volumes.hdf5 import Hdf5Sink, hdf5_datasets
 from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, Format, split_location
-from connectomics_zoo.volumes.metadata import Content, Part, VoxelSize, as_voxel_size, declared_content
+from connectomics_zoo.volumes.metadata import Content, VoxelSize, as_voxel_size, declared_content
+from connectomics_zoo.volumes.placement import Placement
 from connectomics_zoo.volumes.tiff import TiffSink
 from connectomics_zoo.volumes.zarr_store import ZarrSink, zarr_arrays
 
@@ -57,17 +59,22 @@ class WritableVolume:
         self._output = output
         self._sink: _Sink | None = sink
 
-    def write(self, region: Region, array: npt.NDArray[Any]) -> None:
-        """Write `array`, (Z, Y, X) or (C, Z, Y, X), at `region`; its data type must fit without loss.
+    @property
+    def whole(self) -> Box:
+        """All of its voxels."""
+        return Box.of_shape(self.shape)
+
+    def write(self, box: Box, array: npt.NDArray[Any]) -> None:
+        """Write `array`, (Z, Y, X) or (C, Z, Y, X), at `box`; its data type must fit without loss.
 
         Raises:
-            VolumeError: the region is empty or reaches out of the volume.
+            VolumeError: the box is empty or reaches out of the volume.
             OutputError: shape or data type do not fit, or the disk does not take it.
         """
         assert self._sink is not None, "the volume is closed"
-        resolved = resolve_region(region, shape=self.shape, location=self.location)
-        index = resolved if self.channels is None else (slice(0, self.channels), *resolved)
-        expected = tuple(part.stop - part.start for part in index)
+        refuse_outside(box.ranges, shape=self.shape, location=self.location)
+        index = box.slices if self.channels is None else (slice(0, self.channels), *box.slices)
+        expected = box.shape if self.channels is None else (self.channels, *box.shape)
         if array.shape != expected:
             raise OutputError(f"{self.location}: the block has shape {array.shape}, the region {expected}.")
         if not np.can_cast(array.dtype, self.dtype, casting="safe"):
@@ -122,7 +129,7 @@ def create_volume(
     voxel_size_nm: VoxelSize | None,
     content: Content | None = None,
     task: str | None = None,
-    part: Part | None = None,
+    placement: Placement | None = None,
     chunks: tuple[int, int, int] | None = None,
     overwrite: bool = False,
 ) -> WritableVolume:
@@ -132,7 +139,7 @@ def create_volume(
     file only if it holds nothing else. HDF5 and Zarr are compressed in `chunks` (z, y, x); TIFF is not.
     Zarr is OME-NGFF with the level `0` in the group. `content` says in the file what the values are.
     HDF5 and Zarr also keep what a TIFF cannot: `task`, for which task they were predicted (its spec as JSON),
-    and `part`, of which part of another volume.
+    and `placement`, of which part of another volume.
 
     Raises:
         OutputError: the target exists, or shape, data type, suffix or folder are not possible.
@@ -162,7 +169,7 @@ def create_volume(
             voxel_size_nm=voxel_size_nm,
             content=content,
             task=task,
-            part=part,
+            placement=placement,
             chunks=edges if channels is None else (1, *edges),
         )
     except BaseException as error:

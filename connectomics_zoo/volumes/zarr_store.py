@@ -18,18 +18,18 @@ from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.location import dataset_error
 from connectomics_zoo.volumes.metadata import (
     Content,
-    Part,
     VoxelSize,
     axes_from_attributes,
     axes_from_multiscales,
     declared_axes,
-    declared_part,
+    declared_place,
     default_axes,
     multiscales_entry,
-    part_attributes,
+    placement_attributes,
     voxel_size_from_attributes,
     voxel_size_from_multiscales,
 )
+from connectomics_zoo.volumes.placement import Placement
 
 _LIBRARY_VERSION = int(zarr.__version__.split(".")[0])
 
@@ -65,7 +65,7 @@ class ZarrArray:
         )
         self.content: object = attributes.get("content")
         self.task: object = attributes.get("task")
-        self.part = declared_part(attributes)
+        self.place = declared_place(attributes)
         self.voxel_size_nm: VoxelSize | None = None
         if self.axes is not None:
             scaled = voxel_size_from_multiscales(entry, level=level, axes=self.axes) if entry is not None else None
@@ -162,7 +162,7 @@ class ZarrSink:
         voxel_size_nm: VoxelSize | None,
         content: Content | None,
         task: str | None,
-        part: Part | None,
+        placement: Placement | None,
         chunks: tuple[int, ...],
     ) -> None:
         attributes = _multiscales_attributes(rank=len(shape), voxel_size_nm=voxel_size_nm)
@@ -197,8 +197,8 @@ class ZarrSink:
             self._array.attrs["content"] = content
         if task is not None:
             self._array.attrs["task"] = task
-        if part is not None:
-            self._array.attrs.update(part_attributes(part))
+        if placement is not None:
+            self._array.attrs.update(placement_attributes(placement))
 
     def write(self, index: tuple[slice, ...], block: npt.NDArray[Any]) -> None:
         """Write `block` at `index`."""

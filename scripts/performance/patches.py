@@ -85,7 +85,7 @@ def _write_runs(folder: Path, *, quick: bool) -> dict[str, RunSpec]:
             with create_volume(
                 target, shape=array.shape, dtype=array.dtype, channels=None, voxel_size_nm=declared
             ) as volume:
-                volume.write((slice(None),) * 3, array)
+                volume.write(volume.whole, array)
         pair = {"image": read.format("raw"), "label": read.format("mitochondria")}
         data = {"root": str(folder), "train": [pair], "validation": []}
         # Without workers: these would read ahead while the network has its turn.

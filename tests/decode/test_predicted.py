@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.object_volumes import ALL
 from support.prediction import grey, make_run, write
 
 from connectomics_zoo.decode import decode
@@ -34,7 +33,7 @@ def test_a_prediction_is_decoded_with_nothing_but_its_file(files):
             assert read_task(volume.task, source=name) == task
             # One channel is no probability.
             assert volume.content is None
-            values.append(read_values(volume.read(ALL), task=task, location=name))
+            values.append(read_values(volume.read(volume.whole), task=task, location=name))
     np.testing.assert_allclose(values[0], values[1], atol=1 / 255)
     assert values[1][2].min() < 0
     changes = {"threshold": 0.2, "seed_threshold": 0.3, "boundary_threshold": 0.9, "min_seed": 1, "min_size": 1}

@@ -9,7 +9,6 @@ import h5py
 import numpy as np
 import pytest
 from support.object_volumes import (
-    ALL,
     affinity_task,
     noisy_values,
     scores,
@@ -36,7 +35,7 @@ LABELS = voronoi_labels((12, 24, 24), objects=8)
 
 def read_all(location):
     with open_volume(location) as volume:
-        return volume.read(ALL)
+        return volume.read(volume.whole)
 
 
 @pytest.fixture
@@ -64,7 +63,7 @@ def test_a_prediction_carries_its_task_and_becomes_objects(tmp_path, name, dtype
     write_prediction(tmp_path / name, true_values(LABELS, task), task, dtype=dtype)
     report = zoo.decode(tmp_path / name, tmp_path / "out.h5:neurons")
     with open_volume(tmp_path / "out.h5:neurons") as volume:
-        found = volume.read(ALL)
+        found = volume.read(volume.whole)
         assert (volume.content, volume.voxel_size_nm, volume.dtype) == ("instances", (30.0, 8.0, 8.0), np.uint32)
     assert scores(found, LABELS)["adapted_rand_error"] == pytest.approx(0)
     assert report.objects == found.max() == 8
@@ -275,7 +274,7 @@ def test_a_damaged_tuning_file_is_refused(tmp_path, run_zoo, content, words):
         (["stride=[1,1,1]"], "unknown setting stride of components"),
         (["threshold"], "'threshold' is no override, write key=value"),
         (["--method", "watershed", "boundary_threshold=0.3"], "the task affinities has no boundary"),
-        (["--region", "z=5:99"], "is not inside the volume"),
+        (["--region", "z=5:99"], "the region z=5:99 is not inside"),
         (["--tune", "small.h5"], "give the volumes that belong together"),
         (["--tune", "floats.h5"], "holds float32, a truth is one volume of whole numbers"),
         (["--tune", "empty.h5"], "has no object in this part, so nothing can be tuned on it"),

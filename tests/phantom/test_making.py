@@ -167,12 +167,11 @@ def test_a_phantom_too_large_is_refused_before_memory_is_taken():
 def test_a_written_phantom_opens_as_volumes(tmp_path):
     made = phantom((12, 96, 96), 0, SECTIONS)
     write_phantom(tmp_path / "a.h5", made)
-    everything = (slice(None),) * 3
     for name, array in zip(("raw", "neurons", "mitochondria", "membranes"), arrays(made).values(), strict=True):
         with open_volume(f"{tmp_path}/a.h5:{name}") as volume:
             assert volume.voxel_size_nm == SECTIONS
             assert volume.dtype == array.dtype
-            np.testing.assert_array_equal(volume.read(everything), array)
+            np.testing.assert_array_equal(volume.read(volume.whole), array)
     check_pair(open_volume(f"{tmp_path}/a.h5:raw"), open_volume(f"{tmp_path}/a.h5:mitochondria"))
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
 

@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from support.prediction import grey, make_run, read_all, write
+from support.prediction import grey, make_run, write
+from support.volume_files import read_all
 
 from connectomics_zoo.errors import MissingPackageError, SpecError, ZooError
 from connectomics_zoo.predict import network as predict_network

@@ -11,7 +11,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 from support.naive_window import naive, naive_means
-from support.prediction import grey, make_run, read_all, write
+from support.prediction import grey, make_run, write
+from support.volume_files import read_all
 
 from connectomics_zoo.cli import _progress
 from connectomics_zoo.cli import predict as predict_cli
@@ -206,7 +207,7 @@ def test_a_given_window_and_overlap_replace_the_runs(run, tmp_path, caplog):
         ({"dtype": "uint16"}, SpecError, "dtype 'uint16' is not known, give uint8 or float16 or float32"),
         ({"region": "z=3"}, VolumeError, "the region 'z=3' is not understood, write it as z=13:16"),
         ({"region": "z=5:5"}, VolumeError, "empty along z"),
-        ({"region": "z=1:99"}, VolumeError, "the region z=1:99 is not inside the volume, which has z=0:16"),
+        ({"region": "z=1:99"}, VolumeError, r"the region z=1:99 is not inside .*, which has z=0:16"),
         ({"region": "z=1:2,z=3:4"}, VolumeError, "is not understood"),
     ],
 )

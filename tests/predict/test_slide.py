@@ -11,9 +11,9 @@ from support.naive_window import fake_forward, naive
 
 from connectomics_zoo.predict import plan
 from connectomics_zoo.predict.grid import AxisGrid
-from connectomics_zoo.predict.plan import Span, make_geometry
+from connectomics_zoo.predict.plan import make_geometry
 from connectomics_zoo.predict.slide import predict_column
-from connectomics_zoo.volumes.box import region_box
+from connectomics_zoo.volumes.box import Box, region_box
 
 
 @dataclass
@@ -23,16 +23,16 @@ class FakeSource:
     array: np.ndarray
     reads: list[int] = field(default_factory=list)
 
-    def read(self, region):
-        block = self.array[(..., *region)]
-        assert all(part.stop <= size for part, size in zip(region, self.array.shape[-3:], strict=True))
+    def read(self, box):
+        assert Box.of_shape(self.array.shape[-3:]).contains(box)
+        block = self.array[(..., *box.slices)]
         self.reads.append(block.size)
         return block.copy()
 
 
 def slide(source, geometry, *, budget=plan.MEMORY_BUDGET, batch_size=3, channels_in=1, forward=fake_forward):
     """Predict into an array; every voxel must be written exactly once."""
-    shape = tuple(part.stop - part.start for part in geometry.box)
+    shape = geometry.box.shape
     out = np.full((2, *shape), np.nan, dtype=np.float32)
     times = np.zeros(shape, dtype=int)
     planes = plan.plan_planes(geometry, chunk=plan.chunk_shape(geometry)[0])
@@ -57,10 +57,7 @@ def slide(source, geometry, *, budget=plan.MEMORY_BUDGET, batch_size=3, channels
             batch_size=batch_size,
             advance=done.append,
         ):
-            here = tuple(
-                slice(part.start - whole.start, part.stop - whole.start)
-                for part, whole in zip(box, geometry.box, strict=True)
-            )
+            here = box.relative_to(geometry.box.start).slices
             out[(slice(None), *here)] = values
             times[here] += 1
     assert (times == 1).all()
@@ -84,7 +81,7 @@ CASES = {
 def test_equals_the_naive_sliding_window_over_the_whole_volume(case):
     shape, factors, window, overlap = CASES[case]
     array = np.random.default_rng(0).random(shape, dtype=np.float32)
-    box = region_box(None, shape=shape)
+    box = Box.of_shape(shape)
     geometry = make_geometry(shape=shape, factors=factors, window=window, overlap=overlap, box=box)
     found, _, _ = slide(FakeSource(array), geometry)
     np.testing.assert_allclose(found, naive(array, factors=factors, window=window, overlap=overlap), atol=1e-6)
@@ -99,9 +96,7 @@ def test_random_geometries_equal_the_naive_sliding_window(monkeypatch):
         window = tuple(int(edge) for edge in generator.integers(2, 8, 3))
         overlap = float(generator.choice([0, 0.25, 0.5, 0.7]))
         array = generator.random(shape, dtype=np.float32)
-        geometry = make_geometry(
-            shape=shape, factors=factors, window=window, overlap=overlap, box=region_box(None, shape=shape)
-        )
+        geometry = make_geometry(shape=shape, factors=factors, window=window, overlap=overlap, box=Box.of_shape(shape))
         found, _, _ = slide(FakeSource(array), geometry, budget=int(generator.integers(1, 20_000)))
         expected = naive(array, factors=factors, window=window, overlap=overlap)
         np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=f"{shape} {factors} {window} {overlap}")
@@ -112,9 +107,7 @@ def test_columns_do_not_change_a_single_bit(factors, monkeypatch):
     monkeypatch.setattr(plan, "CHUNK_EDGE", 8)
     shape = (17, 50, 40)
     array = np.random.default_rng(1).random(shape, dtype=np.float32)
-    geometry = make_geometry(
-        shape=shape, factors=factors, window=(4, 6, 6), overlap=0.5, box=region_box(None, shape=shape)
-    )
+    geometry = make_geometry(shape=shape, factors=factors, window=(4, 6, 6), overlap=0.5, box=Box.of_shape(shape))
     whole, one, _ = slide(FakeSource(array), geometry, batch_size=1)
     parts, many, _ = slide(FakeSource(array), geometry, budget=1, batch_size=1)
     assert one == 1
@@ -126,9 +119,7 @@ def test_columns_do_not_change_a_single_bit(factors, monkeypatch):
 def test_strips_of_reading_and_writing_do_not_change_a_single_bit(factors, monkeypatch):
     shape = (17, 30, 20)
     array = np.random.default_rng(1).random(shape, dtype=np.float32)
-    geometry = make_geometry(
-        shape=shape, factors=factors, window=(4, 6, 6), overlap=0.5, box=region_box(None, shape=shape)
-    )
+    geometry = make_geometry(shape=shape, factors=factors, window=(4, 6, 6), overlap=0.5, box=Box.of_shape(shape))
     whole, _, _ = slide(FakeSource(array), geometry)
     monkeypatch.setattr("connectomics_zoo.predict.slide.STRIP_VOXELS", 500)
     source = FakeSource(array)
@@ -143,20 +134,19 @@ def test_a_region_equals_the_same_part_of_the_whole(factors, region):
     shape = (17, 50, 40)
     array = np.random.default_rng(2).random(shape, dtype=np.float32)
 
-    def run(text):
-        box = region_box(text, shape=shape)
+    def run(box):
         geometry = make_geometry(shape=shape, factors=factors, window=(4, 6, 6), overlap=0.5, box=box)
         return slide(FakeSource(array), geometry, batch_size=1)[0]
 
-    part = region_box(region, shape=shape)
-    np.testing.assert_array_equal(run(region), run(None)[(slice(None), *part)])
+    part = region_box(region, shape=shape, location="a volume")
+    np.testing.assert_array_equal(run(part), run(Box.of_shape(shape))[(slice(None), *part.slices)])
 
 
 def test_a_region_reads_and_predicts_only_what_it_needs():
     shape = (200, 64, 64)
     source = FakeSource(np.zeros(shape, dtype=np.float32))
     geometry = make_geometry(
-        shape=shape, factors=(1, 1, 1), window=(8, 16, 16), overlap=0.5, box=region_box("z=100:104,y=0:8", shape=shape)
+        shape=shape, factors=(1, 1, 1), window=(8, 16, 16), overlap=0.5, box=Box((100, 0, 0), (104, 8, 64))
     )
     _, _, windows = slide(source, geometry)
     assert windows == 2 * 1 * 7
@@ -171,7 +161,7 @@ def test_memory_does_not_grow_with_the_number_of_sections():
             factors=(1, 1, 1),
             window=(8, 16, 16),
             overlap=0.5,
-            box=region_box(None, shape=source.array.shape),
+            box=Box.of_shape(source.array.shape),
         )
         planes = plan.plan_planes(geometry, chunk=8)
         tracemalloc.start()
@@ -180,7 +170,7 @@ def test_memory_does_not_grow_with_the_number_of_sections():
             fake_forward,
             geometry=geometry,
             planes=planes,
-            column=(Span(0, 48), Span(0, 48)),
+            column=geometry.box,
             scale=lambda block: block.astype(np.float32),
             channels_in=1,
             channels_out=2,
@@ -210,30 +200,30 @@ def test_memory_does_not_grow_with_the_number_of_sections():
 def test_columns_stay_inside_the_budget_and_are_cut_between_chunks():
     shape = (1000, 20_000, 30_000)
     geometry = make_geometry(
-        shape=shape, factors=(1, 1, 1), window=(16, 128, 128), overlap=0.5, box=region_box(None, shape=shape)
+        shape=shape, factors=(1, 1, 1), window=(16, 128, 128), overlap=0.5, box=Box.of_shape(shape)
     )
     planes = plan.plan_planes(geometry, chunk=plan.chunk_shape(geometry)[0])
     rows = plan.rows_in_memory(geometry, planes)
     columns = plan.split_columns(geometry, rows=rows, channels_in=1, channels_out=3, budget=2**30)
     assert 1 < len(columns) < 230  # 200 would fill the budget to the last byte
-    for y, x in columns:
-        assert y.first % plan.CHUNK_EDGE == 0
-        assert x.first % plan.CHUNK_EDGE == 0
-        assert (
-            plan.column_bytes(geometry, rows=rows, height=y.size, width=x.size, channels_in=1, channels_out=3) <= 2**30
-        )
-    assert sum(y.size * x.size for y, x in columns) == 20_000 * 30_000
+    for column in columns:
+        assert column.start[1] % plan.CHUNK_EDGE == 0
+        assert column.start[2] % plan.CHUNK_EDGE == 0
+        _, height, width = column.shape
+        need = plan.column_bytes(geometry, rows=rows, height=height, width=width, channels_in=1, channels_out=3)
+        assert need <= 2**30
+    assert sum(column.voxels for column in columns) == geometry.box.voxels
 
 
 def test_complete_sections_are_handed_out_in_whole_chunks():
     shape = (100, 32, 32)
     geometry = make_geometry(
-        shape=shape, factors=(2, 1, 1), window=(8, 16, 16), overlap=0.5, box=region_box("z=3:90", shape=shape)
+        shape=shape, factors=(2, 1, 1), window=(8, 16, 16), overlap=0.5, box=Box((3, 0, 0), (90, 32, 32))
     )
     rows = [plane.rows for plane in plan.plan_planes(geometry, chunk=8)]
-    assert rows[0].first == 3
-    assert rows[-1].stop == 90
-    assert all((span.stop - 3) % 8 == 0 for span in rows[:-1])
+    assert rows[0][0] == 3
+    assert rows[-1][1] == 90
+    assert all((stop - 3) % 8 == 0 for _, stop in rows[:-1])
 
 
 def test_weights_of_a_window_are_a_gaussian_of_an_eighth_and_add_up_to_one():

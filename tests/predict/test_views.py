@@ -8,8 +8,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from support.prediction import grey, make_run, read_all, write
+from support.prediction import grey, make_run, write
 from support.tiny_training import request, write_volume
+from support.volume_files import read_all
 
 from connectomics_zoo.errors import SpecError
 from connectomics_zoo.predict import network as predict_network

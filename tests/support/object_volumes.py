@@ -12,7 +12,6 @@ from connectomics_zoo.tasks.affinities import compute_affinities, convention_of
 from connectomics_zoo.volumes import create_volume
 from connectomics_zoo.volumes.prediction import store_values, task_text
 
-ALL = (slice(None), slice(None), slice(None))
 STEPS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (3, 0, 0), (0, 7, 0), (0, 0, 7))
 """The offsets (z, y, x) of the tests; the first three attract."""
 
@@ -84,7 +83,7 @@ def write_prediction(location, values, task, *, dtype="uint8", carries_task=True
         voxel_size_nm=(30.0, 8.0, 8.0),
         task=task_text(task) if carries_task else None,
     ) as volume:
-        volume.write(ALL, stored[0] if len(stored) == 1 else stored)
+        volume.write(volume.whole, stored[0] if len(stored) == 1 else stored)
     return location
 
 
@@ -92,5 +91,5 @@ def write_labels(location, labels):
     with create_volume(
         location, shape=labels.shape, dtype="uint32", channels=None, voxel_size_nm=(30.0, 8.0, 8.0), content="label"
     ) as volume:
-        volume.write(ALL, labels.astype(np.uint32))
+        volume.write(volume.whole, labels.astype(np.uint32))
     return location

@@ -14,7 +14,7 @@ from connectomics_zoo.schema.experiment import DataSpec, PredictionSpec, RunSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.specs.resolve import resolve_model
-from connectomics_zoo.volumes import create_volume, open_volume
+from connectomics_zoo.volumes import create_volume
 from connectomics_zoo.weights.storage import write_weights
 
 
@@ -62,14 +62,9 @@ def write(path: Path, array: np.ndarray, *, voxel_size_nm=None) -> Path:
     with create_volume(
         path, shape=array.shape[-3:], dtype=array.dtype, channels=channels, voxel_size_nm=voxel_size_nm
     ) as volume:
-        volume.write(tuple(slice(0, size) for size in array.shape[-3:]), array)
+        volume.write(volume.whole, array)
     return path
 
 
 def grey(shape, seed=0, dtype=np.uint8):
     return np.random.default_rng(seed).integers(0, 256, shape).astype(dtype)
-
-
-def read_all(location) -> np.ndarray:
-    with open_volume(location) as volume:
-        return volume.read((slice(None), slice(None), slice(None)))

@@ -11,9 +11,8 @@ import pytest
 import zarr
 
 from connectomics_zoo.errors import OutputError, VolumeError
-from connectomics_zoo.volumes import create_volume
+from connectomics_zoo.volumes import create_volume, open_volume
 
-ALL = (slice(None), slice(None), slice(None))
 ZARR_3 = int(zarr.__version__.split(".")[0]) >= 3
 
 
@@ -32,8 +31,13 @@ def write(location, array, *, voxel_size_nm=None, **options):
         voxel_size_nm=voxel_size_nm,
         **options,
     ) as volume:
-        volume.write(ALL, array)
+        volume.write(volume.whole, array)
     return location
+
+
+def read_all(location):
+    with open_volume(location) as volume:
+        return volume.read(volume.whole)
 
 
 def h5(path, **datasets):

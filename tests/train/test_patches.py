@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from math import prod
 
 import h5py
 import numpy as np
@@ -21,6 +20,7 @@ from connectomics_zoo.train import inspection as look_module
 from connectomics_zoo.train import train
 from connectomics_zoo.train.data import TrainingPatches, ValidationPatches, grid_boxes
 from connectomics_zoo.train.inspection import warn_of_labels, warn_of_padding
+from connectomics_zoo.volumes import Box
 from connectomics_zoo.volumes.pair_reader import PairReader, network_box
 
 
@@ -159,8 +159,8 @@ def test_training_never_reads_beyond_its_region_however_thin(tmp_path):
 
 def test_the_region_in_network_voxels_holds_whole_blocks_only():
     shape, factors = (20, 40, 41), (1, 4, 4)
-    assert network_box(Region(), shape, factors) == ((0, 20), (0, 10), (0, 11))
-    assert network_box(Region(z=(3, 7), y=(1, 39), x=(8, 41)), shape, factors) == ((3, 7), (1, 9), (2, 11))
+    assert network_box(Region(), shape, factors) == Box((0, 0, 0), (20, 10, 11))
+    assert network_box(Region(z=(3, 7), y=(1, 39), x=(8, 41)), shape, factors) == Box((3, 1, 2), (7, 9, 11))
     with pytest.raises(VolumeError, match=r"region y: \[1, 7\] holds no whole block of 4 voxels \(data.downsample\)"):
         network_box(Region(y=(1, 7)), shape, factors)
 
@@ -169,7 +169,7 @@ def test_downsampled_patches_are_means_and_majorities(tmp_path):
     path = write_volume(tmp_path / "v.h5", shape=(4, 8, 8))
     data = data_of(path, downsample=[1, 2, 2], voxel_size_nm=[50, 4, 4])
     reader = PairReader(make_run(data).data.train[0], make_run(data).data)
-    box = ((1, 3), (0, 4), (1, 4))
+    box = Box((1, 0, 1), (3, 4, 4))
     with h5py.File(path) as file:
         raw, mito = file["raw"][1:3, :, 2:], file["mito"][1:3, :, 2:]
     blocks = raw.reshape(2, 4, 2, 3, 2).mean(axis=(2, 4)) / 255
@@ -192,16 +192,17 @@ def regions(draw):
 @settings(max_examples=60, deadline=None)
 @given(regions())
 def test_the_validation_grid_scores_every_voxel_of_the_region_once(axes):
-    lengths, region, size = zip(*axes, strict=True)
-    counts = np.zeros(lengths, int)
-    for box, scored in grid_boxes(region, size, tuple((0, length) for length in lengths)):
-        counts[tuple(slice(*limits) for limits in scored)] += 1
-        for (first, last), (low, high), edge, length in zip(box, scored, size, lengths, strict=True):
-            assert first <= low < high <= last == first + edge
+    lengths, ranges, size = zip(*axes, strict=True)
+    region, counts = Box.of_ranges(ranges), np.zeros(lengths, int)
+    for box, scored in grid_boxes(region, size, Box.of_shape(lengths)):
+        counts[scored.slices] += 1
+        assert box.shape == size
+        assert box.contains(scored)
+        assert scored.voxels
+        for (first, last), edge, length in zip(box.ranges, size, lengths, strict=True):
             assert edge > length or 0 <= first < last <= length
-    inside = tuple(slice(*limits) for limits in region)
-    assert (counts[inside] == 1).all()
-    assert counts.sum() == prod(last - first for first, last in region)
+    assert (counts[region.slices] == 1).all()
+    assert counts.sum() == region.voxels
 
 
 def test_validation_sees_the_image_around_a_thin_region_and_scores_the_region_alone(tmp_path):

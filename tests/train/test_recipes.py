@@ -22,6 +22,7 @@ from connectomics_zoo.train.curve import read_series
 from connectomics_zoo.train.data import MINIMUM_TRIES, TrainingPatches
 from connectomics_zoo.train.module import SegmentationModule
 from connectomics_zoo.train.resolve import resolve_run
+from connectomics_zoo.volumes import Box
 from connectomics_zoo.weights.storage import read_weights
 
 
@@ -409,7 +410,7 @@ def test_a_minimum_that_no_patch_has_ends_after_its_tries(tmp_path, monkeypatch)
     drawn = []
     monkeypatch.setattr(
         "connectomics_zoo.train.data._random_box",
-        lambda region, size, generator: drawn.append(1) or ((0, 16), (0, 32), (0, 32)),
+        lambda region, size, generator: drawn.append(1) or Box.of_shape(size),
     )
     assert len(patches(make_run(data, foreground_minimum=1.0, foreground_probability=0.0), 1)) == 1
     assert len(drawn) == MINIMUM_TRIES

@@ -12,9 +12,9 @@ import tifffile
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
-from support.volume_files import ALL, ZARR_3, example, fails, h5, make_array, write
+from support.volume_files import ZARR_3, example, fails, h5, make_array, write
 
-from connectomics_zoo.volumes import open_volume
+from connectomics_zoo.volumes import Box, open_volume
 from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, split_location
 from connectomics_zoo.volumes.metadata import as_voxel_size, declared_axes, nanometres
 
@@ -129,7 +129,7 @@ def test_both_zarr_formats_are_read_from_disk(tmp_path, zarr_format):
     for location in (f"{tmp_path}/a.zarr:raw", f"{tmp_path}/a.zarr/raw", f"{tmp_path}/a.zarr"):
         with open_volume(location) as volume:
             assert volume.voxel_size_nm == (40.0, 4.0, 4.0)
-            np.testing.assert_array_equal(volume.read(ALL), example(3, 4, 5))
+            np.testing.assert_array_equal(volume.read(volume.whole), example(3, 4, 5))
 
 
 def test_a_bare_zarr_array_is_a_volume(tmp_path):
@@ -141,7 +141,7 @@ def test_a_bare_zarr_array_is_a_volume(tmp_path):
     with open_volume(tmp_path / "a.zarr") as volume:
         assert volume.location.endswith("a.zarr")
         assert volume.dtype == np.dtype("uint16")
-        assert (volume.read(ALL) == 7).all()
+        assert (volume.read(volume.whole) == 7).all()
 
 
 def ngff(path, *, version, axes, levels, array, transformations=()):
@@ -173,7 +173,7 @@ def test_the_finest_level_of_an_ngff_image_is_taken_with_its_scale(tmp_path, ver
         assert volume.location.endswith("a.zarr:s0")
         assert (volume.shape, volume.channels) == ((3, 4, 6), 2)
         assert volume.voxel_size_nm == pytest.approx((40, 4, 4))
-        np.testing.assert_array_equal(volume.read((slice(1, 3), *ALL[1:])), array[0, :, 1:])
+        np.testing.assert_array_equal(volume.read(volume.whole.replace(z=(1, 3))), array[0, :, 1:])
     with open_volume(f"{tmp_path}/a.zarr:s1") as volume:
         assert volume.voxel_size_nm == pytest.approx((40, 4, 8))
 
@@ -244,8 +244,7 @@ def test_declared_axes_are_transposed(tmp_path, attributes):
         file["raw"].attrs.update(attributes)
     with open_volume(tmp_path / "a.h5") as volume:
         assert (volume.shape, volume.channels) == ((3, 4, 5), 2)
-        region = (slice(1, 3), slice(0, 2), slice(3, 5))
-        np.testing.assert_array_equal(volume.read(region), array[(slice(None), *region)])
+        np.testing.assert_array_equal(volume.read(Box((1, 0, 3), (3, 2, 5))), array[:, 1:3, 0:2, 3:5])
 
 
 @pytest.mark.parametrize(

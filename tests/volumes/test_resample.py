@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from connectomics_zoo.errors import VolumeError
-from connectomics_zoo.volumes.box import parse_region, region_box
 from connectomics_zoo.volumes.intensity import scale_intensity
 from connectomics_zoo.volumes.resample import (
     complete_voxels,
@@ -151,26 +150,3 @@ def test_floats_outside_0_to_1_without_a_range_are_refused(outside):
     array = np.array([0, outside], dtype=np.float64)
     with pytest.raises(VolumeError, match=r"is float64 with values from .* give data\.intensity_range=\[low,high\]"):
         scale_intensity(array, dtype=array.dtype, intensity_range=None)
-
-
-# Regions ----------------------------------------------------------------------------------------------------------
-
-
-def test_regions_are_read_and_filled_up():
-    assert region_box("z=13:16", shape=(20, 30, 40)) == (slice(13, 16), slice(0, 30), slice(0, 40))
-    assert region_box("x=1:2, z=0:20", shape=(20, 30, 40)) == (slice(0, 20), slice(0, 30), slice(1, 2))
-    assert region_box(None, shape=(2, 3, 4)) == (slice(0, 2), slice(0, 3), slice(0, 4))
-    assert parse_region("y=0:5").y == (0, 5)
-
-
-@pytest.mark.parametrize("text", ["", "13:16", "z=1:2,z=3:4", "t=1:2", "z=-1:4", "z=1:2:3", "z=1.5:2"])
-def test_regions_of_another_form_are_refused(text):
-    with pytest.raises(VolumeError, match="is not understood, write it as z=13:16"):
-        parse_region(text)
-
-
-def test_regions_that_are_empty_or_outside_are_refused():
-    with pytest.raises(VolumeError, match="is empty along y, give first:stop with first < stop"):
-        parse_region("y=5:5")
-    with pytest.raises(VolumeError, match=r"x=0:41 is not inside the volume, which has x=0:40, give a part"):
-        region_box("x=0:41", shape=(20, 30, 40))

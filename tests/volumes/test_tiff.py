@@ -7,10 +7,10 @@ import importlib.util
 import numpy as np
 import pytest
 import tifffile
-from support.volume_files import ALL, example, fails
+from support.volume_files import example, fails, read_all
 
 from connectomics_zoo.errors import MissingPackageError
-from connectomics_zoo.volumes import open_volume
+from connectomics_zoo.volumes import Box, open_volume
 
 # TIFF dialects
 
@@ -37,15 +37,14 @@ def test_tiff_stacks_of_any_dialect_are_read(tmp_path, options):
     tifffile.imwrite(tmp_path / "a.tif", array, **options)
     with open_volume(tmp_path / "a.tif") as volume:
         assert (volume.shape, volume.channels, volume.dtype) == ((5, 20, 21), None, np.dtype("uint16"))
-        np.testing.assert_array_equal(volume.read((slice(1, 4), slice(5, 19), slice(2, 18))),
-                                      array[1:4, 5:19, 2:18])  # fmt: skip
+        np.testing.assert_array_equal(volume.read(Box((1, 5, 2), (4, 19, 18))), array[1:4, 5:19, 2:18])
 
 
 def test_bits_are_read_as_bool(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", example(5, 20, 21, dtype="bool"))
     with open_volume(tmp_path / "a.tif") as volume:
         assert volume.dtype == np.dtype(bool)
-        np.testing.assert_array_equal(volume.read(ALL), example(5, 20, 21, dtype="bool"))
+        np.testing.assert_array_equal(volume.read(volume.whole), example(5, 20, 21, dtype="bool"))
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
@@ -56,8 +55,7 @@ def test_channels_of_an_imagej_hyperstack_come_first(tmp_path, compression):
     )
     with open_volume(tmp_path / "a.tif") as volume:
         assert (volume.shape, volume.channels) == ((3, 4, 5), 2)
-        region = (slice(1, 3), slice(1, 4), slice(2, 4))
-        np.testing.assert_array_equal(volume.read(region), array[(slice(None), *region)])
+        np.testing.assert_array_equal(volume.read(Box((1, 1, 2), (3, 4, 4))), array[:, 1:3, 1:4, 2:4])
 
 
 def test_sections_appended_one_by_one_are_a_stack(tmp_path):
@@ -65,7 +63,7 @@ def test_sections_appended_one_by_one_are_a_stack(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
         for section in array:
             writer.write(section)
-    np.testing.assert_array_equal(open_volume(tmp_path / "a.tif").read(ALL), array)
+    np.testing.assert_array_equal(read_all(tmp_path / "a.tif"), array)
 
 
 def test_image_data_that_end_early_are_refused(tmp_path):
@@ -75,7 +73,7 @@ def test_image_data_that_end_early_are_refused(tmp_path):
         counts = list(page.databytecounts)
         page.tags["TileByteCounts"].overwrite([*counts[:-1], 60_000])
     with fails("a.tif: ends in the middle of an image, copy it again."):
-        open_volume(tmp_path / "a.tif").read(ALL)
+        read_all(tmp_path / "a.tif")
 
 
 def test_a_tiff_with_several_images_is_refused(tmp_path):
@@ -124,7 +122,7 @@ def test_slices_are_in_natural_order(tmp_path):
     (tmp_path / "._slice_1.tif").write_text("macOS leaves these")
     with open_volume(f"{tmp_path}/") as volume:
         assert volume.shape == (3, 4, 5)
-        assert volume.read(ALL)[:, 0, 0].tolist() == [1, 2, 10]
+        assert volume.read(volume.whole)[:, 0, 0].tolist() == [1, 2, 10]
 
 
 def test_a_folder_without_slices_is_refused(tmp_path):
@@ -136,7 +134,7 @@ def test_slices_must_agree(tmp_path):
     tifffile.imwrite(tmp_path / "1.tif", example(4, 5))
     tifffile.imwrite(tmp_path / "2.tif", example(4, 6))
     with fails("2.tif: is uint8 of shape (4, 6), and 1.tif is uint8 of shape (4, 5)"):
-        open_volume(tmp_path).read(ALL)
+        read_all(tmp_path)
 
 
 def test_each_slice_must_be_one_section(tmp_path):

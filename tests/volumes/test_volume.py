@@ -13,10 +13,10 @@ import tifffile
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.volume_files import ALL, example, fails, h5, make_array, peak_bytes, write
+from support.volume_files import example, fails, h5, make_array, peak_bytes, read_all, write
 
 from connectomics_zoo.errors import MissingPackageError, VolumeError
-from connectomics_zoo.volumes import create_volume, open_volume
+from connectomics_zoo.volumes import Box, create_volume, open_volume
 
 DTYPES = "bool uint8 int8 uint16 int16 uint32 int32 uint64 int64 float16 float32 float64".split()  # noqa: SIM905
 VOXEL_SIZE_NM = (40.0, 4.5, 4.25)
@@ -35,7 +35,7 @@ def test_a_written_volume_reads_back_the_same(tmp_path, name, shape, dtype):
         assert volume.shape == shape[-3:]
         assert volume.channels == (shape[0] if len(shape) == 4 else None)
         assert volume.voxel_size_nm == pytest.approx(VOXEL_SIZE_NM)
-        block = volume.read(ALL)
+        block = volume.read(volume.whole)
     assert block.dtype == np.dtype(dtype)
     np.testing.assert_array_equal(block, array)
 
@@ -62,7 +62,7 @@ def test_a_volume_says_what_it_holds(tmp_path, name, content, dtype):
     with open_volume(write(f"{tmp_path}/{name}", array, content=content, voxel_size_nm=VOXEL_SIZE_NM)) as volume:
         assert volume.content == content
         assert volume.voxel_size_nm == pytest.approx(VOXEL_SIZE_NM)
-        np.testing.assert_array_equal(volume.read(ALL), array)
+        np.testing.assert_array_equal(volume.read(volume.whole), array)
 
 
 @pytest.mark.parametrize("content", ["anything", "label", 7, [1.0, 2.0]])
@@ -83,9 +83,8 @@ def test_blocks_may_be_written_in_any_order(tmp_path, name):
     ) as volume:  # fmt: skip
         for z in (6, 0, 3):
             for y in (5, 0):
-                region = (slice(z, z + 3), slice(y, y + 5), slice(0, 11))
-                volume.write(region, array[(slice(None), *region)])
-    np.testing.assert_array_equal(open_volume(location).read(ALL), array)
+                volume.write(Box.of_shape((3, 5, 11), start=(z, y, 0)), array[:, z : z + 3, y : y + 5])
+    np.testing.assert_array_equal(read_all(location), array)
 
 
 @settings(max_examples=40, deadline=None)
@@ -106,12 +105,13 @@ def test_any_region_is_what_numpy_slicing_gives(tmp_path_factory, kind, data):
             tifffile.imwrite(location, array, tile=(16, 16), byteorder=">")
         else:
             write(location, array, **({} if kind == "tif" else {"chunks": (3, 8, 8)}))
-    region = []
+    ranges = []
     for size in array.shape:
         start = data.draw(st.integers(0, size - 1))
-        region.append(slice(start, data.draw(st.integers(start + 1, size))))
+        ranges.append((start, data.draw(st.integers(start + 1, size))))
+    box = Box.of_ranges(ranges)
     with open_volume(location) as volume:
-        np.testing.assert_array_equal(volume.read(tuple(region)), array[tuple(region)])
+        np.testing.assert_array_equal(volume.read(box), array[box.slices])
 
 
 # Only the region is read
@@ -134,9 +134,9 @@ def test_hdf5_reads_no_other_chunk(tmp_path):
         )
     corrupt(location, offset=chunk.byte_offset, count=chunk.size)
     with open_volume(location) as volume:
-        np.testing.assert_array_equal(volume.read((slice(0, 4), *ALL[1:])), array[:4])
+        np.testing.assert_array_equal(volume.read(volume.whole.replace(z=(0, 4))), array[:4])
         with fails("a.h5:main: cannot be read as HDF5"):
-            volume.read((slice(3, 5), *ALL[1:]))
+            volume.read(volume.whole.replace(z=(3, 5)))
 
 
 def test_zarr_reads_no_other_chunk(tmp_path):
@@ -145,9 +145,9 @@ def test_zarr_reads_no_other_chunk(tmp_path):
     second = next(path for path in location.rglob("1/0/0") if path.is_file())
     corrupt(second, offset=0, count=second.stat().st_size)
     with open_volume(location) as volume:
-        np.testing.assert_array_equal(volume.read((slice(0, 4), *ALL[1:])), array[:4])
+        np.testing.assert_array_equal(volume.read(volume.whole.replace(z=(0, 4))), array[:4])
         with fails("a.zarr: cannot be read as Zarr"):
-            volume.read((slice(3, 5), *ALL[1:]))
+            volume.read(volume.whole.replace(z=(3, 5)))
 
 
 def test_compressed_tiff_reads_no_other_page_and_no_other_strip(tmp_path):
@@ -159,11 +159,11 @@ def test_compressed_tiff_reads_no_other_page_and_no_other_strip(tmp_path):
     for offset, count in spans:
         corrupt(tmp_path / "a.tif", offset=offset, count=count)
     with open_volume(tmp_path / "a.tif") as volume:
-        np.testing.assert_array_equal(volume.read((slice(1, 7), *ALL[1:])), array[1:7])
-        np.testing.assert_array_equal(volume.read((slice(0, 7), slice(0, 8), ALL[2])), array[:7, :8])
-        for region in [(slice(7, 8), *ALL[1:]), (slice(0, 1), *ALL[1:])]:
+        np.testing.assert_array_equal(volume.read(volume.whole.replace(z=(1, 7))), array[1:7])
+        np.testing.assert_array_equal(volume.read(volume.whole.replace(z=(0, 7), y=(0, 8))), array[:7, :8])
+        for rows in [(7, 8), (0, 1)]:
             with fails("a.tif: cannot be read as TIFF"):
-                volume.read(region)
+                volume.read(volume.whole.replace(z=rows))
 
 
 def test_a_folder_reads_no_other_file(tmp_path):
@@ -171,24 +171,24 @@ def test_a_folder_reads_no_other_file(tmp_path):
         tifffile.imwrite(tmp_path / f"{number}.tif", example(4, 5) + np.uint8(number))
     volume = open_volume(tmp_path)
     (tmp_path / "2.tif").write_bytes(b"no TIFF")
-    np.testing.assert_array_equal(volume.read((slice(1, 2), *ALL[1:]))[0], example(4, 5) + 1)
+    np.testing.assert_array_equal(volume.read(volume.whole.replace(z=(1, 2)))[0], example(4, 5) + 1)
     with fails("2.tif: cannot be read as TIFF"):
-        volume.read(ALL)
+        volume.read(volume.whole)
 
 
 @pytest.mark.parametrize("name", ["a.h5", "a.tif", "a.zarr"])
 def test_writing_and_reading_a_region_never_holds_the_volume(tmp_path, name):
     location = tmp_path / name
-    region = (slice(0, 8), slice(0, 64), slice(0, 64))
+    box = Box.of_shape((8, 64, 64))
 
     def work():
         options = {} if name == "a.tif" else {"chunks": (8, 64, 64)}
         with create_volume(
             location, shape=(128, 512, 512), dtype="uint8", channels=None, voxel_size_nm=None, **options
         ) as volume:
-            volume.write(region, np.ones((8, 64, 64), np.uint8))
+            volume.write(box, np.ones((8, 64, 64), np.uint8))
         with open_volume(location) as volume:
-            assert volume.read(region).all()
+            assert volume.read(box).all()
 
     assert peak_bytes(work) < 128 * 512 * 512 / 8
 
@@ -196,14 +196,14 @@ def test_writing_and_reading_a_region_never_holds_the_volume(tmp_path, name):
 def test_a_memory_mapped_tiff_is_not_loaded(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", example(64, 256, 256))
     with open_volume(tmp_path / "a.tif") as volume:
-        assert peak_bytes(lambda: volume.read((slice(0, 2), slice(0, 9), slice(0, 9)))) < 100_000
+        assert peak_bytes(lambda: volume.read(Box.of_shape((2, 9, 9)))) < 100_000
 
 
 # Processes
 
 
 def read_in_process(volume, queue):
-    queue.put(volume.read((slice(1, 3), *ALL[1:])))
+    queue.put(volume.read(volume.whole.replace(z=(1, 3))))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -213,7 +213,7 @@ def test_a_volume_in_use_works_in_another_process(tmp_path, name, method):
         pytest.skip(f"this system cannot {method}")
     array = example(4, 5, 6)
     volume = open_volume(write(tmp_path / name, array))
-    volume.read(ALL)
+    volume.read(volume.whole)
     context = multiprocessing.get_context(method)
     queue = context.Queue()
     process = context.Process(target=read_in_process, args=(volume, queue))
@@ -222,7 +222,7 @@ def test_a_volume_in_use_works_in_another_process(tmp_path, name, method):
     process.join(timeout=60)
     assert process.exitcode == 0
     np.testing.assert_array_equal(block, array[1:3])
-    np.testing.assert_array_equal(volume.read(ALL), array)
+    np.testing.assert_array_equal(volume.read(volume.whole), array)
 
 
 def test_a_process_never_reads_through_the_handle_of_another_one(tmp_path, monkeypatch):
@@ -230,7 +230,7 @@ def test_a_process_never_reads_through_the_handle_of_another_one(tmp_path, monke
     volume = open_volume(tmp_path / "a.tif")
     inherited = volume._array
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    np.testing.assert_array_equal(volume.read(ALL), example(5, 50, 60))
+    np.testing.assert_array_equal(volume.read(volume.whole), example(5, 50, 60))
     assert volume._array is not inherited
 
 
@@ -244,13 +244,13 @@ def test_a_pickled_volume_holds_no_data_and_no_handle(tmp_path, name):
     assert (copy.location, copy.shape, copy.voxel_size_nm) == (
         volume.location, volume.shape, volume.voxel_size_nm
     )  # fmt: skip
-    np.testing.assert_array_equal(copy.read(ALL), example(4, 50, 60))
+    np.testing.assert_array_equal(copy.read(copy.whole), example(4, 50, 60))
 
 
 def test_a_closed_volume_opens_again_when_it_is_read(tmp_path):
     with open_volume(write(tmp_path / "a.h5", example(4, 5, 6))) as volume:
         pass
-    assert volume.read(ALL).shape == (4, 5, 6)
+    assert volume.read(volume.whole).shape == (4, 5, 6)
 
 
 # Bad input
@@ -334,7 +334,7 @@ def test_a_truncated_file_is_refused(tmp_path, name, kept):
     location = write(tmp_path / name, np.random.default_rng(0).integers(0, 255, (16, 64, 64)).astype("uint8"))
     os.truncate(location, int(location.stat().st_size * kept))
     with pytest.raises(VolumeError, match=r"cannot be read as|in the middle of the next one, copy it again"):
-        open_volume(location).read(ALL)
+        read_all(location)
 
 
 @pytest.mark.parametrize("options", [{"metadata": None}, {"compression": "zlib"}, {"bigtiff": True, "tile": (16, 16)}])
@@ -344,10 +344,10 @@ def test_a_truncated_tiff_is_never_a_shorter_stack(tmp_path, options, kept):
     with tifffile.TiffWriter(tmp_path / "a.tif", bigtiff="bigtiff" in options) as writer:
         for section in array:
             writer.write(section, **{key: value for key, value in options.items() if key != "bigtiff"})
-    np.testing.assert_array_equal(open_volume(tmp_path / "a.tif").read(ALL), array)
+    np.testing.assert_array_equal(read_all(tmp_path / "a.tif"), array)
     os.truncate(tmp_path / "a.tif", int((tmp_path / "a.tif").stat().st_size * kept))
     with pytest.raises(VolumeError, match=r"copy it again|check that it is complete"):
-        open_volume(tmp_path / "a.tif").read(ALL)
+        read_all(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"node_type": "array", "zarr_format": 3}'])
@@ -364,28 +364,23 @@ def test_nan_and_infinity_are_refused_where_they_are_read(tmp_path, name, value)
     array = np.zeros((4, 5, 6), np.float32)
     array[2, 3, 4] = array[3, 0, 0] = value
     with open_volume(write(tmp_path / name, array)) as volume:
-        assert not volume.read((slice(0, 2), *ALL[1:])).any()
+        assert not volume.read(volume.whole.replace(z=(0, 2))).any()
         with fails(f"holds {value} at (z, y, x) = (2, 3, 4), replace it by a finite value first."):
-            volume.read((slice(1, 4), slice(2, 5), slice(1, 6)))
+            volume.read(Box((1, 2, 1), (4, 5, 6)))
 
 
 def test_nan_in_a_channel_is_found_there(tmp_path):
     array = np.zeros((2, 4, 5, 6), np.float16)
     array[1, 2, 3, 4] = np.nan
     with fails("holds nan at (c, z, y, x) = (1, 2, 3, 4)"):
-        open_volume(write(tmp_path / "a.h5", array)).read((slice(1, 4), *ALL[1:]))
+        open_volume(write(tmp_path / "a.h5", array)).read(Box((1, 0, 0), (4, 5, 6)))
 
 
-@pytest.mark.parametrize("part", [slice(0, 6), slice(5, 6), slice(2, 2), slice(3, 2), slice(-1, 2), slice(-2, None)])
-def test_a_region_outside_of_the_volume_is_refused(tmp_path, part):
+@pytest.mark.parametrize("rows", [(0, 6), (5, 6), (2, 2), (-1, 2)])
+def test_a_box_outside_of_the_volume_is_refused(tmp_path, rows):
+    first, stop = rows
     with (
         open_volume(write(tmp_path / "a.h5", example(5, 6, 7))) as volume,
-        fails("along z is empty or not inside [0, 5), choose one inside."),
+        fails(f"z={first}:{stop} is not inside {tmp_path}/a.h5:main, which has z=0:5: give first:stop with 0 <= first"),
     ):
-        volume.read((part, *ALL[1:]))
-
-
-def test_a_region_with_a_step_is_refused(tmp_path):
-    volume = open_volume(write(tmp_path / "a.h5", example(5, 6, 7)))
-    with fails("the region has step 2 along x, only 1 is allowed."):
-        volume.read((*ALL[:2], slice(0, 4, 2)))
+        volume.read(volume.whole.replace(z=rows))

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from support.volume_files import ALL, example, fails, h5, make_array, refuses, write
+from support.volume_files import example, fails, h5, make_array, read_all, refuses, write
 
 from connectomics_zoo.errors import OutputError
-from connectomics_zoo.volumes import check_pair, create_volume, open_volume
+from connectomics_zoo.volumes import Box, check_pair, create_volume, open_volume
 
 # Pairs
 
@@ -68,7 +68,7 @@ def create(location, **changes):
 @pytest.mark.parametrize("name", ["a.h5", "a.tif", "a.zarr"])
 def test_a_volume_appears_only_when_it_is_complete(tmp_path, name):
     with create(tmp_path / name) as volume:
-        volume.write(ALL, example(3, 4, 5))
+        volume.write(volume.whole, example(3, 4, 5))
         assert not (tmp_path / name).exists()
         assert [path.name for path in tmp_path.iterdir()] == [f".{name}.partial-{os.getpid()}"]
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -88,7 +88,7 @@ def test_a_content_that_the_data_type_cannot_hold_is_refused(tmp_path, content, 
 def test_an_error_leaves_nothing_behind(tmp_path, name, error):
     def interrupted():
         with create(tmp_path / name) as volume:
-            volume.write(ALL, example(3, 4, 5))
+            volume.write(volume.whole, example(3, 4, 5))
             raise error
 
     with pytest.raises(error):
@@ -106,7 +106,7 @@ def test_an_error_while_overwriting_keeps_the_old_volume(tmp_path, name):
 
     with pytest.raises(RuntimeError):
         interrupted()
-    np.testing.assert_array_equal(open_volume(tmp_path / name).read(ALL), example(3, 4, 5))
+    np.testing.assert_array_equal(read_all(tmp_path / name), example(3, 4, 5))
 
 
 @pytest.mark.parametrize("name", ["a.h5", "a.tif", "a.zarr"])
@@ -126,10 +126,10 @@ def test_a_target_that_appears_meanwhile_is_not_overwritten_and_the_finished_vol
     kept = tmp_path / f"{path.stem}.finished-2{path.suffix}"
     message = f"{name}: appeared while it was being written and stays as it is, the finished one is {kept}: rename"
     with refuses(message), create(path) as volume:
-        volume.write(ALL, example(3, 4, 5))
+        volume.write(volume.whole, example(3, 4, 5))
         path.write_text("somebody else's")
     assert path.read_text() == "somebody else's"
-    np.testing.assert_array_equal(open_volume(kept).read(ALL), example(3, 4, 5))
+    np.testing.assert_array_equal(read_all(kept), example(3, 4, 5))
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -210,10 +210,10 @@ def test_an_impossible_request_is_refused_before_anything_is_written(tmp_path, n
 def test_a_block_must_fit_shape_and_data_type(tmp_path, name):
     with pytest.raises(OutputError, match=r"has shape \(3, 4, 4\), the region \(3, 4, 5\)"), \
             create(tmp_path / name) as volume:  # fmt: skip
-        volume.write(ALL, example(3, 4, 4))
+        volume.write(volume.whole, example(3, 4, 4))
     with pytest.raises(OutputError, match="the block is float32, which uint8 cannot hold, convert it first"), \
             create(tmp_path / name) as volume:  # fmt: skip
-        volume.write(ALL, example(3, 4, 5, dtype="float32"))
+        volume.write(volume.whole, example(3, 4, 5, dtype="float32"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -239,4 +239,4 @@ def test_the_vnc_volume_opens():
     with open_volume("vnc_stack1_z00-15.h5:raw", root=Path("../shared/data/vnc")) as volume:
         assert volume.shape == (16, 1024, 1024)
         assert volume.voxel_size_nm == pytest.approx((50, 4.6, 4.6))
-        assert volume.read((slice(0, 1), slice(0, 8), slice(0, 8))).shape == (1, 8, 8)
+        assert volume.read(Box.of_shape((1, 8, 8))).shape == (1, 8, 8)
