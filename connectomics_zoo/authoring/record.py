@@ -7,7 +7,7 @@ network is never changed in passing: that is refused, unless `relock` asks for i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ from connectomics_zoo.files.yaml_blocks import replace_block
 from connectomics_zoo.network.build import measure
 from connectomics_zoo.schema.json_schema import KINDS, schema_text
 from connectomics_zoo.schema.model import Expectation, ModelSpec
+from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.specs import releases
 from connectomics_zoo.specs.expectation import compare_counts, compare_probe, equal
 from connectomics_zoo.specs.selection import Target, select
-from connectomics_zoo.verify.run import Progress
 
 SCHEMAS = "specs/schema"
 """Where a catalogue's JSON Schemas lie in its folder."""
@@ -40,14 +40,16 @@ class Plan:
     """One sentence for each field of a released spec that would change."""
 
 
-def plan(patterns: Sequence[str] = (), *, relock: bool = False, progress: Progress | None = None) -> Plan:
+def plan(
+    patterns: Sequence[str] = (), *, relock: bool = False, progress: Callable[[Progress], None] | None = None
+) -> Plan:
     """Measure the networks of the chosen specs and return what has to be written; nothing is.
 
     Args:
         patterns: as in `verify`; every spec of every catalogue without any. A file of the user's gets its
             `expect`; a catalogue also has a lock and schemas.
         relock: let released specs change, and (without patterns) forget those whose file is gone.
-        progress: told before each spec, and at the end.
+        progress: is told how many specs are done, before each one and at the end.
 
     Raises:
         UnknownNameError: a pattern means nothing.
@@ -59,7 +61,7 @@ def plan(patterns: Sequence[str] = (), *, relock: bool = False, progress: Progre
     locks = {target.entry.catalog: releases.read_lock(target.entry.catalog) for target in targets if target.entry}
     for index, target in enumerate(targets):
         if progress is not None:
-            progress(index, len(targets), target.label)
+            progress(Progress(index, len(targets), unit="specs", label=target.label))
         spec, spec_changes = _record_expectation(target)
         if target.entry is not None:
             problems = _lock_spec(spec, locks[target.entry.catalog], relock=relock)
@@ -68,7 +70,7 @@ def plan(patterns: Sequence[str] = (), *, relock: bool = False, progress: Progre
                 continue
         changes += spec_changes
     if progress is not None:
-        progress(len(targets), len(targets), "")
+        progress(Progress(len(targets), len(targets), unit="specs"))
     for home, known in locks.items():
         if relock and not patterns:
             for reference in releases.withdrawn(home):

@@ -39,9 +39,7 @@ from connectomics_zoo.network.build import build_meta, count_flops, count_parame
 from connectomics_zoo.network.device import choose_device
 from connectomics_zoo.network.hardware import is_out_of_memory
 from connectomics_zoo.schema.model import ModelSpec
-
-Progress = Callable[[int, int, str], None]
-"""Is told how many runs are done, of how many, and what comes next."""
+from connectomics_zoo.schema.progress import Progress
 
 
 def bench(
@@ -55,7 +53,7 @@ def bench(
     threads: int | None = None,
     memory: Literal["measure", "skip"] = "measure",
     busy: int = 0,
-    progress: Progress | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> BenchReport:
     """Measure networks with random weights: plain and default implementation take turns in this process.
 
@@ -69,7 +67,7 @@ def bench(
         threads: of torch on the CPU; by default as many as it uses anyway.
         memory: also measure peak memory, each in a process of its own.
         busy: also measure times beside so many other processes that compute without a pause.
-        progress: is told of every run.
+        progress: is told how many runs are done.
 
     Raises:
         UnknownNameError: torch knows no such device.
@@ -190,7 +188,7 @@ def _warm_up(
 class _Counter:
     """Tells of progress, run by run."""
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
+    def __init__(self, progress: Callable[[Progress], None] | None, total: int) -> None:
         self.progress = progress
         self.total = total
         self.done = 0
@@ -207,7 +205,7 @@ class _Counter:
 
     def _tell(self) -> None:
         if self.progress is not None:
-            self.progress(self.done, self.total, self.label)
+            self.progress(Progress(self.done, self.total, unit="runs", label=self.label))
 
 
 @contextmanager

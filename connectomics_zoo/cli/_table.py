@@ -1,19 +1,74 @@
-"""Tables of plain texts, without rich, which takes longer to import than a list takes to read."""
+"""Tables of plain texts: columns in line, nothing cut, words whole wherever a terminal has room for them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+import click
+
+from connectomics_zoo.cli._console import print_text, styled, terminal_width
 
 NARROWEST = 8
-"""Characters that a folded column keeps."""
+"""Characters of a column below which even words are not broken to make it narrower."""
+
+LONGEST_WORD = 32
+"""Characters of a word that stays whole if it can; a path or a digest that is longer may be broken."""
+
+ROOM_FOR_WORDS = 20
+"""Characters that a column of sentences keeps; where there is less room, other columns are left out."""
 
 Row = Sequence[str]
 
 
+def print_table(
+    headers: Row,
+    rows: Sequence[Row],
+    *,
+    right: Collection[str] = (),
+    bold: Collection[int] = (),
+    gap: int = 2,
+    hide_first: Sequence[str] = (),
+) -> None:
+    """Print a table; a narrow terminal wraps its cells, and goes without the columns of `hide_first`.
+
+    Args:
+        headers: the titles of the columns.
+        rows: the cells, as many in each row as there are headers.
+        right: the headers whose columns are aligned to the right.
+        bold: the numbers of the rows in bold letters.
+        gap: blanks between two columns.
+        hide_first: the headers of columns that are left out where there is no room for them, in this order.
+    """
+    width = terminal_width()
+    hidden = hidden_columns(headers, rows, gap=gap, width=width, hide_first=hide_first)
+    shown = [index for index, header in enumerate(headers) if header not in hidden]
+    head, rule, *body = table_lines(
+        [headers[index] for index in shown],
+        [[row[index] for index in shown] for row in rows],
+        right=right,
+        gap=gap,
+        width=width,
+    )
+    lines = [styled(line, bold=True) for line in head] + rule
+    for index, row in enumerate(body):
+        lines += [styled(line, bold=index in bold) for line in row]
+    click.echo("\n".join(lines))
+    if hidden:
+        print_text(f"This terminal is too narrow for: {', '.join(hidden)}.", dim=True)
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Print a table of names and what there is to say, wrapped as `print_table` does."""
+    start = max(map(len, facts))
+    lines = fact_lines(list(facts.items()), width=terminal_width())
+    click.echo("\n".join(styled(line[:start], bold=True) + line[start:] for line in lines))
+
+
 def table_lines(
     headers: Row, rows: Sequence[Row], *, right: Collection[str] = (), gap: int = 2, width: int | None = None
-) -> tuple[list[str], list[str]]:
-    """Return the lines of a table's header, and those below it: a rule, and the rows, whose cells may have several.
+) -> list[list[str]]:
+    """Return the lines of a table: those of its header, of the rule below it, and of each row.
 
     Args:
         headers: the titles of the columns.
@@ -26,7 +81,7 @@ def table_lines(
     aligned = [header in right for header in headers]
     rule = "─" * (sum(widths) + gap * (len(widths) - 1))
     head, *body = (_row_lines(row, widths=widths, aligned=aligned, gap=gap) for row in (headers, *rows))
-    return head, [rule, *(line for lines in body for line in lines)]
+    return [head, [rule], *body]
 
 
 def fact_lines(facts: Sequence[tuple[str, str]], *, gap: int = 2, width: int | None = None) -> list[str]:
@@ -35,11 +90,57 @@ def fact_lines(facts: Sequence[tuple[str, str]], *, gap: int = 2, width: int | N
     return [line for row in facts for line in _row_lines(row, widths=widths, aligned=[False, False], gap=gap)]
 
 
+def hidden_columns(
+    headers: Row, rows: Sequence[Row], *, gap: int, width: int | None, hide_first: Sequence[str]
+) -> Sequence[str]:
+    """Return the headers, of the first of `hide_first`, without which the others have room enough."""
+    columns = dict(zip(headers, zip(headers, *rows, strict=True), strict=True))
+    for count in range(len(hide_first) + 1):
+        needed = [_readable(column) for header, column in columns.items() if header not in hide_first[:count]]
+        if width is None or sum(needed) + gap * (len(needed) - 1) <= width:
+            return hide_first[:count]
+    return hide_first
+
+
+def fits(headers: Row, rows: Sequence[Row], *, gap: int = 2) -> bool:
+    """Whether a table needs no folding: stdout is wide enough, or no terminal."""
+    width = terminal_width()
+    needed = _widths((headers, *rows), gap=gap, width=None)
+    return width is None or sum(needed) + gap * (len(needed) - 1) <= width
+
+
+def _readable(column: Row) -> int:
+    """The width in which a column reads well: its words whole, and more than one word of a sentence in a line."""
+    return max(_longest_word(column), min(_longest_line(column), ROOM_FOR_WORDS))
+
+
+def _longest_line(column: Row) -> int:
+    return max(len(line) for cell in column for line in cell.split("\n"))
+
+
+def _longest_word(column: Row) -> int:
+    words = [word for cell in column for word in cell.split()]
+    parts = [part for word in words for part in ([word] if len(word) <= LONGEST_WORD else _parts(word))]
+    return max((len(part) for part in parts if len(part) <= LONGEST_WORD), default=0)
+
+
+def _parts(word: str) -> list[str]:
+    """What a path, a dotted name or the like consists of, each with the mark behind it."""
+    return re.findall(r".+?(?:[./,:;_@=-]+|$)", word)
+
+
 def _widths(rows: Sequence[Row], *, gap: int, width: int | None) -> list[int]:
-    """Return what each column needs; where that is more than `width`, the widest ones give way as far as they can."""
-    widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in zip(*rows, strict=True)]
-    while width is not None and sum(widths) + gap * (len(widths) - 1) > width and max(widths) > NARROWEST:
-        widths[widths.index(max(widths))] -= 1
+    """Return what each column needs; where that is too much, the widest give way, first as far as words stay whole."""
+    columns = list(zip(*rows, strict=True))
+    widths = [_longest_line(column) for column in columns]
+    if width is None:
+        return widths
+    for lowest in [_longest_word(column) for column in columns], [NARROWEST] * len(columns):
+        while sum(widths) + gap * (len(widths) - 1) > width:
+            wide = [index for index, low in enumerate(lowest) if widths[index] > low]
+            if not wide:
+                break
+            widths[max(wide, key=lambda index: widths[index])] -= 1
     return widths
 
 
@@ -59,9 +160,21 @@ def _row_lines(row: Row, *, widths: Sequence[int], aligned: Sequence[bool], gap:
 
 
 def _fold(cell: str, width: int) -> list[str]:
-    lines = cell.split("\n")
-    if all(len(line) <= width for line in lines):
-        return lines
-    import textwrap
-
-    return [part for line in lines for part in textwrap.wrap(line, width) or [""]]
+    """Break lines between words, and a word that is longer than a line behind a mark in it, or else anywhere."""
+    folded = []
+    for line in cell.split("\n"):
+        if len(line) <= width:
+            folded.append(line)
+            continue
+        folded.append("")
+        for word in line.split():
+            gap = " " if folded[-1] else ""
+            for part in [word] if len(word) <= width else _parts(word):
+                for start in range(0, len(part), width):
+                    piece = part[start : start + width]
+                    if len(folded[-1]) + len(gap) + len(piece) <= width:
+                        folded[-1] += gap + piece
+                    else:
+                        folded.append(piece)
+                    gap = ""
+    return folded

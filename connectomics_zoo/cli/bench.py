@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from connectomics_zoo.cli._console import complete_model, note, stdout_console
+from connectomics_zoo.cli._console import note, print_json, print_text
+from connectomics_zoo.cli._progress import show_progress
+from connectomics_zoo.cli._references import complete_model
+from connectomics_zoo.cli._table import print_table
 from connectomics_zoo.errors import SpecError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from connectomics_zoo.bench import Measurement, ModelBench
-    from connectomics_zoo.bench.run import Progress
 
 DEFAULT = "mednext-S"
 """What is measured where nothing is named: the network that most people train."""
 
 BUSY = 0.5
 """Load per core beyond which times mean little."""
-
-PLAIN_INTERVAL_SECONDS = 15.0
-"""Between two lines of progress where there is no terminal."""
 
 HEADERS = ("mode", "variant", "precision", "ms", "min", "max", "kvoxel/s", "GFLOP/s", "speed-up", "error", "peak MB")
 
@@ -74,7 +65,7 @@ def parse_size(context: click.Context | None, parameter: click.Parameter | None,
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Timed rounds.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of torch on the CPU [default: torch's own].")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as one line of JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--plot", type=click.Path(dir_okay=False), metavar="FILE.png", help="Also draw the speed-ups.")
 def command(
     items: tuple[str, ...],
@@ -101,14 +92,13 @@ def command(
     refs = [item for item in items if "=" not in item or Path(item).exists()] or [DEFAULT]
     changes = parse_overrides([item for item in items if item not in refs])
     specs = [override_model(ref, changes) for ref in refs]
-    logging.basicConfig(format="zoo: %(message)s", level=logging.WARNING)
     from connectomics_zoo.bench import bench
     from connectomics_zoo.bench.plot import check_target, draw_speed_ups
 
     if plot is not None:
         check_target(plot)
     _warn_if_busy()
-    with _progress() as progress:
+    with show_progress("bench") as progress:
         report = bench(
             specs,
             size=size,
@@ -121,12 +111,11 @@ def command(
             progress=progress,
         )
     if as_json:
-        click.echo(json.dumps(report.to_dict(), ensure_ascii=False))
+        print_json(report.to_dict())
     else:
-        console = stdout_console()
-        console.print(report.machine.describe(), markup=False)
+        print_text(report.machine.describe())
         for model in report.models:
-            _print_model(console, model)
+            _print_model(model)
     if plot is not None:
         draw_speed_ups([report], plot)
         note(f"drew {plot}")
@@ -144,20 +133,14 @@ def _warn_if_busy() -> None:
         )
 
 
-def _print_model(console: Console, model: ModelBench) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
+def _print_model(model: ModelBench) -> None:
     counts = f"{model.parameters_training:,} parameters in training, {model.parameters_inference:,} in inference"
     size = "×".join(map(str, model.input_shape))
-    console.print(f"\n{model.model}: {counts}; input {size}, {model.flops / 1e9:.1f} GFLOP", markup=False)
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for header in HEADERS:
-        table.add_column(header, justify="left" if header in HEADERS[:3] else "right", overflow="fold")
-    for item in model.measurements:
-        table.add_row(*(Text(cell) for cell in cells(item)))
-    console.print(table)
+    click.echo()
+    print_text(f"{model.model}: {counts}; input {size}, {model.flops / 1e9:.1f} GFLOP")
+    print_table(
+        HEADERS, [cells(item) for item in model.measurements], right=HEADERS[3:], gap=1, hide_first=("min", "max")
+    )
 
 
 def cells(item: Measurement) -> tuple[str, ...]:
@@ -176,32 +159,3 @@ def cells(item: Measurement) -> tuple[str, ...]:
         f"{item.relative_error:.1e}",
         peak,
     )
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on stderr in a terminal, now and then a line with an estimate of the time left elsewhere."""
-    if not sys.stderr.isatty():
-        yield _plain_lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total, label: bar.update(task, completed=done, total=total, description=label)
-
-
-def _plain_lines() -> Callable[[int, int, str], None]:
-    begin = last = time.monotonic()
-
-    def show(done: int, total: int, label: str) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= PLAIN_INTERVAL_SECONDS and done:
-            last = now
-            note(f"[{done}/{total}] {label}, about {(now - begin) / done * (total - done):.0f} s left")
-
-    return show

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from connectomics_zoo.cli._console import complete_model, note, print_facts, print_json
+from connectomics_zoo.cli._console import note, print_json
+from connectomics_zoo.cli._references import complete_model
+from connectomics_zoo.cli._table import print_facts
 
 if TYPE_CHECKING:
     from connectomics_zoo.convert.run import Conversion

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from connectomics_zoo.cli._console import note, print_json, print_table
+from connectomics_zoo.cli._console import note, print_json, print_text
 from connectomics_zoo.cli._progress import show_progress
+from connectomics_zoo.cli._table import print_table
 from connectomics_zoo.schema.task import OBJECT_METHODS
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ def command(
     from connectomics_zoo.decode import decode
     from connectomics_zoo.specs.overrides import parse_overrides
 
-    tuning = show_progress("tune", unit="settings", speed=lambda rate: f"{rate:.2g} settings/s")
-    with tuning if tune_on is not None else nullcontext() as progress:
+    with show_progress("decode" if tune_on is None else "tune") as progress:
         report = decode(
             prediction,
             out,
@@ -100,9 +99,9 @@ def command(
     if report.trials:
         _print_trials(report)
         click.echo()
-        click.echo(f"best: --method {report.method} {settings}")
+        print_text(f"best: --method {report.method} {settings}")
     shape = " x ".join(str(size) for size in report.shape)
-    click.echo(
+    print_text(
         f"{report.out}: {shape} {report.dtype}, {report.objects} objects in {report.seconds:.1f} s by {report.method} "
         f"({settings})"
     )

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from connectomics_zoo.cli._console import complete_reference, note, print_json, print_table
+from connectomics_zoo.cli._console import note, print_json
+from connectomics_zoo.cli._references import complete_reference
+from connectomics_zoo.cli._table import print_table
 
 if TYPE_CHECKING:
     from connectomics_zoo.specs.diff import Comparison, Spec

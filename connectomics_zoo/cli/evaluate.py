@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from connectomics_zoo.cli._axes import axis_numbers
-from connectomics_zoo.cli._console import note, print_json, stdout_console
+from connectomics_zoo.cli._console import note, print_json, print_text
+from connectomics_zoo.cli._table import print_table
 from connectomics_zoo.errors import SpecError
 
 if TYPE_CHECKING:
@@ -184,25 +185,19 @@ def command(
 
 
 def _print_table(report: Report) -> None:
-    from rich.table import Table
-
     where = ", ".join(f"{axis}={first}:{stop}" for axis, (first, stop) in zip("zyx", report.region, strict=True))
     ignored = f", {report.ignored_voxels} ignored" if report.ignored_voxels else ""
     ignored += f" (mask {report.mask})" if report.mask is not None else ""
-    console = stdout_console()
     against = " and ".join(place for place in (report.truth, report.skeletons) if place is not None)
-    console.print(f"{report.prediction} against {against}", markup=False)
-    console.print(f"{report.kind}, prediction read as {report.read_as}", markup=False)
-    console.print(f"{where}: {report.voxels} voxels{ignored}", markup=False)
-    table = Table()
-    table.add_column("score")
-    table.add_column("mean" if report.classes else "value", justify="right")
-    for label in report.classes:
-        table.add_column(f"class {label}", justify="right")
-    for name, value in report.scores.items():
-        cells = [_number(scores[name]) for scores in report.classes.values()]
-        table.add_row(NAMES[name], _number(value), *cells)
-    console.print(table)
+    print_text(f"{report.prediction} against {against}")
+    print_text(f"{report.kind}, prediction read as {report.read_as}")
+    print_text(f"{where}: {report.voxels} voxels{ignored}")
+    headers = ("score", "mean" if report.classes else "value", *(f"class {label}" for label in report.classes))
+    rows = [
+        (NAMES[name], _number(value), *(_number(scores[name]) for scores in report.classes.values()))
+        for name, value in report.scores.items()
+    ]
+    print_table(headers, rows, right=headers[1:])
 
 
 def _number(value: float) -> str:

@@ -9,8 +9,9 @@ from typing import get_args
 import click
 
 from connectomics_zoo import catalog
-from connectomics_zoo.cli._console import complete_listed, note, print_json, print_table, print_text, terminal_width
-from connectomics_zoo.cli._table import table_lines
+from connectomics_zoo.cli._console import note, print_json, print_text
+from connectomics_zoo.cli._references import complete_listed
+from connectomics_zoo.cli._table import fits, print_table
 from connectomics_zoo.errors import UnknownNameError, ZooError, nearest
 from connectomics_zoo.files.yaml import MAX_EDGE
 from connectomics_zoo.specs.listing import (
@@ -127,6 +128,7 @@ def _print_tasks(rows: list[TaskRow]) -> None:
             )
             for row in rows
         ],
+        hide_first=("metrics", "targets", "decoding", "channels"),
     )
 
 
@@ -145,25 +147,21 @@ def _count(kinds: list[str]) -> list[str]:
 
 def _print_experiments(rows: list[ExperimentRow]) -> None:
     print_table(
-        ("name", "model", "task", "summary"), [(row.reference, row.model, row.task, row.summary) for row in rows]
+        ("name", "model", "task", "summary"),
+        [(row.reference, row.model, row.task, row.summary) for row in rows],
+        hide_first=("task", "model"),
     )
 
 
 def _print_models(rows: list[ModelRow]) -> None:
     """Print everything where it fits; on a narrow terminal, shorten the numbers and then leave columns out."""
-    width = terminal_width()
-    for hidden, exact in ((), True), *((_HIDE_FIRST[:count], False) for count in range(len(_HIDE_FIRST) + 1)):
+    for exact in True, False:
         cells = [_cells(row, exact=exact) for row in rows]
-        headers = [header for header in cells[0] if header not in hidden]
-        texts = [[row[header] for header in headers] for row in cells]
-        gap = 2 if exact else 1
-        head, body = table_lines(headers, texts, right=_NUMBERS, gap=gap)
-        if width is None or max(map(len, (*head, *body))) <= width:
+        headers, texts = tuple(cells[0]), [tuple(row.values()) for row in cells]
+        if exact and fits(headers, texts):
             break
-    print_table(headers, texts, right=_NUMBERS, gap=gap)
+    print_table(headers, texts, right=_NUMBERS, gap=2 if exact else 1, hide_first=_HIDE_FIRST)
     print_text(_footnote(rows), dim=True)
-    if hidden:
-        print_text(f"This terminal is too narrow for: {', '.join(hidden)}.", dim=True)
 
 
 def _cells(row: ModelRow, *, exact: bool) -> dict[str, str]:

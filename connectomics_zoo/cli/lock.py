@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from connectomics_zoo.cli._console import complete_model, note
+from connectomics_zoo.cli._console import note
+from connectomics_zoo.cli._references import complete_model
+from connectomics_zoo.cli._table import print_table
 
 _EPILOG = """\b
 Examples:
@@ -41,7 +43,14 @@ def command(refs: tuple[str, ...], check: bool) -> None:
         )
     if not check:
         write_weights_lock(after, file)
-    for name, weights in found.items():
-        place = f" {weights.repo}@{weights.revision[:12]}…" if weights.repo and weights.revision else ""
-        click.echo(f"{name}:{place} {weights.file}, sha256 {weights.sha256[:12]}…")
+    rows = [
+        (
+            name,
+            f"{weights.repo}@{weights.revision[:12]}…" if weights.repo and weights.revision else "-",
+            weights.file,
+            f"{weights.sha256[:12]}…",
+        )
+        for name, weights in found.items()
+    ]
+    print_table(("weights", "repository", "file", "sha256"), rows)
     note(f"{file}: {len(after.weights)} weights, {len(changed)} changed.")

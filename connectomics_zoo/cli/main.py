@@ -9,11 +9,13 @@ import io
 import logging
 import os
 import sys
+import warnings
 from typing import Any, cast
 
 import click
 from click.shell_completion import CompletionItem
 
+from connectomics_zoo.cli._console import note
 from connectomics_zoo.cli._threads import settle_threads
 from connectomics_zoo.errors import ZooError, nearest
 
@@ -96,15 +98,6 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-def _sentence(error: click.ClickException) -> str:
-    """Return what click says, but the choices for a missing argument in one line."""
-    if isinstance(error, click.MissingParameter) and error.param is not None:
-        kind = error.param.type
-        if isinstance(kind, click.Choice):
-            return f"Missing argument {error.param.human_readable_name}: give {', '.join(kind.choices)}."
-    return error.format_message()
-
-
 def main() -> None:
     """Run the command line; every user error becomes one sentence on stderr (a traceback under ZOO_DEBUG=1)."""
     for stream in (sys.stdout, sys.stderr):
@@ -113,28 +106,55 @@ def main() -> None:
     settle_threads()
     # At the end Python would look for garbage in all that torch and MONAI have made, for a second, before it exits.
     atexit.register(gc.freeze)
-    logging.basicConfig(format="zoo: %(message)s", level=logging.WARNING)
-    # It reports damaged files at level ERROR, which we say in our own sentence.
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    _note_what_libraries_say()
     try:
         # Click returns the code of a `ctx.exit` here, and otherwise what the verb returned, which is nothing.
         code: int | None = cli.main(prog_name="zoo", standalone_mode=False)
-    except click.Abort:
-        click.echo("zoo: stopped.", err=True)
-        sys.exit(130)
-    except click.ClickException as error:
-        click.echo(f"zoo: {_sentence(error)}", err=True)
-        sys.exit(2)
-    except ZooError as error:
+    except (click.Abort, click.ClickException) as error:
+        note(_sentence(error))
+        sys.exit(130 if isinstance(error, click.Abort) else 2)
+    except (ZooError, OSError, MemoryError) as error:
         if os.environ.get("ZOO_DEBUG") == "1":
             raise
-        click.echo(f"zoo: {error}", err=True)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        if os.environ.get("ZOO_DEBUG") == "1":
-            raise
-        place = f"{error.filename}: " if error.filename is not None else ""
-        click.echo(f"zoo: {place}{error.strerror or error}, mend that and try again.", err=True)
-        sys.exit(2)
+        note(_sentence(error))
+        sys.exit(error.exit_code if isinstance(error, ZooError) else 2)
     if code:
         sys.exit(code)
+
+
+def _sentence(error: Exception) -> str:
+    """Return what the user is told of an error."""
+    if isinstance(error, click.Abort):  # what click makes of ctrl-C, which may say how to go on
+        return str(error.__cause__ or "") or "stopped."
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        kind = error.param.type
+        if isinstance(kind, click.Choice):  # click's own sentence has several lines
+            return f"Missing argument {error.param.human_readable_name}: give {', '.join(kind.choices)}."
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, MemoryError):
+        said = str(error).strip().rstrip(".")
+        return f"not enough memory{f' ({said})' if said else ''}, do a smaller part at a time or free some."
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return f"{place}{error.strerror or error}, mend that and try again."
+    return str(error)
+
+
+class _Notes(logging.Handler):
+    """Prints what is logged as notes, wherever stderr leads by then."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(self.format(record))
+
+
+def _note_what_libraries_say() -> None:
+    """Print what is logged from level WARNING on, by us or others, and Python's warnings as notes."""
+    logging.basicConfig(handlers=[_Notes()], format="%(message)s", level=logging.WARNING)
+    # It reports damaged files at level ERROR, which we say in our own sentence.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    warnings.showwarning = _log_warning
+
+
+def _log_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    logging.getLogger("py.warnings").warning("%s (%s)", " ".join(str(message).split()), category.__name__)

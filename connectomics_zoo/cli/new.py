@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from connectomics_zoo.cli._console import complete_model, note
+from connectomics_zoo.cli._console import note
+from connectomics_zoo.cli._references import complete_model
 
 _EPILOG = """\b
 Examples:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Literal
 
 import click
 
 from connectomics_zoo.cli._axes import axis_numbers
-from connectomics_zoo.cli._console import note
+from connectomics_zoo.cli._console import note, print_json, print_text
 from connectomics_zoo.cli._progress import show_progress
 
 
@@ -69,7 +68,7 @@ from connectomics_zoo.cli._progress import show_progress
 @click.option("--region", metavar="z=A:B,…", help="Predict this part alone, as in z=13:16,y=0:512.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--frozen", is_flag=True, help="Use only weights that the lock file zoo.lock has (see zoo lock).")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as one line of JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     run: str,
     volume: str,
@@ -100,7 +99,7 @@ def command(
     """
     from connectomics_zoo.predict import predict
 
-    with show_progress("predict", unit="voxels", speed=_speed) as progress:
+    with show_progress("predict", speed=_speed) as progress:
         report = predict(
             run,
             volume,
@@ -122,13 +121,13 @@ def command(
             progress=progress,
         )
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(report)))
+        print_json(dataclasses.asdict(report))
         return
     if report.run != run:
         note(f"predicted with the weights {report.run}")
     shape = " x ".join(str(size) for size in report.shape)
     merged = "" if report.views == "one" else f", views {report.views} merged by {report.merge},"
-    click.echo(
+    print_text(
         f"{report.out}: {shape} {report.dtype} ({report.output}) in {report.seconds:.1f} s, "
         f"{_speed(report.voxels_per_second)}, {report.windows} windows{merged} on {report.device} in {report.precision}"
         + (" by OpenVINO" if report.engine == "openvino" else "")

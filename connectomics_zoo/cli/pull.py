@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from connectomics_zoo.cli._console import complete_model, print_json
+from connectomics_zoo.cli._console import print_json
+from connectomics_zoo.cli._references import complete_model
 
 _EPILOG = """\b
 Examples:

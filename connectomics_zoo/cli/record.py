@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
+
+from connectomics_zoo.cli._console import note
+from connectomics_zoo.cli._progress import show_progress
+from connectomics_zoo.errors import CheckFailedError
 
 
 @click.command("record", context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,19 +22,17 @@ def command(patterns: tuple[str, ...], check: bool, relock: bool) -> None:
     from connectomics_zoo.authoring.record import plan
     from connectomics_zoo.files.changes import write
 
-    planned = plan(patterns, relock=relock, progress=_progress)
+    with show_progress("record") as progress:
+        planned = plan(patterns, relock=relock, progress=progress)
     if not check:
         write(planned.changes)
     for change in planned.changes:
         for reason in change.reasons:
             click.echo(f"{change.path}: {reason}")
     for refusal in planned.refused:
-        click.echo(f"record: {refusal}", err=True)
+        note(refusal)
     done = "would change" if check else "changed"
-    click.echo(f"record: {len(planned.changes)} file(s) {done}, {len(planned.refused)} change(s) refused.", err=True)
-    sys.exit(1 if planned.refused or (check and planned.changes) else 0)
-
-
-def _progress(done: int, total: int, label: str) -> None:
-    if label:
-        click.echo(f"record: [{done + 1}/{total}] {label}", err=True)
+    summary = f"{len(planned.changes)} file(s) {done}, {len(planned.refused)} change(s) refused."
+    if planned.refused or (check and planned.changes):
+        raise CheckFailedError(summary)
+    note(summary)

@@ -7,14 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from connectomics_zoo.cli._console import (
-    complete_reference,
-    print_facts,
-    print_json,
-    print_table,
-    print_text,
-    print_yaml,
-)
+from connectomics_zoo.cli._console import print_json, print_text, print_yaml
+from connectomics_zoo.cli._references import complete_reference
+from connectomics_zoo.cli._table import print_facts, print_table
 
 if TYPE_CHECKING:
     from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, RunSpec

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from connectomics_zoo.cli._console import complete_model, note, stdout_console
+from connectomics_zoo.cli._console import note, print_json
+from connectomics_zoo.cli._progress import show_progress
+from connectomics_zoo.cli._references import complete_model
+from connectomics_zoo.cli._table import print_table
 from connectomics_zoo.errors import CheckFailedError, OutputError
-from connectomics_zoo.verify import LEVELS, Check, Level, ModelReport, Progress, VerifyReport, verify
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from connectomics_zoo.files.atomic import PartialOutput
+from connectomics_zoo.verify import LEVELS, Check, Level, ModelReport, VerifyReport, verify
 
 _EPILOG = """\b
 Levels, each with the ones before it:
@@ -55,12 +51,14 @@ def command(patterns: tuple[str, ...], level: Level, data: tuple[str, ...], as_j
     """
     if junit is not None:
         _require_writable(junit)
-    with _progress(level) as progress:
+    with show_progress("verify") as progress:
         report = verify(patterns, level=level, data=data, progress=progress)
     if junit is not None:
-        _write(junit, report.to_junit())
+        output = PartialOutput(junit, overwrite=True)
+        with output.writing():
+            output.path.write_text(report.to_junit(), encoding="utf-8")
     if as_json:
-        click.echo(report.to_json(), nl=False)
+        print_json(report.to_dict())
     else:
         _print_report(report)
     failed = [model for model in report.models if not model.passed]
@@ -74,7 +72,7 @@ def command(patterns: tuple[str, ...], level: Level, data: tuple[str, ...], as_j
 
 
 def _print_report(report: VerifyReport) -> None:
-    stdout_console().print(_table(report))
+    _print_table(report)
     for model in report.models:
         if not model.passed:
             click.echo(f"\n{model.source}")
@@ -99,67 +97,31 @@ def _finding(check: Check) -> tuple[str, ...]:
     return (check.path, *values, "" if check.measured is not None else check.note)
 
 
-def _table(report: VerifyReport) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-    for header in ("model", "version", "level", "checks", "seconds"):
-        table.add_column(header, justify="right" if header in ("checks", "seconds") else "left", overflow="fold")
-    table.add_column("result", no_wrap=True)
-    for model in report.models:
-        passed = "passed, has no weights" if report.level == "weights" and not _has_weights(model) else "passed"
-        result = Text(passed, "green") if model.passed else Text(f"{len(model.failures)} failed", "bold red")
-        table.add_row(
-            Text(model.name),
-            Text(model.version or "-"),
+def _print_table(report: VerifyReport) -> None:
+    rows = [
+        (
+            model.name,
+            model.version or "-",
             report.level,
             str(len(model.checks)),
             f"{model.seconds:.1f}",
-            result,
+            _result(model, report.level),
         )
-    return table
+        for model in report.models
+    ]
+    headers = ("model", "version", "level", "checks", "seconds", "result")
+    failed = [index for index, model in enumerate(report.models) if not model.passed]
+    print_table(headers, rows, right=("checks", "seconds"), bold=failed)
+
+
+def _result(model: ModelReport, level: Level) -> str:
+    if not model.passed:
+        return f"{len(model.failures)} failed"
+    return "passed, has no weights" if level == "weights" and not _has_weights(model) else "passed"
 
 
 def _has_weights(model: ModelReport) -> bool:
     return any(check.level == "weights" and not check.skipped for check in model.checks)
-
-
-@contextlib.contextmanager
-def _progress(level: Level) -> Iterator[Progress | None]:
-    """A bar on stderr in a terminal, plain lines with an estimate of the time left elsewhere."""
-    if level == "schema":  # over at once
-        yield None
-        return
-    if not sys.stderr.isatty():
-        yield _print_lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total, label: bar.update(task, completed=done, total=total, description=label)
-
-
-def _print_lines() -> Progress:
-    start = time.monotonic()
-
-    def show(done: int, total: int, label: str) -> None:
-        if label and total > 1:
-            left = f", about {(time.monotonic() - start) / done * (total - done):.0f} s left" if done else ""
-            note(f"[{done + 1}/{total}] {label}{left}")
-
-    return show
 
 
 def _require_writable(path: Path) -> None:
@@ -168,14 +130,3 @@ def _require_writable(path: Path) -> None:
         raise OutputError(f"{path.parent}: there is no such folder, make it first.")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise OutputError(f"{path}: cannot be written, give a writable place.")
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}), give a writable place.") from None
-    finally:
-        partial.unlink(missing_ok=True)

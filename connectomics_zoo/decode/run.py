@@ -20,6 +20,7 @@ from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.runs.folder import get_run
 from connectomics_zoo.runs.tuned import read_tuned, write_tuned
 from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.task import DecodeSpec, TaskSpec
 from connectomics_zoo.schema.tuned import TunedDecoding
 from connectomics_zoo.tasks.targets.labels import true_objects
@@ -29,9 +30,6 @@ from connectomics_zoo.volumes.placement import aligned_box, placement_of
 from connectomics_zoo.volumes.prediction import read_values
 from connectomics_zoo.volumes.truth import Truth, read_truth
 from connectomics_zoo.volumes.writing import refuse_own_input
-
-Progress = Callable[[int, int], None]
-"""Is told how many settings have been tried, and all."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def decode(
     mask: str | Path | None = None,
     region: str | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> DecodeReport:
     """Make objects of a prediction and write their labels 1..N, uint32, to `out`, which appears complete or not at all.
 

@@ -14,6 +14,7 @@ from connectomics_zoo.decode.channels import Channels
 from connectomics_zoo.decode.methods import segment
 from connectomics_zoo.decode.settings import fields_of
 from connectomics_zoo.errors import CheckFailedError, VolumeError
+from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.task import DecodeSpec
 from connectomics_zoo.scores.contingency import Contingency, count_pairs, leave_out
 from connectomics_zoo.scores.scores import partition_scores
@@ -75,7 +76,7 @@ def tune(
     candidates: list[DecodeSpec],
     ignored: Sequence[int],
     location: str,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> tuple[DecodeSpec, list[Trial]]:
     """Return the best of `candidates` and of those around it (`finer`), and how each did.
 
@@ -91,7 +92,7 @@ def tune(
         candidates: what is tried.
         ignored: voxels with these labels in the truth count for no score.
         location: of the truth, for errors.
-        progress: is told how many were tried, and all.
+        progress: is told how many settings have been tried.
 
     Raises:
         VolumeError: the truth has no object, or is a grey image.
@@ -108,6 +109,8 @@ def tune(
             "can be tuned on it: give another one."
         )
     tried, trials = list(candidates), list[Trial]()
+    if progress is not None:
+        progress(Progress(0, len(tried), unit="settings"))
     for candidate in tried:  # which grows
         labels = segment(channels, decode=candidate)[annotated]
         table = leave_out(count_pairs(labels, true_labels), (*background, *ignored), truth=location)
@@ -115,7 +118,7 @@ def tune(
         if len(trials) == len(candidates):
             tried += [other for other in finer(tried[_best(trials)]) if other not in tried]
         if progress is not None:
-            progress(len(trials), len(tried))
+            progress(Progress(len(trials), len(tried), unit="settings"))
     if not any(trial.objects for trial in trials):
         raise CheckFailedError(
             f"none of the {len(trials)} settings of {candidates[0].method} finds an object: look at the prediction, or "

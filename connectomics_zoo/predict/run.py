@@ -29,6 +29,7 @@ from connectomics_zoo.predict.plan import Geometry, make_geometry
 from connectomics_zoo.predict.slide import Finished, Forward, predict_column
 from connectomics_zoo.predict.views import plan_views
 from connectomics_zoo.schema.experiment import Merge, Region, RunSpec, Views
+from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.tasks.voxelwise import decode_voxels, decoded_channels
 from connectomics_zoo.volumes import Content, Volume, WritableVolume, create_volume, open_volume
 from connectomics_zoo.volumes.box import Box, region_box
@@ -38,9 +39,6 @@ from connectomics_zoo.volumes.prediction import DEFAULT_CUT, store_values, task_
 from connectomics_zoo.volumes.voxel_size import lengths
 from connectomics_zoo.volumes.writing import refuse_own_input
 from connectomics_zoo.weights.pretrained import Frozen, find_run
-
-Progress = Callable[[int, int], None]
-"""Is told the voxels done so far, and all."""
 
 _log = logging.getLogger(__name__)
 
@@ -117,7 +115,7 @@ def predict(
     region: Region | str | None = None,
     overwrite: bool = False,
     frozen: Frozen = False,
-    progress: Progress | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> PredictReport:
     """Predict `volume` with a trained network and write the result to `out`, as large as the volume.
 
@@ -143,7 +141,7 @@ def predict(
         region: predict this part alone (`z=13:16,y=0:512`); it equals the same part of a whole prediction.
         overwrite: replace `out` if it exists.
         frozen: use only weights that the lock file `zoo.lock` has, or that of this path.
-        progress: is told the voxels done so far, and all.
+        progress: is told how many voxels are done.
 
     Raises:
         UnknownNameError: `run` means nothing, or `device` is unknown.
@@ -250,7 +248,7 @@ def _create_output(out: str | Path, job: _Job, *, source: Volume, overwrite: boo
 
 
 def _predict_columns(
-    job: _Job, source: Volume, target: WritableVolume, *, forward: Forward, progress: Progress | None
+    job: _Job, source: Volume, target: WritableVolume, *, forward: Forward, progress: Callable[[Progress], None] | None
 ) -> tuple[int, int]:
     """Predict and write every column; return the numbers of windows and columns."""
     geometry = job.geometry
@@ -271,8 +269,9 @@ def _predict_columns(
         nonlocal done
         done += count
         if progress is not None:
-            progress(voxels * done // total, voxels)
+            progress(Progress(voxels * done // total, voxels, unit="voxels"))
 
+    advance(0)
     for column in columns:
         for finished in predict_column(
             source,

@@ -1,6 +1,6 @@
 """Training: a run folder from an experiment; importing it imports no torch."""
 
-from connectomics_zoo.train.report import Progress, TrainReport
+from connectomics_zoo.train.report import TrainReport
 from connectomics_zoo.train.run import preview_patches, train
 
-__all__ = ["Progress", "TrainReport", "preview_patches", "train"]
+__all__ = ["TrainReport", "preview_patches", "train"]

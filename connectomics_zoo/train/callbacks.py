@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,25 +11,23 @@ import lightning as L
 
 from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.runs.folder import CHECKPOINT_FILE
+from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.train.averaging import AverageWeights
 from connectomics_zoo.train.module import SegmentationModule
-from connectomics_zoo.train.report import Progress
 from connectomics_zoo.weights.storage import write_weights
 
 
 class ReportProgress(L.Callback):
-    """Calls `report` after every step and validation."""
+    """Calls `report` before the first step, and after every step and validation."""
 
     def __init__(self, report: Callable[[Progress], None]) -> None:
         self.report = report
-        self.begin = 0.0
-        self.first_step = 0
         self.last_step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock of this call."""
-        self.begin = time.monotonic()
-        self.first_step = self.last_step = trainer.global_step
+        """Report where the run begins, or goes on."""
+        self.last_step = trainer.global_step
+        self._tell(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
         """Report the step that has just ended, if this batch ended one."""
@@ -44,18 +41,10 @@ class ReportProgress(L.Callback):
             self._tell(trainer)
 
     def _tell(self, trainer: L.Trainer) -> None:
-        done = trainer.global_step - self.first_step
-        left = trainer.max_steps - trainer.global_step
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.report(
-            Progress(
-                step=trainer.global_step,
-                max_steps=trainer.max_steps,
-                loss=metrics.get("train/loss", float("nan")),
-                seconds_left=left * (time.monotonic() - self.begin) / max(done, 1),
-                metrics={name: value for name, value in metrics.items() if name.startswith("val/")},
-            )
-        )
+        numbers = {"loss": metrics["train/loss"]} if "train/loss" in metrics else {}
+        numbers |= {name: value for name, value in metrics.items() if name.startswith("val/")}
+        self.report(Progress(trainer.global_step, trainer.max_steps, unit="steps", numbers=numbers))
 
 
 class KeepWeights(L.Callback):

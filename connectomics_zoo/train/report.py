@@ -1,25 +1,9 @@
-"""What a training run tells while it runs, and what it gives; without torch."""
+"""What a training run gives; without torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a training run is."""
-
-    step: int
-    """Optimiser steps done."""
-    max_steps: int
-    """Optimiser steps of the run."""
-    loss: float
-    """The last step's loss."""
-    seconds_left: float
-    """Estimated from the steps of this call."""
-    metrics: dict[str, float]
-    """The last validation's metrics, empty before the first one."""
 
 
 @dataclass(frozen=True)

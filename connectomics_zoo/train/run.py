@@ -10,8 +10,9 @@ from typing import Any
 from connectomics_zoo.errors import OutputError, UnknownNameError
 from connectomics_zoo.runs.folder import CHECKPOINT_FILE
 from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.train.inspection import warn_of_labels, warn_of_overlap, warn_of_padding
-from connectomics_zoo.train.report import Progress, TrainReport
+from connectomics_zoo.train.report import TrainReport
 from connectomics_zoo.train.resolve import continue_run, resolve_run
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -40,7 +41,7 @@ def train(
         resume: go on with the run folder `ref`.
         fast_dev_run: two steps and one validation patch, to see that all works; leaves nothing.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        progress: is told of every step.
+        progress: is told of every step and validation, with the loss and the last metrics.
         tell: is told what became of the weights to start from, and why the run ended early.
 
     Raises:

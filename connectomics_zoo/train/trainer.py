@@ -37,13 +37,14 @@ from connectomics_zoo.runs.folder import CHECKPOINT_FILE, LOGS, METRICS_FILE, RU
 from connectomics_zoo.schema.builder import prefers_bfloat16
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.train.averaging import AverageWeights
 from connectomics_zoo.train.callbacks import KeepCheckpoint, KeepWeights, ReportProgress, StopEarly
 from connectomics_zoo.train.curve import draw_curve, keep_log
 from connectomics_zoo.train.data import training_loader, validation_loader
 from connectomics_zoo.train.initial import first_network, write_report
 from connectomics_zoo.train.module import SegmentationModule
-from connectomics_zoo.train.report import Progress, TrainReport
+from connectomics_zoo.train.report import TrainReport
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def fit_run(
         folder: its folder, to be made unless it is resumed; None does two steps and leaves nothing.
         resume: go on from the folder's checkpoint.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        progress: is told of every step.
+        progress: is told of every step and validation.
         tell: is told what became of the weights to start from, and why the run ended early.
     """
     # Views that the task or the window cannot have would be found when the training is over.

@@ -2,6 +2,6 @@
 
 from connectomics_zoo.specs.expectation import Check, Level
 from connectomics_zoo.verify.report import LEVELS, ModelReport, VerifyReport
-from connectomics_zoo.verify.run import Progress, verify
+from connectomics_zoo.verify.run import verify
 
-__all__ = ["LEVELS", "Check", "Level", "ModelReport", "Progress", "VerifyReport", "verify"]
+__all__ = ["LEVELS", "Check", "Level", "ModelReport", "VerifyReport", "verify"]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 from xml.etree import ElementTree
 
 from connectomics_zoo.specs.expectation import Check, Level
@@ -75,8 +76,12 @@ class VerifyReport:
         return bool(self.models) and all(model.passed for model in self.models)
 
     def to_json(self) -> str:
-        """Return the report as JSON: `passed`, `level`, and for each model its checks."""
-        document = {
+        """Return the report as JSON, as `to_dict` has it."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as data: `passed`, `level`, and for each model its checks."""
+        return {
             "passed": self.passed,
             "level": self.level,
             "models": [
@@ -91,7 +96,6 @@ class VerifyReport:
                 for model in self.models
             ],
         }
-        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     def to_junit(self) -> str:
         """Return the report as JUnit XML: one suite for each model, one case for each check."""

@@ -12,14 +12,12 @@ from pathlib import Path
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import VolumeError, ZooError
 from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.specs import releases
 from connectomics_zoo.specs.expectation import Check, Level
 from connectomics_zoo.specs.selection import Target, select
 from connectomics_zoo.verify.report import LEVELS, ModelReport, VerifyReport
 from connectomics_zoo.verify.schema_level import check_file
-
-Progress = Callable[[int, int, str], None]
-"""Called with (specs done, specs in all, the spec that comes next); at the end the last one is empty."""
 
 
 def verify(
@@ -27,7 +25,7 @@ def verify(
     *,
     level: Level = "forward",
     data: Sequence[str | Path] | str | Path = (),
-    progress: Progress | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> VerifyReport:
     """Prove what specs declare, by reading, building and running their networks.
 
@@ -38,7 +36,7 @@ def verify(
             builds without memory, `forward` runs forward and backward, `weights` loads the declared weights.
         data: folders with the volumes that weights were validated on; at level `weights`, declared scores are measured
             again on them, and must be right to 0.005. If nothing can be measured, that is a failure.
-        progress: told before each spec, and at the end.
+        progress: is told how many specs are done, before each one and at the end.
 
     Raises:
         UnknownNameError: a pattern means nothing.
@@ -53,12 +51,12 @@ def verify(
     with _without_collection() if level == "build" else nullcontext():
         for index, target in enumerate(targets):
             if progress is not None:
-                progress(index, len(targets), target.label)
+                progress(Progress(index, len(targets), unit="specs", label=target.label))
             reports.append(_verify_target(target, level, folders))
     if folders and not any(report.measured for report in reports):
         reports = [_without_measurement(report) for report in reports]
     if progress is not None:
-        progress(len(targets), len(targets), "")
+        progress(Progress(len(targets), len(targets), unit="specs"))
     return VerifyReport(level, (*reports, *_withdrawn(patterns, targets)))
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from click.testing import CliRunner
 
 from connectomics_zoo import catalog
 from connectomics_zoo.authoring import record
-from connectomics_zoo.cli.record import command
-from connectomics_zoo.errors import OutputError, SpecError, UnknownNameError
+from connectomics_zoo.errors import OutputError, SpecError
 from connectomics_zoo.files import changes, yaml_blocks
 from connectomics_zoo.files.yaml import parse_yaml, read_yaml
 from connectomics_zoo.network.build import measure
@@ -202,36 +200,35 @@ def test_a_number_reads_back_as_it_was_in_every_dialect_of_yaml(value):
     assert type(yaml.safe_load(text)) is float
 
 
-def test_the_script_says_what_it_would_change_and_exits_with_1_in_check_mode(add_spec):
+def test_the_verb_says_what_it_would_change_and_exits_with_1_in_check_mode(add_spec, run_zoo):
     path = add_spec("tiny", STATIC)
     before = path.read_text()
-    result = CliRunner().invoke(command, ["tiny", "--check"])
-    assert result.exit_code == 1
-    assert f"{path}: expect: recorded" in result.stdout
-    assert "lock.json: tiny@1.0.0: released" in result.stdout
-    assert "record: [1/1] other:tiny" in result.stderr
-    assert "record: 5 file(s) would change, 0 change(s) refused." in result.stderr
+    code, out, err = run_zoo("record", "tiny", "--check")
+    assert code == 1
+    assert f"{path}: expect: recorded" in out
+    assert "lock.json: tiny@1.0.0: released" in out
+    assert err == "zoo: 5 file(s) would change, 0 change(s) refused.\n"
     assert path.read_text() == before
-    assert CliRunner().invoke(command, ["tiny"]).exit_code == 0
+    assert run_zoo("record", "tiny")[0] == 0
     assert path.read_text() != before
-    assert CliRunner().invoke(command, ["tiny", "--check"]).exit_code == 0
+    assert run_zoo("record", "tiny", "--check") == (0, "", "zoo: 0 file(s) would change, 0 change(s) refused.\n")
 
 
-def test_the_script_exits_with_1_when_it_refuses_and_2_for_wrong_usage(add_spec):
+def test_the_verb_exits_with_1_when_it_refuses_and_2_for_wrong_usage(add_spec, run_zoo):
     path = add_spec("tiny", STATIC)
-    assert CliRunner().invoke(command, ["tiny"]).exit_code == 0
+    assert run_zoo("record", "tiny")[0] == 0
     path.write_text(path.read_text().replace("base_channels: 2", "base_channels: 3"))
-    refused = CliRunner().invoke(command, ["tiny"])
-    assert refused.exit_code == 1
-    assert "tiny@1.0.0 is released, and arch.base_channels would change from 2 to 3" in refused.stderr
-    unknown = CliRunner().invoke(command, ["tinny"])
-    assert isinstance(unknown.exception, UnknownNameError)
-    assert "unknown model 'tinny': did you mean 'tiny'" in str(unknown.exception)
+    code, _, err = run_zoo("record", "tiny")
+    assert code == 1
+    assert "tiny@1.0.0 is released, and arch.base_channels would change from 2 to 3" in err
+    code, _, err = run_zoo("record", "tinny")
+    assert code == 2
+    assert "unknown model 'tinny': did you mean 'tiny'" in err
 
 
-def test_the_committed_catalogue_is_recorded():
-    result = CliRunner().invoke(command, ["mednext-S", "--check"])
-    assert result.exit_code == 0, result.output
+def test_the_committed_catalogue_is_recorded(run_zoo):
+    code, out, err = run_zoo("record", "mednext-S", "--check")
+    assert code == 0, out + err
 
 
 def test_the_lock_file_is_stable_json(add_spec, folder):

@@ -26,6 +26,7 @@ from connectomics_zoo.bench.report import make_measurements
 from connectomics_zoo.bench.timing import Timing, alternate, relative_error
 from connectomics_zoo.bench.variants import BASELINE, Variant, input_shape, make_network, train_step
 from connectomics_zoo.errors import InputSizeError, LimitError, OutputError, UnknownNameError
+from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.specs.lookup import get_spec
 from connectomics_zoo.specs.resolve import resolve_model
 
@@ -213,11 +214,11 @@ def test_networks_that_compute_something_else_have_an_error(recorder, monkeypatc
 
 def test_progress_counts_every_run_to_the_end(recorder):
     told = []
-    run_recorder(progress=lambda done, total, label: told.append((done, total, label)))
+    run_recorder(progress=told.append)
     total = 2 * 4 * 3
-    assert told[0] == (0, total, "mednext-S, inference")
-    assert told[-1] == (total, total, "mednext-S, training")
-    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
+    assert told[0] == Progress(0, total, unit="runs", label="mednext-S, inference")
+    assert told[-1] == Progress(total, total, unit="runs", label="mednext-S, training")
+    assert [progress.done for progress in told] == sorted(progress.done for progress in told)
 
 
 def test_beside_other_work_every_step_has_its_turn_again(recorder, monkeypatch):

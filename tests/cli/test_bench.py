@@ -37,10 +37,9 @@ def test_the_table_has_a_row_for_each_mode_and_variant(run_zoo):
     assert {row[10] for row in rows} == {"-"}
 
 
-def test_json_is_one_line_with_every_model(run_zoo):
+def test_json_has_every_model(run_zoo):
     code, out, _ = run_zoo("bench", "mednext-S", "mednext-B", *TINY, "--size", "17", "--no-training", "--json", *SHORT)
     assert code == 0
-    assert out.count("\n") == 1
     report = json.loads(out)
     assert [model["model"] for model in report["models"]] == ["mednext-S", "mednext-B"]
     assert report["models"][0]["input_shape"] == [1, 1, 32, 32, 32]

@@ -16,7 +16,9 @@ import pytest
 import tifffile
 
 from connectomics_zoo.cli import list as list_verb
+from connectomics_zoo.cli._console import print_json
 from connectomics_zoo.cli.main import VERBS
+from connectomics_zoo.errors import CheckFailedError
 from connectomics_zoo.files.yaml import parse_yaml
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.validation import validate
@@ -112,6 +114,53 @@ def test_a_closed_pipe_is_no_error(args):
 def test_the_exit_code_of_a_verb_is_that_of_the_process(run_zoo, monkeypatch):
     monkeypatch.setattr(list_verb.command, "callback", lambda **_: click.get_current_context().exit(1))
     assert run_zoo("list") == (1, "", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (KeyboardInterrupt(), 130, "stopped."),
+        (KeyboardInterrupt("run: stopped after 3 steps, go on with --resume."), 130, "run: stopped after 3 steps, .*"),
+        (MemoryError(), 2, "not enough memory, do a smaller part at a time or free some."),
+        (np.empty, 2, r"not enough memory \(Unable to allocate .*\), do a smaller part at a time or free some."),
+        (OSError(28, "No space left on device", "a.h5"), 2, "a.h5: No space left on device, mend that and try again."),
+        (CheckFailedError("2 check(s) failed."), 1, r"2 check\(s\) failed."),
+    ],
+)
+def test_every_error_of_a_verb_becomes_a_sentence_and_an_exit_code(run_zoo, monkeypatch, error, code, sentence):
+    def fail(**_):
+        if error is np.empty:
+            np.empty((10**9, 10**6))
+        raise error
+
+    monkeypatch.setattr(list_verb.command, "callback", fail)
+    found, out, err = run_zoo("list")
+    assert (found, out) == (code, "")
+    assert re.fullmatch(f"zoo: {sentence}", err.strip("\n"))
+
+
+LOGGING = """
+import logging, sys, warnings
+from connectomics_zoo.cli import list as verb
+def speak(**_):
+    logging.getLogger("somewhere").warning("damaged %s", "a.h5")
+    logging.getLogger("somewhere").info("not this")
+    warnings.warn("takes\\n  long")
+verb.command.callback = speak
+sys.argv = ["zoo", "list"]
+from connectomics_zoo.cli.main import main
+main()
+"""
+
+
+def test_logs_and_warnings_of_every_library_are_notes_of_one_form():
+    run = subprocess.run([sys.executable, "-c", LOGGING], capture_output=True, text=True, check=True)
+    assert run.stderr.splitlines() == ["zoo: damaged a.h5", "zoo: takes long (UserWarning)"]
+
+
+def test_json_has_one_form_and_null_where_a_number_is_not_finite(capsys):
+    print_json({"score": float("nan"), "sizes": (1, float("inf")), "name": "µ"})
+    assert capsys.readouterr().out == '{\n  "score": null,\n  "sizes": [\n    1,\n    null\n  ],\n  "name": "µ"\n}\n'
 
 
 def test_a_command_ends_without_a_last_search_for_garbage():

@@ -9,7 +9,6 @@ from support.object_volumes import affinity_task, true_values, voronoi_labels, w
 from support.tiny_training import make_run
 
 import zoo
-from connectomics_zoo.cli import _progress
 from connectomics_zoo.decode import settings
 from connectomics_zoo.errors import CheckFailedError, OutputError, SpecError, VolumeError
 from connectomics_zoo.files.yaml import dump_yaml
@@ -125,13 +124,13 @@ def test_the_truth_is_never_overwritten(tmp_path, prediction, run_zoo):
 
 
 def test_tuning_says_on_stderr_how_far_it_is_and_decoding_alone_does_not(tmp_path, prediction, run_zoo, monkeypatch):
-    monkeypatch.setattr(_progress, "PLAIN_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr("connectomics_zoo.cli._progress.plain_interval", lambda _: 0.0)
     truth = write_labels(tmp_path / "truth.h5", LABELS)
     code, _, err = run_zoo("decode", prediction, tmp_path / "out.h5", "--tune", truth)
     assert code == 0
     lines = [line for line in err.splitlines() if line.startswith("tune: ")]
     assert len(lines) == 11
-    assert lines[-1].startswith("tune: 100 % of 11 settings, ")
+    assert lines[-1].startswith("tune: 11/11 settings, ")
     assert run_zoo("decode", prediction, tmp_path / "again.h5")[2] == ""
 
 

@@ -51,7 +51,7 @@ def equal(some, others):
 
 def stop_at(step):
     def progress(state):
-        if state.step == step:
+        if state.done == step:
             raise KeyboardInterrupt
 
     return progress
@@ -191,9 +191,9 @@ def test_steps_validations_and_schedules_count_optimiser_steps(volume, tmp_path,
 
     monkeypatch.setattr(SegmentationModule, "training_step", count)
     recipe = {"accumulate": 3, "warmup_steps": 2, "schedule": "constant", "learning_rate": 0.01}
-    folder = run_of(volume, tmp_path / "run", progress=lambda state: seen.append(state.step), **recipe)
+    folder = run_of(volume, tmp_path / "run", progress=lambda state: seen.append(state.done), **recipe)
     assert batches == [0.005] * 3 + [0.01] * 9
-    assert sorted(set(seen)) == [1, 2, 3, 4]
+    assert sorted(set(seen)) == [0, 1, 2, 3, 4]
     assert checkpoint(folder)["global_step"] == 4
     assert [step for step, _ in read_series(folder / "logs", "train/loss")] == [0, 1, 2, 3]
     assert [step for step, _ in read_series(folder / "logs", "val/dice")] == [1, 3]

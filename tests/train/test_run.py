@@ -60,7 +60,7 @@ def finished(tmp_path_factory):
 
 def stop_at(step):
     def progress(state):
-        if state.step == step:
+        if state.done == step:
             raise KeyboardInterrupt
 
     return progress
@@ -141,10 +141,10 @@ def test_a_stopped_run_is_resumed_from_its_step_with_its_optimizer(volume, tmp_p
     assert not (tmp_path / "run" / "metrics.json").exists()
 
     seen = []
-    done = train(tmp_path / "run", resume=True, device="cpu", progress=lambda state: seen.append(state.step))
+    done = train(tmp_path / "run", resume=True, device="cpu", progress=lambda state: seen.append(state.done))
     ended = checkpoint(tmp_path / "run")
     assert done.steps == ended["global_step"] == 6
-    assert min(seen) == 4
+    assert min(seen) == 3
     assert {int(state["step"]) for state in ended["optimizer_states"][0]["state"].values()} == {6}
     steps = [step for step, _ in read_series(tmp_path / "run" / "logs", "train/loss")]
     assert steps == [0, 1, 3, 4, 5]  # stopped before the third one was logged
@@ -153,7 +153,7 @@ def test_a_stopped_run_is_resumed_from_its_step_with_its_optimizer(volume, tmp_p
 
 def test_a_killed_run_goes_on_from_the_last_validation_and_its_best_score(volume, tmp_path):
     def copy_at_third_step(state):
-        if state.step == 3:
+        if state.done == 3:
             shutil.copytree(tmp_path / "run", tmp_path / "killed")
 
     train("mednext-S", request(volume), output=tmp_path / "run", device="cpu", progress=copy_at_third_step)
@@ -161,8 +161,8 @@ def test_a_killed_run_goes_on_from_the_last_validation_and_its_best_score(volume
     assert state["global_step"] == 2
     assert state["callbacks"]["KeepWeights"]["best"].keys() == {"val/dice", "val/iou", "step"}
     seen = []
-    train(tmp_path / "killed", resume=True, device="cpu", progress=lambda state: seen.append(state.step))
-    assert sorted(set(seen)) == [3, 4]
+    train(tmp_path / "killed", resume=True, device="cpu", progress=lambda state: seen.append(state.done))
+    assert sorted(set(seen)) == [2, 3, 4]
     assert [step for step, _ in read_series(tmp_path / "killed" / "logs", "val/dice")][-1] == 3
 
 
@@ -196,7 +196,7 @@ def test_sigterm_leaves_a_resumable_run(volume, tmp_path):
     code = (
         "import sys, json; from connectomics_zoo.train import train\n"
         "train('mednext-S', json.loads(sys.argv[1]), output=sys.argv[2], device='cpu',"
-        " progress=lambda state: print(state.step, flush=True))"
+        " progress=lambda state: print(state.done, flush=True))"
     )
     changes = json.dumps(request(volume, max_steps=100_000, validate_every=50_000))
     process = subprocess.Popen(
@@ -362,10 +362,10 @@ def test_weights_of_every_builder_are_written(builder, tmp_path):
 def test_progress_tells_steps_and_metrics(volume, tmp_path):
     seen = []
     train("mednext-S", request(volume, max_steps=2), output=tmp_path / "run", device="cpu", progress=seen.append)
-    assert [state.step for state in seen] == [1, 2, 2] or [state.step for state in seen] == [1, 2]
-    assert seen[-1].max_steps == 2
-    assert seen[-1].metrics.keys() == {"val/dice", "val/iou"}
-    assert all(np.isfinite(state.loss) and state.seconds_left >= 0 for state in seen)
+    assert [state.done for state in seen] == [0, 1, 2, 2] or [state.done for state in seen] == [0, 1, 2]
+    assert (seen[-1].total, seen[-1].unit) == (2, "steps")
+    assert seen[-1].numbers.keys() == {"loss", "val/dice", "val/iou"}
+    assert all(np.isfinite(state.numbers["loss"]) for state in seen[1:])
 
 
 def test_an_experiment_s_model_may_be_a_path_and_a_run_is_named_after_its_model(volume, tmp_path, monkeypatch):
