@@ -72,9 +72,17 @@ def _is_styled() -> bool:
 
 
 def _wrap(text: str, width: int) -> str:
-    """Break the lines of `text` between words; a path that is longer than a line stays whole."""
-    lines = text.split("\n")
-    return "\n".join(textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in lines)
+    """Break the lines of `text` between words, below their first one; a path that is longer than a line stays whole."""
+    return "\n".join(
+        textwrap.fill(
+            line,
+            width,
+            subsequent_indent=" " * (len(line) - len(line.lstrip())),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in text.split("\n")
+    )
 
 
 def _finite(data: Any) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from connectomics_zoo.cli._console import note, print_json
+from connectomics_zoo.cli._console import note, print_json, print_text
 from connectomics_zoo.cli._progress import show_progress
 from connectomics_zoo.cli._references import complete_model
 from connectomics_zoo.cli._table import print_table
@@ -81,14 +81,14 @@ def _print_report(report: VerifyReport) -> None:
             found.setdefault(_finding(check), []).append(check)
         for check in model.measured:
             if check.ok:
-                click.echo(f"{model.source}: {check.describe()}")
+                print_text(f"{model.source}: {check.describe()}")
         for check in model.unmeasured:
             if check.ok:
                 note(f"{model.source}: {check.describe()}")
         for first, *again in found.values():
             deeper = sorted({check.level for check in again} - {first.level}, key=LEVELS.index)
             also = f" (and at level {', '.join(deeper)})" if deeper else ""
-            click.echo(f"  {first.level}: {first.describe()}{also}")
+            print_text(f"  {first.level}: {first.describe()}{also}")
 
 
 def _finding(check: Check) -> tuple[str, ...]:

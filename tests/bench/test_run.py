@@ -228,13 +228,13 @@ def test_beside_other_work_every_step_has_its_turn_again(recorder, monkeypatch):
     seen = []
     report = bench(
         [TINY], size=(32,), precisions=("float32",), modes=("inference",), rounds=2, device="cpu", memory="skip",
-        busy=1, progress=lambda *told: seen.append(told),
+        busy=1, progress=seen.append,
     )  # fmt: skip
     items = report.models[0].measurements
     assert beside == [1]
     assert report.busy == 1
     assert all(item.seconds_busy > 0 for item in items)
-    assert seen[-1][0] == seen[-1][1] == len(items) * (2 + 2 + 1)
+    assert seen[-1].done == seen[-1].total == len(items) * (2 + 2 + 1)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in Linux's /proc")

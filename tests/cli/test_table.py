@@ -127,4 +127,5 @@ def test_a_path_that_is_longer_than_a_line_stays_whole_in_a_sentence(terminal, c
 
 def test_a_terminal_gets_sentences_wrapped_between_words(terminal):
     _console.print_text("Mitochondria against everything else.")
-    assert terminal == ["Mitochondria against\neverything else."]
+    _console.print_text("  Mitochondria against everything else.")
+    assert terminal == ["Mitochondria against\neverything else.", "  Mitochondria against\n  everything else."]
