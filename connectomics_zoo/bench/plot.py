@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from connectomics_zoo.bench.report import BenchReport, Measurement, ModelBench
 from connectomics_zoo.bench.variants import MODES, Variant
 from connectomics_zoo.errors import OutputError
-from connectomics_zoo.volumes import PartialOutput
+from connectomics_zoo.files.atomic import check_place, whole_file
 
 STYLES = {
     Variant("plain", "float32"): ("#999999", ""),
@@ -75,7 +75,8 @@ def draw_speed_ups(reports: Sequence[BenchReport], path: str | Path) -> None:
         f"{machine.accelerator or machine.processor}, {cores}, torch {machine.versions['torch']}", fontsize=10
     )
     figure.legend(loc="outside lower center", ncols=2 if len(groups) < 3 else 4, frameon=False, fontsize=9)
-    _save(figure, target)
+    with whole_file(target, overwrite=True) as partial:
+        figure.savefig(partial, format="png")
 
 
 def check_target(path: str | Path) -> Path:
@@ -87,7 +88,7 @@ def check_target(path: str | Path) -> Path:
     target = Path(path)
     if target.suffix != ".png":
         raise OutputError(f"{target}: a plot is a PNG, give a name that ends in .png.")
-    PartialOutput(target, overwrite=True)
+    check_place(target, overwrite=True)
     return target
 
 
@@ -100,14 +101,3 @@ def _groups(models: Sequence[ModelBench]) -> list[_Group]:
             if bars:
                 groups.append(_Group(f"{model.model}\n{mode}\n{size}", bars, bars[0]))
     return groups
-
-
-def _save(figure: Figure, target: Path) -> None:
-    output = PartialOutput(target, overwrite=True)
-    try:
-        figure.savefig(output.path, format="png")
-        output.commit()
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error.strerror}), give a writable place.") from None
-    finally:
-        output.discard()

@@ -12,7 +12,7 @@ from connectomics_zoo.cli._progress import show_progress
 from connectomics_zoo.cli._references import complete_model
 from connectomics_zoo.cli._table import print_table
 from connectomics_zoo.errors import CheckFailedError, OutputError
-from connectomics_zoo.files.atomic import PartialOutput
+from connectomics_zoo.files.atomic import write_text
 from connectomics_zoo.verify import LEVELS, Check, Level, ModelReport, VerifyReport, verify
 
 _EPILOG = """\b
@@ -54,9 +54,7 @@ def command(patterns: tuple[str, ...], level: Level, data: tuple[str, ...], as_j
     with show_progress("verify") as progress:
         report = verify(patterns, level=level, data=data, progress=progress)
     if junit is not None:
-        output = PartialOutput(junit, overwrite=True)
-        with output.writing():
-            output.path.write_text(report.to_junit(), encoding="utf-8")
+        write_text(junit, report.to_junit())
     if as_json:
         print_json(report.to_dict())
     else:

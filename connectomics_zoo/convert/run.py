@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from connectomics_zoo.convert.checkpoint import read_checkpoint
@@ -19,6 +16,7 @@ from connectomics_zoo.convert.key_map import KeyMap, get_key_map, key_maps
 from connectomics_zoo.convert.network import Fit, find_network, fit_network
 from connectomics_zoo.convert.pick import Picked, pick, recognise
 from connectomics_zoo.errors import OutputError, WeightsError
+from connectomics_zoo.files.atomic import refuse_existing, whole_folder
 from connectomics_zoo.files.digests import file_sha256, write_sums
 from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.network.build import build_meta, count_parameters, measure
@@ -102,7 +100,7 @@ def convert(
         UnknownNameError: there is no such model or format.
     """
     file, output = Path(file), Path(output)
-    _refuse_existing(output)
+    _check_place(output)
     maps = list(key_maps().values()) if source_format is None else [get_key_map(source_format)]
     declared = None if model is None else get_spec(model)
     checkpoint = read_checkpoint(file, maps)
@@ -179,25 +177,15 @@ def _spec_of(fit: Fit, file: Path) -> ModelSpec:
     return spec.model_copy(update={"version": UNRELEASED, "changes": {UNRELEASED: story}})
 
 
-def _refuse_existing(output: Path) -> None:
-    if output.exists() or output.is_symlink():
-        raise OutputError(f"{output} exists and is not overwritten, choose another name or place.")
+def _check_place(output: Path) -> None:
+    refuse_existing(output)
     if not output.absolute().parent.is_dir():
         raise OutputError(f"{output.parent}: there is no such folder, make it first.")
 
 
 def _write(output: Path, tensors: Mapping[str, Tensor], spec: ModelSpec, *, metadata: dict[str, str]) -> None:
     """Write the folder beside its place, and put it there when it is complete."""
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir()
+    with whole_folder(output) as partial:
         save_tensors(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt", **metadata})
         write_spec(spec, path=partial / RUN_SPEC)
         write_sums(partial, (RUN_SPEC, WEIGHTS_FILE))
-        _refuse_existing(output)  # measuring took its time
-        partial.rename(output)
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise OutputError(f"{output}: cannot be written ({reason}), give a writable place.") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

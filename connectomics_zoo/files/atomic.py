@@ -1,66 +1,156 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all: written beside their place, renamed when they are complete.
+
+What is being written is called `.NAME.partial-PID`, and a folder that is being replaced `.NAME.old-PID`, between two
+renames. What a killed process has left is cleared, or put back, by the next one that writes there.
+"""
 
 from __future__ import annotations
 
+import errno
 import itertools
+import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 from connectomics_zoo.errors import OutputError, reason
+from connectomics_zoo.files.local import is_local
+
+_log = logging.getLogger(__name__)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, in place of what was there.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with whole_file(path, overwrite=True) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def whole_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield where to write a file that appears at `path` at the end of the block; if that fails, nothing is left.
+
+    Raises:
+        OutputError: it cannot be written, or something is there and must not be overwritten.
+    """
+    output = PartialOutput(path, overwrite=overwrite)
+    with output.writing():
+        yield output.path
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill, which appears at `path` at the end of the block; if that fails, nothing is left.
+
+    Raises:
+        OutputError: it cannot be written, or something is there.
+    """
+    output = PartialOutput(path, overwrite=False)
+    with output.writing():
+        output.path.mkdir(parents=True)
+        yield output.path
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse a place where something is, be it a broken link.
+
+    Raises:
+        OutputError: something is there.
+    """
+    if os.path.lexists(path):
+        raise OutputError(f"{path} exists and is not overwritten, choose another name or place.")
+
+
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """Refuse a place where an output could not appear, before work goes into it.
+
+    Raises:
+        OutputError: something is there and must not be overwritten, or the folder is missing or cannot be written.
+    """
+    _put_back(path)
+    if os.path.lexists(path) and not overwrite:
+        raise OutputError(f"{path}: exists already, choose another name or overwrite it (--overwrite, overwrite=True).")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}, create it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path}: the folder {path.parent} cannot be written, choose another one.")
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Say in one sentence that `path` cannot be written, where the block fails for that; h5py raises RuntimeError too.
+
+    Raises:
+        OutputError: the block fails.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise OutputError(f"{path}: cannot be written ({reason(error)}), give a writable place.") from error
 
 
 class PartialOutput:
-    """A temporary sibling of an output, renamed to it when complete.
+    """A temporary sibling of an output, `path`, renamed to it when complete; for outputs that outlive a block.
 
     Raises:
-        OutputError: the target exists and must not be overwritten, or its folder cannot be written.
+        OutputError: the target exists and must not be overwritten.
     """
 
     def __init__(self, target: Path, *, overwrite: bool) -> None:
         self.target = target
         self.path = target.with_name(f".{target.name}.partial-{os.getpid()}")
         self._overwrite = overwrite
-        self._refuse_existing()
-        if not target.parent.is_dir():
-            raise OutputError(f"{target}: there is no folder {target.parent}, create it first.")
-        if not os.access(target.parent, os.W_OK):
-            raise OutputError(f"{target}: the folder {target.parent} cannot be written, choose another one.")
+        _put_back(target)
+        if not overwrite:
+            refuse_existing(target)
+        _clear_leftovers(target)
         self.discard()
 
-    def _refuse_existing(self) -> None:
-        if os.path.lexists(self.target) and not self._overwrite:
-            raise OutputError(
-                f"{self.target}: exists already, choose another name or overwrite it (--overwrite, overwrite=True)."
-            )
-
-    def commit(self) -> None:
-        """Move the finished output to its place.
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Put the output in its place at the end of the block, and leave nothing unfinished behind if it fails.
 
         Raises:
-            OutputError: something else took the place meanwhile; the output is kept beside it.
+            OutputError: the file system does not take it, or something else took the place meanwhile and the finished
+                output is kept beside it.
         """
-        if os.path.lexists(self.target) and not self._overwrite:
+        try:
+            with output_errors(self.target):
+                yield
+                self._commit()
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        _remove(self.path)
+
+    def _commit(self) -> None:
+        if not self._overwrite:
+            self._take_free_place()
+        elif self.path.is_dir():
+            self._replace_folder()
+        else:
+            self.path.replace(self.target)
+
+    def _take_free_place(self) -> None:
+        try:
+            _rename_to_free(self.path, self.target)
+        except OSError as error:
+            if not os.path.lexists(self.target):
+                raise
             kept = self._keep()
             raise OutputError(
                 f"{self.target}: appeared while it was being written and stays as it is, the finished one is {kept}: "
                 "rename or delete one of them."
-            )
-        old = self.target.with_name(f".{self.target.name}.old-{os.getpid()}")
-        # A folder cannot replace another one, so the old one steps aside, and comes back if that fails.
-        moved = self.path.is_dir() and self.target.exists()
-        if moved:
-            self.target.rename(old)
-        try:
-            self.path.replace(self.target)
-        except OSError:
-            if moved:
-                old.rename(self.target)
-            raise
-        if moved:
-            shutil.rmtree(old)
+            ) from error
 
     def _keep(self) -> Path:
         """Move the finished output to a free name beside its place, and return that."""
@@ -69,24 +159,100 @@ class PartialOutput:
         self.path.rename(kept)
         return kept
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Commit at the end of the block, and leave nothing unfinished behind if it fails.
+    def _replace_folder(self) -> None:
+        """Put the folder in the place of the old one, which steps aside, and comes back if that fails.
 
-        Raises:
-            OutputError: the file system does not take it, or something else took the place meanwhile.
+        Where another process puts its own there in between, that one is replaced in turn.
         """
-        try:
-            yield
-            self.commit()
-        except (OSError, RuntimeError) as error:
-            raise OutputError(f"{self.target}: cannot be written ({reason(error)}), choose another place.") from error
-        finally:
-            self.discard()
+        old = self.target.with_name(f".{self.target.name}.old-{os.getpid()}")
+        while True:
+            _remove(old)
+            try:
+                with suppress(FileNotFoundError):
+                    self.target.rename(old)
+                try:
+                    self.path.rename(self.target)
+                    break
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+            except BaseException:
+                if os.path.lexists(old) and not os.path.lexists(self.target):
+                    old.rename(self.target)
+                raise
+        # Under this name nobody takes it for an output that has lost its place, once only half of it is left.
+        with suppress(OSError):
+            old.rename(self.path)
 
-    def discard(self) -> None:
-        """Remove what was written."""
-        if self.path.is_dir():
-            shutil.rmtree(self.path)
+
+def _rename_to_free(path: Path, target: Path) -> None:
+    """Move `path` to `target`, unless something is there.
+
+    Raises:
+        OSError: something is, or it cannot be moved.
+    """
+    try:
+        os.link(path, target)  # refuses even what has come a moment ago, which renaming would replace
+    except OSError:  # something is there, or it is a folder, or the file system has no links
+        if os.path.lexists(target):
+            raise
+        path.rename(target)
+
+
+def _put_back(target: Path) -> None:
+    """Give a folder its name back that a process was killed while replacing, or say where it is."""
+    if os.path.lexists(target):
+        return
+    for old, pid in _siblings(target, "old"):
+        # An earlier process can have had the number of this one, as the first of every container has.
+        if pid != os.getpid() and _is_running(pid):
+            _log.warning("%s is now %s: process %d is replacing it, or was killed: rename it then.", target, old, pid)
+            continue
+        try:
+            old.rename(target)
+        except OSError as error:
+            _log.warning("%s was left as %s by a killed process (%s): rename it.", target, old, reason(error))
+            continue
+        _log.warning("%s was left as %s by a killed process that was replacing it, and is back.", target, old)
+        return
+
+
+def _clear_leftovers(target: Path) -> None:
+    """Remove what killed processes have left of earlier outputs; what another machine may be writing stays."""
+    if not is_local(target.parent):
+        return
+    for path, pid in [*_siblings(target, "partial"), *_siblings(target, "old")]:
+        if not _is_running(pid):
+            _remove(path)
+
+
+def _siblings(target: Path, kind: Literal["partial", "old"]) -> list[tuple[Path, int]]:
+    """Return every `.NAME.{kind}-PID` beside `target`, with the number of its process."""
+    pattern = re.compile(rf"{re.escape(f'.{target.name}.{kind}-')}([1-9][0-9]{{0,8}})")
+    with suppress(OSError):  # there is no such folder, or it cannot be listed
+        return sorted(
+            (path, int(match[1])) for path in target.parent.iterdir() if (match := pattern.fullmatch(path.name))
+        )
+    return []
+
+
+def _is_running(pid: int) -> bool:
+    """Whether a process of this machine has that number, which may be another one than the one that is meant."""
+    if os.name == "nt":  # where asking would send a signal
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, link or folder, as far as that is possible; the next one that writes there removes the rest."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
         else:
-            self.path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)

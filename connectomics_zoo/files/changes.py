@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from connectomics_zoo.errors import OutputError
+from connectomics_zoo.files.atomic import output_errors, write_text
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,6 @@ def write(changes: Sequence[FileChange]) -> None:
         OutputError: a place cannot be written.
     """
     for change in changes:
-        partial = change.path.with_name(f".{change.path.name}.partial-{os.getpid()}")
-        try:
+        with output_errors(change.path):
             change.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                partial.write_text(change.text, encoding="utf-8")
-                partial.replace(change.path)
-            finally:
-                partial.unlink(missing_ok=True)
-        except OSError as error:
-            raise OutputError(f"{change.path}: cannot be written ({error.strerror}), make it writable.") from None
+        write_text(change.path, change.text)

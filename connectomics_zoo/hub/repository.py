@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-from connectomics_zoo.errors import HubError, WeightsError
+from connectomics_zoo.errors import HubError, OutputError, WeightsError
+from connectomics_zoo.files.atomic import write_text
 from connectomics_zoo.files.safetensors import PICKLES
 from connectomics_zoo.files.yaml import MAX_BYTES
 from connectomics_zoo.hub.client import Commit, cache_folder, explained, find_commit
@@ -135,11 +135,9 @@ def _kept(note: Path) -> str | None:
 
 
 def _keep(note: Path, name: str) -> None:
-    part = note.with_name(f"{note.name}.{os.getpid()}.partial")
-    with contextlib.suppress(OSError):  # a cache that may only be read works without
+    with contextlib.suppress(OSError, OutputError):  # a cache that may only be read works without
         note.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(name, encoding="ascii")
-        part.replace(note)
+        write_text(note, name)
 
 
 def _unclear(reference: HubReference, commit: Commit, found: list[str], *, what: str, usual: str) -> Exception:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from connectomics_zoo.errors import OutputError
-from connectomics_zoo.files.atomic import PartialOutput
+from connectomics_zoo.files.atomic import check_place, whole_file
 from connectomics_zoo.phantom.grid import Integers, plan_grid
 from connectomics_zoo.phantom.rendering import acquire, render
 from connectomics_zoo.phantom.structure import distance_to_membrane, grow_cells, grow_organelles, label_half_width
@@ -84,8 +84,8 @@ def write_phantom(path: Path, phantom: Phantom, *, overwrite: bool = False) -> N
     """
     if FORMAT_OF_SUFFIX.get(path.suffix.lower()) != "hdf5":
         raise OutputError(f"{path}: a phantom is an HDF5 file, call it {path.with_suffix('.h5')}.")
-    output = PartialOutput(path, overwrite=overwrite)
-    with output.writing(), h5py.File(output.path, "w") as file:
+    check_place(path, overwrite=overwrite)
+    with whole_file(path, overwrite=overwrite) as partial, h5py.File(partial, "w") as file:
         for name, array in (
             ("raw", phantom.image),
             ("neurons", phantom.neurons),

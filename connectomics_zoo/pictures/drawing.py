@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from connectomics_zoo.errors import OutputError
-from connectomics_zoo.volumes import PartialOutput
+from connectomics_zoo.files.atomic import check_place, whole_file
 
 # From the palette of Okabe and Ito (2008), whose colours everybody can tell apart.
 BLUE, VERMILLION, YELLOW = (86, 180, 233), (213, 94, 0), (240, 228, 66)
@@ -66,11 +66,6 @@ def save_figure(figure: Figure, target: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    output = PartialOutput(target, overwrite=True)
-    try:
-        figure.savefig(output.path, format="png")
-        output.commit()
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error.strerror}), give a writable place.") from None
-    finally:
-        output.discard()
+    check_place(target, overwrite=True)
+    with whole_file(target, overwrite=True) as partial:
+        figure.savefig(partial, format="png")

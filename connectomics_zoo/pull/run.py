@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from connectomics_zoo.errors import OutputError
+from connectomics_zoo.files.atomic import refuse_existing, whole_folder
 from connectomics_zoo.files.digests import file_sha256, write_sums
 from connectomics_zoo.files.yaml import dump_yaml
 from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE, pin
@@ -46,8 +45,8 @@ def pull(ref: str, *, to: str | Path | None = None, frozen: Frozen = False) -> P
         ZooError: see `pretrained.find_pretrained`.
     """
     folder = None if to is None else Path(to)
-    if folder is not None and (folder.exists() or folder.is_symlink()):
-        raise OutputError(f"{folder} exists and is not overwritten, choose another place.")
+    if folder is not None:
+        refuse_existing(folder)
     reference = parse_reference(ref)
     pinned = ref if frozen is not False or reference.hub is None else str(pin(reference.hub))
     found = find_pretrained(pinned, frozen=frozen)
@@ -70,14 +69,7 @@ def _write_folder(found: Pretrained, folder: Path) -> None:
     run = embedded_run(found)
     described = found.spec.model_copy(update={"weights": {}}) if run is None else run
     document = described.model_dump(mode="json")
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
+    with whole_folder(folder) as partial:
         (partial / SPEC_FILE).write_text(dump_yaml(document), encoding="utf-8")
         shutil.copyfile(found.path, partial / WEIGHTS_FILE)
         write_sums(partial, (SPEC_FILE, WEIGHTS_FILE))
-        partial.rename(folder)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror}), give a writable place.") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

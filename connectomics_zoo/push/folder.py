@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from connectomics_zoo.errors import OutputError
+from connectomics_zoo.files.atomic import output_errors, whole_file
 from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE
 from connectomics_zoo.push.card import CARD_FILE, CURVE_FILE, PROVENANCE_FILE
 from connectomics_zoo.push.measured import PICTURE_FILE
@@ -53,14 +53,8 @@ def copy_files(files: Mapping[str, Path], folder: Path) -> None:
     Raises:
         OutputError: the folder cannot be written.
     """
-    try:
+    with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, path in files.items():
-            partial = folder / f".{name}.partial-{os.getpid()}"
-            try:
-                shutil.copyfile(path, partial)
-                partial.replace(folder / name)
-            finally:
-                partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror}), give a writable place.") from None
+    for name, path in files.items():
+        with whole_file(folder / name, overwrite=True) as partial:
+            shutil.copyfile(path, partial)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from connectomics_zoo.files.atomic import write_text
 from connectomics_zoo.files.yaml import dump_yaml, read_yaml
 from connectomics_zoo.schema.task import DecodeSpec
 from connectomics_zoo.schema.tuned import TunedDecoding
 from connectomics_zoo.schema.validation import validate
-from connectomics_zoo.volumes import PartialOutput
 
 TUNED_FILE = "decode.yaml"
 """In a run folder: the settings that tuning found."""
@@ -31,7 +31,5 @@ def write_tuned(tuned: TunedDecoding, run: str | Path) -> Path:
         OutputError: the folder cannot be written.
     """
     path = Path(run) / TUNED_FILE
-    output = PartialOutput(path, overwrite=True)
-    with output.writing():
-        output.path.write_text(dump_yaml(tuned.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+    write_text(path, dump_yaml(tuned.model_dump(mode="json", exclude_none=True)))
     return path

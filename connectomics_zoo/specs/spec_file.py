@@ -7,6 +7,7 @@ from pathlib import Path
 
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import OutputError
+from connectomics_zoo.files.atomic import refuse_existing, whole_file
 from connectomics_zoo.files.yaml import dump_yaml, parse_yaml
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.validation import validate
@@ -21,15 +22,10 @@ def spec_file(name: str, *, output: Path) -> Path:
     path = output / f"{name}.yaml" if output.is_dir() or output.suffix not in (".yaml", ".yml") else output
     if path.stem != name:
         raise OutputError(f"{path}: a spec's file is called after its model, write {path.with_name(f'{name}.yaml')}.")
-    _refuse_existing(path)
+    refuse_existing(path)
     if not path.parent.is_dir():
         raise OutputError(f"{path.parent}: there is no such folder, make it first.")
     return path
-
-
-def _refuse_existing(path: Path) -> None:
-    if path.exists() or path.is_symlink():
-        raise OutputError(f"{path} exists and is not overwritten, choose another name or place.")
 
 
 def spec_text(spec: ModelSpec, *, path: Path) -> str:
@@ -58,12 +54,5 @@ def write_spec(spec: ModelSpec, *, path: Path) -> None:
     Raises:
         OutputError: the folder cannot be written to, or the file exists by now.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
+    with whole_file(path, overwrite=False) as partial:
         partial.write_text(spec_text(spec, path=path), encoding="utf-8")
-        _refuse_existing(path)  # measuring took its time
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}), give a writable place.") from None
-    finally:
-        partial.unlink(missing_ok=True)

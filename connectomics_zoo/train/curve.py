@@ -8,6 +8,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from connectomics_zoo.files.atomic import whole_file
+
 LOG_FILE = "metrics.csv"
 """Name of the CSV log of the last stretch of a run."""
 
@@ -42,9 +44,8 @@ def draw_curve(logs: Path, picture: Path, *, title: str, metric: str) -> None:
         best = max(scores, key=lambda item: item[1])
         right.annotate(f"{best[1]:.3f}", best, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    partial = picture.with_name(f".{picture.name}.partial")
-    figure.savefig(partial, format="png", dpi=150)
-    partial.replace(picture)
+    with whole_file(picture, overwrite=True) as partial:
+        figure.savefig(partial, format="png", dpi=150)
 
 
 def keep_log(logs: Path, *, step: int) -> None:

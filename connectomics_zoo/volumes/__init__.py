@@ -1,6 +1,5 @@
 """Lazy reading and writing of volumes in HDF5, TIFF and Zarr."""
 
-from connectomics_zoo.files.atomic import PartialOutput
 from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.metadata import Content, VoxelSize
 from connectomics_zoo.volumes.placement import Placement
@@ -10,7 +9,6 @@ from connectomics_zoo.volumes.writing import WritableVolume, create_volume
 __all__ = [
     "Box",
     "Content",
-    "PartialOutput",
     "Placement",
     "Volume",
     "VoxelSize",

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from connectomics_zoo.errors import OutputError, reason
-from connectomics_zoo.files.atomic import PartialOutput
+from connectomics_zoo.files.atomic import PartialOutput, check_place, output_errors
 from connectomics_zoo.volumes.box import Box, refuse_outside
 from connectomics_zoo.volumes.checks import DTYPES, is_supported, readable
 from connectomics_zoo.volumes.hdf5 import Hdf5Sink, hdf5_datasets
@@ -156,26 +156,26 @@ def create_volume(
     kind = FORMAT_OF_SUFFIX[path.suffix.lower()]
     if kind == "hdf5" and dataset is None:
         dataset = "main"
-    if overwrite and path.exists():
+    check_place(path, overwrite=overwrite)
+    if path.exists():
         _refuse_losing_other_data(path, dataset=dataset)
     output = PartialOutput(path, overwrite=overwrite)
     edges = tuple(min(edge, size) for edge, size in zip(chunks or _CHUNKS, shape, strict=True))
     try:
-        sink = _SINKS[kind](
-            output.path,
-            dataset=dataset,
-            shape=shape if channels is None else (channels, *shape),
-            dtype=data_type,
-            voxel_size_nm=voxel_size_nm,
-            content=content,
-            task=task,
-            placement=placement,
-            chunks=edges if channels is None else (1, *edges),
-        )
-    except BaseException as error:
+        with output_errors(path):
+            sink = _SINKS[kind](
+                output.path,
+                dataset=dataset,
+                shape=shape if channels is None else (channels, *shape),
+                dtype=data_type,
+                voxel_size_nm=voxel_size_nm,
+                content=content,
+                task=task,
+                placement=placement,
+                chunks=edges if channels is None else (1, *edges),
+            )
+    except BaseException:
         output.discard()
-        if isinstance(error, OSError):
-            raise OutputError(f"{path}: cannot be written ({reason(error)}), choose another place.") from error
         raise
     return WritableVolume(
         str(path) if dataset is None else f"{path}:{dataset}",

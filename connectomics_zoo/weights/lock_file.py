@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from connectomics_zoo.errors import OutputError, SpecError, WeightsError, nearest
+from connectomics_zoo.errors import SpecError, WeightsError, nearest
+from connectomics_zoo.files.atomic import write_text
 from connectomics_zoo.files.yaml import dump_yaml, read_yaml
 from connectomics_zoo.schema.base import describe
 from connectomics_zoo.schema.weights_lock import LockedWeights, WeightsLock
@@ -41,14 +41,7 @@ def write_weights_lock(lock: WeightsLock, path: Path) -> None:
         OutputError: it cannot be written.
     """
     ordered = WeightsLock(lock_version=1, weights=dict(sorted(lock.weights.items())))
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text(_HEAD + dump_yaml(ordered.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}), give a writable place.") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, _HEAD + dump_yaml(ordered.model_dump(mode="json", exclude_none=True)))
 
 
 def locked(path: Path, name: str) -> LockedWeights:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,20 +9,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from connectomics_zoo.errors import OutputError, WeightsError
+from connectomics_zoo.errors import WeightsError
+from connectomics_zoo.files.atomic import whole_file
+from connectomics_zoo.files.local import is_local
 from connectomics_zoo.files.safetensors import MAX_HEADER, PICKLES, read_header
 from connectomics_zoo.network.build import build_meta
 from connectomics_zoo.schema.model import ModelSpec
-
-_MAPPED = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"})
-"""File systems of this machine alone, whose files are mapped into memory.
-
-Where another machine can replace the file, as on NFS or Lustre, touching a page that is no longer there would end the
-process; reading costs time, but nothing can happen afterwards.
-"""
-
-
-_MOUNTS = Path("/proc/self/mountinfo")
 
 
 def read_weights(path: Path, *, max_bytes: int | None = None) -> dict[str, Tensor]:
@@ -52,8 +43,11 @@ def read_weights(path: Path, *, max_bytes: int | None = None) -> dict[str, Tenso
         raise WeightsError(
             f"{path}: {size} bytes, and the network can need {max_bytes} at most: load the model that they are of."
         )
+    # Where another machine can replace the file, touching a mapped page that is no longer there would end the process;
+    # reading costs time, but nothing can happen afterwards.
+    backend = "mmap" if is_local(path.parent) else "pread"
     try:
-        with safe_open(path, framework="pt", backend="mmap" if _is_local(path) else "pread") as stream:
+        with safe_open(path, framework="pt", backend=backend) as stream:
             return {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 (no iterator of its own)
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error}), get it again.") from None
@@ -69,37 +63,27 @@ def largest_file(spec: ModelSpec) -> int:
     return 8 * elements + MAX_HEADER
 
 
-def _is_local(path: Path) -> bool:
-    """Whether `path` lies on a file system of this machine alone, as far as the system says (Linux does)."""
-    try:
-        lines = _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    kinds = {}
-    for line in lines:
-        mount, _, kind = line.partition(" - ")
-        kinds[mount.split()[4].replace(r"\040", " ")] = kind.split()[0]
-    parents = (str(folder) for folder in path.resolve().parents)
-    return next((kinds[folder] for folder in parents if folder in kinds), None) in _MAPPED
-
-
 def write_weights(network: nn.Module, path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write the network's state dict to `path` as safetensors; at no moment does a half-written file have that name."""
+    """Write the network's state dict to `path` as safetensors; at no moment does a half-written file have that name.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in network.state_dict().items()}
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
+    with whole_file(path, overwrite=True) as partial:
         save_tensors(tensors, partial, metadata=metadata or {})
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise OutputError(f"{path}: cannot be written ({reason}), give a writable place.") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str]) -> None:
-    """Write `tensors` to a safetensors file that is as readable for others as any new file."""
+    """Write `tensors` to a safetensors file that is as readable for others as any new file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     path.touch()
     mode = path.stat().st_mode
-    save_file(dict(tensors), path, metadata=dict(metadata))  # makes a file that its owner alone can read
+    try:
+        save_file(dict(tensors), path, metadata=dict(metadata))  # makes a file that its owner alone can read
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
     path.chmod(mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -104,10 +105,11 @@ def test_an_existing_file_is_not_overwritten(tmp_path):
 
 
 def test_a_failed_write_leaves_nothing_behind(small, tmp_path, monkeypatch):
-    def fail(self: Path, target: Path) -> None:
+    def fail(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr(os, "link", fail)
+    monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(
         OutputError, match=r"small.yaml: cannot be written \(Permission denied\), give a writable place"
     ):

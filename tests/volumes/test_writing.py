@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +135,16 @@ def test_a_target_that_appears_meanwhile_is_not_overwritten_and_the_finished_vol
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_a_zarr_that_a_killed_process_was_replacing_is_there_again_and_guarded(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    write(tmp_path / "a.zarr:raw", example(3, 4, 5))
+    (tmp_path / "a.zarr").rename(tmp_path / f".a.zarr.old-{process.pid}")
+    with refuses("a.zarr: holds raw/0, which would be lost"):
+        create(tmp_path / "a.zarr", overwrite=True)
+    np.testing.assert_array_equal(open_volume(tmp_path / "a.zarr:raw").read(ALL), example(3, 4, 5))
+
+
 def test_a_dataset_is_never_added_to_an_existing_file(tmp_path):
     h5(tmp_path / "a.h5", raw=example(3, 4, 5))
     with refuses("a.h5: exists already"):
@@ -222,7 +234,7 @@ def test_a_disk_without_room_is_an_error_before_any_work(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with refuses("a.tif: cannot be written (No space left on device), choose another place."):
+    with refuses("a.tif: cannot be written (No space left on device), give a writable place."):
         create(tmp_path / "a.tif")
     assert list(tmp_path.iterdir()) == []
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from connectomics_zoo.errors import OutputError, WeightsError
+from connectomics_zoo.files import local
 from connectomics_zoo.files.digests import file_sha256
 from connectomics_zoo.network.build import build
 from connectomics_zoo.schema.model import ModelSpec
@@ -60,7 +61,7 @@ def mount(monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str | None) -> No
             "20 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
             f"21 20 0:50 /export {escaped} rw,relatime shared:2 master:3 - {kind} server:/export rw\n"
         )
-    monkeypatch.setattr(storage, "_MOUNTS", path)
+    monkeypatch.setattr(local, "_MOUNTS", path)
 
 
 def groups(report: LoadReport) -> tuple[set[str], ...]:
