@@ -75,8 +75,7 @@ def draw_speed_ups(reports: Sequence[BenchReport], path: str | Path) -> None:
         f"{machine.accelerator or machine.processor}, {cores}, torch {machine.versions['torch']}", fontsize=10
     )
     figure.legend(loc="outside lower center", ncols=2 if len(groups) < 3 else 4, frameon=False, fontsize=9)
-    with whole_file(target, overwrite=True) as partial:
-        figure.savefig(partial, format="png")
+    _save(figure, target)
 
 
 def check_target(path: str | Path) -> Path:
@@ -101,3 +100,8 @@ def _groups(models: Sequence[ModelBench]) -> list[_Group]:
             if bars:
                 groups.append(_Group(f"{model.model}\n{mode}\n{size}", bars, bars[0]))
     return groups
+
+
+def _save(figure: Figure, target: Path) -> None:
+    with whole_file(target, overwrite=True) as partial:
+        figure.savefig(partial, format="png")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from connectomics_zoo.compat.layouts import FLAT, NEEDS, NESTED, PROFILES, SETTINGS, SUPERVISED, UNSUPPORTED, Layout
+from connectomics_zoo.compat.layouts import FLAT, NESTED, UNSUPPORTED, Layout, architectures, profiles
 from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
+from connectomics_zoo.schema.pytc import PytcRequest, whole_numbers
 
 _log = logging.getLogger(__name__)
 
@@ -16,28 +16,7 @@ MISSING = "???"
 """How OmegaConf marks a value that must be given."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a configuration asks for, in terms that no longer depend on its generation."""
-
-    architecture: str
-    in_channels: int
-    out_channels: int
-    deep_supervision: bool
-    input_size: tuple[int, ...] | None
-    """The patch size; None where it is absent."""
-    settings: Mapping[str, Any]
-    """Every setting of the architecture, its default where the key is absent."""
-    keys: Mapping[str, str]
-    """The key of each setting, for messages."""
-    layout: Layout
-
-    def refuse(self, setting: str, problem: str) -> SpecError:
-        """Return the error for a value that cannot be built: `problem` says what is allowed and what to do."""
-        return SpecError(f"model.{self.keys[setting]} is {self.settings[setting]!r}, {problem}.")
-
-
-def read_request(model: Mapping[str, Any]) -> Request:
+def read_request(model: Mapping[str, Any]) -> PytcRequest:
     """Return what the section `model` asks for.
 
     Raises:
@@ -46,7 +25,8 @@ def read_request(model: Mapping[str, Any]) -> Request:
     """
     layout = _layout(model)
     explicit = dict(_flatten(model, layout))
-    unknown = [f"unknown key model.{key}, {nearest(key, layout.defaults)}" for key in explicit.keys() - layout.defaults]
+    defaults = layout.defaults
+    unknown = [f"unknown key model.{key}, {nearest(key, defaults)}" for key in explicit.keys() - defaults]
     if unknown:
         raise UnknownNameError("; ".join(sorted(unknown)[:5]))
     for key, value in explicit.items():
@@ -55,24 +35,24 @@ def read_request(model: Mapping[str, Any]) -> Request:
     given = _apply_profile(explicit) if layout is NESTED else explicit
     architecture = _architecture(given, layout)
     _refuse_without_effect(architecture, explicit, layout)
-    values = {**layout.defaults, **layout.own_defaults.get(architecture, {}), **given}
+    values = {**defaults, **layout.own_defaults(architecture), **given}
     keys = layout.settings(architecture)
-    request = Request(
+    request = PytcRequest(
         architecture=architecture,
+        generation=layout.generation,
         in_channels=_whole_number("in_channels", values["in_channels"]),
         out_channels=_whole_number("out_channels", values["out_channels"]),
         deep_supervision=_truth(layout.deep_supervision, values[layout.deep_supervision]),
-        input_size=whole_numbers("model.input_size", explicit["input_size"]) if "input_size" in explicit else None,
+        input_size=whole_numbers("input_size", explicit["input_size"]) if "input_size" in explicit else None,
         settings={name: values[key] for name, key in keys.items()},
+        defaults={name: defaults[key] for name, key in keys.items()},
         keys=keys,
-        layout=layout,
     )
-    for setting, (other, wanted) in NEEDS.items():
-        own = keys.get(setting, layout.architecture)
-        is_set = setting in keys and explicit.get(own, layout.defaults[own]) != layout.defaults[own]
-        if is_set and request.settings[other] not in wanted:
+    for setting, (other, wanted) in architectures()[architecture].needs.items():
+        is_set = explicit.get(keys[setting], request.defaults[setting]) != request.defaults[setting]
+        if is_set and request.settings[other] != wanted:
             raise request.refuse(setting, f"which has no effect with {other} {request.settings[other]!r}: remove it")
-    _note_other_defaults(request, given)
+    _note_fallbacks(request, given)
     return request
 
 
@@ -83,13 +63,14 @@ def _layout(model: Mapping[str, Any]) -> Layout:
         return NESTED
     if "architecture" in model:
         return FLAT
-    raise SpecError(f"model has no 'architecture', give one of {', '.join(SETTINGS)}.")
+    raise SpecError(f"model has no 'architecture', give one of {', '.join(architectures())}.")
 
 
 def _flatten(section: Mapping[str, Any], layout: Layout, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    known = layout.defaults
     for name, value in section.items():
         key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and key not in layout.defaults:
+        if isinstance(value, Mapping) and key not in known:
             yield from _flatten(value, layout, f"{key}.")
         else:
             yield key, value
@@ -99,30 +80,32 @@ def _apply_profile(given: dict[str, Any]) -> dict[str, Any]:
     profile = given.get("arch.profile")
     if profile is None:
         return given
-    if not isinstance(profile, str) or profile not in PROFILES:
+    known = profiles()
+    if not isinstance(profile, str) or profile not in known:
         raise UnknownNameError(
-            f"unknown model.arch.profile {profile!r} (known are {', '.join(PROFILES)}), "
+            f"unknown model.arch.profile {profile!r} (known are {', '.join(known)}), "
             "let PyTorch Connectomics resolve one of your own and set it to null."
         )
-    merged = {**PROFILES[profile], **given}
-    if merged["arch.type"] != PROFILES[profile]["arch.type"]:
+    merged = {**known[profile], **given}
+    if merged["arch.type"] != known[profile]["arch.type"]:
         raise SpecError(f"model.arch.profile {profile!r} is not of type {merged['arch.type']!r}, keep one of them.")
     return merged
 
 
 def _architecture(given: Mapping[str, Any], layout: Layout) -> str:
+    known = architectures()
     if layout.architecture not in given:
-        raise SpecError(f"model has no {layout.architecture!r}, give one of {', '.join(SETTINGS)}.")
+        raise SpecError(f"model has no {layout.architecture!r}, give one of {', '.join(known)}.")
     architecture = given[layout.architecture]
     if not isinstance(architecture, str):
-        raise SpecError(f"model.{layout.architecture} is {architecture!r}, it must be one of {', '.join(SETTINGS)}.")
+        raise SpecError(f"model.{layout.architecture} is {architecture!r}, it must be one of {', '.join(known)}.")
     if architecture in UNSUPPORTED:
         raise UnknownNameError(
             f"the architecture {architecture!r} is not built here ({UNSUPPORTED[architecture]}), "
-            f"there are {', '.join(SETTINGS)}."
+            f"there are {', '.join(known)}."
         )
-    if architecture not in SETTINGS:
-        raise UnknownNameError(f"unknown architecture {architecture!r}, {nearest(architecture, SETTINGS)}")
+    if architecture not in known:
+        raise UnknownNameError(f"unknown architecture {architecture!r}, {nearest(architecture, known)}")
     return architecture
 
 
@@ -130,15 +113,15 @@ def _refuse_without_effect(architecture: str, given: Mapping[str, Any], layout: 
     """Refuse every key that differs from its default although the network of `architecture` does not follow it."""
     followed = {*layout.settings(architecture).values(), *layout.not_network}
     followed |= {layout.architecture, "arch.profile", "input_size", "in_channels", "out_channels"}
-    if architecture in SUPERVISED:
+    if architectures()[architecture].supervised:
         followed.add(layout.deep_supervision)
-    problems = []
+    problems, defaults = [], layout.defaults
     for key, value in given.items():
-        if key in followed or value == layout.defaults[key]:
+        if key in followed or value == defaults[key]:
             continue
-        readers = [name for name in SETTINGS if key in layout.settings(name).values()]
+        readers = [name for name in architectures() if key in layout.settings(name).values()]
         if key == layout.deep_supervision:
-            readers = [name for name in SETTINGS if name in SUPERVISED]
+            readers = [name for name, item in architectures().items() if item.supervised]
         known_by = f"{', '.join(readers)} would" if readers else "no architecture does here"
         twin = layout.settings(architecture).get(layout.setting(key))
         hint = f", did you mean {twin!r}" if twin else ""
@@ -148,15 +131,16 @@ def _refuse_without_effect(architecture: str, given: Mapping[str, Any], layout: 
         raise SpecError("; ".join(problems[:5]) + more + ": remove what is not meant.")
 
 
-def _note_other_defaults(request: Request, given: Mapping[str, Any]) -> None:
+def _note_fallbacks(request: PytcRequest, given: Mapping[str, Any]) -> None:
     """Say so where PyTC itself has two defaults for an absent key, and give them different networks."""
-    for key, other in request.layout.other_defaults.get(request.architecture, {}).items():
-        if key not in given:
+    for setting, other in architectures()[request.architecture].fallbacks.items():
+        key, default = request.keys[setting], request.defaults[setting]
+        if key not in given and other != default:
             _log.warning(
                 "model.%s is absent: %r is taken, as PyTorch Connectomics does for a configuration file; "
                 "its builder alone would take %r.",
                 key,
-                request.layout.defaults[key],
+                default,
                 other,
             )
 
@@ -171,14 +155,3 @@ def _truth(key: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise SpecError(f"model.{key} is {value!r}, it must be true or false.")
     return value
-
-
-def whole_numbers(key: str, value: Any) -> tuple[int, ...]:
-    """Return `value` as whole numbers of at least 1; `key` names it in the error.
-
-    Raises:
-        SpecError: it is no list of them.
-    """
-    if not isinstance(value, list) or not value or any(type(item) is not int or item < 1 for item in value):
-        raise SpecError(f"{key} is {value!r}, it must be a list of whole numbers of at least 1.")
-    return tuple(value)

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from connectomics_zoo.errors import InputSizeError
 from connectomics_zoo.network.convolution_guard import guard_convolutions
 from connectomics_zoo.network.seeding import seed_parameters, seeded_input
-from connectomics_zoo.schema.builder import builder_module
+from connectomics_zoo.schema.builder import builder_module, channel_vectors
 from connectomics_zoo.schema.model import Expectation, Flops, ModelSpec, ParameterCounts, Probe, ProbeOutput
 
 PROBE_VALUES = 5
@@ -183,7 +183,7 @@ def run_probe(spec: ModelSpec, input_shape: tuple[int, ...]) -> Probe:
     The first output is that of evaluation, the others are those of training.
     """
     network = build(spec, deep_supervision=True)
-    seed_parameters(network)
+    seed_parameters(network, channel_vectors=channel_vectors(spec.builder))
     # Evaluation comes first: a pass in training moves running statistics.
     probe = probe_network(network, spec, input_shape)
     if len(spec.outputs) == 1:

@@ -2,8 +2,12 @@
 
 A builder lives in a catalogue's `builders/<name>.py`. Importing it must not import torch; `build` may.
 
-It may also have `CHANNELS_LAST = True`, which says that its networks are faster on a CPU with channels last, and a
-function `encoder_modules(config)`, which names the submodules of the encoder: what lies before the first upsampling.
+It may also have
+- `CHANNELS_LAST = True`, which says that its networks are faster on a CPU with channels last,
+- `faster_in_bfloat16(config)`, which says whether they train faster so on a CPU that has it,
+- `encoder_modules(config)`, which names the submodules of the encoder: what lies before the first upsampling,
+- `CHANNEL_VECTORS`, names of parameters that hold one number a channel in the shape (1, C, 1, …), and are no kernels,
+- `PYTC`, the architectures of PyTorch Connectomics that it builds.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import LimitError
 from connectomics_zoo.schema.base import Node
+from connectomics_zoo.schema.pytc import PytcArchitecture
 
 if TYPE_CHECKING:
     from torch import nn
@@ -110,3 +115,13 @@ def encoder_modules(name: str, config: BuilderConfig) -> tuple[str, ...] | None:
     """Return the submodules that the builder's `encoder_modules(config)` names, None where the builder has none."""
     answer = vars(builder_module(name)).get("encoder_modules")
     return None if answer is None else tuple(answer(config))
+
+
+def channel_vectors(name: str) -> tuple[str, ...]:
+    """Return the parameters that the builder declares as `CHANNEL_VECTORS`, by the last part of their names."""
+    return tuple(vars(builder_module(name)).get("CHANNEL_VECTORS", ()))
+
+
+def pytc_architectures(name: str) -> tuple[PytcArchitecture, ...]:
+    """Return the architectures of PyTorch Connectomics that the builder declares in `PYTC`."""
+    return tuple(vars(builder_module(name)).get("PYTC", ()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from support.paths import REPOSITORY
 from support.pytc import full
 
 from connectomics_zoo.compat import build_model
-from connectomics_zoo.compat.layouts import FLAT, NESTED, SETTINGS, Layout
+from connectomics_zoo.compat.layouts import FLAT, NESTED, Layout, architectures
 from connectomics_zoo.errors import SpecError, UnknownNameError, ZooError
 from connectomics_zoo.files.yaml import read_yaml
+from connectomics_zoo.schema.pytc import Generation
+from zoo.builders import rsunet
 
 TUTORIALS = read_yaml(REPOSITORY / "tests" / "support" / "data" / "pytc_flat.yaml")
 
@@ -43,7 +46,7 @@ def test_the_checkpoint_style_that_pytc_ignores_is_honoured() -> None:
 
 
 @pytest.mark.parametrize("layout", [FLAT, NESTED], ids=["flat", "nested"])
-@pytest.mark.parametrize("architecture", SETTINGS)
+@pytest.mark.parametrize("architecture", architectures())
 def test_every_key_is_followed_or_refused_when_it_is_not_at_its_default(layout: Layout, architecture: str) -> None:
     """Each key in turn gets a value that no network has: it must be named in an error, unless it is no network's."""
     refused = 0
@@ -59,8 +62,7 @@ def test_every_key_is_followed_or_refused_when_it_is_not_at_its_default(layout: 
 @pytest.mark.parametrize("layout", [FLAT, NESTED], ids=["flat", "nested"])
 def test_keys_that_are_not_about_the_network_are_accepted(layout: Layout) -> None:
     changes: dict[str, Any] = {key: ["anything"] for key in layout.not_network}
-    section = SETTINGS["mednext_custom"][0]
-    small = {layout.key(section, "base_channels"): 2, layout.architecture: "mednext_custom"}
+    small = {layout.settings("mednext_custom")["base_channels"]: 2, layout.architecture: "mednext_custom"}
     network: Any = build_model({"model": full(layout, changes | small)})
     assert network.stem.out_channels == 2
 
@@ -265,3 +267,20 @@ def test_where_pytc_has_two_defaults_the_choice_is_said(
 def test_nothing_is_said_about_a_complete_configuration(caplog: pytest.LogCaptureFixture) -> None:
     build_model({"model": full(FLAT, {"architecture": "mednext_custom", "mednext_base_channels": 2})})
     assert caplog.text == ""
+
+
+def test_an_architecture_that_two_builders_declare_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rsunet, "PYTC", (*rsunet.PYTC, replace(architectures()["mednext"])))
+    architectures.cache_clear()
+    with pytest.raises(SpecError, match=r"two builders declare PyTorch Connectomics' 'mednext', uninstall one\."):
+        architectures()
+
+
+@pytest.mark.parametrize("generation", ["flat", "nested"])
+def test_settings_that_share_a_key_have_one_default(generation: Generation) -> None:
+    defaults: dict[str, Any] = {}
+    for architecture in architectures().values():
+        keys, own = architecture.sections[generation]
+        for setting, default in own.items():
+            assert defaults.setdefault(keys[setting], default) == default, keys[setting]
+    assert len(defaults) > 30

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import zoo
 from connectomics_zoo.compat import build_model, list_architectures, print_available_architectures
-from connectomics_zoo.compat.layouts import FLAT, NESTED, SETTINGS, Layout
+from connectomics_zoo.compat.layouts import FLAT, NESTED, Layout, architectures
 from connectomics_zoo.errors import SpecError
 from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.network.build import count_parameters
@@ -86,13 +86,13 @@ def test_flat_configurations_build_the_network_of_pytc(model: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("layout", [FLAT, NESTED], ids=["flat", "nested"])
-@pytest.mark.parametrize("architecture", SETTINGS)
+@pytest.mark.parametrize("architecture", architectures())
 def test_a_configuration_with_every_key_at_its_default_builds_every_architecture(
     layout: Layout, architecture: str
 ) -> None:
     changes: dict[str, Any] = {layout.architecture: architecture}
     if architecture == "monai_swin_unetr":
-        changes[layout.key("transformer", "feature_size")] = 48
+        changes[layout.settings(architecture)["feature_size"]] = 48
     if architecture == "monai_unetr":
         changes["input_size"] = [32, 32, 32]
     model = full(layout, changes)

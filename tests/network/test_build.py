@@ -31,6 +31,7 @@ from connectomics_zoo.network.build import (
     run_probe,
 )
 from connectomics_zoo.network.seeding import seed_parameters, seeded_array, seeded_input
+from connectomics_zoo.schema.builder import channel_vectors
 from connectomics_zoo.schema.model import ModelSpec, SizeRule
 from connectomics_zoo.specs.lookup import get_spec
 from connectomics_zoo.specs.resolve import resolve_model
@@ -304,6 +305,19 @@ def test_probe_of_a_network_with_dropout_and_running_statistics_is_that_of_evalu
     assert run_probe(spec, (1, 1, 2, 2, 2)) == run_probe(spec, (1, 1, 2, 2, 2))
 
 
+def test_the_probe_seeds_as_vectors_what_the_builder_declares_as_such() -> None:
+    spec = tiny(grn=True)
+    network = build(spec, deep_supervision=True).eval()
+    results = []
+    for vectors in ((), ("grn_beta", "grn_gamma")):
+        seed_parameters(network, channel_vectors=vectors)
+        with torch.no_grad():
+            results.append(network(seeded_input((1, 1, 16, 32, 32))).double().square().mean().sqrt().item())
+    rms = run_probe(spec, (1, 1, 16, 32, 32)).outputs["output"].rms
+    assert math.isclose(rms, results[1], rel_tol=1e-5)
+    assert not math.isclose(rms, results[0], rel_tol=1e-2)
+
+
 def test_measure_states_everything_that_a_spec_declares() -> None:
     spec = tiny()
     expect = measure(spec)
@@ -349,7 +363,7 @@ def test_seeded_values_equal_the_shared_recipe(name: str, shape: tuple[int, ...]
     assert specification.loader is not None
     recipe = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(recipe)
-    ours = seeded_array(name, shape)
+    ours = seeded_array(name, shape, channel_vectors=channel_vectors("mednext"))
     assert ours.dtype == np.float32
     assert ours.shape == shape
     assert np.array_equal(ours, recipe.array(name, shape))

@@ -1,7 +1,7 @@
 """What PyTorch Connectomics (PyTC) builds from a configuration: the oracle of test_compat.py.
 
 This is PyTC's own mapping from keys to arguments (models/arch/*_models.py, models/architectures/*_models.py at the
-commits that connectomics_zoo/compat/layouts.py names), with the defaults of its dataclass where a key is absent.
+commits that connectomics_zoo/schema/pytc.py names), with the defaults of its dataclass where a key is absent.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from monai.networks.nets import UNETR, BasicUNet, SwinUNETR, UNet
 from torch import nn
 
-from connectomics_zoo.compat.layouts import FLAT, NESTED, SETTINGS, Layout
+from connectomics_zoo.compat.layouts import FLAT, NESTED, Layout, architectures
 from connectomics_zoo.network.build import count_parameters
 from zoo.builders import mednext
 
@@ -43,12 +43,11 @@ class PyTC:
         self.values = {**self.layout.defaults, **(nested_values(model) if self.layout is NESTED else model)}
         self.architecture: str = self.values[self.layout.architecture]
         if self.architecture == "monai_swin_unetr":  # 16 cannot be built; 48 is the builder's own default
-            key = self.layout.key("transformer", "feature_size")
+            key = self.layout.settings(self.architecture)["feature_size"]
             self.values[key] = 48 if self.values[key] == 16 else self.values[key]
 
     def __getitem__(self, setting: str) -> Any:
-        section = SETTINGS[self.architecture][0]
-        return self.values[self.layout.key(section, setting)]
+        return self.values[architectures()[self.architecture].sections[self.layout.generation].keys[setting]]
 
     @property
     def channels(self) -> tuple[int, int]:

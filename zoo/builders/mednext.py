@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
 from connectomics_zoo.errors import MissingPackageError
 from connectomics_zoo.schema.builder import BuilderConfig, Interface, OutputGeometry, refuse_too_many
+from connectomics_zoo.schema.pytc import INPUT_SIZE, Generation, PytcArchitecture, PytcKeys, PytcRequest, prefixed
 
 if TYPE_CHECKING:
     from torch import nn
+
+CHANNEL_VECTORS = ("grn_beta", "grn_gamma")
+"""Parameters of global response normalisation, which scale and shift channels."""
 
 STAGES = 9
 """Four encoder stages, the bottleneck and four decoder stages."""
@@ -232,3 +236,90 @@ def _build_original(config: Config, *, in_channels: int, out_channels: int, deep
         dim=f"{config.spatial_dims}d",
         grn=config.grn,
     )
+
+
+# PyTorch Connectomics
+
+
+def _from_pytc(request: PytcRequest) -> tuple[str, dict[str, Any]]:
+    size, kernel_size = request.settings["size"], request.settings["kernel_size"]
+    if size not in ("S", "B", "M", "L"):
+        raise request.refuse("size", "it must be 'S', 'B', 'M' or 'L', or choose the architecture 'mednext_custom'")
+    # 5, and not 5.0: what is no whole number is for `Config` to refuse.
+    suffix = "-k5" if type(kernel_size) is int and kernel_size == 5 else ""
+    return f"mednext-{size}{suffix}", {"kernel_size": kernel_size, **_pytc_options(request)}
+
+
+def _custom_from_pytc(request: PytcRequest) -> tuple[str, dict[str, Any]]:
+    settings = request.settings
+    arch = {
+        "base_channels": settings["base_channels"],
+        "kernel_size": settings["kernel_size"],
+        "expansion_ratios": settings["exp_r"],
+        "block_counts": settings["block_counts"],
+        "residual": settings["do_res"],
+        "resample_residual": settings["do_res_up_down"],
+        "norm": settings["norm"],
+        "grn": settings["grn"],
+        "checkpointing": False,
+        **_pytc_options(request),
+    }
+    return "mednext_custom", arch
+
+
+def _pytc_options(request: PytcRequest) -> dict[str, Any]:
+    """What both have: of `mednext` PyTC ignores it, and builds a 3-D network for `dim: 2d`."""
+    dim, style = request.settings["dim"], request.settings["checkpoint_style"]
+    if dim not in ("2d", "3d"):
+        raise request.refuse("dim", "it must be '2d' or '3d'")
+    if style not in (None, "outside_block"):
+        raise request.refuse("checkpoint_style", "it must be null or 'outside_block'")
+    size, dims = request.input_size, int(dim[0])
+    if size is not None and len(size) != dims and size != INPUT_SIZE:
+        raise request.refuse("dim", f"but input_size {list(size)} has {len(size)} axes: make them agree")
+    return {"spatial_dims": dims} | ({"checkpointing": True} if style else {})
+
+
+_PYTC_DEFAULTS = {
+    "size": "S",
+    "base_channels": 32,
+    "exp_r": 4,
+    "kernel_size": 3,
+    "do_res": True,
+    "do_res_up_down": True,
+    "block_counts": [2] * STAGES,
+    "checkpoint_style": None,
+    "norm": "group",
+    "dim": "3d",
+    "grn": False,
+}
+_PYTC_SECTION: Mapping[Generation, PytcKeys] = {
+    "flat": prefixed("mednext_", _PYTC_DEFAULTS),
+    "nested": prefixed("mednext.", _PYTC_DEFAULTS),
+}
+
+PYTC = (
+    PytcArchitecture(
+        name="mednext",
+        models=tuple(f"mednext-{size}{kernel}" for size in "SBML" for kernel in ("", "-k5")),
+        sections=_PYTC_SECTION,
+        settings=("size", "kernel_size", "dim", "checkpoint_style"),
+        translate=_from_pytc,
+        supervised=True,
+        profiles={
+            "mednext_s": {"size": "S", "kernel_size": 3},
+            "mednext_b": {"size": "B"},
+            "mednext_m": {"size": "M"},
+            "mednext_l": {"size": "L"},
+        },
+    ),
+    PytcArchitecture(
+        name="mednext_custom",
+        models=("mednext_custom",),
+        sections=_PYTC_SECTION,
+        settings=tuple(name for name in _PYTC_DEFAULTS if name != "size"),
+        translate=_custom_from_pytc,
+        supervised=True,
+        fallbacks={"kernel_size": 7},
+    ),
+)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from connectomics_zoo.schema.builder import BuilderConfig, Interface, refuse_too_many
+from connectomics_zoo.schema.pytc import PytcArchitecture, PytcRequest
+from zoo.builders import _pytc
 from zoo.builders._shared import (
     Activation,
     Groups,
@@ -27,11 +29,14 @@ if TYPE_CHECKING:
 
 HALVINGS = 4
 
+LEVELS = 6
+"""Entries of `channels`."""
+
 
 class Config(BuilderConfig):
     """BasicUNet (Falk et al., 2019), as MONAI builds it."""
 
-    channels: Annotated[tuple[Width, ...], Field(strict=False, min_length=6, max_length=6)] = (
+    channels: Annotated[tuple[Width, ...], Field(strict=False, min_length=LEVELS, max_length=LEVELS)] = (
         32,
         32,
         64,
@@ -100,3 +105,33 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
         upsample=config.upsampling,
     )
     return network
+
+
+def _from_pytc(request: PytcRequest) -> tuple[str, dict[str, Any]]:
+    settings = request.settings
+    channels = list(request.whole_numbers("filters"))
+    if len(channels) > LEVELS:
+        raise request.refuse("filters", f"this network has {LEVELS}: leave out what is more")
+    while len(channels) < LEVELS:  # the generations differ in what they fill in
+        channels.append(channels[-1] * 2 if request.generation == "flat" else channels[-1])
+    arch = {
+        "channels": channels,
+        "activation": settings["activation"],
+        "upsampling": settings["upsample_mode"],
+        "dropout": settings["dropout"],
+        "spatial_dims": _pytc.spatial_dims(request),
+        **_pytc.norm(request),
+    }
+    return "monai_basic_unet3d", arch
+
+
+PYTC = (
+    PytcArchitecture(
+        name="monai_basic_unet3d",
+        models=("monai_basic_unet3d",),
+        sections=_pytc.MONAI,
+        settings=("filters", "dropout", "activation", "norm", "num_groups", "upsample_mode", "spatial_dims"),
+        translate=_from_pytc,
+        needs=_pytc.GROUPS,
+    ),
+)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
 from connectomics_zoo.schema.builder import BuilderConfig, Interface, refuse_too_many
+from connectomics_zoo.schema.pytc import PytcArchitecture, PytcRequest
+from zoo.builders import _pytc
 from zoo.builders._shared import Probability, volume_interface, weights
 
 if TYPE_CHECKING:
@@ -93,3 +95,30 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
             spatial_dims=3,
         )
     return network.to(device)
+
+
+_FIELDS_OF_PYTC = {
+    "feature_size": "feature_size",
+    "dropout": "dropout",
+    "attn_drop_rate": "attention_dropout",
+    "dropout_path_rate": "path_dropout",
+    "use_checkpoint": "checkpointing",
+}
+
+
+def _from_pytc(request: PytcRequest) -> tuple[str, dict[str, Any]]:
+    _pytc.volume_size(request)
+    return "monai_swin_unetr", {field: request.settings[name] for name, field in _FIELDS_OF_PYTC.items()}
+
+
+PYTC = (
+    PytcArchitecture(
+        name="monai_swin_unetr",
+        models=("monai_swin_unetr",),
+        sections=_pytc.TRANSFORMER,
+        settings=tuple(_FIELDS_OF_PYTC),
+        translate=_from_pytc,
+        # It cannot be built with the 16 features of the section, so that only what PyTC's builder takes is left.
+        own_defaults={"feature_size": 48},
+    ),
+)

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from connectomics_zoo.errors import SpecError
 from connectomics_zoo.schema.builder import BuilderConfig, Interface, refuse_too_many
+from connectomics_zoo.schema.pytc import PytcArchitecture, PytcRequest
+from zoo.builders import _pytc
 from zoo.builders._shared import (
     Activation,
     Edge,
@@ -134,3 +136,44 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
         dropout=config.dropout,
     )
     return network
+
+
+PYTC_FLAT_LEVELS = 5
+"""Levels that PyTorch Connectomics takes from `filters` in its flat generation."""
+
+
+def _from_pytc(request: PytcRequest) -> tuple[str, dict[str, Any]]:
+    settings, dims = request.settings, _pytc.spatial_dims(request)
+    channels = request.whole_numbers("filters")
+    if request.generation == "flat" and len(channels) > PYTC_FLAT_LEVELS:
+        raise request.refuse("filters", f"PyTC takes the first {PYTC_FLAT_LEVELS}: leave out what is more")
+    strides = [2] * (len(channels) - 1)
+    if settings["strides"] not in (None, strides):
+        raise request.refuse("strides", f"PyTC builds {strides} whatever it says: write that, or null")
+    arch = {
+        "channels": channels,
+        "strides": [[stride] * dims for stride in strides],
+        "kernel_size": [settings["kernel_size"]] * dims,
+        "up_kernel_size": [3] * dims,  # whatever kernel_size says
+        "num_res_units": settings["num_res_units"],
+        "dropout": settings["dropout"],
+        "spatial_dims": dims,
+        **_pytc.norm(request),
+    }
+    return "monai_unet", arch
+
+
+PYTC = (
+    PytcArchitecture(
+        name="monai_unet",
+        models=("monai_unet",),
+        sections=_pytc.MONAI,
+        settings=(
+            *("filters", "dropout", "norm", "num_groups"),
+            *("num_res_units", "kernel_size", "strides", "spatial_dims"),
+        ),
+        translate=_from_pytc,
+        needs=_pytc.GROUPS,
+        profiles={"monai_unet": {"filters": [32, 64, 128, 256]}},
+    ),
+)

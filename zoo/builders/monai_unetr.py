@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from connectomics_zoo.schema.base import MAX_EDGE
 from connectomics_zoo.schema.builder import BuilderConfig, Interface, OutputGeometry, refuse_too_many
+from connectomics_zoo.schema.pytc import PytcArchitecture, PytcRequest
+from zoo.builders import _pytc
 from zoo.builders._shared import Groups, Norm, Probability, check_groups, monai_norm, weights
 
 if TYPE_CHECKING:
@@ -109,3 +111,27 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
         block.get_submodule("norm_cross_attn").requires_grad_(False)
         block.add_module("cross_attn", nn.Identity())
     return network
+
+
+_SAME_IN_PYTC = ("feature_size", "hidden_size", "mlp_dim", "num_heads", "norm", "dropout")
+
+
+def _from_pytc(request: PytcRequest) -> tuple[str, dict[str, Any]]:
+    arch = {
+        "img_size": _pytc.volume_size(request),
+        "projection": request.settings["pos_embed"],
+        **{name: request.settings[name] for name in _SAME_IN_PYTC},
+    }
+    return "monai_unetr", arch
+
+
+PYTC = (
+    PytcArchitecture(
+        name="monai_unetr",
+        models=("monai_unetr",),
+        sections=_pytc.TRANSFORMER,
+        settings=("pos_embed", *_SAME_IN_PYTC),
+        translate=_from_pytc,
+        fallbacks={"norm": "instance"},
+    ),
+)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from connectomics_zoo.schema.builder import BuilderConfig, Interface, refuse_too_many
+from connectomics_zoo.schema.pytc import Generation, PytcArchitecture, PytcKeys, PytcRequest, prefixed
+from zoo.builders import _pytc
 from zoo.builders._shared import (
     Groups,
     Kernel,
@@ -121,3 +124,108 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
         slope=config.negative_slope if config.activation == "leakyrelu" else config.initial_slope,
         supervised=config.supervised if deep_supervision else (),
     )
+
+
+# PyTorch Connectomics
+
+
+def _from_pytc(request: PytcRequest) -> tuple[str, dict[str, Any]]:
+    settings = request.settings
+    factors, shallow, kernel = settings["down_factors"], settings["depth_2d"], request.whole_numbers("kernel_2d")
+    if type(shallow) is not int or shallow < 0:
+        raise request.refuse("depth_2d", "it must be a whole number of at least 0")
+    if not shallow and list(kernel) != request.defaults["kernel_2d"]:
+        raise request.refuse("kernel_2d", "which has no effect with depth_2d 0: remove it")
+    levels = len(request.whole_numbers("filters"))
+    if shallow > levels:
+        raise request.refuse("depth_2d", f"but there are {levels} levels: give at most as many")
+    arch = {
+        "strides": [[1, 2, 2]] * (levels - 1) if factors is None else factors,
+        "kernel_sizes": [kernel] * shallow + [[3, 3, 3]] * (levels - shallow),
+        "negative_slope": settings["act_negative_slope"],
+        "initial_slope": settings["act_init"],
+        **_pytc_options(request),
+    }
+    return "rsunet-aniso", arch
+
+
+def _isotropic_from_pytc(request: PytcRequest) -> tuple[str, dict[str, Any]]:
+    levels = len(request.whole_numbers("filters"))
+    strides = [[2, 2, 2]] * (levels - 1)
+    if request.settings["down_factors"] not in (None, strides):
+        raise request.refuse("down_factors", f"this architecture has {strides}: remove it, or choose 'rsunet'")
+    return "rsunet", {"strides": strides, "kernel_sizes": [[3, 3, 3]] * levels, **_pytc_options(request)}
+
+
+def _pytc_options(request: PytcRequest) -> dict[str, Any]:
+    """What both have: PyTC's variant has no convolution of its own for the image, and a 1x1x1 head."""
+    _pytc.volume_size(request)
+    settings = request.settings
+    return {
+        "channels": settings["filters"],
+        "stem_kernel_size": None,
+        "head_kernel_size": [1, 1, 1],
+        "norm": settings["norm"],
+        "num_groups": settings["num_groups"],
+        "activation": settings["activation"],
+    }
+
+
+_PYTC_DEFAULTS = {
+    "norm": "batch",
+    "activation": "relu",
+    "num_groups": 8,
+    "down_factors": None,
+    "depth_2d": 0,
+    "kernel_2d": [1, 3, 3],
+    "act_negative_slope": 0.01,
+    "act_init": 0.25,
+}
+_PYTC_FILTERS = [16, 32, 64, 128]
+_PYTC_SECTION: Mapping[Generation, PytcKeys] = {
+    # Here it shares the key of MONAI's networks, and its default.
+    "flat": prefixed(
+        "rsunet_",
+        {"filters": _pytc.MONAI["flat"].defaults["filters"], **_PYTC_DEFAULTS},
+        renamed={"filters": "filters"},
+    ),
+    "nested": prefixed("rsunet.", {"filters": _PYTC_FILTERS, **_PYTC_DEFAULTS}, renamed={"filters": "rsunet.width"}),
+}
+
+PYTC = (
+    PytcArchitecture(
+        name="rsunet",
+        models=("rsunet-aniso",),
+        sections=_PYTC_SECTION,
+        settings=("filters", *_PYTC_DEFAULTS),
+        translate=_from_pytc,
+        supervised=True,
+        needs={
+            **_pytc.GROUPS,
+            "act_negative_slope": ("activation", "leakyrelu"),
+            "act_init": ("activation", "prelu"),
+        },
+        fallbacks={"filters": _PYTC_FILTERS},
+        profiles={
+            "rsunet": {
+                "filters": [18, 36, 48, 64, 80],
+                "norm": "group",
+                "activation": "elu",
+                "num_groups": 4,
+                "down_factors": [[1, 2, 2]] * 4,
+                "depth_2d": 1,
+                "kernel_2d": [1, 3, 3],
+            },
+        },
+    ),
+    PytcArchitecture(
+        name="rsunet_iso",
+        models=("rsunet",),
+        sections=_PYTC_SECTION,
+        settings=("filters", "norm", "activation", "num_groups", "down_factors"),
+        translate=_isotropic_from_pytc,
+        supervised=True,
+        needs=_pytc.GROUPS,
+        fallbacks={"filters": _PYTC_FILTERS},
+    ),
+)

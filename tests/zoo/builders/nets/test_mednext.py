@@ -173,7 +173,7 @@ def test_reference_case_has_the_keys_in_order_shapes_and_count(name: str) -> Non
 @pytest.mark.parametrize("name", CASES)
 def test_reference_case_computes_the_reference_outputs(name: str, path: Any) -> None:
     network = make_case(CASES[name]["arguments"])
-    seed_parameters(network)
+    seed_parameters(network, channel_vectors=mednext.CHANNEL_VECTORS)
     with torch.no_grad(), path():
         result = network(seeded_input(tuple(CASES[name]["input_shape"])))
     outputs = result if isinstance(result, dict) else {"output": result}
@@ -195,7 +195,7 @@ def test_all_reference_cases_are_checked_where_the_folder_is() -> None:
 def test_options_compute_the_numbers_of_the_original(name: str, path: Any) -> None:
     changes, parameters, first, last = GOLDEN[name]
     network = make(changes)
-    seed_parameters(network)
+    seed_parameters(network, channel_vectors=mednext.CHANNEL_VECTORS)
     with torch.no_grad(), path():
         outputs = network(small_input(changes.get("spatial_dims", 3)))
     assert count_parameters(network) == parameters
@@ -359,7 +359,7 @@ def test_response_normalisation_is_in_every_block_but_the_first_downsampling() -
 
 def test_response_normalisation_scales_a_channel_by_its_share_of_the_energy() -> None:
     block = Block(2, 2, expansion_ratio=1, kernel_size=1, norm="group", spatial_dims=3, grn=True, residual=False)
-    seed_parameters(block)
+    seed_parameters(block, channel_vectors=mednext.CHANNEL_VECTORS)
     x = seeded_input((2, 2, 3, 4, 5))
     hidden = F.gelu(block.conv2(block.norm(block.conv1(x))))
     energy = hidden.square().sum(dim=(2, 3, 4), keepdim=True).sqrt()
@@ -495,7 +495,7 @@ def test_both_backends_compute_the_same_outputs_and_gradients(name: str) -> None
     assert shapes[0] == shapes[1]
     runs = []
     for network in networks:
-        seed_parameters(network)
+        seed_parameters(network, channel_vectors=mednext.CHANNEL_VECTORS)
         x = small_input(changes.get("spatial_dims", 3)).requires_grad_()
         outputs = network(x)
         sum(output.square().mean() for output in outputs.values()).backward()
