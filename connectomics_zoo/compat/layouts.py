@@ -5,35 +5,17 @@ The two generations are described in `schema/pytc.py`. What is of an architectur
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from connectomics_zoo import catalog
-from connectomics_zoo.errors import SpecError
 from connectomics_zoo.schema.builder import pytc_architectures
-from connectomics_zoo.schema.pytc import INPUT_SIZE, Generation, PytcArchitecture
+from connectomics_zoo.schema.pytc import INPUT_SIZE, Generation
 
 UNSUPPORTED = {
     "nnunet": "it is whatever network a pickled nnU-Net checkpoint holds, and no pickle is loaded here",
 }
 """Architectures of PyTC that are not built here, and why."""
-
-
-@functools.cache
-def architectures() -> Mapping[str, PytcArchitecture]:
-    """Return the architectures of PyTC that the installed builders declare, by name.
-
-    Raises:
-        SpecError: two builders declare the same.
-    """
-    found: dict[str, PytcArchitecture] = {}
-    for builder in catalog.builders():
-        for architecture in pytc_architectures(builder):
-            if found.setdefault(architecture.name, architecture) is not architecture:
-                raise SpecError(f"two builders declare PyTorch Connectomics' {architecture.name!r}, uninstall one.")
-    return found
 
 
 @dataclass(frozen=True)
@@ -54,25 +36,25 @@ class Layout:
     def defaults(self) -> Mapping[str, Any]:
         """Every key and its default."""
         found = dict(self.common)
-        for architecture in architectures().values():
+        for architecture in pytc_architectures().values():
             keys, defaults = architecture.sections[self.generation]
             found |= {keys[setting]: default for setting, default in defaults.items()}
         return found
 
     def settings(self, architecture: str) -> dict[str, str]:
         """Return setting -> key for what the network of `architecture` follows."""
-        declared = architectures()[architecture]
+        declared = pytc_architectures()[architecture]
         keys = declared.sections[self.generation].keys
         return {name: keys[name] for name in declared.settings}
 
     def setting(self, key: str) -> str:
         """Return the setting that a key is of, or nothing."""
-        names = {name for item in architectures() for name, own in self.settings(item).items() if own == key}
+        names = {name for item in pytc_architectures() for name, own in self.settings(item).items() if own == key}
         return min(names, default="")
 
     def own_defaults(self, architecture: str) -> dict[str, Any]:
         """Return key -> value for what is taken where a key is absent although the default is another."""
-        own = architectures()[architecture].own_defaults
+        own = pytc_architectures()[architecture].own_defaults
         return {self.settings(architecture)[setting]: value for setting, value in own.items()}
 
 
@@ -81,7 +63,7 @@ def profiles() -> dict[str, dict[str, Any]]:
     return {
         name: {NESTED.architecture: architecture.name}
         | {NESTED.settings(architecture.name)[setting]: value for setting, value in values.items()}
-        for architecture in architectures().values()
+        for architecture in pytc_architectures().values()
         for name, values in architecture.profiles.items()
     }
 

@@ -6,10 +6,10 @@ import logging
 
 from torch import nn
 
-from connectomics_zoo.compat.layouts import architectures
 from connectomics_zoo.compat.request import read_request
 from connectomics_zoo.compat.section import model_section
 from connectomics_zoo.errors import SpecError
+from connectomics_zoo.schema.builder import pytc_architectures
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.specs.lookup import get_spec
 from connectomics_zoo.specs.resolve import resolve_model
@@ -35,7 +35,7 @@ def build_model(config: object) -> nn.Module:
         SpecError: a value is not allowed, or has no effect on this architecture.
     """
     request = read_request(model_section(config))
-    reference, arch = architectures()[request.architecture].translate(request)
+    reference, arch = pytc_architectures()[request.architecture].translate(request)
     try:
         spec = resolve_model(reference, in_channels=request.in_channels, out_channels=request.out_channels, arch=arch)
     except SpecError as error:
@@ -64,13 +64,13 @@ def _with_patch(spec: ModelSpec, size: tuple[int, ...] | None) -> ModelSpec:
 
 def list_architectures() -> list[str]:
     """Return PyTC's names of the architectures that `build_model` builds, sorted."""
-    return sorted(architectures())
+    return sorted(pytc_architectures())
 
 
 def print_available_architectures() -> None:
     """Print the architectures that `build_model` builds, by family, each with the model that it is here."""
     by_family: dict[str, list[str]] = {}
-    known = architectures()
+    known = pytc_architectures()
     for architecture in list_architectures():
         by_family.setdefault(get_spec(known[architecture].models[0]).family, []).append(architecture)
     print("Available architectures")

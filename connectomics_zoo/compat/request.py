@@ -6,8 +6,9 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from connectomics_zoo.compat.layouts import FLAT, NESTED, UNSUPPORTED, Layout, architectures, profiles
+from connectomics_zoo.compat.layouts import FLAT, NESTED, UNSUPPORTED, Layout, profiles
 from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
+from connectomics_zoo.schema.builder import pytc_architectures
 from connectomics_zoo.schema.pytc import PytcRequest, whole_numbers
 
 _log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def read_request(model: Mapping[str, Any]) -> PytcRequest:
         defaults={name: defaults[key] for name, key in keys.items()},
         keys=keys,
     )
-    for setting, (other, wanted) in architectures()[architecture].needs.items():
+    for setting, (other, wanted) in pytc_architectures()[architecture].needs.items():
         is_set = explicit.get(keys[setting], request.defaults[setting]) != request.defaults[setting]
         if is_set and request.settings[other] != wanted:
             raise request.refuse(setting, f"which has no effect with {other} {request.settings[other]!r}: remove it")
@@ -63,7 +64,7 @@ def _layout(model: Mapping[str, Any]) -> Layout:
         return NESTED
     if "architecture" in model:
         return FLAT
-    raise SpecError(f"model has no 'architecture', give one of {', '.join(architectures())}.")
+    raise SpecError(f"model has no 'architecture', give one of {', '.join(pytc_architectures())}.")
 
 
 def _flatten(section: Mapping[str, Any], layout: Layout, prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -93,7 +94,7 @@ def _apply_profile(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _architecture(given: Mapping[str, Any], layout: Layout) -> str:
-    known = architectures()
+    known = pytc_architectures()
     if layout.architecture not in given:
         raise SpecError(f"model has no {layout.architecture!r}, give one of {', '.join(known)}.")
     architecture = given[layout.architecture]
@@ -113,15 +114,15 @@ def _refuse_without_effect(architecture: str, given: Mapping[str, Any], layout: 
     """Refuse every key that differs from its default although the network of `architecture` does not follow it."""
     followed = {*layout.settings(architecture).values(), *layout.not_network}
     followed |= {layout.architecture, "arch.profile", "input_size", "in_channels", "out_channels"}
-    if architectures()[architecture].supervised:
+    if pytc_architectures()[architecture].supervised:
         followed.add(layout.deep_supervision)
     problems, defaults = [], layout.defaults
     for key, value in given.items():
         if key in followed or value == defaults[key]:
             continue
-        readers = [name for name in architectures() if key in layout.settings(name).values()]
+        readers = [name for name in pytc_architectures() if key in layout.settings(name).values()]
         if key == layout.deep_supervision:
-            readers = [name for name, item in architectures().items() if item.supervised]
+            readers = [name for name, item in pytc_architectures().items() if item.supervised]
         known_by = f"{', '.join(readers)} would" if readers else "no architecture does here"
         twin = layout.settings(architecture).get(layout.setting(key))
         hint = f", did you mean {twin!r}" if twin else ""
@@ -133,7 +134,7 @@ def _refuse_without_effect(architecture: str, given: Mapping[str, Any], layout: 
 
 def _note_fallbacks(request: PytcRequest, given: Mapping[str, Any]) -> None:
     """Say so where PyTC itself has two defaults for an absent key, and give them different networks."""
-    for setting, other in architectures()[request.architecture].fallbacks.items():
+    for setting, other in pytc_architectures()[request.architecture].fallbacks.items():
         key, default = request.keys[setting], request.defaults[setting]
         if key not in given and other != default:
             _log.warning(

@@ -12,13 +12,14 @@ It may also have
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from connectomics_zoo import catalog
-from connectomics_zoo.errors import LimitError
+from connectomics_zoo.errors import LimitError, SpecError
 from connectomics_zoo.schema.base import Node
 from connectomics_zoo.schema.pytc import PytcArchitecture
 
@@ -89,8 +90,6 @@ def builder_module(name: str) -> Builder:
         UnknownNameError: no catalogue has it.
         SpecError: the module lacks one of a builder's three names.
     """
-    from connectomics_zoo.errors import SpecError
-
     module = importlib.import_module(catalog.builder_import_path(name))
     for required in ("Config", "interface", "build"):
         if not hasattr(module, required):
@@ -122,6 +121,16 @@ def channel_vectors(name: str) -> tuple[str, ...]:
     return tuple(vars(builder_module(name)).get("CHANNEL_VECTORS", ()))
 
 
-def pytc_architectures(name: str) -> tuple[PytcArchitecture, ...]:
-    """Return the architectures of PyTorch Connectomics that the builder declares in `PYTC`."""
-    return tuple(vars(builder_module(name)).get("PYTC", ()))
+@functools.cache
+def pytc_architectures() -> Mapping[str, PytcArchitecture]:
+    """Return the architectures of PyTorch Connectomics that the installed builders declare in `PYTC`, by name.
+
+    Raises:
+        SpecError: two builders declare the same.
+    """
+    found: dict[str, PytcArchitecture] = {}
+    for builder in catalog.builders():
+        for architecture in vars(builder_module(builder)).get("PYTC", ()):
+            if found.setdefault(architecture.name, architecture) is not architecture:
+                raise SpecError(f"two builders declare PyTorch Connectomics' {architecture.name!r}, uninstall one.")
+    return found

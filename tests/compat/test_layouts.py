@@ -13,9 +13,10 @@ from support.paths import REPOSITORY
 from support.pytc import full
 
 from connectomics_zoo.compat import build_model
-from connectomics_zoo.compat.layouts import FLAT, NESTED, Layout, architectures
+from connectomics_zoo.compat.layouts import FLAT, NESTED, Layout
 from connectomics_zoo.errors import SpecError, UnknownNameError, ZooError
 from connectomics_zoo.files.yaml import read_yaml
+from connectomics_zoo.schema.builder import pytc_architectures
 from connectomics_zoo.schema.pytc import Generation
 from zoo.builders import rsunet
 
@@ -46,7 +47,7 @@ def test_the_checkpoint_style_that_pytc_ignores_is_honoured() -> None:
 
 
 @pytest.mark.parametrize("layout", [FLAT, NESTED], ids=["flat", "nested"])
-@pytest.mark.parametrize("architecture", architectures())
+@pytest.mark.parametrize("architecture", pytc_architectures())
 def test_every_key_is_followed_or_refused_when_it_is_not_at_its_default(layout: Layout, architecture: str) -> None:
     """Each key in turn gets a value that no network has: it must be named in an error, unless it is no network's."""
     refused = 0
@@ -270,16 +271,16 @@ def test_nothing_is_said_about_a_complete_configuration(caplog: pytest.LogCaptur
 
 
 def test_an_architecture_that_two_builders_declare_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rsunet, "PYTC", (*rsunet.PYTC, replace(architectures()["mednext"])))
-    architectures.cache_clear()
+    monkeypatch.setattr(rsunet, "PYTC", (*rsunet.PYTC, replace(pytc_architectures()["mednext"])))
+    pytc_architectures.cache_clear()
     with pytest.raises(SpecError, match=r"two builders declare PyTorch Connectomics' 'mednext', uninstall one\."):
-        architectures()
+        pytc_architectures()
 
 
 @pytest.mark.parametrize("generation", ["flat", "nested"])
 def test_settings_that_share_a_key_have_one_default(generation: Generation) -> None:
     defaults: dict[str, Any] = {}
-    for architecture in architectures().values():
+    for architecture in pytc_architectures().values():
         keys, own = architecture.sections[generation]
         for setting, default in own.items():
             assert defaults.setdefault(keys[setting], default) == default, keys[setting]

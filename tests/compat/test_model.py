@@ -18,10 +18,11 @@ from torch import Tensor
 
 import zoo
 from connectomics_zoo.compat import build_model, list_architectures, print_available_architectures
-from connectomics_zoo.compat.layouts import FLAT, NESTED, Layout, architectures
+from connectomics_zoo.compat.layouts import FLAT, NESTED, Layout
 from connectomics_zoo.errors import SpecError
 from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.network.build import count_parameters
+from connectomics_zoo.schema.builder import pytc_architectures
 from zoo.builders.nets.mednext import Block
 
 DATA = REPOSITORY / "tests" / "support" / "data"
@@ -86,7 +87,7 @@ def test_flat_configurations_build_the_network_of_pytc(model: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("layout", [FLAT, NESTED], ids=["flat", "nested"])
-@pytest.mark.parametrize("architecture", architectures())
+@pytest.mark.parametrize("architecture", pytc_architectures())
 def test_a_configuration_with_every_key_at_its_default_builds_every_architecture(
     layout: Layout, architecture: str
 ) -> None:

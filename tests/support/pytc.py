@@ -13,8 +13,9 @@ import torch
 from monai.networks.nets import UNETR, BasicUNet, SwinUNETR, UNet
 from torch import nn
 
-from connectomics_zoo.compat.layouts import FLAT, NESTED, Layout, architectures
+from connectomics_zoo.compat.layouts import FLAT, NESTED, Layout
 from connectomics_zoo.network.build import count_parameters
+from connectomics_zoo.schema.builder import pytc_architectures
 from zoo.builders import mednext
 
 MEDNEXT_SIZES: dict[str, tuple[Any, list[int]]] = {
@@ -47,7 +48,7 @@ class PyTC:
             self.values[key] = 48 if self.values[key] == 16 else self.values[key]
 
     def __getitem__(self, setting: str) -> Any:
-        return self.values[architectures()[self.architecture].sections[self.layout.generation].keys[setting]]
+        return self.values[pytc_architectures()[self.architecture].sections[self.layout.generation].keys[setting]]
 
     @property
     def channels(self) -> tuple[int, int]:

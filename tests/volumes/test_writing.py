@@ -142,7 +142,7 @@ def test_a_zarr_that_a_killed_process_was_replacing_is_there_again_and_guarded(t
     (tmp_path / "a.zarr").rename(tmp_path / f".a.zarr.old-{process.pid}")
     with refuses("a.zarr: holds raw/0, which would be lost"):
         create(tmp_path / "a.zarr", overwrite=True)
-    np.testing.assert_array_equal(open_volume(tmp_path / "a.zarr:raw").read(ALL), example(3, 4, 5))
+    np.testing.assert_array_equal(read_all(tmp_path / "a.zarr:raw"), example(3, 4, 5))
 
 
 def test_a_dataset_is_never_added_to_an_existing_file(tmp_path):
