@@ -178,9 +178,10 @@ def probe_shape(spec: ModelSpec) -> tuple[int, ...]:
 
 
 def run_probe(spec: ModelSpec, input_shape: tuple[int, ...]) -> Probe:
-    """Return what the network of `spec` computes on the CPU, in float32, for name-seeded weights and input.
+    """Return what the network of `spec` computes on the CPU for name-seeded weights and input.
 
-    The first output is that of evaluation, the others are those of training.
+    The first output is that of evaluation, in float32; the others are those of training, in float64: a norm over the few
+    voxels of a coarse scale makes of a rounding error one that differs between processors by more than any tolerance.
     """
     network = build(spec, deep_supervision=True)
     seed_parameters(network, channel_vectors=channel_vectors(spec.builder))
@@ -189,7 +190,7 @@ def run_probe(spec: ModelSpec, input_shape: tuple[int, ...]) -> Probe:
     if len(spec.outputs) == 1:
         return probe
     with torch.no_grad():
-        scales = network.train()(seeded_input(input_shape))
+        scales = network.double().train()(seeded_input(input_shape).double())
     return Probe(
         input_shape=input_shape, outputs={name: _summarise(value) for name, value in scales.items()} | probe.outputs
     )
