@@ -180,8 +180,9 @@ def probe_shape(spec: ModelSpec) -> tuple[int, ...]:
 def run_probe(spec: ModelSpec, input_shape: tuple[int, ...]) -> Probe:
     """Return what the network of `spec` computes on the CPU for name-seeded weights and input.
 
-    The first output is that of evaluation, in float32; the others are those of training, in float64: a norm over the few
-    voxels of a coarse scale makes of a rounding error one that differs between processors by more than any tolerance.
+    The first output is that of evaluation, in float32; the others are those of training, in float64: a norm over the
+    few voxels of a coarse scale makes of a rounding error one that differs between processors by more than any
+    tolerance.
     """
     network = build(spec, deep_supervision=True)
     seed_parameters(network, channel_vectors=channel_vectors(spec.builder))
