@@ -60,9 +60,9 @@ def command(
 ) -> None:
     """Make objects of PREDICTION, each with a label of its own, and write them to OUT.
 
-    PREDICTION is what zoo predict wrote; HDF5 and Zarr say their task, for a TIFF give --task or --run. The settings
-    are those of the task, unless the run was tuned; key=value changes one: threshold, seed_threshold,
-    boundary_threshold, min_seed, min_size, stride.
+    PREDICTION is what zoo predict wrote, or one of another program, with --task. The settings are those of the task,
+    unless the run was tuned; key=value changes one: threshold, seed_threshold, boundary_threshold, min_seed, min_size,
+    stride.
 
     With --tune, a grid of thresholds is tried against TRUTH, then half a step around the best, and the best setting is
     used (adapted Rand error); with --run it is written to decode.yaml in that folder, from where the next zoo decode

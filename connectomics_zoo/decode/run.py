@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,22 @@ from connectomics_zoo.runs.folder import get_run
 from connectomics_zoo.runs.tuned import read_tuned, write_tuned
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.progress import Progress
+from connectomics_zoo.schema.provenance import Decoding, Provenance
 from connectomics_zoo.schema.task import DecodeSpec, TaskSpec
 from connectomics_zoo.schema.tuned import TunedDecoding
 from connectomics_zoo.tasks.targets.labels import true_objects
-from connectomics_zoo.volumes import Box, Placement, Volume, check_mask, create_volume, open_volume
+from connectomics_zoo.volumes import (
+    Box,
+    Placement,
+    StoredPrediction,
+    Volume,
+    check_mask,
+    create_volume,
+    open_volume,
+)
 from connectomics_zoo.volumes.location import split_location
 from connectomics_zoo.volumes.placement import aligned_box, placement_of
-from connectomics_zoo.volumes.prediction import read_values
+from connectomics_zoo.volumes.prediction import read_prediction, this_program
 from connectomics_zoo.volumes.truth import Truth, read_truth
 from connectomics_zoo.volumes.writing import refuse_own_input
 
@@ -84,7 +94,8 @@ def decode(
     The prediction is decoded in memory, as a whole.
 
     Args:
-        prediction: what `zoo predict` wrote: `file.h5:dataset`, `volume.zarr`, or `file.tif` with `task` or `run`.
+        prediction: what `zoo predict` wrote, or a prediction of another program with `task` or `run`:
+            `file.h5:dataset`, `file.tif` or `volume.zarr`.
         out: where to write: `file.h5:dataset`, `file.tif` or `volume.zarr`.
         task: the task that it was predicted for; by default the one that the file says.
         run: the run folder that it was predicted with; its `decode.yaml` has the settings, if it was tuned.
@@ -133,38 +144,36 @@ def decode(
         chosen = with_settings(base, saved=saved, method=method, changes=changes or {})
         box, placement, truth_of = _parts(predicted, tune_on, mask, region)
         refuse_too_large(chosen, shape=box.shape, stored=predicted.dtype, location=predicted.location)
-        with create_volume(
+        create = partial(
+            create_volume,
             out,
             shape=box.shape,
             # Objects cannot be more than voxels.
             dtype=np.uint32 if box.voxels < 2**32 else np.uint64,
             channels=None,
             voxel_size_nm=predicted.voxel_size_nm,
-            content="instances",
-            placement=placement,
             overwrite=overwrite,
-        ) as target:
-            channels = _read(predicted, box, chosen)
-            best, file = chosen.decode, None
-            trials: list[Trial] = []
-            if truth_of is not None:
-                labels, annotated = truth_of()
-                if not annotated.any():
-                    raise VolumeError(f"{mask}: is 0 in all of this part, so nothing can be tuned: give another one.")
-                truth, ignored = true_objects(labels, spec=chosen.labels, ignored=_ignored(ignore_labels, spec))
-                best, trials = tune(
-                    channels,
-                    truth,
-                    annotated,
-                    candidates=grid_of(chosen.decode, has_boundary=has_boundary(chosen)),
-                    ignored=ignored,
-                    location=str(tune_on),
-                    progress=progress,
-                )
+        )
+        create().discard()  # what cannot be written is refused before anything is read
+        channels = _read(predicted, box, chosen)
+        best, trials = chosen.decode, list[Trial]()
+        if truth_of is not None:
+            best, trials = _tune(
+                channels,
+                truth_of(),
+                task=chosen,
+                ignored=_ignored(ignore_labels, spec),
+                location=str(tune_on),
+                mask=mask,
+                progress=progress,
+            )
+        # What the volume says of its decoding is known only now.
+        with create(says=_stated(predicted, chosen.name, best, placement)) as target:
             begin = time.perf_counter()
             labels = segment(channels, decode=best)
             seconds = time.perf_counter() - begin
             target.write(target.whole, labels)
+        file = None
         if trials and run is not None:
             file = _save(best, trials, run=run, prediction=predicted, truth=str(tune_on), region=region)
     return DecodeReport(
@@ -191,9 +200,39 @@ def _ignored(labels: Sequence[int], run: RunSpec | None) -> list[int]:
 
 
 def _read(predicted: Volume, box: Box, task: TaskSpec) -> Channels:
-    stored = predicted.read(box)
-    stored = stored if stored.ndim == 4 else stored[np.newaxis]
-    return read_channels(read_values(stored, task=task, location=predicted.location), task=task)
+    return read_channels(read_prediction(predicted, box, task=task), task=task)
+
+
+def _tune(
+    channels: Channels,
+    truth: Truth,
+    *,
+    task: TaskSpec,
+    ignored: Sequence[int],
+    location: str,
+    mask: str | Path | None,
+    progress: Callable[[Progress], None] | None,
+) -> tuple[DecodeSpec, list[Trial]]:
+    """Return the best settings around the task's, and how each did."""
+    if not truth.annotated.any():
+        raise VolumeError(f"{mask}: is 0 in all of this part, so nothing can be tuned: give another one.")
+    objects, ignored = true_objects(truth.labels, spec=task.labels, ignored=ignored)
+    return tune(
+        channels,
+        objects,
+        truth.annotated,
+        candidates=grid_of(task.decode, has_boundary=has_boundary(task)),
+        ignored=ignored,
+        location=location,
+        progress=progress,
+    )
+
+
+def _stated(predicted: Volume, task: str, decode: DecodeSpec, placement: Placement | None) -> StoredPrediction:
+    """Return what the objects say of themselves: how the prediction came to be, and how they were made of it."""
+    made = predicted.says().provenance or Provenance()
+    decoding = Decoding(task=task, decode=decode, program=this_program())
+    return StoredPrediction("instances", placement=placement, provenance=made.model_copy(update={"decoding": decoding}))
 
 
 def _mask_of(run: RunSpec, truth: str | Path) -> str | None:

@@ -13,7 +13,6 @@ from connectomics_zoo.schema.task import DECODE_FIELDS, DECODE_STARTS, OBJECT_ME
 from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.volumes import Volume
-from connectomics_zoo.volumes.prediction import read_task
 
 _log = logging.getLogger(__name__)
 
@@ -33,9 +32,7 @@ def find_task(predicted: Volume, *, task: str | Path | None, run: RunSpec | None
             "beforehand."
         )
     asked = get_task(task) if task is not None else run.task if run is not None else None
-    carried = None
-    if predicted.task is not None:
-        carried = read_task(predicted.task, source=f"the task in {predicted.location}")
+    carried = predicted.says().task
     if asked is not None and carried is not None and _meaning(asked) != _meaning(carried):
         raise VolumeError(
             f"{predicted.location}: says that it was predicted for the task {carried.name}, whose channels are not "
@@ -52,8 +49,7 @@ def find_task(predicted: Volume, *, task: str | Path | None, run: RunSpec | None
     found = asked or carried
     if found is None:
         raise VolumeError(
-            f"{predicted.location}: does not say for which task it was predicted (a TIFF cannot): give --task NAME or "
-            "--run FOLDER."
+            f"{predicted.location}: does not say for which task it was predicted: give --task NAME or --run FOLDER."
         )
     return found
 

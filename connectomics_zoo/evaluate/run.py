@@ -25,7 +25,6 @@ from connectomics_zoo.volumes import Volume, VoxelSize, check_mask, open_volume
 from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.checks import count_changes, grey_problem
 from connectomics_zoo.volumes.placement import aligned_box
-from connectomics_zoo.volumes.prediction import cut_of, read_task
 
 _log = logging.getLogger(__name__)
 
@@ -210,8 +209,8 @@ def _compared(
     read: Callable[[Box], NDArray[Any]] = true.read
     if relabel:
         read, ignored = relabelled(true, mask, box, ignored=ignored), (IGNORED,)
-    usual = cut_of(predicted)
-    cut = (usual if threshold is None else threshold) if predicted.dtype.kind == "f" else None
+    said = predicted.says()
+    cut = (said.cut if threshold is None else threshold) if predicted.dtype.kind == "f" else None
     changes = [0, 0]
 
     def tables() -> Iterator[Contingency]:
@@ -230,7 +229,7 @@ def _compared(
     grey = grey_problem(changes[0], changes[1])
     if grey is not None:
         _log.warning("%s: %s; it is scored all the same.", true.location, grey)
-    reading = interpret(predicted, counted, kind=kind, threshold=threshold, cut=cut, usual=usual)
+    reading = interpret(predicted, counted, kind=kind, threshold=threshold, cut=cut, said=said)
     compared = counted
     scores, classes = _scores(counted, reading, truth=true.location)
     if reading.kind == "instances":
@@ -326,9 +325,10 @@ def _aligned(predicted: Volume, true: Volume, region: Region | str | None) -> tu
 
 def _way_to_labels(volume: Volume) -> str:
     """What makes labels of a prediction of several channels."""
-    if volume.task is None:
+    task = volume.says().task
+    if task is None:
         return "make labels of them (zoo predict --output label or zoo decode)"
-    if read_task(volume.task, source=f"the task in {volume.location}").decode.is_instances:
+    if task.decode.is_instances:
         return "make objects of them (zoo decode)"
     return "predict labels (--output label)"
 

@@ -35,7 +35,7 @@ from connectomics_zoo.scores.contingency import count_pairs
 from connectomics_zoo.tasks.targets.labels import connected_objects
 from connectomics_zoo.volumes import Box, Volume, VoxelSize, check_mask, open_volume
 from connectomics_zoo.volumes.placement import aligned_box
-from connectomics_zoo.volumes.prediction import cut_of
+from connectomics_zoo.volumes.prediction import read_bytes
 
 PANEL_INCHES = 4.0
 MAX_SECTIONS = 8
@@ -128,9 +128,9 @@ def draw_volumes(
 
     Of sections larger than 1024 pixels the middle is drawn. The prediction is of that part of the truth that `evaluate`
     takes; with `relabel`, the truth's objects are its connected components in what is drawn; where `mask` is 0 or the
-    truth `unlabelled`, it is not known. In uint8, 255 stands for probability 1 where the file says so
-    (`Volume.content`) or a `threshold` is given, and beyond 1 also where the truth is a mask and the file does not say
-    that it holds labels.
+    truth `unlabelled`, it is not known. In uint8, 255 stands for probability 1, or in a scale of the file's own for
+    what that says, where the file says that it holds probabilities (`Volume.content`) or a `threshold` is given, and
+    beyond 1 also where the truth is a mask and the file does not say that it holds labels.
     """
     with (
         open_volume(image) as grey,
@@ -160,11 +160,12 @@ def draw_volumes(
             labels, known = connected_objects(labels)[between], known[between]
         raw = _stack(grey, drawn)
         found = _stack(predicted, [section.relative_to(offset) for section in drawn])
+        said = predicted.says()
         guess = not objects and predicted.content is None and len(np.unique(labels)) <= 2
         if predicted.dtype == np.uint8 and (
             predicted.content == "probability" or (found.max() > 1 and (threshold is not None or guess))
         ):
-            found = found / np.float32(255)
+            found = read_bytes(found, scale=said.first_scale)
         draw_comparison(
             path,
             raw=raw,
@@ -172,7 +173,7 @@ def draw_volumes(
             prediction=found,
             known=known,
             objects=objects,
-            threshold=cut_of(predicted) if threshold is None else threshold,
+            threshold=said.cut if threshold is None else threshold,
             voxel_size_nm=grey.voxel_size_nm or true.voxel_size_nm,
             section_names=[f"z = {row}" for row in rows],
             title=title,

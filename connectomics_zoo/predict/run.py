@@ -27,15 +27,17 @@ from connectomics_zoo.predict.checks import (
 from connectomics_zoo.predict.network import make_forward
 from connectomics_zoo.predict.plan import Geometry, make_geometry
 from connectomics_zoo.predict.slide import Finished, Forward, predict_column
+from connectomics_zoo.predict.stated import make_provenance, stated
 from connectomics_zoo.predict.views import plan_views
 from connectomics_zoo.schema.experiment import Merge, Region, RunSpec, Views
 from connectomics_zoo.schema.progress import Progress
+from connectomics_zoo.schema.provenance import Provenance
 from connectomics_zoo.tasks.voxelwise import decode_voxels, decoded_channels
-from connectomics_zoo.volumes import Content, Volume, WritableVolume, create_volume, open_volume
+from connectomics_zoo.volumes import Volume, WritableVolume, create_volume, open_volume
 from connectomics_zoo.volumes.box import Box, region_box
 from connectomics_zoo.volumes.intensity import scale_intensity
 from connectomics_zoo.volumes.placement import placement_of
-from connectomics_zoo.volumes.prediction import DEFAULT_CUT, store_values, task_text
+from connectomics_zoo.volumes.prediction import store_values
 from connectomics_zoo.volumes.voxel_size import lengths
 from connectomics_zoo.volumes.writing import refuse_own_input
 from connectomics_zoo.weights.pretrained import Frozen, find_run
@@ -176,8 +178,9 @@ def predict(
             device=where,
             precision=used,
         )
+        made = make_provenance(trained, spec, chosen=chosen, precision=used, output=output)
         begin = time.perf_counter()
-        with _create_output(out, job, source=source, overwrite=overwrite) as target:
+        with _create_output(out, job, source=source, made=made, overwrite=overwrite) as target:
             windows, columns = _predict_columns(job, source, target, forward=forward, progress=progress)
         seconds = time.perf_counter() - begin
     return PredictReport(
@@ -216,32 +219,22 @@ def _geometry(
     )
 
 
-def _create_output(out: str | Path, job: _Job, *, source: Volume, overwrite: bool) -> WritableVolume:
+def _create_output(out: str | Path, job: _Job, *, source: Volume, made: Provenance, overwrite: bool) -> WritableVolume:
     task, trained = job.spec.task, job.spec.data.voxel_size_nm
     channels = decoded_channels(task) if job.output == "label" else len(task.channels)
     voxel_size_nm = source.voxel_size_nm
     if voxel_size_nm is None and trained is not None:
         voxel_size_nm = trained
         _log.warning("%s does not say its voxel size, took the run's, %s nm", source.location, lengths(trained))
-    # With tanh, or without an activation, the values are no probabilities; the file says by its task what they are.
-    is_probability = all(channel.activation not in ("tanh", "none") for channel in task.channels)
-    content: Content | None = "label" if job.output == "label" else "probability" if is_probability else None
     is_tiff = Path(out).suffix.lower() in (".tif", ".tiff")
-    if is_tiff and content == "probability" and task.decode.method == "threshold" and task.decode.cut != DEFAULT_CUT:
-        _log.warning(
-            "%s: a TIFF does not keep the threshold of its task: give --threshold %g to zoo evaluate",
-            out,
-            task.decode.cut,
-        )
+    placement = placement_of(job.geometry.box, whole_shape=source.shape)
     return create_volume(
         out,
         shape=job.geometry.box.shape,
         dtype=job.dtype,
         channels=None if channels == 1 else channels,
         voxel_size_nm=voxel_size_nm,
-        content=content,
-        task=None if job.output == "label" else task_text(task),
-        placement=placement_of(job.geometry.box, whole_shape=source.shape),
+        says=stated(job.spec, output=job.output, dtype=job.dtype, placement=placement, provenance=made),
         chunks=None if is_tiff else plan.chunk_shape(job.geometry),
         overwrite=overwrite,
     )

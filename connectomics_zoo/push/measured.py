@@ -24,6 +24,7 @@ from connectomics_zoo.verify.validation_scores import object_scores
 from connectomics_zoo.volumes import open_volume
 from connectomics_zoo.volumes.box import region_box
 from connectomics_zoo.volumes.pair_reader import PairReader
+from connectomics_zoo.volumes.prediction import read_prediction
 from connectomics_zoo.weights.load import load
 
 PICTURE_FILE = "prediction.png"
@@ -134,8 +135,7 @@ def _draw(folder: Path, run: RunSpec, reader: PairReader) -> None:
         place = Path(scratch) / "prediction.h5"
         predict(folder, image.location, place, region=str(box), dtype="float32")
         with open_volume(place) as volume:
-            values = volume.read(volume.whole)
-    values = values if values.ndim == 4 else values[np.newaxis]
+            values = read_prediction(volume, volume.whole, task=run.task)
     channel = _drawn_channel(run)
     if run.task.decode.method == "argmax":
         shown = (values.argmax(axis=0) == channel).astype(np.float32)

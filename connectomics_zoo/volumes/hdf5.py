@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,11 @@ import numpy.typing as npt
 from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.location import dataset_error
 from connectomics_zoo.volumes.metadata import (
-    Content,
     VoxelSize,
     axes_from_attributes,
-    declared_place,
     default_axes,
-    placement_attributes,
     voxel_size_from_attributes,
 )
-from connectomics_zoo.volumes.placement import Placement
 
 # Writing a block that is not aligned to chunks reads, changes and writes each chunk again; the default
 # cache of 1 MiB would do that on disk.
@@ -40,13 +37,10 @@ class Hdf5Array:
                 # Without a type (h5py.Empty) or a shape there is nothing to read; rank 0 says so.
                 self.shape: tuple[int, ...] = tuple(self._array.shape or ())
                 self.dtype: np.dtype[Any] = self._array.dtype
-                attributes = dict(self._array.attrs)
+                self.attributes: Mapping[str, Any] = dict(self._array.attrs)
                 rank = len(self.shape)
-                self.axes = axes_from_attributes(attributes, rank=rank) or default_axes(rank)
-                self.voxel_size_nm = voxel_size_from_attributes(attributes, axes=self.axes or "")
-                self.content: object = attributes.get("content")
-                self.task: object = attributes.get("task")
-                self.place = declared_place(attributes)
+                self.axes = axes_from_attributes(self.attributes, rank=rank) or default_axes(rank)
+                self.voxel_size_nm = voxel_size_from_attributes(self.attributes, axes=self.axes or "")
         except BaseException:
             self._file.close()
             raise
@@ -107,9 +101,7 @@ class Hdf5Sink:
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         voxel_size_nm: VoxelSize | None,
-        content: Content | None,
-        task: str | None,
-        placement: Placement | None,
+        attributes: Mapping[str, Any],
         chunks: tuple[int, ...],
     ) -> None:
         assert dataset is not None
@@ -119,12 +111,7 @@ class Hdf5Sink:
                 dataset, shape=shape, dtype=dtype, chunks=chunks, compression="gzip", compression_opts=1, shuffle=True
             )
             write_voxel_size(self._array, voxel_size_nm=voxel_size_nm)
-            if content is not None:
-                self._array.attrs["content"] = content
-            if task is not None:
-                self._array.attrs["task"] = task
-            if placement is not None:
-                self._array.attrs.update(placement_attributes(placement))
+            self._array.attrs.update(attributes)
         except BaseException:
             self._file.close()
             raise

@@ -8,23 +8,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
-
-from connectomics_zoo.files.yaml import MAX_BYTES
-from connectomics_zoo.volumes.placement import Placement
+from connectomics_zoo.errors import SpecError
+from connectomics_zoo.files.json_text import parse_json
 
 VoxelSize = tuple[float, float, float]
 """Edge lengths of a voxel (z, y, x) in nanometres."""
 
-Content = Literal["probability", "label", "instances"]
-"""What the values of a volume are: probabilities (in uint8, 255 stands for 1), labels, or labels of which each is an
-object; a file with channels that are none of them declares nothing."""
-
-Place = tuple[tuple[int, int, int], tuple[int, int, int]]
-"""First voxel (z, y, x) of an array in the volume that it was predicted from, and the shape of that volume."""
 
 _OME_CONTENT = "content="
 
@@ -221,58 +213,36 @@ def voxel_size_from_ome(xml: str) -> VoxelSize | None:
     return _spatial(lengths, axes="zyx", factors=factors)
 
 
-def declared_content(name: object, *, dtype: np.dtype[Any]) -> Content | None:
-    """Return the content that a file declares, or None if it is unknown or the data type cannot hold it."""
-    text = _text(name)
-    fits = dtype.kind == "f" or dtype == np.uint8 if text == "probability" else dtype.kind != "f"
-    return cast("Content", text) if text in get_args(Content) and fits else None
+def description_of(attributes: Mapping[str, Any]) -> str:
+    """Return how the description of an OME image carries attributes."""
+    return json.dumps(attributes, separators=(",", ":"))
 
 
-def declared_place(attributes: Mapping[str, Any]) -> Place | None:
-    """Return where an array lies, from the attributes that `placement_attributes` gives, or None."""
-    first, whole = (_whole_numbers(attributes.get(name)) for name in ("first_voxel", "whole_shape"))
-    return None if first is None or whole is None else (first, whole)
+def attributes_from_ome(xml: str) -> dict[str, Any]:
+    """Return the attributes in the description of the first image of an OME-XML header; none where it is another text.
 
-
-def placement_attributes(placement: Placement) -> dict[str, list[int]]:
-    """Return the attributes that say where a volume lies in the one that it was predicted from."""
-    return {"first_voxel": list(placement.box.start), "whole_shape": list(placement.whole_shape)}
-
-
-def _whole_numbers(values: object) -> tuple[int, int, int] | None:
-    """Return three whole numbers from 0 up, and anything else as None."""
-    numbers = _list(values)
-    if len(numbers) != 3 or not all(isinstance(number, int | np.integer) and number >= 0 for number in numbers):
-        return None
-    z, y, x = (int(number) for number in numbers)
-    return z, y, x
-
-
-def declared_task(text: object) -> str | None:
-    """Return the spec of a task that a file carries, as text, or None where it has no text of a spec's size."""
-    declared = _text(text) if isinstance(text, str | bytes) else None
-    return declared if declared and len(declared) <= MAX_BYTES else None
-
-
-def content_description(content: Content) -> str:
-    """Return how the description of an OME image declares its content."""
-    return f"{_OME_CONTENT}{content}"
-
-
-def content_from_ome(xml: str) -> str | None:
-    """Return the content that the description of the first image of an OME-XML header declares, or None."""
+    Version 0.1.0 wrote `content=…` alone.
+    """
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:
-        return None
+        return {}
     text = next((item.text or "" for item in root.iter() if item.tag.rpartition("}")[2] == "Description"), "")
-    return text.removeprefix(_OME_CONTENT) if text.startswith(_OME_CONTENT) else None
+    if text.startswith(_OME_CONTENT):
+        return {"content": text.removeprefix(_OME_CONTENT)}
+    try:
+        return parse_json(text, source="the description")
+    except SpecError:
+        return {}
 
 
 def _list(values: object) -> list[Any]:
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
         return []
-    return list(values)
+    try:
+        return list(values)
+    except TypeError:  # an array without axes has the method all the same
+        return []
 
 
 def _text(value: object) -> str:

@@ -14,6 +14,7 @@ import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,16 +24,13 @@ import tifffile
 from connectomics_zoo.errors import MissingPackageError, VolumeError
 from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.metadata import (
-    Content,
-    Place,
     VoxelSize,
     as_voxel_size,
-    content_description,
-    content_from_ome,
+    attributes_from_ome,
+    description_of,
     voxel_size_from_imagej,
     voxel_size_from_ome,
 )
-from connectomics_zoo.volumes.placement import Placement
 
 # OME-XML has no name for the other types.
 _OME_DTYPES = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64"})
@@ -42,8 +40,6 @@ class TiffArray:
     """An open TIFF stack; `read` maps it into memory, or decodes only the strips and tiles it needs."""
 
     dataset: str | None = None
-    task: object = None
-    place: Place | None = None
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -70,8 +66,8 @@ class TiffArray:
         else:
             self.axes, self.shape = _axes_and_shape(series, path=self._path)
         self.voxel_size_nm = _voxel_size(self._file, header=header, page=first)
-        self.content: object = (
-            content_from_ome(self._file.ome_metadata or "") if self._file.is_ome else header.get("content")
+        self.attributes: Mapping[str, Any] = (
+            attributes_from_ome(self._file.ome_metadata or "") if self._file.is_ome else header
         )
         self._is_bool = header.get("dtype") == "bool"
         stored = np.dtype(first.dtype)
@@ -111,9 +107,7 @@ class TiffFolder:
     dataset: str | None = None
     axes: str | None = "zyx"
     voxel_size_nm: VoxelSize | None = None
-    content: object = None
-    task: object = None
-    place: Place | None = None
+    attributes: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, folder: Path) -> None:
         self._paths = sorted(
@@ -269,7 +263,7 @@ def _read_plane(page: Any, *, rows: slice, columns: slice) -> npt.NDArray[Any]:
 
 
 class TiffSink:
-    """A new uncompressed TIFF, written through a memory map; dataset, task, placement and chunks mean nothing here."""
+    """A new uncompressed TIFF, written through a memory map; dataset and chunks mean nothing here."""
 
     def __init__(
         self,
@@ -279,9 +273,7 @@ class TiffSink:
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         voxel_size_nm: VoxelSize | None,
-        content: Content | None,
-        task: str | None,
-        placement: Placement | None,
+        attributes: Mapping[str, Any],
         chunks: tuple[int, ...],
     ) -> None:
         axes = "ZYX" if len(shape) == 3 else "CZYX"
@@ -296,7 +288,9 @@ class TiffSink:
             photometric="minisblack",
             metadata={
                 "axes": axes,
-                **(_ome_header if is_ome else _json_header)(dtype=dtype, voxel_size_nm=voxel_size_nm, content=content),
+                **(_ome_header if is_ome else _json_header)(
+                    dtype=dtype, voxel_size_nm=voxel_size_nm, attributes=attributes
+                ),
             },
         )
         if hasattr(os, "posix_fallocate"):
@@ -315,14 +309,18 @@ class TiffSink:
         del self._array
 
 
-def _ome_header(*, dtype: np.dtype[Any], voxel_size_nm: VoxelSize | None, content: Content | None) -> dict[str, Any]:
-    header: dict[str, Any] = {} if content is None else {"Description": content_description(content)}
+def _ome_header(
+    *, dtype: np.dtype[Any], voxel_size_nm: VoxelSize | None, attributes: Mapping[str, Any]
+) -> dict[str, Any]:
+    header: dict[str, Any] = {"Description": description_of(attributes)} if attributes else {}
     for axis, length in zip("ZYX", voxel_size_nm or (), strict=False):
         header |= {f"PhysicalSize{axis}": length, f"PhysicalSize{axis}Unit": "nm"}
     return header
 
 
-def _json_header(*, dtype: np.dtype[Any], voxel_size_nm: VoxelSize | None, content: Content | None) -> dict[str, Any]:
+def _json_header(
+    *, dtype: np.dtype[Any], voxel_size_nm: VoxelSize | None, attributes: Mapping[str, Any]
+) -> dict[str, Any]:
     # TIFF packs booleans into bits, which no map can write, so they are bytes that say what they are.
-    header: dict[str, Any] = {"dtype": dtype.name} if content is None else {"dtype": dtype.name, "content": content}
+    header = {"dtype": dtype.name, **attributes}
     return header if voxel_size_nm is None else {**header, "voxel_size_nm": list(voxel_size_nm)}

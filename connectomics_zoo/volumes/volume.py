@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -15,14 +16,16 @@ from connectomics_zoo.volumes.box import Box, refuse_outside
 from connectomics_zoo.volumes.checks import DTYPES, is_supported
 from connectomics_zoo.volumes.hdf5 import Hdf5Array
 from connectomics_zoo.volumes.location import Location, find_volume
-from connectomics_zoo.volumes.metadata import (
-    Content,
-    Place,
-    VoxelSize,
-    declared_content,
-    declared_task,
-)
+from connectomics_zoo.volumes.metadata import VoxelSize
 from connectomics_zoo.volumes.placement import Placement
+from connectomics_zoo.volumes.prediction import (
+    Content,
+    StoredPrediction,
+    declared_content,
+    declared_placement,
+    declared_texts,
+    read_stored,
+)
 from connectomics_zoo.volumes.tiff import TiffArray, TiffFolder
 from connectomics_zoo.volumes.zarr_store import ZarrArray
 
@@ -37,9 +40,7 @@ class _OpenArray(Protocol):
     dtype: np.dtype[Any]
     axes: str | None
     voxel_size_nm: VoxelSize | None
-    content: object
-    task: object
-    place: Place | None
+    attributes: Mapping[str, Any]
 
     def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]: ...
 
@@ -63,15 +64,11 @@ class Volume:
         self.channels: int | None = sizes.get("c")
         self.dtype: np.dtype[Any] = array.dtype.newbyteorder("=")
         self.voxel_size_nm = _agreed_voxel_size(array.voxel_size_nm, voxel_size_nm, location=self.location)
-        self.content: Content | None = declared_content(array.content, dtype=self.dtype)
+        self.content: Content | None = declared_content(array.attributes, dtype=self.dtype)
         """What the file says that its values are; None where it does not, or where the data type cannot hold it."""
-        self.task: str | None = declared_task(array.task)
-        """The spec of the task that it is a prediction for, as JSON; None where the file has none."""
-        self.placement: Placement | None = None
+        self.placement: Placement | None = declared_placement(array.attributes, shape=self.shape)
         """Of which part of which volume it was predicted; None where it does not say, or of all of it."""
-        if array.place is not None:
-            first, whole_shape = array.place
-            self.placement = Placement(Box.of_shape(self.shape, start=first), whole_shape)
+        self._texts = declared_texts(array.attributes)
         self._array: _OpenArray | None = array
         self._process = os.getpid()
 
@@ -84,6 +81,14 @@ class Volume:
     def whole(self) -> Box:
         """All of its voxels."""
         return Box.of_shape(self.shape)
+
+    def says(self) -> StoredPrediction:
+        """Return all that the file says of it as a prediction: also its task, its scale and how it came to be.
+
+        Raises:
+            SpecError: the task is no valid spec, or how the values are stored is not understood.
+        """
+        return read_stored(self._texts, content=self.content, placement=self.placement, location=self.location)
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         """Return the voxels of `box` as (Z, Y, X) or (C, Z, Y, X), in native byte order.

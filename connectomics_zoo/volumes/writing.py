@@ -17,12 +17,13 @@ from connectomics_zoo.volumes.box import Box, refuse_outside
 from connectomics_zoo.volumes.checks import DTYPES, is_supported, readable
 from connectomics_zoo.volumes.hdf5 import Hdf5Sink, hdf5_datasets
 from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, Format, split_location
-from connectomics_zoo.volumes.metadata import Content, VoxelSize, as_voxel_size, declared_content
-from connectomics_zoo.volumes.placement import Placement
+from connectomics_zoo.volumes.metadata import VoxelSize, as_voxel_size
+from connectomics_zoo.volumes.prediction import StoredPrediction, declared_content, to_attributes
 from connectomics_zoo.volumes.tiff import TiffSink
 from connectomics_zoo.volumes.zarr_store import ZarrSink, zarr_arrays
 
 _CHUNKS = (64, 128, 128)
+_SAYS_NOTHING = StoredPrediction()
 
 
 class _Sink(Protocol):
@@ -127,9 +128,7 @@ def create_volume(
     dtype: npt.DTypeLike,
     channels: int | None,
     voxel_size_nm: VoxelSize | None,
-    content: Content | None = None,
-    task: str | None = None,
-    placement: Placement | None = None,
+    says: StoredPrediction = _SAYS_NOTHING,
     chunks: tuple[int, int, int] | None = None,
     overwrite: bool = False,
 ) -> WritableVolume:
@@ -137,9 +136,7 @@ def create_volume(
 
     A file or store holds the one volume: none is added to an existing file, and `overwrite` replaces a
     file only if it holds nothing else. HDF5 and Zarr are compressed in `chunks` (z, y, x); TIFF is not.
-    Zarr is OME-NGFF with the level `0` in the group. `content` says in the file what the values are.
-    HDF5 and Zarr also keep what a TIFF cannot: `task`, for which task they were predicted (its spec as JSON),
-    and `placement`, of which part of another volume.
+    Zarr is OME-NGFF with the level `0` in the group. `says` is what the file says of the values.
 
     Raises:
         OutputError: the target exists, or shape, data type, suffix or folder are not possible.
@@ -147,10 +144,11 @@ def create_volume(
     path, dataset = split_location(str(location))
     data_type = np.dtype(dtype)
     _check_request(path, dataset=dataset, dtype=data_type, chunks=chunks)
-    if content is not None and declared_content(content, dtype=data_type) is None:
+    attributes = to_attributes(says)
+    if says.content is not None and declared_content(attributes, dtype=data_type) is None:
         raise OutputError(
-            f"{path}: content {content!r} is not possible in {data_type}, give 'probability' for uint8 or floats, or "
-            "'label' or 'instances' for whole numbers or bool."
+            f"{path}: content {says.content!r} is not possible in {data_type}, give 'probability' for uint8 or floats, "
+            "or 'label' or 'instances' for whole numbers or bool."
         )
     _check_numbers(path, shape=shape, channels=channels, chunks=chunks, voxel_size_nm=voxel_size_nm)
     kind = FORMAT_OF_SUFFIX[path.suffix.lower()]
@@ -169,9 +167,7 @@ def create_volume(
                 shape=shape if channels is None else (channels, *shape),
                 dtype=data_type,
                 voxel_size_nm=voxel_size_nm,
-                content=content,
-                task=task,
-                placement=placement,
+                attributes=attributes,
                 chunks=edges if channels is None else (1, *edges),
             )
     except BaseException:

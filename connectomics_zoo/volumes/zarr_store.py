@@ -6,6 +6,7 @@ The hierarchy is read from its JSON files, since zarr-python 2 and 3 differ ther
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,15 @@ from connectomics_zoo.errors import MissingPackageError
 from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.location import dataset_error
 from connectomics_zoo.volumes.metadata import (
-    Content,
     VoxelSize,
     axes_from_attributes,
     axes_from_multiscales,
     declared_axes,
-    declared_place,
     default_axes,
     multiscales_entry,
-    placement_attributes,
     voxel_size_from_attributes,
     voxel_size_from_multiscales,
 )
-from connectomics_zoo.volumes.placement import Placement
 
 _LIBRARY_VERSION = int(zarr.__version__.split(".")[0])
 
@@ -55,21 +52,18 @@ class ZarrArray:
 
     def _read_metadata(self, folder: Path, *, node: dict[str, Any]) -> None:
         rank = len(self.shape)
-        attributes = node["attributes"]
+        self.attributes: Mapping[str, Any] = dict(node["attributes"])
         entry, level = _multiscales_of(folder, store=self._path)
         self.axes: str | None = (
             (axes_from_multiscales(entry, rank=rank) if entry else None)
             or declared_axes(node["dimension_names"], rank=rank)
-            or axes_from_attributes(attributes, rank=rank)
+            or axes_from_attributes(self.attributes, rank=rank)
             or default_axes(rank)
         )
-        self.content: object = attributes.get("content")
-        self.task: object = attributes.get("task")
-        self.place = declared_place(attributes)
         self.voxel_size_nm: VoxelSize | None = None
         if self.axes is not None:
             scaled = voxel_size_from_multiscales(entry, level=level, axes=self.axes) if entry is not None else None
-            self.voxel_size_nm = scaled or voxel_size_from_attributes(attributes, axes=self.axes)
+            self.voxel_size_nm = scaled or voxel_size_from_attributes(self.attributes, axes=self.axes)
 
     def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
         """Return the block of voxels at `index`, one slice for each axis of the array."""
@@ -160,17 +154,15 @@ class ZarrSink:
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         voxel_size_nm: VoxelSize | None,
-        content: Content | None,
-        task: str | None,
-        placement: Placement | None,
+        attributes: Mapping[str, Any],
         chunks: tuple[int, ...],
     ) -> None:
-        attributes = _multiscales_attributes(rank=len(shape), voxel_size_nm=voxel_size_nm)
+        image_attributes = _multiscales_attributes(rank=len(shape), voxel_size_nm=voxel_size_nm)
         library: Any = zarr
         if _LIBRARY_VERSION >= 3:
             root = library.open_group(str(path), mode="w", zarr_format=3)
             image = root.require_group(dataset) if dataset else root
-            image.attrs.update({"ome": {"version": "0.5", "multiscales": [attributes]}})
+            image.attrs.update({"ome": {"version": "0.5", "multiscales": [image_attributes]}})
             self._array: Any = image.create_array(
                 "0",
                 shape=shape,
@@ -183,7 +175,7 @@ class ZarrSink:
         else:
             root = library.open_group(str(path), mode="w")
             image = root.require_group(dataset) if dataset else root
-            image.attrs.update({"multiscales": [{"version": "0.4", **attributes}]})
+            image.attrs.update({"multiscales": [{"version": "0.4", **image_attributes}]})
             self._array = image.create_dataset(
                 "0",
                 shape=shape,
@@ -193,12 +185,7 @@ class ZarrSink:
                 fill_value=0,
                 dimension_separator="/",
             )
-        if content is not None:
-            self._array.attrs["content"] = content
-        if task is not None:
-            self._array.attrs["task"] = task
-        if placement is not None:
-            self._array.attrs.update(placement_attributes(placement))
+        self._array.attrs.update(attributes)
 
     def write(self, index: tuple[slice, ...], block: npt.NDArray[Any]) -> None:
         """Write `block` at `index`."""

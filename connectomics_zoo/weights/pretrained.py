@@ -47,6 +47,10 @@ class Pretrained:
         """What a load report calls them: the file, and the reference where that does not lead to it."""
         return str(self.path) if self.path.is_relative_to(self.name) else f"{self.name}: {self.path}"
 
+    def sha256(self) -> str:
+        """Return the digest of the file, which is read for it where none is declared."""
+        return file_sha256(self.path) if self.entry is None else self.entry.sha256
+
 
 def find_pretrained(ref: str | Path | ModelSpec, tag: str | None = None, *, frozen: Frozen = False) -> Pretrained:
     """Return the trained weights of a reference, downloaded if need be, and checked.

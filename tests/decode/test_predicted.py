@@ -11,7 +11,7 @@ from connectomics_zoo.errors import OutputError
 from connectomics_zoo.predict import predict
 from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.volumes import open_volume
-from connectomics_zoo.volumes.prediction import read_task, read_values
+from connectomics_zoo.volumes.prediction import read_values
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_a_prediction_is_decoded_with_nothing_but_its_file(files):
     values = []
     for name in ("p.h5", "exact.h5"):
         with open_volume(files / name) as volume:
-            assert read_task(volume.task, source=name) == task
+            assert volume.says().task == task
             # One channel is no probability.
             assert volume.content is None
             values.append(read_values(volume.read(volume.whole), task=task, location=name))
@@ -53,4 +53,4 @@ def test_labels_carry_no_task(files, tmp_path):
     make_run(tmp_path / "mito")
     predict(tmp_path / "mito", files / "image.h5", tmp_path / "label.h5", output="label")
     with open_volume(tmp_path / "label.h5") as volume:
-        assert (volume.task, volume.content) == (None, "label")
+        assert (volume.says().task, volume.content) == (None, "label")

@@ -28,7 +28,7 @@ from connectomics_zoo.files.yaml import dump_yaml
 from connectomics_zoo.schema.task import DECODE_FIELDS, DECODE_STARTS, OBJECT_METHODS
 from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.volumes import open_volume
-from connectomics_zoo.volumes.prediction import read_task, read_values, store_values, task_text
+from connectomics_zoo.volumes.prediction import StoredPrediction, read_task, read_values, store_values, to_attributes
 
 LABELS = voronoi_labels((12, 24, 24), objects=8)
 
@@ -56,7 +56,7 @@ def run_folder(folder, task):
 # Files ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["p.h5:values", "p.zarr"])
+@pytest.mark.parametrize("name", ["p.h5:values", "p.zarr", "p.tif"])
 @pytest.mark.parametrize("dtype", ["uint8", "float16"])
 def test_a_prediction_carries_its_task_and_becomes_objects(tmp_path, name, dtype):
     task = affinity_task()
@@ -74,13 +74,13 @@ def test_a_prediction_carries_its_task_and_becomes_objects(tmp_path, name, dtype
     )
 
 
-def test_a_tiff_does_not_say_its_task_and_is_decoded_with_one(tmp_path, run_zoo):
+def test_a_prediction_that_does_not_say_its_task_is_decoded_with_one(tmp_path, run_zoo):
     task = affinity_task()
     (tmp_path / "affinities.yaml").write_text(dump_yaml(task.model_dump(mode="json", exclude_none=True)))
-    write_prediction(tmp_path / "p.tif", true_values(LABELS, task), task)
+    write_prediction(tmp_path / "p.tif", true_values(LABELS, task), task, carries_task=False)
     code, _, err = run_zoo("decode", tmp_path / "p.tif", tmp_path / "out.tif")
     assert code == 2
-    assert "does not say for which task it was predicted (a TIFF cannot): give --task NAME or --run FOLDER" in err
+    assert "does not say for which task it was predicted: give --task NAME or --run FOLDER" in err
     code, out, _ = run_zoo("decode", tmp_path / "p.tif", tmp_path / "out.tif", "--task", tmp_path / "affinities.yaml")
     assert code == 0
     assert "12 x 24 x 24 uint32, 8 objects" in out
@@ -104,7 +104,8 @@ def test_values_of_every_activation_survive_the_file(dtype):
 
 def test_a_task_survives_as_text():
     for name in ("mito-instance", "affinities-12", "lsd"):
-        assert read_task(task_text(get_task(name)), source="p.h5") == get_task(name)
+        text = to_attributes(StoredPrediction(task=get_task(name)))["task"]
+        assert read_task(text, source="p.h5") == get_task(name)
 
 
 def test_objects_of_a_foreground(tmp_path):

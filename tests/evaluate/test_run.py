@@ -24,7 +24,7 @@ from connectomics_zoo.scores.scores import object_scores, partition_scores
 from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.tasks.targets.labels import connected_objects
 from connectomics_zoo.volumes import create_volume
-from connectomics_zoo.volumes.prediction import task_text
+from connectomics_zoo.volumes.prediction import StoredPrediction
 
 FIB25 = SHARED / "data/fib25/fib25_sample2_z000-199.h5"
 
@@ -454,8 +454,7 @@ def test_a_prediction_is_cut_where_the_task_that_it_carries_says(tmp_path):
     for name, stored in (("float", values.astype(np.float32)), ("uint8", np.rint(255 * values).astype(np.uint8))):
         for carried, dice in ((task, 1), (None, 0)):
             place = tmp_path / f"{name}-{dice}.h5"
-            text = None if carried is None else task_text(carried)
-            options = {"channels": None, "voxel_size_nm": None, "content": "probability", "task": text}
+            options = {"channels": None, "voxel_size_nm": None, "says": StoredPrediction("probability", carried)}
             with create_volume(place, shape=TRUTH.shape, dtype=stored.dtype, **options) as volume:
                 volume.write(volume.whole, stored)
             report = evaluate(place, truth)

@@ -25,6 +25,7 @@ from connectomics_zoo.errors import (
     UnknownNameError,
     VolumeError,
 )
+from connectomics_zoo.evaluate import evaluate
 from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.network.device import choose_precision
 from connectomics_zoo.predict import predict
@@ -413,15 +414,17 @@ def test_the_command_says_what_it_wrote_and_logs_plain_lines(run, tmp_path, monk
     )
 
 
-def test_a_tiff_does_not_keep_the_threshold_of_its_task(run, tmp_path, caplog):
+@pytest.mark.parametrize("name", ["out.h5", "out.tif", "out.zarr"])
+def test_every_format_keeps_the_threshold_of_the_task(run, tmp_path, caplog, name):
     shutil.copytree(run, tmp_path / "run")
     text = (tmp_path / "run" / "spec.yaml").read_text()
     assert text.count("threshold: 0.5") == 1
     (tmp_path / "run" / "spec.yaml").write_text(text.replace("threshold: 0.5", "threshold: 0.35"))
     image = write(tmp_path / "image.h5", grey((16, 32, 32)))
-    for name, said in (("out.h5", False), ("out.tif", True)):
-        predict(tmp_path / "run", image, tmp_path / name)
-        assert ("give --threshold 0.35 to zoo evaluate" in caplog.text) == said
+    truth = write(tmp_path / "truth.h5", (grey((16, 32, 32)) > 99).astype(np.uint8))
+    predict(tmp_path / "run", image, tmp_path / name)
+    assert not caplog.text
+    assert evaluate(tmp_path / name, truth).threshold == 0.35
 
 
 @pytest.mark.parametrize("name", ["out.h5", "out.tif", "out.zarr"])

@@ -10,7 +10,7 @@ from connectomics_zoo.scores.contingency import count_pairs
 from connectomics_zoo.scores.scores import partition_scores
 from connectomics_zoo.tasks.affinities import compute_affinities, convention_of
 from connectomics_zoo.volumes import create_volume
-from connectomics_zoo.volumes.prediction import store_values, task_text
+from connectomics_zoo.volumes.prediction import StoredPrediction, store_values
 
 STEPS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (3, 0, 0), (0, 7, 0), (0, 0, 7))
 """The offsets (z, y, x) of the tests; the first three attract."""
@@ -81,15 +81,18 @@ def write_prediction(location, values, task, *, dtype="uint8", carries_task=True
         dtype=stored.dtype,
         channels=None if len(stored) == 1 else len(stored),
         voxel_size_nm=(30.0, 8.0, 8.0),
-        task=task_text(task) if carries_task else None,
+        says=StoredPrediction(task=task if carries_task else None),
     ) as volume:
         volume.write(volume.whole, stored[0] if len(stored) == 1 else stored)
     return location
 
 
+LABEL = StoredPrediction("label")
+
+
 def write_labels(location, labels):
     with create_volume(
-        location, shape=labels.shape, dtype="uint32", channels=None, voxel_size_nm=(30.0, 8.0, 8.0), content="label"
+        location, shape=labels.shape, dtype="uint32", channels=None, voxel_size_nm=(30.0, 8.0, 8.0), says=LABEL
     ) as volume:
         volume.write(volume.whole, labels.astype(np.uint32))
     return location

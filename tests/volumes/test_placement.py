@@ -12,8 +12,8 @@ from connectomics_zoo.decode import decode
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.evaluate import evaluate
 from connectomics_zoo.pictures import comparison
-from connectomics_zoo.volumes import Box, Placement, create_volume, open_volume
-from connectomics_zoo.volumes.prediction import store_values, task_text
+from connectomics_zoo.volumes import Box, Placement, StoredPrediction, create_volume, open_volume
+from connectomics_zoo.volumes.prediction import store_values
 
 LABELS = voronoi_labels((16, 24, 24), objects=10)
 PLACE = Box((4, 0, 8), (12, 24, 20))
@@ -36,9 +36,7 @@ def write(location, array, *, placement, task=None, content="instances"):
         dtype=array.dtype,
         channels=None if array.ndim == 3 else len(array),
         voxel_size_nm=None,
-        content=content,
-        task=None if task is None else task_text(task),
-        placement=placement,
+        says=StoredPrediction(content, task, placement),
     ) as volume:
         volume.write(volume.whole, array)
     return location

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.volume_files import example, fails, h5, make_array, peak_bytes, read_all, write
 
 from connectomics_zoo.errors import MissingPackageError, VolumeError
-from connectomics_zoo.volumes import Box, create_volume, open_volume
+from connectomics_zoo.volumes import Box, StoredPrediction, create_volume, open_volume
 
 DTYPES = "bool uint8 int8 uint16 int16 uint32 int32 uint64 int64 float16 float32 float64".split()  # noqa: SIM905
 VOXEL_SIZE_NM = (40.0, 4.5, 4.25)
@@ -59,7 +59,8 @@ def test_an_unknown_voxel_size_stays_unknown(tmp_path, name):
 )
 def test_a_volume_says_what_it_holds(tmp_path, name, content, dtype):
     array = example(3, 4, 5, dtype=dtype)
-    with open_volume(write(f"{tmp_path}/{name}", array, content=content, voxel_size_nm=VOXEL_SIZE_NM)) as volume:
+    place = write(f"{tmp_path}/{name}", array, says=StoredPrediction(content), voxel_size_nm=VOXEL_SIZE_NM)
+    with open_volume(place) as volume:
         assert volume.content == content
         assert volume.voxel_size_nm == pytest.approx(VOXEL_SIZE_NM)
         np.testing.assert_array_equal(volume.read(volume.whole), array)

@@ -13,7 +13,7 @@ import zarr
 from support.volume_files import example, fails, h5, make_array, read_all, refuses, write
 
 from connectomics_zoo.errors import OutputError
-from connectomics_zoo.volumes import Box, check_pair, create_volume, open_volume
+from connectomics_zoo.volumes import Box, StoredPrediction, check_pair, create_volume, open_volume
 
 # Pairs
 
@@ -81,7 +81,7 @@ def test_a_volume_appears_only_when_it_is_complete(tmp_path, name):
 )
 def test_a_content_that_the_data_type_cannot_hold_is_refused(tmp_path, content, dtype):
     with refuses(f"a.h5: content '{content}' is not possible in {dtype}, give 'probability' for uint8 or floats"):
-        create(tmp_path / "a.h5", content=content, dtype=dtype)
+        create(tmp_path / "a.h5", says=StoredPrediction(content), dtype=dtype)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,60 @@
+"""What the volume that is written says of itself."""
+
+from __future__ import annotations
+
+from connectomics_zoo.network.device import Precision
+from connectomics_zoo.predict.checks import DType, Output
+from connectomics_zoo.schema.experiment import PredictionSpec, RunSpec
+from connectomics_zoo.schema.provenance import Decoding, Provenance, UsedWeights
+from connectomics_zoo.volumes import Content, Placement, StoredPrediction
+from connectomics_zoo.volumes.prediction import scale_of, this_program
+from connectomics_zoo.weights.pretrained import Pretrained
+
+
+def make_provenance(
+    trained: Pretrained, run: RunSpec, *, chosen: PredictionSpec, precision: Precision, output: Output
+) -> Provenance:
+    """Return how what is predicted comes to be.
+
+    Args:
+        trained: the weights.
+        run: how they were trained.
+        chosen: window, overlap, views and merge.
+        precision: of the network.
+        output: what is written.
+    """
+    program = this_program()
+    labels = Decoding(task=run.task.name, decode=run.task.decode, program=program) if output == "label" else None
+    return Provenance(
+        program=program,
+        weights=UsedWeights(
+            # A folder's name may be no text in any encoding.
+            reference=trained.name.encode("utf-8", "backslashreplace").decode(),
+            model=run.model.reference,
+            sha256=trained.sha256(),
+        ),
+        prediction=chosen,
+        precision=precision,
+        decoding=labels,
+    )
+
+
+def stated(
+    run: RunSpec, *, output: Output, dtype: DType, placement: Placement | None, provenance: Provenance
+) -> StoredPrediction:
+    """Return what the volume that is written says of itself.
+
+    Args:
+        run: what is predicted with.
+        output: what is written.
+        dtype: its data type.
+        placement: where it lies in the volume that is predicted.
+        provenance: how it comes to be.
+    """
+    if output == "label":
+        return StoredPrediction(content="label", placement=placement, provenance=provenance)
+    # With tanh, or without an activation, the values are no probabilities; the file says by its task what they are.
+    is_probability = all(channel.activation not in ("tanh", "none") for channel in run.task.channels)
+    content: Content | None = "probability" if is_probability else None
+    scale = scale_of(run.task) if dtype == "uint8" else None
+    return StoredPrediction(content, run.task, placement, scale, provenance)
