@@ -23,7 +23,7 @@ import zoo
 from connectomics_zoo.cli import decode as decode_cli
 from connectomics_zoo.decode import memory, methods, settings
 from connectomics_zoo.decode.tune import grid_of
-from connectomics_zoo.errors import SpecError, VolumeError
+from connectomics_zoo.errors import OutputError, SpecError, VolumeError
 from connectomics_zoo.files.yaml import dump_yaml
 from connectomics_zoo.schema.task import DECODE_FIELDS, DECODE_STARTS, OBJECT_METHODS
 from connectomics_zoo.specs.lookup import get_task
@@ -350,6 +350,14 @@ def test_the_free_memory_is_read_where_the_system_says_it(tmp_path):
     assert memory.available_bytes(path) == 7 * 1024
     path.write_text("MemTotal:       100 kB\n")
     assert memory.available_bytes(path) is None
+
+
+@pytest.mark.parametrize("name", ["out.h5", "out.tif", "out.zarr"])
+def test_a_place_that_is_taken_is_refused_before_the_prediction_is_read(tmp_path, prediction, monkeypatch, name):
+    zoo.decode(prediction, tmp_path / name)
+    monkeypatch.setattr("connectomics_zoo.decode.run._read", lambda *_: pytest.fail("was read"))
+    with pytest.raises(OutputError, match="exists already"):
+        zoo.decode(prediction, tmp_path / name, tune_on=write_labels(tmp_path / "truth.h5", LABELS))
 
 
 def test_nothing_is_overwritten_unasked_and_never_the_prediction(tmp_path, prediction, run_zoo):
