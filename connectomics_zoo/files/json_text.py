@@ -47,4 +47,4 @@ def _is_deep(document: Any) -> bool:
             if isinstance(item, dict | list)
             for child in (item.values() if isinstance(item, dict) else item)
         ]
-    return bool(level)
+    return any(isinstance(item, dict | list) for item in level)
