@@ -70,11 +70,11 @@ def command(
         remote={"--private": private, "--tag": tag, "--message": message, "--write": spec},
         no_pictures=no_pictures,
     )
-    from connectomics_zoo.push import Request, preview, push, ship
+    from connectomics_zoo.push import PREVIEW, Request, preview, push, ship
 
     request = Request(run, name=name, half=half, license=license, attribution=attribution)
     if ships:
-        folder = (output or run / "push-preview") if dry_run else None
+        folder = (output or run / PREVIEW) if dry_run else None
         report = ship(request, Path(target), output=folder, tell=note)
     elif dry_run:
         report = preview(request, target, output=output, pictures=not no_pictures, tell=note)

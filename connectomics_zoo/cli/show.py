@@ -242,12 +242,14 @@ def _describe_target(target: TargetSpec) -> str:
 
 
 def _print_experiment(spec: ExperimentSpec) -> None:
+    from connectomics_zoo.schema.experiment import REQUIRED
+
     _print_title(spec.name, spec.summary)
     document = spec_document(spec)
     changed = {**document["arch"], **document["training"]}
     changed |= {} if spec.threshold is None else {"threshold": spec.threshold}
     facts = {"model": spec.model, "task": spec.task, **_first_weights(spec), "changes": _listed(changed) or "none"}
-    if spec.data.root == "???":
+    if spec.data.root == REQUIRED:
         facts["start"] = f"zoo train {spec.name} data.root=FOLDER"
     print_facts(facts)
     _print_volumes(spec.data)

@@ -18,9 +18,8 @@ from connectomics_zoo.convert.pick import Picked, pick, recognise
 from connectomics_zoo.errors import OutputError, WeightsError
 from connectomics_zoo.files.atomic import refuse_existing, whole_folder
 from connectomics_zoo.files.digests import file_sha256, write_sums
-from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.network.build import build_meta, count_parameters, measure
-from connectomics_zoo.runs.folder import RUN_SPEC
+from connectomics_zoo.runs.folder import SPEC_FILE, WEIGHTS_FILE
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.specs.lookup import get_spec
 from connectomics_zoo.specs.spec_file import write_spec
@@ -187,5 +186,5 @@ def _write(output: Path, tensors: Mapping[str, Tensor], spec: ModelSpec, *, meta
     """Write the folder beside its place, and put it there when it is complete."""
     with whole_folder(output) as partial:
         save_tensors(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt", **metadata})
-        write_spec(spec, path=partial / RUN_SPEC)
-        write_sums(partial, (RUN_SPEC, WEIGHTS_FILE))
+        write_spec(spec, path=partial / SPEC_FILE)
+        write_sums(partial, (SPEC_FILE, WEIGHTS_FILE))

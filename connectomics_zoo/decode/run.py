@@ -140,7 +140,8 @@ def decode(
                 "a prediction that was made without --output label."
             )
         base = find_task(predicted, task=task, run=spec)
-        saved = None if run is None else read_tuned(run)
+        tuned = None if run is None else read_tuned(Path(run))
+        saved = None if tuned is None else tuned.decode
         chosen = with_settings(base, saved=saved, method=method, changes=changes or {})
         box, placement, truth_of = _parts(predicted, tune_on, mask, region)
         refuse_too_large(chosen, shape=box.shape, stored=predicted.dtype, location=predicted.location)
@@ -241,7 +242,7 @@ def _mask_of(run: RunSpec, truth: str | Path) -> str | None:
     Raises:
         SpecError: it has several.
     """
-    root = None if run.data.root is None else Path(run.data.root).expanduser()
+    root = run.data.folder
     wanted = _file_of(truth)
     pairs = (*run.data.validation, *run.data.train) if wanted is not None else ()
     masks = {pair.mask for pair in pairs if _file_of(pair.label, root=root) == wanted}
@@ -307,4 +308,4 @@ def _save(
         truth=truth,
         region=region,
     )
-    return write_tuned(tuned, run)
+    return write_tuned(tuned, Path(run))

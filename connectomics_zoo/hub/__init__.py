@@ -3,11 +3,8 @@
 from connectomics_zoo.hub.client import Commit, RemoteFile, endpoint, explained, find_commit
 from connectomics_zoo.hub.download import bars_on_terminals_only, fetch
 from connectomics_zoo.hub.repository import HubReference, fetch_spec, fetch_weights, pin, spec_name, weights_name
-from connectomics_zoo.runs.folder import SPEC_FILE, WEIGHTS_FILE
 
 __all__ = [
-    "SPEC_FILE",
-    "WEIGHTS_FILE",
     "Commit",
     "HubReference",
     "RemoteFile",

@@ -9,7 +9,8 @@ from pathlib import Path
 from connectomics_zoo.files.atomic import refuse_existing, whole_folder
 from connectomics_zoo.files.digests import file_sha256, write_sums
 from connectomics_zoo.files.yaml import dump_yaml
-from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE, pin
+from connectomics_zoo.hub import pin
+from connectomics_zoo.runs.folder import SPEC_FILE, WEIGHTS_FILE
 from connectomics_zoo.specs.reference import parse_reference
 from connectomics_zoo.weights.match import refuse_misfit
 from connectomics_zoo.weights.pretrained import Frozen, Pretrained, embedded_run, find_pretrained

@@ -2,5 +2,6 @@
 
 from connectomics_zoo.push.run import PushReport, preview, push, ship
 from connectomics_zoo.push.trained import Request
+from connectomics_zoo.runs.folder import PREVIEW
 
-__all__ = ["PushReport", "Request", "preview", "push", "ship"]
+__all__ = ["PREVIEW", "PushReport", "Request", "preview", "push", "ship"]

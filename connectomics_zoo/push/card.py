@@ -9,21 +9,25 @@ import shlex
 from huggingface_hub import EvalResult, ModelCardData
 
 from connectomics_zoo.decode.settings import fields_of
-from connectomics_zoo.hub import SPEC_FILE, HubReference
+from connectomics_zoo.hub import HubReference
 from connectomics_zoo.push.licences import hub_licence, licence_meaning
 from connectomics_zoo.push.measured import PICTURE_FILE, Measured
 from connectomics_zoo.push.provenance import describe_dataset, describe_part, describe_recipe, describe_split
 from connectomics_zoo.push.trained import Trained
-from connectomics_zoo.runs.folder import METRICS_FILE
-from connectomics_zoo.runs.tuned import TUNED_FILE
+from connectomics_zoo.runs.folder import (
+    CURVE_FILE,
+    METRICS_FILE,
+    PROVENANCE_FILE,
+    SPEC_FILE,
+    TUNED_FILE,
+    WEIGHTS_FILE,
+)
 from connectomics_zoo.schema.experiment import PredictionSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.tasks.activations import SCALE
 
 LIBRARY = "connectomics-zoo"
 CARD_FILE = "README.md"
-CURVE_FILE = "curve.png"
-PROVENANCE_FILE = "provenance.json"
 _PIPELINE = "image-segmentation"
 
 _ACTIVATIONS = {
@@ -120,7 +124,7 @@ def _introduction(trained: Trained) -> str:
         f"{run.model.summary} Trained for this task: {_uncapitalised(run.task.summary)} "
         f"Output channels: {channels}.\n\n"
         f"`{SPEC_FILE}` is the complete spec of the network and of its training, and lies in the metadata of "
-        f"`model.safetensors` too; `{PROVENANCE_FILE}` says where the weights come from.\n"
+        f"`{WEIGHTS_FILE}` too; `{PROVENANCE_FILE}` says where the weights come from.\n"
     )
 
 

@@ -12,9 +12,9 @@ from connectomics_zoo.errors import OutputError, SpecError, WeightsError
 from connectomics_zoo.files.changes import FileChange, write
 from connectomics_zoo.files.yaml import dump_yaml, parse_yaml, read_yaml
 from connectomics_zoo.files.yaml_blocks import find_block, replace_block
-from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.push.provenance import describe_dataset, describe_recipe, describe_split
 from connectomics_zoo.push.trained import Trained
+from connectomics_zoo.runs.folder import WEIGHTS_FILE
 from connectomics_zoo.schema.model import ModelSpec, Probe, WeightsEntry
 from connectomics_zoo.schema.validation import validate
 

@@ -8,11 +8,16 @@ from pathlib import Path
 
 from connectomics_zoo.errors import OutputError
 from connectomics_zoo.files.atomic import output_errors, whole_file
-from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE
-from connectomics_zoo.push.card import CARD_FILE, CURVE_FILE, PROVENANCE_FILE
+from connectomics_zoo.push.card import CARD_FILE
 from connectomics_zoo.push.measured import PICTURE_FILE
-from connectomics_zoo.runs.folder import METRICS_FILE
-from connectomics_zoo.runs.tuned import TUNED_FILE
+from connectomics_zoo.runs.folder import (
+    CURVE_FILE,
+    METRICS_FILE,
+    PROVENANCE_FILE,
+    SPEC_FILE,
+    TUNED_FILE,
+    WEIGHTS_FILE,
+)
 
 OPTIONAL_FILES = (PICTURE_FILE, CURVE_FILE, TUNED_FILE)
 """What some runs have: of an earlier push it is taken away if this one has it not."""

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from connectomics_zoo.files.digests import file_sha256
-from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE
-from connectomics_zoo.push.card import CARD_FILE, CURVE_FILE, PROVENANCE_FILE, card_text
+from connectomics_zoo.push.card import CARD_FILE, card_text
 from connectomics_zoo.push.entry import (
     package_entry,
 )
@@ -18,9 +17,15 @@ from connectomics_zoo.push.measured import PICTURE_FILE, Measured, Tell, measure
 from connectomics_zoo.push.portable import refuse_leaks
 from connectomics_zoo.push.provenance import provenance
 from connectomics_zoo.push.trained import Trained, require_verified, write_trained
-from connectomics_zoo.runs.folder import METRICS_FILE
+from connectomics_zoo.runs.folder import (
+    CURVE_FILE,
+    METRICS_FILE,
+    PROVENANCE_FILE,
+    SPEC_FILE,
+    TUNED_FILE,
+    WEIGHTS_FILE,
+)
 from connectomics_zoo.runs.portable import is_elsewhere, is_private_source, volumes_of
-from connectomics_zoo.runs.tuned import TUNED_FILE
 from connectomics_zoo.schema.model import WeightsEntry
 
 
@@ -86,6 +91,6 @@ def refuse_leaks_of(trained: Trained, folder: Path, names: Iterable[str]) -> Non
         places.append(Path(source))
     if trained.tuned is not None:
         places += map(Path, filter(is_elsewhere, (trained.tuned.prediction, trained.tuned.truth)))
-    if data.root is not None:
-        places.append(Path(data.root).expanduser().resolve())
+    if data.folder is not None:
+        places.append(data.folder.resolve())
     refuse_leaks({name: (folder / name).read_bytes() for name in names}, [*places, *(item.parent for item in places)])

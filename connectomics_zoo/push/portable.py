@@ -8,12 +8,9 @@ from pathlib import Path
 
 from connectomics_zoo.errors import SpecError
 from connectomics_zoo.runs.portable import is_elsewhere, is_private_source, volumes_of
-from connectomics_zoo.schema.experiment import DataSpec, RunSpec, VolumePair
+from connectomics_zoo.schema.experiment import REQUIRED, DataSpec, RunSpec, VolumePair
 from connectomics_zoo.schema.tuned import TunedDecoding
 from connectomics_zoo.volumes.location import split_location
-
-REQUIRED = "???"
-"""What stands for the folder of the volumes, which everybody has elsewhere."""
 
 
 def portable_run(run: RunSpec) -> RunSpec:

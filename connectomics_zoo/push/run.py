@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from connectomics_zoo.errors import HubError, OutputError, ZooError
 from connectomics_zoo.files.digests import file_sha256
 from connectomics_zoo.files.yaml import MAX_BYTES
-from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE, HubReference, fetch, find_commit
+from connectomics_zoo.hub import HubReference, fetch, find_commit
 from connectomics_zoo.push import upload
 from connectomics_zoo.push.card import CARD_FILE
 from connectomics_zoo.push.entry import (
@@ -31,12 +31,9 @@ from connectomics_zoo.push.folder import OPTIONAL_FILES, copy_files, file_sizes,
 from connectomics_zoo.push.measured import PICTURE_FILE, Tell, measure_numbers, measure_objects
 from connectomics_zoo.push.package import Package, make_package, refuse_leaks_of
 from connectomics_zoo.push.trained import Request, Trained, read_trained, require_verified, write_trained
-from connectomics_zoo.runs.tuned import TUNED_FILE
+from connectomics_zoo.runs.folder import PREVIEW, SPEC_FILE, TUNED_FILE, WEIGHTS_FILE
 from connectomics_zoo.schema.base import RepoId
 from connectomics_zoo.schema.model import WeightsEntry
-
-PREVIEW = "push-preview"
-"""Folder in a run folder that a preview goes to by default."""
 
 
 @dataclass(frozen=True)

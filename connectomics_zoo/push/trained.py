@@ -15,12 +15,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from connectomics_zoo.errors import CheckFailedError, SpecError, WeightsError
-from connectomics_zoo.files.yaml import dump_yaml, read_yaml
-from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE
 from connectomics_zoo.push.portable import portable_run, portable_tuned
-from connectomics_zoo.runs.folder import METRICS_FILE, get_run
-from connectomics_zoo.runs.metrics import read_metrics
-from connectomics_zoo.runs.tuned import TUNED_FILE, write_tuned
+from connectomics_zoo.runs.folder import METRICS_FILE, TUNED_FILE, WEIGHTS_FILE, get_run, run_text, write_run
+from connectomics_zoo.runs.metrics import read_metrics, write_metrics
+from connectomics_zoo.runs.tuned import read_tuned, write_tuned
 from connectomics_zoo.schema.base import Name, Sentence
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.task import TaskSpec
@@ -137,9 +135,9 @@ def _legal(value: str, kind: Any, *, what: str, example: str) -> str:
 def _read_tuned(folder: Path, task: TaskSpec) -> TunedDecoding | None:
     """Return what tuning found for a run, None where it was not tuned."""
     path = folder / TUNED_FILE
-    if not path.exists():
+    tuned = read_tuned(folder)
+    if tuned is None:
         return None
-    tuned = validate(TunedDecoding, read_yaml(path), source=str(path))
     if not tuned.decode.is_instances:
         raise SpecError(
             f"{path}: decodes by {tuned.decode.method}, which makes no objects: tune again with zoo decode --tune, or "
@@ -174,12 +172,10 @@ def write_trained(trained: Trained, folder: Path) -> None:
     Raises:
         WeightsError: a weight is not finite, or too large for float16.
     """
-    text = dump_yaml(trained.public.model_dump(mode="json", exclude_none=True))
-    (folder / SPEC_FILE).write_text(text, encoding="utf-8")
-    tensors = _stored(trained)
-    (folder / WEIGHTS_FILE).write_bytes(_with_metadata(save(tensors), {"format": "pt", "spec": text}))
-    content = {"steps": trained.steps, **trained.metrics, "step": trained.kept_step}
-    (folder / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_run(trained.public, folder)
+    metadata = {"format": "pt", "spec": run_text(trained.public)}
+    (folder / WEIGHTS_FILE).write_bytes(_with_metadata(save(_stored(trained)), metadata))
+    write_metrics({**trained.metrics, "step": trained.kept_step}, folder, steps=trained.steps)
     if trained.public_tuned is not None:
         write_tuned(trained.public_tuned, folder)
 

@@ -14,8 +14,6 @@ from connectomics_zoo.errors import HubError, ZooError
 from connectomics_zoo.files.digests import file_git_sha1, file_sha256
 from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.hub import (
-    SPEC_FILE,
-    WEIGHTS_FILE,
     HubReference,
     bars_on_terminals_only,
     endpoint,
@@ -23,6 +21,7 @@ from connectomics_zoo.hub import (
     fetch_spec,
     find_commit,
 )
+from connectomics_zoo.runs.folder import SPEC_FILE, WEIGHTS_FILE
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.validation import validate
 

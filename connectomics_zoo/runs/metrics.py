@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from connectomics_zoo.errors import WeightsError
+from connectomics_zoo.files.atomic import write_text
 from connectomics_zoo.runs.folder import METRICS_FILE
+
+
+def has_metrics(folder: Path) -> bool:
+    """Whether the training of a run folder has ended."""
+    return (folder / METRICS_FILE).is_file()
 
 
 def read_metrics(folder: Path) -> tuple[dict[str, float], int, int]:
@@ -27,3 +34,17 @@ def read_metrics(folder: Path) -> tuple[dict[str, float], int, int]:
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path}: is not what zoo train writes ({error!r}), restore it.") from None
+
+
+def write_metrics(metrics: Mapping[str, float], folder: Path, *, steps: int) -> None:
+    """Write the scores into a run folder, in place of older ones.
+
+    Args:
+        metrics: the scores (`val/dice`, …), and as `step` the one whose weights were kept.
+        folder: the run folder.
+        steps: optimiser steps that were done.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    write_text(folder / METRICS_FILE, json.dumps({"steps": steps, **metrics}, indent=2) + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from connectomics_zoo.errors import SpecError
-from connectomics_zoo.schema.experiment import DataSpec, RunSpec
+from connectomics_zoo.schema.experiment import REQUIRED, DataSpec, RunSpec
 
 
 def check_portable(run: RunSpec, *, source: str) -> None:
@@ -18,7 +18,7 @@ def check_portable(run: RunSpec, *, source: str) -> None:
     strange = [place for place in volumes_of(run.data) if is_elsewhere(place)]
     if run.init_from is not None and is_private_source(run.init_from):
         strange.append(run.init_from)
-    if run.data.root not in (None, "???"):
+    if run.data.root not in (None, REQUIRED):
         strange.insert(0, run.data.root)
     if strange:
         raise SpecError(

@@ -6,30 +6,27 @@ from pathlib import Path
 
 from connectomics_zoo.files.atomic import write_text
 from connectomics_zoo.files.yaml import dump_yaml, read_yaml
-from connectomics_zoo.schema.task import DecodeSpec
+from connectomics_zoo.runs.folder import TUNED_FILE
 from connectomics_zoo.schema.tuned import TunedDecoding
 from connectomics_zoo.schema.validation import validate
 
-TUNED_FILE = "decode.yaml"
-"""In a run folder: the settings that tuning found."""
 
-
-def read_tuned(run: str | Path) -> DecodeSpec | None:
-    """Return the settings that tuning has found for a run folder, or None where it was not tuned.
+def read_tuned(folder: Path) -> TunedDecoding | None:
+    """Return what tuning has found for a run folder, or None where it was not tuned.
 
     Raises:
         SpecError: the file does not follow its schema.
     """
-    path = Path(run) / TUNED_FILE
-    return validate(TunedDecoding, read_yaml(path), source=str(path)).decode if path.exists() else None
+    path = folder / TUNED_FILE
+    return validate(TunedDecoding, read_yaml(path), source=str(path)) if path.exists() else None
 
 
-def write_tuned(tuned: TunedDecoding, run: str | Path) -> Path:
-    """Write the settings into a run folder, instead of older ones, and return the file.
+def write_tuned(tuned: TunedDecoding, folder: Path) -> Path:
+    """Write what tuning has found into a run folder, in place of what was found before, and return the file.
 
     Raises:
         OutputError: the folder cannot be written.
     """
-    path = Path(run) / TUNED_FILE
+    path = folder / TUNED_FILE
     write_text(path, dump_yaml(tuned.model_dump(mode="json", exclude_none=True)))
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 from pydantic import Field, create_model, model_validator
@@ -10,6 +11,9 @@ from connectomics_zoo.schema.base import Name, Node, Sentence, Size, Version
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.training import TrainingSpec
+
+REQUIRED = "???"
+"""Stands in an experiment, or in a run that was given away, for what the user must give."""
 
 Range = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]], Field(strict=False)]
 """Half-open range of voxel indices, [first, last + 1]."""
@@ -88,6 +92,11 @@ class DataSpec(Node):
     """Licence of the data."""
     attribution: Sentence | None = None
     """Whom to credit for the data."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the volumes, `root` with `~` resolved; None where none is given."""
+        return None if self.root is None else Path(self.root).expanduser()
 
     @property
     def network_voxel_nm(self) -> tuple[float, float, float] | None:

@@ -10,7 +10,7 @@ from connectomics_zoo import catalog
 from connectomics_zoo.errors import SpecError, UnknownNameError, WeightsError, nearest
 from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.hub import fetch_spec
-from connectomics_zoo.runs.folder import RUN_SPEC, get_run
+from connectomics_zoo.runs.folder import get_run, spec_in
 from connectomics_zoo.runs.portable import check_portable
 from connectomics_zoo.schema.experiment import ExperimentSpec, RunSpec
 from connectomics_zoo.schema.model import ModelSpec
@@ -49,9 +49,7 @@ def spec_path(reference: Reference) -> Path:
     if reference.path is None:
         return find_entry(reference).path
     if reference.path.is_dir():
-        if not (reference.path / RUN_SPEC).is_file():
-            raise UnknownNameError(f"{reference.text!r} is a folder without {RUN_SPEC}, a run folder has one.")
-        return reference.path / RUN_SPEC
+        return spec_in(reference.path)
     return reference.path
 
 

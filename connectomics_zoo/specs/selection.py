@@ -9,7 +9,7 @@ from pathlib import Path
 
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
-from connectomics_zoo.runs.folder import RUN_SPEC
+from connectomics_zoo.runs.folder import SPEC_FILE
 from connectomics_zoo.specs.lookup import get_spec, spec_path
 from connectomics_zoo.specs.reference import parse_reference
 
@@ -31,7 +31,7 @@ class Target:
     @property
     def is_run(self) -> bool:
         """Whether it is the resolved spec of a run folder, which also holds weights."""
-        return self.path.name == RUN_SPEC
+        return self.path.name == SPEC_FILE
 
     @property
     def label(self) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 import lightning as L
 
-from connectomics_zoo.hub import WEIGHTS_FILE
-from connectomics_zoo.runs.folder import CHECKPOINT_FILE
+from connectomics_zoo.runs.checkpoint import has_checkpoint, write_checkpoint
+from connectomics_zoo.runs.folder import WEIGHTS_FILE
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.train.averaging import AverageWeights
 from connectomics_zoo.train.module import SegmentationModule
@@ -140,7 +140,7 @@ class KeepCheckpoint(L.Callback):
     """
 
     def __init__(self, folder: Path, *, every: int, accumulate: int) -> None:
-        self.path = folder / CHECKPOINT_FILE
+        self.folder = folder
         self.every = every
         self.accumulate = accumulate
         self.started = False
@@ -153,7 +153,7 @@ class KeepCheckpoint(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """From here on the trainer holds the run's state: a resumed checkpoint has been read."""
         self.started = True
-        self.written_at = trainer.global_step if self.path.is_file() else -1
+        self.written_at = trainer.global_step if has_checkpoint(self.folder) else -1
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
         """Write at every `every`-th step, unless a validation follows that belongs to the state."""
@@ -189,7 +189,5 @@ class KeepCheckpoint(L.Callback):
     def _write(self, trainer: L.Trainer) -> None:
         if self.written_at == trainer.global_step:
             return
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        trainer.save_checkpoint(partial)
-        partial.replace(self.path)
+        write_checkpoint(self.folder, trainer.save_checkpoint)
         self.written_at = trainer.global_step

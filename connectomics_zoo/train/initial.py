@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ from torch import nn
 
 from connectomics_zoo.files.safetensors import PICKLES
 from connectomics_zoo.network.build import build
-from connectomics_zoo.runs.folder import REPORT_FILE
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.volumes.voxel_size import VOXEL_SIZE_TOLERANCE, lengths
 from connectomics_zoo.weights.load import INIT_ALLOWANCE
@@ -45,18 +43,6 @@ def first_network(run: RunSpec, *, resume: bool) -> tuple[nn.Module, LoadReport 
         report = _begin_heads_anew(network, report, run)
     _warn_of_voxels(trained, run)
     return network.train(), report
-
-
-def write_report(report: LoadReport, folder: Path) -> None:
-    """Write `load_report.json` into a run folder."""
-    content = {
-        "source": report.source,
-        "exact": report.exact,
-        "adapted": dict(report.adapted),
-        "reinitialised": report.reinitialised,
-        "dropped": report.dropped,
-    }
-    (folder / REPORT_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _find(source: str, run: RunSpec) -> Pretrained:

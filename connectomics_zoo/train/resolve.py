@@ -13,9 +13,9 @@ from typing import Any
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
 from connectomics_zoo.files.yaml import read_yaml
-from connectomics_zoo.runs.folder import RUN_SPEC, get_run
+from connectomics_zoo.runs.folder import SPEC_FILE, get_run
 from connectomics_zoo.schema.builder import encoder_modules
-from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, RunSpec
+from connectomics_zoo.schema.experiment import REQUIRED, DataSpec, ExperimentSpec, RunSpec
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.training import TrainingSpec
@@ -34,9 +34,6 @@ from connectomics_zoo.volumes.pair_reader import network_box
 from connectomics_zoo.volumes.truth import read_truth
 
 _log = logging.getLogger(__name__)
-
-REQUIRED = "???"
-"""Stands in an experiment for what the user must give."""
 
 SCANNED_VOXELS = 2**28
 """Float volumes up to this size are looked through for NaN before anything is made, larger ones as they are read."""
@@ -69,7 +66,7 @@ def continue_run(folder: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
     fixed = sorted(overrides.keys() - {"training", "data", "prediction"})
     if fixed:
         raise SpecError(f"{fixed[0]!r} cannot change when a run is resumed, only training, data and prediction can.")
-    source = str(Path(folder) / RUN_SPEC)
+    source = str(Path(folder) / SPEC_FILE)
     resumed = validate(RunSpec, merge(_with_parts(run.model_dump(mode="json")), overrides), source=source)
     for name, before, after in (
         ("accumulate", run.training.accumulate, resumed.training.accumulate),
@@ -231,8 +228,7 @@ def inspect_volumes(data: DataSpec, *, task: TaskSpec) -> tuple[int, tuple[float
 
 
 def _open(location: str, data: DataSpec) -> Volume:
-    root = Path(data.root).expanduser() if data.root is not None else None
-    return open_volume(location, root=root, voxel_size_nm=data.voxel_size_nm)
+    return open_volume(location, root=data.folder, voxel_size_nm=data.voxel_size_nm)
 
 
 def _scan(image: Volume, label: Volume, mask: Volume | None, box: Box, *, data: DataSpec, task: TaskSpec) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from connectomics_zoo.errors import OutputError, UnknownNameError
-from connectomics_zoo.runs.folder import CHECKPOINT_FILE
+from connectomics_zoo.runs.claim import claim_new, claim_resumed
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.train.inspection import warn_of_labels, warn_of_overlap, warn_of_padding
@@ -45,7 +45,7 @@ def train(
         tell: is told what became of the weights to start from, and why the run ended early.
 
     Raises:
-        ZooError: something is wrong with the arguments, or the run folder cannot be made.
+        ZooError: something is wrong with the arguments, or the run folder cannot be made or is in use.
         CheckFailedError: the loss is no longer finite.
         KeyboardInterrupt: the run was stopped, by ctrl-C or SIGTERM; it can be resumed.
     """
@@ -53,16 +53,25 @@ def train(
         raise OutputError(f"a resumed run goes on in its own folder {ref}, leave out the output {output}.")
     if device not in DEVICES:
         raise UnknownNameError(f"unknown device {device!r}, give auto, cpu, cuda or mps.")
-    run = continue_run(ref, overrides or {}) if resume else resolve_run(ref, overrides or {})
-    folder = None
-    if not fast_dev_run:
-        folder = _resumable(Path(ref)) if resume else _free_folder(run, output)
-    warn_of_overlap(run.data)
-    warn_of_padding(run)
-    warn_of_labels(run)
-    from connectomics_zoo.train.trainer import fit_run
+    changes = overrides or {}
 
-    return fit_run(run, folder=folder, resume=resume, device=device, progress=progress, tell=tell)
+    def fit(run: RunSpec, folder: Path | None) -> TrainReport:
+        warn_of_overlap(run.data)
+        warn_of_padding(run)
+        warn_of_labels(run)
+        from connectomics_zoo.train.trainer import fit_run
+
+        return fit_run(run, folder=folder, resume=resume, device=device, progress=progress, tell=tell)
+
+    if fast_dev_run:
+        return fit(continue_run(ref, changes) if resume else resolve_run(ref, changes), None)
+    if resume:
+        with claim_resumed(Path(ref)):  # before its spec is read, which another process may be about to change
+            return fit(continue_run(ref, changes), Path(ref))
+    run = resolve_run(ref, changes)
+    folder = _new_folder(run, output)
+    with claim_new(folder):
+        return fit(run, folder)
 
 
 def preview_patches(
@@ -90,15 +99,6 @@ def preview_patches(
     draw_preview(run, Path(path))
 
 
-def _resumable(folder: Path) -> Path:
-    if not (folder / CHECKPOINT_FILE).is_file():
-        raise UnknownNameError(f"{folder} has no {CHECKPOINT_FILE} to resume from, train it anew.")
-    return folder
-
-
-def _free_folder(run: RunSpec, output: str | Path | None) -> Path:
+def _new_folder(run: RunSpec, output: str | Path | None) -> Path:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path(output) if output is not None else Path("runs") / f"{run.name}-{run.task.name}-{stamp}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} exists and is not empty, choose another folder or resume it with --resume.")
-    return folder
+    return Path(output) if output is not None else Path("runs") / f"{run.name}-{run.task.name}-{stamp}"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,30 +19,32 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from connectomics_zoo.errors import (
     CheckFailedError,
     LimitError,
-    OutputError,
     SpecError,
     UnknownNameError,
-    WeightsError,
     ZooError,
 )
-from connectomics_zoo.files.yaml import dump_yaml
 from connectomics_zoo.network.build import measure_static
 from connectomics_zoo.network.device import _Precision
 from connectomics_zoo.network.hardware import cpu_has_bfloat16
 from connectomics_zoo.predict.checks import check_turns
 from connectomics_zoo.predict.views import plan_views
-from connectomics_zoo.runs.folder import CHECKPOINT_FILE, LOGS, METRICS_FILE, RUN_SPEC
+from connectomics_zoo.runs.checkpoint import read_checkpoint
+from connectomics_zoo.runs.folder import CHECKPOINT_FILE, LOGS, write_run
+from connectomics_zoo.runs.load_report import write_load_report
+from connectomics_zoo.runs.logs import keep_log
+from connectomics_zoo.runs.metrics import write_metrics
 from connectomics_zoo.schema.builder import prefers_bfloat16
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.train.averaging import AverageWeights
 from connectomics_zoo.train.callbacks import KeepCheckpoint, KeepWeights, ReportProgress, StopEarly
-from connectomics_zoo.train.curve import draw_curve, keep_log
+from connectomics_zoo.train.curve import draw_curve
 from connectomics_zoo.train.data import training_loader, validation_loader
-from connectomics_zoo.train.initial import first_network, write_report
+from connectomics_zoo.train.initial import first_network
 from connectomics_zoo.train.module import SegmentationModule
 from connectomics_zoo.train.report import TrainReport
+from connectomics_zoo.weights.transfer import LoadReport
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def fit_run(
 
     Args:
         run: a complete run whose volumes have been looked at.
-        folder: its folder, to be made unless it is resumed; None does two steps and leaves nothing.
+        folder: its folder, whose lock this process holds; None does two steps and leaves nothing.
         resume: go on from the folder's checkpoint.
         device: `auto`, `cpu`, `cuda` or `mps`.
         progress: is told of every step and validation.
@@ -91,13 +91,12 @@ def fit_run(
         return TrainReport(folder=Path(), steps=trainer.global_step, metrics={})
 
     steps_done = _steps_done(folder, run) if resume else 0
-    _make_folder(folder)
-    _write_spec(run, folder)
+    write_run(run, folder)
     if loaded is not None:
-        write_report(loaded, folder)
+        _keep_report(loaded, folder)
     keep, callbacks = _callbacks(run, folder, progress)
     if resume:
-        keep_log(folder / LOGS, step=steps_done)
+        keep_log(folder, step=steps_done)
     with _quiet():
         trainer = _trainer(run, precision, accelerator, fast_dev_run=0, callbacks=callbacks, loggers=_loggers(folder))
     try:
@@ -105,14 +104,29 @@ def fit_run(
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{folder}: stopped after {trainer.global_step} steps, go on with --resume.") from None
     report = TrainReport(folder=folder, steps=trainer.global_step, metrics=keep.best)
-    _write_results(report, run)
+    write_metrics(report.metrics, folder, steps=report.steps)
+    draw_curve(folder, title=run.name, metric=run.task.metrics[0])
     if tell is not None and any(isinstance(item, StopEarly) and item.stopped for item in callbacks):
-        tell(
-            f"{folder}: ended after {trainer.global_step} of {run.training.max_steps} steps, "
-            f"{run.task.metrics[0]} got no better in {run.training.early_stopping} validations "
-            "(training.early_stopping)"
-        )
+        tell(_early_end(report, run))
     return report
+
+
+def _keep_report(loaded: LoadReport, folder: Path) -> None:
+    write_load_report(
+        folder,
+        source=loaded.source,
+        exact=loaded.exact,
+        adapted=dict(loaded.adapted),
+        reinitialised=loaded.reinitialised,
+        dropped=loaded.dropped,
+    )
+
+
+def _early_end(report: TrainReport, run: RunSpec) -> str:
+    return (
+        f"{report.folder}: ended after {report.steps} of {run.training.max_steps} steps, {run.task.metrics[0]} got no "
+        f"better in {run.training.early_stopping} validations (training.early_stopping)"
+    )
 
 
 def _callbacks(
@@ -249,13 +263,8 @@ def _steps_done(folder: Path, run: RunSpec) -> int:
         SpecError: it is at its end.
         WeightsError: its checkpoint is damaged.
     """
-    checkpoint = folder / CHECKPOINT_FILE
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        steps = int(state["global_step"])
-        waited = int(state["callbacks"].get("StopEarly", {"waited": 0})["waited"])
-    except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError):
-        raise WeightsError(f"{checkpoint}: is no checkpoint of a run, or damaged: train it anew.") from None
+    checkpoint = read_checkpoint(folder)
+    steps, waited = checkpoint.steps, int(checkpoint.callbacks.get("StopEarly", {"waited": 0})["waited"])
     if steps >= run.training.max_steps:
         raise SpecError(f"{folder} has done {steps} steps, give training.max_steps=N with a larger N to go on.")
     if 0 < run.training.early_stopping <= waited:
@@ -281,25 +290,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        (folder / CHECKPOINT_FILE).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: the run folder cannot be made ({error.strerror}), choose another one.") from None
-
-
-def _write_spec(run: RunSpec, folder: Path) -> None:
-    partial = folder / f".{RUN_SPEC}.partial"
-    partial.write_text(dump_yaml(run.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
-    partial.replace(folder / RUN_SPEC)
-
-
-def _write_results(report: TrainReport, run: RunSpec) -> None:
-    content = {"steps": report.steps, **report.metrics}
-    (report.folder / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    draw_curve(report.folder / LOGS, report.folder / "curve.png", title=run.name, metric=run.task.metrics[0])
 
 
 def _loggers(folder: Path) -> list[Any]:

@@ -57,7 +57,7 @@ def object_scores(folder: Path, run: RunSpec) -> dict[str, float]:
 
 def _object_scores(folder: Path, run: RunSpec, pair: VolumePair) -> dict[str, float]:
     """Return the scores of the objects in the region of a validation volume."""
-    root = None if run.data.root is None else Path(run.data.root).expanduser()
+    root = run.data.folder
     with open_volume(pair.image, root=root) as image, open_volume(pair.label, root=root) as label:
         unlabelled = run.data.unlabelled
         box = region_box(pair.region, shape=label.shape, location=label.location)

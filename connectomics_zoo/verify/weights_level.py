@@ -10,10 +10,9 @@ from pathlib import Path
 
 from connectomics_zoo.errors import LimitError, MissingPackageError
 from connectomics_zoo.files.digests import SUMS_FILE, check_sums
-from connectomics_zoo.files.yaml import dump_yaml, read_yaml
-from connectomics_zoo.hub import SPEC_FILE, WEIGHTS_FILE
 from connectomics_zoo.network.build import probe_network
-from connectomics_zoo.runs.folder import METRICS_FILE, get_run
+from connectomics_zoo.runs.folder import METRICS_FILE, WEIGHTS_FILE, get_run, is_run, write_run
+from connectomics_zoo.runs.metrics import has_metrics, read_metrics
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec, Probe
 from connectomics_zoo.specs.expectation import Check, compare_probe, equal
@@ -133,21 +132,19 @@ def _scores_declared(spec: ModelSpec, tag: str, folder: Path, data: Sequence[Pat
         return
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch)
-        (copy / SPEC_FILE).write_text(dump_yaml(run.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+        write_run(run, copy)
         shutil.copyfile(path, copy / WEIGHTS_FILE)
         yield from _scores(copy, run, entry.metrics, data, label=label)
 
 
 def _scores_of_run(folder: Path, data: Sequence[Path]) -> Iterator[Check]:
     """Yield whether the weights of a run folder still have the scores that training wrote down."""
-    from connectomics_zoo.runs.metrics import read_metrics
-
-    if read_yaml(folder / SPEC_FILE).get("kind") != "run" or not (folder / METRICS_FILE).is_file():
+    if not is_run(folder) or not has_metrics(folder):
         yield from _unmeasured("metrics", f"no scores ({METRICS_FILE}) lie beside the weights")
         return
     run = get_run(folder)
     declared, _, _ = read_metrics(folder)
-    own = () if run.data.root is None else (Path(run.data.root).expanduser(),)
+    own = () if run.data.folder is None else (run.data.folder,)
     yield from _scores(folder, run, declared, (*data, *own), label=METRICS_FILE)
 
 

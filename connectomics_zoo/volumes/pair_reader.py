@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,12 +22,11 @@ class PairReader:
     def __init__(self, pair: VolumePair, data: DataSpec) -> None:
         self.pair = pair
         self.data = data
-        self.root = Path(data.root).expanduser() if data.root is not None else None
-        self.image: Volume = open_volume(pair.image, root=self.root, voxel_size_nm=data.voxel_size_nm)
-        self.label: Volume = open_volume(pair.label, root=self.root, voxel_size_nm=data.voxel_size_nm)
+        self.image: Volume = open_volume(pair.image, root=data.folder, voxel_size_nm=data.voxel_size_nm)
+        self.label: Volume = open_volume(pair.label, root=data.folder, voxel_size_nm=data.voxel_size_nm)
         self.mask: Volume | None = None
         if pair.mask is not None:
-            self.mask = open_volume(pair.mask, root=self.root, voxel_size_nm=data.voxel_size_nm)
+            self.mask = open_volume(pair.mask, root=data.folder, voxel_size_nm=data.voxel_size_nm)
         factors = data.downsample
         self.whole: Box = network_box(Region(), self.image.shape, factors)
         """The whole volume, in network voxels."""

@@ -10,7 +10,8 @@ from connectomics_zoo.errors import WeightsError
 from connectomics_zoo.files.digests import check_sums, file_sha256
 from connectomics_zoo.files.safetensors import read_header
 from connectomics_zoo.files.yaml import parse_yaml, read_yaml
-from connectomics_zoo.hub import WEIGHTS_FILE, HubReference, fetch, fetch_weights
+from connectomics_zoo.hub import HubReference, fetch, fetch_weights
+from connectomics_zoo.runs.folder import spec_in, weights_in
 from connectomics_zoo.runs.portable import check_portable
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec, WeightsEntry
@@ -85,16 +86,10 @@ def find_pretrained(ref: str | Path | ModelSpec, tag: str | None = None, *, froz
 
 
 def _from_folder(reference: Reference, folder: Path) -> Pretrained:
-    """Find the weights in a folder, whose files may be links within it, but not out of it."""
-    path = spec_path(reference)
-    weights = folder / WEIGHTS_FILE
-    for file in (path, weights):
-        if file.is_symlink() and folder.resolve() not in file.resolve().parents:
-            raise WeightsError(f"{file}: is a link out of its folder, which is not followed: copy the file there.")
-    if not weights.is_file():
-        raise WeightsError(f"{weights}: there is no such weights file, is the training still running?")
+    """Find the weights in a folder."""
+    weights = weights_in(folder)
     check_sums(folder)
-    return Pretrained(reference.text, get_spec(reference.text), weights, document=read_yaml(path))
+    return Pretrained(reference.text, get_spec(reference.text), weights, document=read_yaml(spec_in(folder)))
 
 
 def _from_spec(reference: Reference, tag: str | None, lock: Path | None) -> Pretrained:

@@ -18,7 +18,7 @@ import torch
 from connectomics_zoo.bench.timing import alternate
 from connectomics_zoo.files.yaml import dump_yaml
 from connectomics_zoo.network.build import build
-from connectomics_zoo.runs.folder import RUN_SPEC, WEIGHTS_FILE
+from connectomics_zoo.runs.folder import SPEC_FILE, WEIGHTS_FILE
 from connectomics_zoo.weights.storage import write_weights
 from performance.children import PICKLE
 from performance.common import Settings, aim, megabytes, seconds, table, this_machine, times
@@ -57,7 +57,7 @@ def measure_loading(settings: Settings) -> dict[str, Any]:
 def _write_run(model: str, folder: Path) -> None:
     spec = get_spec(model)
     network = build(spec, deep_supervision=True)
-    (folder / RUN_SPEC).write_text(dump_yaml(spec.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+    (folder / SPEC_FILE).write_text(dump_yaml(spec.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
     write_weights(network, folder / WEIGHTS_FILE)
     torch.save(network.state_dict(), folder / PICKLE)
 

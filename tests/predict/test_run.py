@@ -26,10 +26,9 @@ from connectomics_zoo.errors import (
     VolumeError,
 )
 from connectomics_zoo.evaluate import evaluate
-from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.network.device import choose_precision
 from connectomics_zoo.predict import predict
-from connectomics_zoo.runs.folder import get_run
+from connectomics_zoo.runs.folder import WEIGHTS_FILE, get_run
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.volumes import open_volume

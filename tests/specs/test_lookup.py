@@ -14,7 +14,7 @@ from support.tiny_training import make_run
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import SpecError, UnknownNameError, WeightsError, nearest
 from connectomics_zoo.files.yaml import dump_yaml
-from connectomics_zoo.runs.folder import RUN_SPEC, get_run
+from connectomics_zoo.runs.folder import SPEC_FILE, get_run
 from connectomics_zoo.runs.portable import check_portable
 from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, PredictionSpec, RunSpec
 from connectomics_zoo.schema.model import ModelSpec
@@ -41,7 +41,7 @@ def run_folder(tmp_path):
     )
     folder = tmp_path / "runs" / "my-run"
     folder.mkdir(parents=True)
-    (folder / RUN_SPEC).write_text(dump_yaml(run.model_dump(mode="json")))
+    (folder / SPEC_FILE).write_text(dump_yaml(run.model_dump(mode="json")))
     return folder
 
 
@@ -117,7 +117,7 @@ def test_a_path_may_be_relative_and_without_a_folder(tmp_path, monkeypatch):
 
 def test_a_run_folder_is_a_reference_to_its_model(run_folder, monkeypatch):
     assert get_spec(run_folder).name == "mednext-S"
-    assert get_spec(run_folder / RUN_SPEC).name == "mednext-S"
+    assert get_spec(run_folder / SPEC_FILE).name == "mednext-S"
     assert get_run(run_folder).name == "my-run"
     monkeypatch.chdir(run_folder.parent)
     assert get_spec("my-run").name == "mednext-S"
@@ -148,9 +148,9 @@ def test_a_wrong_reference_is_an_error_that_says_what_to_write(text, message, tm
 
 
 def test_a_folder_without_a_spec_is_no_run(tmp_path):
-    with pytest.raises(UnknownNameError, match=rf"is a folder without {RUN_SPEC}, a run folder has one"):
+    with pytest.raises(UnknownNameError, match=rf"is a folder without {SPEC_FILE}, a run folder has one"):
         get_spec(tmp_path)
-    with pytest.raises(UnknownNameError, match=rf"is no run folder: it has no {RUN_SPEC}"):
+    with pytest.raises(UnknownNameError, match=rf"is no run folder: it has no {SPEC_FILE}"):
         get_run(tmp_path)
 
 
@@ -213,7 +213,7 @@ def test_the_kind_of_a_reference_is_found_out(tmp_path, run_folder):
     assert isinstance(find_spec("mito"), TaskSpec)
     assert isinstance(find_spec(str(path)), ExperimentSpec)
     assert isinstance(find_spec(str(run_folder)), RunSpec)
-    assert isinstance(find_spec(str(run_folder / RUN_SPEC)), RunSpec)
+    assert isinstance(find_spec(str(run_folder / SPEC_FILE)), RunSpec)
     assert isinstance(find_spec(str(run_folder), kind="model"), ModelSpec)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from connectomics_zoo.files.yaml import dump_yaml
-from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.network.build import build
+from connectomics_zoo.runs.folder import WEIGHTS_FILE
 from connectomics_zoo.schema.experiment import DataSpec, PredictionSpec, RunSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.specs.lookup import get_task

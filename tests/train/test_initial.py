@@ -17,7 +17,7 @@ from connectomics_zoo.errors import SpecError, UnknownNameError, WeightsError
 from connectomics_zoo.files.yaml import dump_yaml
 from connectomics_zoo.network.build import build, build_meta
 from connectomics_zoo.push.portable import portable_run
-from connectomics_zoo.runs.folder import get_run
+from connectomics_zoo.runs.folder import CHECKPOINT_FILE, get_run
 from connectomics_zoo.runs.portable import check_portable
 from connectomics_zoo.schema import builder as builder_schema
 from connectomics_zoo.schema.builder import encoder_modules
@@ -25,7 +25,6 @@ from connectomics_zoo.schema.experiment import DataSpec
 from connectomics_zoo.specs.lookup import get_spec, get_task
 from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.train import train
-from connectomics_zoo.train.callbacks import CHECKPOINT_FILE
 from connectomics_zoo.train.module import SegmentationModule
 from connectomics_zoo.train.trainer import first_network
 from connectomics_zoo.weights.storage import read_weights

@@ -14,11 +14,10 @@ import torch
 from support.tiny_training import make_run, request, write_volume
 
 from connectomics_zoo.errors import SpecError
-from connectomics_zoo.runs.folder import get_run
+from connectomics_zoo.runs.folder import CHECKPOINT_FILE, get_run
+from connectomics_zoo.runs.logs import read_series
 from connectomics_zoo.train import train
 from connectomics_zoo.train.averaging import AverageWeights
-from connectomics_zoo.train.callbacks import CHECKPOINT_FILE
-from connectomics_zoo.train.curve import read_series
 from connectomics_zoo.train.data import MINIMUM_TRIES, TrainingPatches
 from connectomics_zoo.train.module import SegmentationModule
 from connectomics_zoo.train.resolve import resolve_run
@@ -195,8 +194,8 @@ def test_steps_validations_and_schedules_count_optimiser_steps(volume, tmp_path,
     assert batches == [0.005] * 3 + [0.01] * 9
     assert sorted(set(seen)) == [0, 1, 2, 3, 4]
     assert checkpoint(folder)["global_step"] == 4
-    assert [step for step, _ in read_series(folder / "logs", "train/loss")] == [0, 1, 2, 3]
-    assert [step for step, _ in read_series(folder / "logs", "val/dice")] == [1, 3]
+    assert [step for step, _ in read_series(folder, "train/loss")] == [0, 1, 2, 3]
+    assert [step for step, _ in read_series(folder, "val/dice")] == [1, 3]
 
 
 ACCUMULATED = {"accumulate": 3, "max_steps": 4, "ema_decay": 0.5}
@@ -231,7 +230,7 @@ def test_a_run_stopped_between_two_batches_of_a_step_is_resumed_as_if_it_had_not
     assert equal(trained(tmp_path / "run"), trained(whole))
     assert equal(kept(tmp_path / "run"), kept(whole))
     for name in ("train/loss", "val/dice"):
-        assert read_series(tmp_path / "run" / "logs", name)[-1] == read_series(whole / "logs", name)[-1]
+        assert read_series(tmp_path / "run", name)[-1] == read_series(whole, name)[-1]
 
 
 @pytest.mark.parametrize(("key", "value"), [("accumulate", 2), ("freeze", "encoder")])

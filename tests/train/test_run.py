@@ -27,7 +27,8 @@ from connectomics_zoo.errors import (
 )
 from connectomics_zoo.network.build import build
 from connectomics_zoo.phantom import make_phantom, write_phantom
-from connectomics_zoo.runs.folder import get_run
+from connectomics_zoo.runs.folder import CHECKPOINT_FILE, LOCK_FILE, get_run
+from connectomics_zoo.runs.logs import read_series
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.specs.listing import list_models
 from connectomics_zoo.specs.lookup import get_spec, spec_path
@@ -36,8 +37,7 @@ from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.train import resolve as resolve_module
 from connectomics_zoo.train import train
 from connectomics_zoo.train import trainer as training_run
-from connectomics_zoo.train.callbacks import CHECKPOINT_FILE, KeepWeights
-from connectomics_zoo.train.curve import read_series
+from connectomics_zoo.train.callbacks import KeepWeights
 from connectomics_zoo.train.data import Patch
 from connectomics_zoo.train.module import SegmentationModule
 from connectomics_zoo.train.resolve import resolve_run
@@ -76,7 +76,7 @@ def test_a_tiny_mednext_overfits_a_phantom(tmp_path):
     pair = {"image": f"{tmp_path}/p.h5:raw", "label": f"{tmp_path}/p.h5:membranes"}
     changes |= {"task": "membrane", "data": {"train": pair}, "arch": {"base_channels": 4, "block_counts": [1] * 9}}
     run = train("mednext-S", changes, output=tmp_path / "run", device="cpu")
-    losses = [value for _, value in read_series(run.folder / "logs", "train/loss")]
+    losses = [value for _, value in read_series(run.folder, "train/loss")]
     assert len(losses) == 20
     assert np.mean(losses[-3:]) < 0.75 * np.mean(losses[:3])
 
@@ -113,7 +113,7 @@ def test_the_loss_of_every_scale_is_logged(finished):
         weights = {"output": 1, "ds_1": 0.5, "ds_2": 0.25, "ds_3": 0.125, "ds_4": 0.0625}
         total = sum(weight * float(row[f"train/loss_{name}"]) for name, weight in weights.items())
         assert float(row["train/loss"]) == pytest.approx(total, rel=1e-5)
-    assert [step for step, _ in read_series(finished.folder / "logs", "val/dice")] == [1, 3]
+    assert [step for step, _ in read_series(finished.folder, "val/dice")] == [1, 3]
 
 
 def test_a_run_folder_is_a_reference_to_its_weights(finished):
@@ -146,15 +146,15 @@ def test_a_stopped_run_is_resumed_from_its_step_with_its_optimizer(volume, tmp_p
     assert done.steps == ended["global_step"] == 6
     assert min(seen) == 3
     assert {int(state["step"]) for state in ended["optimizer_states"][0]["state"].values()} == {6}
-    steps = [step for step, _ in read_series(tmp_path / "run" / "logs", "train/loss")]
+    steps = [step for step, _ in read_series(tmp_path / "run", "train/loss")]
     assert steps == [0, 1, 3, 4, 5]  # stopped before the third one was logged
-    assert [step for step, _ in read_series(tmp_path / "run" / "logs", "val/dice")] == [1, 3, 5]
+    assert [step for step, _ in read_series(tmp_path / "run", "val/dice")] == [1, 3, 5]
 
 
 def test_a_killed_run_goes_on_from_the_last_validation_and_its_best_score(volume, tmp_path):
     def copy_at_third_step(state):
         if state.done == 3:
-            shutil.copytree(tmp_path / "run", tmp_path / "killed")
+            shutil.copytree(tmp_path / "run", tmp_path / "killed", ignore=shutil.ignore_patterns(LOCK_FILE))
 
     train("mednext-S", request(volume), output=tmp_path / "run", device="cpu", progress=copy_at_third_step)
     state = checkpoint(tmp_path / "killed")
@@ -163,7 +163,7 @@ def test_a_killed_run_goes_on_from_the_last_validation_and_its_best_score(volume
     seen = []
     train(tmp_path / "killed", resume=True, device="cpu", progress=lambda state: seen.append(state.done))
     assert sorted(set(seen)) == [2, 3, 4]
-    assert [step for step, _ in read_series(tmp_path / "killed" / "logs", "val/dice")][-1] == 3
+    assert [step for step, _ in read_series(tmp_path / "killed", "val/dice")][-1] == 3
 
 
 def test_a_finished_run_is_continued_with_more_steps_only(volume, tmp_path):
@@ -207,6 +207,7 @@ def test_sigterm_leaves_a_resumable_run(volume, tmp_path):
     _, error = process.communicate(timeout=60)
     assert process.returncode != 0
     assert b"KeyboardInterrupt" in error.splitlines()[-1]
+    assert not (tmp_path / "run" / LOCK_FILE).exists()
     step = checkpoint(tmp_path / "run")["global_step"]
     more = {"training": {"max_steps": step + 1}}
     assert train(tmp_path / "run", more, resume=True, device="cpu").steps == step + 1

@@ -20,9 +20,8 @@ from connectomics_zoo import catalog
 from connectomics_zoo.errors import UnknownNameError, ZooError
 from connectomics_zoo.files.digests import file_sha256
 from connectomics_zoo.files.yaml import dump_yaml, read_yaml
-from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.network import build
-from connectomics_zoo.runs.folder import RUN_SPEC
+from connectomics_zoo.runs.folder import SPEC_FILE, WEIGHTS_FILE
 from connectomics_zoo.schema.experiment import DataSpec, PredictionSpec, RunSpec
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.specs import releases
@@ -475,7 +474,7 @@ def test_a_run_folder_is_verified_with_its_weights(tiny, tmp_path):
     )
     folder = tmp_path / "runs" / "my-run"
     folder.mkdir(parents=True)
-    (folder / RUN_SPEC).write_text(dump_yaml(run.model_dump(mode="json")))
+    (folder / SPEC_FILE).write_text(dump_yaml(run.model_dump(mode="json")))
     missing = failures(verify([str(folder)], level="weights"))
     assert list(missing) == [WEIGHTS_FILE]
     write_weights(build.build(model, deep_supervision=True), folder / WEIGHTS_FILE)

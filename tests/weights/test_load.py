@@ -19,8 +19,8 @@ from connectomics_zoo import catalog
 from connectomics_zoo.errors import InputSizeError, SpecError, UnknownNameError, WeightsError, ZooError
 from connectomics_zoo.files.digests import file_sha256
 from connectomics_zoo.files.yaml import dump_yaml
-from connectomics_zoo.hub import WEIGHTS_FILE
 from connectomics_zoo.network.build import build, count_parameters, probe_shape
+from connectomics_zoo.runs.folder import WEIGHTS_FILE
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.validation import validate

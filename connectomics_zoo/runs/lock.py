@@ -1,0 +1,154 @@
+"""The lock of a run folder: one process at a time trains in it.
+
+It is a file that says which process holds it, and so works where several machines share a file system. The lock of a
+process that is gone is taken over, which only its own machine can tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from connectomics_zoo.errors import OutputError, reason
+from connectomics_zoo.runs.folder import LOCK_FILE
+from connectomics_zoo.runs.process import Process, find_state, this_process
+from connectomics_zoo.schema.base import Node
+
+TAKEOVER = ".takeover"
+"""Ends the name of the lock under which the lock of a process that is gone is taken over."""
+
+_LOOKS, _SECONDS = 20, 0.05
+"""How often, and after how long each, an empty lock is looked at again, whose process may be about to fill it."""
+
+
+class Holder(Node):
+    """Who holds a lock."""
+
+    process: Process
+    """The process."""
+    since: str
+    """When it took the lock: date, time and offset from UTC."""
+    token: str
+    """Tells this lock from any other that the process takes."""
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder during the block.
+
+    Raises:
+        OutputError: another process holds it or may hold it, it is damaged, or the folder cannot be written.
+    """
+    now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    mine = Holder(process=this_process(), since=now, token=uuid.uuid4().hex)
+    path = folder / LOCK_FILE
+    try:
+        try:
+            _take(path, mine)
+        except OSError as error:
+            raise OutputError(
+                f"{folder}: cannot be written ({reason(error)}), make it writable or choose another folder."
+            ) from None
+        yield
+    finally:
+        _release(path, mine)
+
+
+def is_lock(name: str) -> bool:
+    """Whether a file of this name in a run folder is its lock, or what a process left that was taking it over."""
+    return name == LOCK_FILE or name.startswith(f"{LOCK_FILE}{TAKEOVER}")
+
+
+def _take(path: Path, mine: Holder) -> None:
+    while not _create(path, mine):
+        holder = _read(path)
+        if holder is None:
+            continue  # released meanwhile
+        _refuse_unless_gone(holder, path)
+        if _take_over(path, holder, mine):
+            return
+
+
+def _create(path: Path, mine: Holder) -> bool:
+    """Make the file of a lock; return False where there is one."""
+    try:
+        path.touch(exist_ok=False)  # O_CREAT | O_EXCL: one process alone makes it, on NFS too
+    except FileExistsError:
+        return False
+    try:
+        path.write_text(mine.model_dump_json(), encoding="utf-8")
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return True
+
+
+def _take_over(path: Path, gone: Holder, mine: Holder) -> bool:
+    """Put our lock in the place of that of a process that is gone; return False where that is not there any more.
+
+    Who does so holds a lock of its own for it. Of two who have both seen the old one, the second would otherwise
+    replace what the first has put there.
+    """
+    guard = path.with_name(path.name + TAKEOVER)
+    _take(guard, mine)
+    try:
+        if _read(path) != gone:
+            return False
+        guard.replace(path)
+        return True
+    finally:
+        _release(guard, mine)
+
+
+def _release(path: Path, mine: Holder) -> None:
+    # Where the folder was deleted, or the lock by hand, there is nothing to release.
+    with contextlib.suppress(OSError):
+        if _text(path) == mine.model_dump_json():
+            path.unlink()
+
+
+def _read(path: Path) -> Holder | None:
+    """Return who holds a lock, None where there is none.
+
+    Raises:
+        OutputError: the file is no lock.
+    """
+    for _ in range(_LOOKS):
+        try:
+            text = _text(path)
+        except FileNotFoundError:
+            return None
+        if text:
+            break
+        time.sleep(_SECONDS)
+    try:
+        return Holder.model_validate_json(text)
+    except ValueError:
+        raise OutputError(
+            f"{path}: is no lock that zoo train writes, or damaged: delete it if nothing trains in {path.parent}."
+        ) from None
+
+
+def _text(path: Path) -> str:
+    """Return the content of a lock; of a link, folder or pipe in its place, what no lock holds."""
+    return path.read_text(encoding="utf-8", errors="replace") if stat.S_ISREG(path.lstat().st_mode) else "no file"
+
+
+def _refuse_unless_gone(holder: Holder, path: Path) -> None:
+    state = find_state(holder.process)
+    if state == "gone":
+        return
+    process = holder.process
+    held = f"{path.parent}: is in use by the process {process.pid} on {process.host} since {holder.since}"
+    if state == "running":
+        raise OutputError(f"{held}, wait until that ends or choose another folder with --output.")
+    raise OutputError(
+        f"{held}, which cannot be checked from here: wait until that ends, choose another folder with --output, or "
+        f"delete {path} if it is gone."
+    )

@@ -1,0 +1,266 @@
+"""The lock of a run folder: one process at a time, whatever became of the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+
+import pytest
+from support.lock_holder import GONE, LockHolder, write_lock
+from support.tiny_training import TINY, request, write_volume
+
+from connectomics_zoo.errors import OutputError
+from connectomics_zoo.runs import lock
+from connectomics_zoo.runs.folder import LOCK_FILE, get_run
+from connectomics_zoo.runs.lock import TAKEOVER, lock_folder
+from connectomics_zoo.train import train
+from connectomics_zoo.weights.storage import read_weights
+
+
+def holder_in(folder):
+    return json.loads((folder / LOCK_FILE).read_text())["process"]["pid"]
+
+
+def test_a_folder_in_use_is_refused_with_the_process_that_holds_it(tmp_path):
+    with LockHolder() as other:
+        other.tell(tmp_path)
+        assert other.answer() == "holds"
+        who = f"the process {other.process.pid} on {socket.gethostname()}"
+        held = rf"{tmp_path}: is in use by {who} since 20\d\d-\S+ \S+"
+        with pytest.raises(OutputError, match=held + ", wait until that ends or choose another folder with --output"):
+            lock_folder(tmp_path).__enter__()
+        assert holder_in(tmp_path) == other.process.pid
+        other.tell("go on")
+        assert other.answer() == "released"
+    with lock_folder(tmp_path):
+        assert holder_in(tmp_path) == os.getpid()
+
+
+def test_one_process_cannot_hold_a_folder_twice(tmp_path):
+    with lock_folder(tmp_path):
+        with pytest.raises(OutputError, match=f"is in use by the process {os.getpid()} "):
+            lock_folder(tmp_path).__enter__()
+        assert holder_in(tmp_path) == os.getpid()
+
+
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt, SystemExit])
+def test_a_lock_is_released_on_every_way_out(tmp_path, error):
+    with ExitStack() as expected:
+        if error is not None:
+            expected.enter_context(pytest.raises(error))
+        with lock_folder(tmp_path):
+            if error is not None:
+                raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_somebody_else_has_meanwhile_is_not_released(tmp_path):
+    with lock_folder(tmp_path):
+        (tmp_path / LOCK_FILE).unlink()
+        write_lock(tmp_path, host="elsewhere")
+    assert (tmp_path / LOCK_FILE).exists()
+
+
+@pytest.mark.parametrize("is_reaped", [True, False])
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path, is_reaped):
+    with LockHolder() as other:
+        other.tell(tmp_path)
+        assert other.answer() == "holds"
+        other.process.send_signal(signal.SIGKILL)
+        if is_reaped:
+            other.process.wait()
+        else:  # it is over, and its parent has not asked yet
+            os.waitid(os.P_PID, other.process.pid, os.WEXITED | os.WNOWAIT)
+        with lock_folder(tmp_path):
+            assert holder_in(tmp_path) == os.getpid()
+            assert [path.name for path in tmp_path.iterdir()] == [LOCK_FILE]
+
+
+@pytest.mark.parametrize("changes", [GONE, {"boot": "another"}, {"pid": 2**31 - 1}])
+def test_the_lock_of_a_process_that_is_gone_is_taken_over_though_its_number_is_used_again(tmp_path, changes):
+    write_lock(tmp_path, **changes)
+    with lock_folder(tmp_path):
+        assert holder_in(tmp_path) == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("changes", [{"host": "elsewhere"}, {"namespace": "pid:[1]"}])
+def test_a_lock_of_another_host_or_container_is_refused_with_the_file_to_delete(tmp_path, changes):
+    write_lock(tmp_path, **GONE, **changes)
+    host = changes.get("host", socket.gethostname())
+    sentence = (
+        f"{tmp_path}: is in use by the process {os.getpid()} on {host} since 2026-01-02 03:04:05+00:00, which cannot "
+        "be checked from here: wait until that ends, choose another folder with --output, or delete "
+        f"{tmp_path / LOCK_FILE} if it is gone."
+    )
+    before = (tmp_path / LOCK_FILE).read_bytes()
+    with pytest.raises(OutputError, match=re.escape(sentence)):
+        lock_folder(tmp_path).__enter__()
+    assert (tmp_path / LOCK_FILE).read_bytes() == before
+
+
+def test_a_process_of_another_user_is_checked_too(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    write_lock(tmp_path)
+    with pytest.raises(OutputError, match="is in use by the process"):
+        lock_folder(tmp_path).__enter__()
+    write_lock(tmp_path, **GONE)
+    lock_folder(tmp_path).__enter__()
+
+
+DAMAGED = {
+    "empty": b"",
+    "half": b'{"process": {"host":',
+    "other": b"[]",
+    "no text": b"\xff\xfe",
+    "no process": b'{"process": {"pid": 1}, "since": "", "token": ""}',
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_lock_is_one_sentence(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(lock, "_SECONDS", 0)
+    (tmp_path / LOCK_FILE).write_bytes(content)
+    sentence = f"{tmp_path / LOCK_FILE}: is no lock that zoo train writes, or damaged: delete it if nothing trains in "
+    with pytest.raises(OutputError, match=re.escape(f"{sentence}{tmp_path}.")):
+        lock_folder(tmp_path).__enter__()
+    assert (tmp_path / LOCK_FILE).read_bytes() == content
+
+
+@pytest.mark.parametrize("make", ["mkdir", "pipe", "link"])
+def test_what_is_no_file_in_the_place_of_a_lock_is_the_same_sentence(tmp_path, make):
+    path = tmp_path / LOCK_FILE
+    {"mkdir": path.mkdir, "pipe": lambda: os.mkfifo(path), "link": lambda: path.symlink_to("nowhere")}[make]()
+    with pytest.raises(OutputError, match="is no lock that zoo train writes"):
+        lock_folder(tmp_path).__enter__()
+
+
+def test_a_lock_that_is_just_being_written_is_waited_for(tmp_path, monkeypatch):
+    (tmp_path / LOCK_FILE).touch()
+    monkeypatch.setattr(lock.time, "sleep", lambda _: write_lock(tmp_path, host="elsewhere"))
+    with pytest.raises(OutputError, match="on elsewhere since"):
+        lock_folder(tmp_path).__enter__()
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    with pytest.raises(
+        OutputError, match=r"gone: cannot be written \(No such file or directory\), make it writable or"
+    ):
+        lock_folder(tmp_path / "gone").__enter__()
+
+
+# At the same moment --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("left", [[], [LOCK_FILE], [LOCK_FILE, LOCK_FILE + TAKEOVER]])
+def test_of_several_processes_that_start_together_exactly_one_wins(tmp_path, left):
+    with ExitStack() as stack:
+        others = [stack.enter_context(LockHolder()) for _ in range(3)]
+        for number in range(40):
+            folder = tmp_path / f"{number}"
+            folder.mkdir()
+            for name in left:
+                write_lock(folder, name=name, **GONE)
+            for other in others:
+                other.tell(folder)
+            answers = [other.answer() for other in others]
+            assert answers.count("holds") == 1, answers
+            # Those who take over may name one that is about to give up, too.
+            assert sum("is in use by the process" in answer for answer in answers) == 2, answers
+            for other in others:
+                other.tell("go on")
+            assert sorted(other.answer() for other in others) == ["gave up", "gave up", "released"]
+            assert list(folder.iterdir()) == []
+
+
+def test_a_lock_that_another_process_has_just_taken_over_is_not_taken_from_it(tmp_path, monkeypatch):
+    write_lock(tmp_path, **GONE)
+    find_state = lock.find_state
+    with LockHolder() as other:
+
+        def be_slow(process):
+            monkeypatch.setattr(lock, "find_state", find_state)
+            state = find_state(process)
+            other.tell(tmp_path)
+            assert other.answer() == "holds"
+            return state
+
+        monkeypatch.setattr(lock, "find_state", be_slow)
+        with pytest.raises(OutputError, match=f"is in use by the process {other.process.pid} "):
+            lock_folder(tmp_path).__enter__()
+        assert holder_in(tmp_path) == other.process.pid
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK_FILE]
+
+
+# Training ------------------------------------------------------------------------------------------------------------
+
+_COMMAND = "from connectomics_zoo.cli.main import main; main()"
+
+
+def test_of_two_trainings_into_one_folder_the_loser_exits_with_2_and_the_folder_is_the_winner_s(tmp_path):
+    path = write_volume(tmp_path / "v.h5")
+    blocks = str(TINY["block_counts"]).replace(" ", "")
+    arguments = [
+        *("task=mito", f"data.train.image={path}:raw", f"data.train.label={path}:mito"),
+        *(f"arch.base_channels={TINY['base_channels']}", f"arch.block_counts={blocks}", "training.augmentation=none"),
+        *("training.patch_size=[16,32,32]", "training.batch_size=1", "training.max_steps=4"),
+    ]
+
+    def start(seed, output):
+        command = ["train", "mednext-S", *arguments, f"training.seed={seed}", "--output", output, "--device", "cpu"]
+        return subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    both = {seed: start(seed, str(tmp_path / "run")) for seed in (1, 2)}
+    errors = {seed: process.communicate()[1] for seed, process in both.items()}
+    codes = {seed: process.returncode for seed, process in both.items()}
+    assert sorted(codes.values()) == [0, 2], errors
+    winner, loser = sorted(codes, key=codes.get)
+    assert re.fullmatch(
+        rf"zoo: {tmp_path}/run: is in use by the process {both[winner].pid} on \S+ since .* with --output\.\n",
+        errors[loser],
+    )
+    assert get_run(tmp_path / "run").training.seed == winner
+    alone = start(winner, str(tmp_path / "alone"))
+    assert alone.communicate()[1] is not None
+    kept, expected = (read_weights(tmp_path / name / "model.safetensors") for name in ("run", "alone"))
+    assert all(kept[key].equal(expected[key]) for key in expected)
+    names, others = ({file.name for file in (tmp_path / folder).iterdir()} for folder in ("run", "alone"))
+    assert names == others
+    assert len(list((tmp_path / "run" / "logs").glob("events.out.tfevents*"))) == 1
+
+
+def test_neither_another_training_nor_a_resume_gets_into_a_run_that_goes_on(tmp_path):
+    changes, folder, refused = request(write_volume(tmp_path / "v.h5")), tmp_path / "run", []
+
+    def disturb(state):
+        if state.done == 3:  # there is a checkpoint
+            for action in (
+                lambda: train("mednext-S", changes, output=folder, device="cpu"),
+                lambda: train(folder, {"training": {"max_steps": 9}}, resume=True, device="cpu"),
+            ):
+                with pytest.raises(OutputError, match="run: is in use by the process"):
+                    action()
+                refused.append(action)
+
+    assert train("mednext-S", changes, output=folder, device="cpu", progress=disturb).steps == 4
+    assert len(refused) == 2
+    assert get_run(folder).training.max_steps == 4
+    assert not (folder / LOCK_FILE).exists()
+    more = {"training": {"max_steps": 5}}
+    assert train(folder, more, resume=True, fast_dev_run=True, device="cpu").steps == 2
+    with lock_folder(folder):  # two steps that leave nothing need no lock
+        assert train(folder, more, resume=True, fast_dev_run=True, device="cpu").steps == 2
+        with pytest.raises(OutputError, match="is in use"):
+            train(folder, more, resume=True, device="cpu")
+    assert train(folder, more, resume=True, device="cpu").steps == 5
