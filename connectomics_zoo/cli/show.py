@@ -12,10 +12,9 @@ from connectomics_zoo.cli._references import complete_reference
 from connectomics_zoo.cli._table import print_facts, print_table
 
 if TYPE_CHECKING:
-    from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, RunSpec
+    from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, RunSpec, Spec
     from connectomics_zoo.schema.model import ModelSpec, WeightsEntry
     from connectomics_zoo.schema.task import TargetSpec, TaskSpec
-    from connectomics_zoo.specs.diff import Spec
 
 _EPILOG = """\b
 Examples:

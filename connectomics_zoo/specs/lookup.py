@@ -12,11 +12,10 @@ from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.hub import fetch_spec
 from connectomics_zoo.runs.folder import RUN_SPEC, get_run
 from connectomics_zoo.runs.portable import check_portable
-from connectomics_zoo.schema.experiment import ExperimentSpec, RunSpec
+from connectomics_zoo.schema.experiment import ExperimentSpec, RunSpec, Spec
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.validation import validate
-from connectomics_zoo.specs.diff import Spec
 from connectomics_zoo.specs.reference import Reference, parse_reference
 
 
