@@ -112,8 +112,3 @@ def _has_same_numbers(first: Probe, second: Probe) -> bool:
 def may_change_function(path: Sequence[str]) -> bool:
     """Return whether a difference in the field at `path` (`outputs`, `ds_1`, `stride`) counts in `is_same_function`."""
     return path[0] in (*NETWORK, "expect") and not (path[0] == "outputs" and path[-1] == "loss_weight")
-
-
-def network_digest(spec: ModelSpec) -> str:
-    """Return the digest that `zoo.lock` has of a network; it covers the recipe and what was measured, too."""
-    return digest(content_of(spec, (*NETWORK, "training", "expect")))
