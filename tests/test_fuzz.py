@@ -26,12 +26,13 @@ from connectomics_zoo.files.yaml import dump_yaml, parse_yaml, read_yaml
 from connectomics_zoo.hub import HubReference
 from connectomics_zoo.network.build import build, measure_static
 from connectomics_zoo.runs.folder import get_run
+from connectomics_zoo.specs.identity import network_of
 from connectomics_zoo.specs.lookup import get_experiment, get_spec, get_task, run_of_document
 from connectomics_zoo.specs.overrides import parse_overrides
 from connectomics_zoo.specs.reference import Reference, parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.weights.load import load_file
-from connectomics_zoo.weights.lock_file import read_weights_lock
+from connectomics_zoo.weights.lock_file import network_difference, read_weights_lock
 from connectomics_zoo.weights.storage import read_weights
 
 NIGHTLY = os.environ.get("ZOO_FUZZ") == "nightly"
@@ -295,7 +296,7 @@ def test_any_overrides_are_a_mapping_or_refused(items):
 
 
 LOCK = {
-    "lock_version": 1,
+    "lock_version": 2,
     "weights": {
         "mednext-S@1.0.0.tag": {
             "source": "hub",
@@ -303,19 +304,20 @@ LOCK = {
             "revision": "0" * 40,
             "file": "model.safetensors",
             "sha256": "0" * 64,
-            "network": "sha256:" + "0" * 64,
+            "network": network_of(get_spec("mednext-S")),
             "size": 8,
         }
     },
 }
 
 
-@inputs(40)
+@inputs(60)
 @given(document=mutated(LOCK))
 def test_a_changed_lock_file_is_one_or_refused(place, document):
     path = written(place, "zoo.lock", dump_yaml(document) if isinstance(document, dict) else json.dumps(document))
     if refusal(lambda: read_weights_lock(path)) is None:
-        assert read_weights_lock(path).lock_version == 1
+        for held in read_weights_lock(path).weights.values():
+            assert refusal(lambda held=held: network_difference(held, get_spec("mednext-S"))) is None
 
 
 def test_the_documents_that_are_changed_are_legal(place):

@@ -23,6 +23,7 @@ from connectomics_zoo.schema.model import Expectation, ModelSpec
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.specs import releases
+from connectomics_zoo.specs.content import digest, plain
 from connectomics_zoo.specs.expectation import compare_counts, compare_probe, equal
 from connectomics_zoo.specs.selection import Target, select
 
@@ -105,7 +106,7 @@ def _news(declared: Expectation | None, measured: Expectation) -> list[str]:
     if declared is None:
         return ["expect: recorded"]
     checks = [*compare_counts(declared, measured)]
-    checks.append(equal("expect.flops", releases.plain(declared.flops), releases.plain(measured.flops)))
+    checks.append(equal("expect.flops", plain(declared.flops), plain(measured.flops)))
     assert measured.probe is not None
     if declared.probe is None or declared.probe.input_shape != measured.probe.input_shape:
         stated = None if declared.probe is None else list(declared.probe.input_shape)
@@ -138,7 +139,7 @@ def _lock_reasons(home: Catalog, known: releases.Lock) -> Iterator[str]:
         elif reference not in known:
             yield f"{reference}: forgotten, its file is gone"
         elif before[reference] != known[reference]:
-            yield f"{reference}: relocked, {releases.digest(before[reference])} -> {releases.digest(known[reference])}"
+            yield f"{reference}: relocked, {digest(before[reference])} -> {digest(known[reference])}"
 
 
 def _changed(path: Path, text: str, reasons: tuple[str, ...]) -> list[FileChange]:

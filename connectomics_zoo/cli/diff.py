@@ -12,7 +12,8 @@ from connectomics_zoo.cli._references import complete_reference
 from connectomics_zoo.cli._table import print_table
 
 if TYPE_CHECKING:
-    from connectomics_zoo.specs.diff import Comparison, Spec
+    from connectomics_zoo.schema.experiment import Spec
+    from connectomics_zoo.specs.diff import Comparison
 
 _MEANINGS = {
     "cosmetic": "words only",

@@ -28,19 +28,18 @@ def command(refs: tuple[str, ...], check: bool) -> None:
     is now is written down. Without REF, all that the lock file has is looked up anew.
     """
     from connectomics_zoo.errors import CheckFailedError
-    from connectomics_zoo.schema.weights_lock import WeightsLock
-    from connectomics_zoo.weights.lock import lock_weights
+    from connectomics_zoo.weights.lock import is_news, lock_weights
     from connectomics_zoo.weights.lock_file import LOCK_FILE, read_weights_lock, write_weights_lock
 
     file = Path(LOCK_FILE)
-    before = read_weights_lock(file) if file.exists() or check or not refs else WeightsLock(lock_version=1, weights={})
-    found = dict(lock_weights(ref) for ref in (refs or before.weights))
-    after = WeightsLock(lock_version=1, weights={**before.weights, **found})
-    changed = [name for name in found if before.weights.get(name) != found[name]]
+    before = read_weights_lock(file).weights if file.exists() or check or not refs else {}
+    found = [lock_weights(ref) for ref in (refs or before)]
+    changed = [item.name for item in found if is_news(item, before.get(item.name))]
     if check and changed:
         raise CheckFailedError(
             f"{file}: {len(changed)} of {len(found)} would change ({', '.join(changed[:3])}), write it with zoo lock."
         )
+    after = {**before, **{item.name: item.weights for item in found}}
     if not check:
         write_weights_lock(after, file)
     rows = [
@@ -50,7 +49,7 @@ def command(refs: tuple[str, ...], check: bool) -> None:
             weights.file,
             f"{weights.sha256[:12]}…",
         )
-        for name, weights in found.items()
+        for name, weights, _ in found
     ]
     print_table(("weights", "repository", "file", "sha256"), rows)
-    note(f"{file}: {len(after.weights)} weights, {len(changed)} changed.")
+    note(f"{file}: {len(after)} weights, {len(changed)} changed.")

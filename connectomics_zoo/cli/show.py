@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,10 +13,10 @@ from connectomics_zoo.cli._references import complete_reference
 from connectomics_zoo.cli._table import print_facts, print_table
 
 if TYPE_CHECKING:
-    from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, RunSpec
+    from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, RunSpec, Spec
     from connectomics_zoo.schema.model import ModelSpec, WeightsEntry
     from connectomics_zoo.schema.task import TargetSpec, TaskSpec
-    from connectomics_zoo.specs.diff import Spec
+    from connectomics_zoo.specs.lookup import Resolved
 
 _EPILOG = """\b
 Examples:
@@ -44,22 +45,20 @@ def command(ref: str, overrides: tuple[str, ...], kind: Any, output: str | None)
     REF is a name, name@1.0.0, name.tag, catalog:name, a YAML file, or a run folder. Overrides address fields of the
     spec; in a model these are arch.*, input.channels, outputs.channels, training.* and the words about it.
     """
-    from connectomics_zoo.specs.lookup import find_spec
+    from connectomics_zoo.specs.lookup import find
     from connectomics_zoo.specs.overrides import parse_overrides
 
-    declared = find_spec(ref, kind=kind)
+    found = find(ref, kind=kind)
     changes = parse_overrides(overrides)
-    spec = _change(declared, changes, source=ref) if changes else declared
+    spec = _change(found.spec, changes, source=ref) if changes else found.spec
     document = spec_document(spec)
     if output == "json":
         print_json(document)
         return
     from connectomics_zoo.files.yaml import dump_yaml
-    from connectomics_zoo.specs.reference import parse_reference
 
     if output is None:
-        # What is changed has no weights.
-        _print_summary(spec, declared, weights=None if changes else (ref, parse_reference(ref).tag))
+        _print_summary(spec, found)
     print_yaml(dump_yaml(document))
 
 
@@ -89,13 +88,14 @@ def _change(spec: Spec, changes: Mapping[str, Any], *, source: str) -> Spec:
     return changed
 
 
-def _print_summary(spec: Spec, declared: Spec, *, weights: tuple[str, str | None] | None) -> None:
+def _print_summary(spec: Spec, found: Resolved) -> None:
+    """Print `spec`, which is the one that was found, or that with changes."""
     from connectomics_zoo.schema.experiment import ExperimentSpec, RunSpec
     from connectomics_zoo.schema.model import ModelSpec
 
     if isinstance(spec, ModelSpec):
-        if weights is not None and weights[1] is not None:
-            _print_weights(spec, weights[1], reference=weights[0])
+        if found.reference.tag is not None and spec is found.spec:  # what is changed has no weights
+            _print_weights(spec, found.reference.tag, found=found)
         _print_model(spec)
     elif isinstance(spec, RunSpec):
         _print_run(spec)
@@ -103,20 +103,20 @@ def _print_summary(spec: Spec, declared: Spec, *, weights: tuple[str, str | None
         _print_experiment(spec)
     else:
         _print_task(spec)
-    _print_changes(spec, declared)
+    _print_changes(spec, found.spec)
     click.echo()
 
 
-def _print_weights(spec: ModelSpec, tag: str, *, reference: str) -> None:
+def _print_weights(spec: ModelSpec, tag: str, *, found: Resolved) -> None:
     """Print what is declared about one of the model's weights."""
-    entry = spec.weights[tag]
+    entry, reference = spec.weights[tag], found.reference.text
     _print_title(reference, f"Trained weights of {spec.reference} for the task {entry.task}.")
     facts = {
         "scores": ", ".join(f"{name} {value:.4f}" for name, value in entry.metrics.items()) or "not stated",
         "data": entry.dataset,
         "split": entry.split or "not stated",
         "recipe": entry.recipe or "not stated",
-        **_describe_use(entry, reference),
+        **_describe_use(entry, found.path.parent),
         "seed": "not stated" if entry.seed is None else str(entry.seed),
         "licence of the weights": entry.license,
         "channels": f"{entry.input_channels or spec.input.channels} in, "
@@ -130,26 +130,19 @@ def _print_weights(spec: ModelSpec, tag: str, *, reference: str) -> None:
     click.echo()
 
 
-def _describe_use(entry: WeightsEntry, reference: str) -> dict[str, str]:
+def _describe_use(entry: WeightsEntry, folder: Path) -> dict[str, str]:
     """Return what the spec in a file of weights says of their use; nothing where that is not in the package."""
     from connectomics_zoo.errors import ZooError
-    from connectomics_zoo.files.safetensors import read_header
-    from connectomics_zoo.files.yaml import parse_yaml
-    from connectomics_zoo.schema.experiment import RunSpec
-    from connectomics_zoo.schema.validation import validate
-    from connectomics_zoo.specs.lookup import spec_path
-    from connectomics_zoo.specs.reference import parse_reference
+    from connectomics_zoo.specs.embedded import run_in
 
-    path = spec_path(parse_reference(reference)).parent / entry.file
-    if entry.source != "package" or not path.is_file():
+    if entry.source != "package" or not (folder / entry.file).is_file():
         return {}
     try:
-        text = read_header(path).metadata.get("spec")
-        if text is None:
-            return {}
-        run = validate(RunSpec, parse_yaml(text, source=str(path)), source=str(path))
+        run = run_in(folder / entry.file)
     except ZooError as error:
         return {"not to be used": str(error)}
+    if run is None:
+        return {}
     facts = _first_weights(run)
     if run.data.network_voxel_nm is not None:
         facts["network voxels"] = f"{' × '.join(f'{edge:g}' for edge in run.data.network_voxel_nm)} nm (z, y, x)"

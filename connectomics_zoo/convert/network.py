@@ -12,6 +12,7 @@ from connectomics_zoo import catalog
 from connectomics_zoo.errors import WeightsError, ZooError
 from connectomics_zoo.network.build import build_meta
 from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.specs.identity import is_same_function
 from connectomics_zoo.specs.lookup import get_spec
 from connectomics_zoo.specs.resolve import resolve_model
 
@@ -52,7 +53,7 @@ def find_network(tensors: Mapping[str, Tensor], *, prefixes: Sequence[str], sour
     if not fits:
         raise WeightsError(f"{source}: its tensors are of no model here: {_nearest(specs, stages)}.")
     fits = [fit for fit in fits if fit.spec is fit.declared] or fits  # those with the declared channels come first
-    if any(not _same_network(fits[0].declared, fit.declared) for fit in fits):
+    if any(not is_same_function(fits[0].declared, fit.declared) for fit in fits):
         names = ", ".join(fit.spec.name for fit in fits)
         raise WeightsError(f"{source}: its tensors fit {names}, which compute different things: say which by --model.")
     return replace(fits[0], same=tuple(fit.spec.name for fit in fits[1:]))
@@ -129,13 +130,6 @@ def _solve(channels: int, shapes: Shapes, declared: Shapes, wider: Shapes) -> in
             if doubled != size:
                 return channels + (found - size) * channels // (doubled - size)
     return channels
-
-
-def _same_network(first: ModelSpec, second: ModelSpec) -> bool:
-    """Whether two models with equal tensors also compute the same, as far as was measured."""
-    if first.expect is None or second.expect is None:
-        return (first.builder, first.arch) == (second.builder, second.arch)
-    return first.expect.probe == second.expect.probe
 
 
 def _nearest(specs: Sequence[ModelSpec], stages: Sequence[tuple[str, Shapes]]) -> str:

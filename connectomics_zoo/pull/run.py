@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from connectomics_zoo.files.atomic import refuse_existing, whole_folder
 from connectomics_zoo.files.digests import file_sha256, write_sums
@@ -13,7 +14,7 @@ from connectomics_zoo.hub import pin
 from connectomics_zoo.runs.folder import SPEC_FILE, WEIGHTS_FILE
 from connectomics_zoo.specs.reference import parse_reference
 from connectomics_zoo.weights.match import refuse_misfit
-from connectomics_zoo.weights.pretrained import Frozen, Pretrained, embedded_run, find_pretrained
+from connectomics_zoo.weights.pretrained import Frozen, embedded_run, find_pretrained
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,14 @@ def pull(ref: str, *, to: str | Path | None = None, frozen: Frozen = False) -> P
     if folder is not None:
         refuse_existing(folder)
     reference = parse_reference(ref)
-    pinned = ref if frozen is not False or reference.hub is None else str(pin(reference.hub))
-    found = find_pretrained(pinned, frozen=frozen)
+    if reference.hub is not None and frozen is False:
+        reference = reference.at(pin(reference.hub))
+    found = find_pretrained(reference, frozen=frozen)
     refuse_misfit(found.spec, found.path, source=found.name)
-    if folder is not None:
-        _write_folder(found, folder)
     run = embedded_run(found)
+    if folder is not None:
+        described = found.spec.model_copy(update={"weights": {}}) if run is None else run
+        _write_folder(found.path, described.model_dump(mode="json"), folder)
     known = run.data.license if run is not None else None
     return PullReport(
         ref=found.name,
@@ -65,12 +68,9 @@ def pull(ref: str, *, to: str | Path | None = None, frozen: Frozen = False) -> P
     )
 
 
-def _write_folder(found: Pretrained, folder: Path) -> None:
-    """Write spec and weights into a new folder that appears complete or not at all."""
-    run = embedded_run(found)
-    described = found.spec.model_copy(update={"weights": {}}) if run is None else run
-    document = described.model_dump(mode="json")
+def _write_folder(weights: Path, document: dict[str, Any], folder: Path) -> None:
+    """Write a spec's document and the weights into a new folder that appears complete or not at all."""
     with whole_folder(folder) as partial:
         (partial / SPEC_FILE).write_text(dump_yaml(document), encoding="utf-8")
-        shutil.copyfile(found.path, partial / WEIGHTS_FILE)
+        shutil.copyfile(weights, partial / WEIGHTS_FILE)
         write_sums(partial, (SPEC_FILE, WEIGHTS_FILE))

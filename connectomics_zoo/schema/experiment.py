@@ -217,4 +217,8 @@ class RunSpec(Node):
         return value
 
 
-__all__ = ["DataSpec", "ExperimentSpec", "PredictionSpec", "Region", "RunSpec", "Version", "VolumePair"]
+Spec = ModelSpec | TaskSpec | ExperimentSpec | RunSpec
+"""What a spec file holds, one of these kinds."""
+
+
+__all__ = ["DataSpec", "ExperimentSpec", "PredictionSpec", "Region", "RunSpec", "Spec", "Version", "VolumePair"]

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from connectomics_zoo.schema.base import MAX_WEIGHTS_BYTES, Node, RepoId, Revision, Sha256
+from connectomics_zoo.schema.base import MAX_WEIGHTS_BYTES, Name, Node, RepoId, Revision, Sha256
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class LockedNetwork(Node):
+    """What determines a network, complete with the defaults of the time when it was locked."""
+
+    builder: Name
+    """The builder."""
+    arch: dict[str, Any]
+    """Its configuration."""
+    input: dict[str, Any]
+    """What the network takes."""
+    outputs: list[dict[str, Any]]
+    """What it returns."""
 
 
 class LockedWeights(Node):
@@ -26,8 +39,9 @@ class LockedWeights(Node):
     """Its bytes."""
     sha256: Digest
     """Its digest."""
-    network: Sha256
-    """Digest of all that determines the network that they are of: the same weights in another compute nonsense."""
+    network: LockedNetwork | Sha256
+    """The network that they are of: the same weights in another compute nonsense. 0.1.0 wrote a digest instead, which
+    covers the recipe and what was measured as well."""
     spec_sha256: Digest | None = None
     """Digest of the spec in the repository, where that is what describes the network."""
 
@@ -41,7 +55,7 @@ class LockedWeights(Node):
 class WeightsLock(Node):
     """All weights files of a project by reference; `zoo lock` writes it."""
 
-    lock_version: Literal[1]
-    """Version of this format."""
+    lock_version: Literal[1, 2]
+    """Version of this format; 0.1.0 wrote 1, where every network is a digest."""
     weights: dict[Annotated[str, StringConstraints(min_length=1, max_length=400)], LockedWeights]
     """By reference: `name@1.0.0.tag`, or `hf://org/repo@…` as it was asked for."""

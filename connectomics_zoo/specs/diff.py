@@ -6,19 +6,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from connectomics_zoo.errors import SpecError
-from connectomics_zoo.schema.experiment import ExperimentSpec, RunSpec
-from connectomics_zoo.schema.model import ModelSpec, Probe
-from connectomics_zoo.schema.task import TaskSpec
-from connectomics_zoo.specs.expectation import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
+from connectomics_zoo.schema.experiment import RunSpec, Spec
+from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.specs.identity import is_same_function, may_change_function
 
 Effect = Literal["cosmetic", "weights-compatible", "breaking"]
 """`cosmetic`: words only. `weights-compatible`: the same state dict, input, outputs and function, trained or evaluated
 otherwise. `breaking`: weights of one do not fit the other, or mean something else in it."""
 
 EFFECTS: tuple[Effect, ...] = ("cosmetic", "weights-compatible", "breaking")
-
-Spec = ModelSpec | TaskSpec | ExperimentSpec | RunSpec
-
 
 _WORDS = {"name", "version", "family", "summary", "source", "changes", "schema_version", "kind", "versions"}
 _DATA_WORDS = {"license", "attribution"}
@@ -44,9 +40,7 @@ class Comparison(NamedTuple):
 def compare(first: Spec, *, second: Spec) -> Comparison:
     """Return every field that differs from `first` to `second`.
 
-    A run and a model are compared as two models. Models are judged by what is measured: the architecture may differ
-    as long as fingerprint, input, outputs and probe are the same. Where one is not measured, only an equal
-    architecture is the same network.
+    A run and a model are compared as two models. Models are judged by what was measured, see `is_same_function`.
 
     Raises:
         SpecError: the two are not of one kind.
@@ -58,7 +52,7 @@ def compare(first: Spec, *, second: Spec) -> Comparison:
             f"{first.name!r} is a {_kind(first)} and {second.name!r} a {_kind(second)}, compare two of a kind."
         )
     models = (_model(first), _model(second))
-    same_network = models[0] is None or models[1] is None or _is_same_network(models[0], models[1])
+    same_network = models[0] is None or models[1] is None or is_same_function(models[0], models[1])
     before, after = flatten(first.model_dump(mode="json")), flatten(second.model_dump(mode="json"))
     differences = []
     for path in [*before, *(path for path in after if path not in before)]:
@@ -114,34 +108,6 @@ def _equal(first: Any, second: Any) -> bool:
     return type(first) is type(second) and bool(first == second)
 
 
-def _is_same_network(first: ModelSpec, second: ModelSpec) -> bool:
-    """Whether weights of one do the same in the other."""
-    outputs = [[(output.name, output.channels, output.stride) for output in spec.outputs] for spec in (first, second)]
-    if first.input != second.input or outputs[0] != outputs[1]:
-        return False
-    same_arch = (first.builder, first.arch) == (second.builder, second.arch)
-    if first.expect is None or second.expect is None:
-        return same_arch
-    if first.expect.fingerprint != second.expect.fingerprint:
-        return False
-    if first.expect.probe is None or second.expect.probe is None:
-        return same_arch
-    return _is_same_function(first.expect.probe, second.expect.probe)
-
-
-def _is_same_function(first: Probe, second: Probe) -> bool:
-    if first.input_shape != second.input_shape or first.outputs.keys() != second.outputs.keys():
-        return False
-    for name, output in first.outputs.items():
-        other = second.outputs[name]
-        if len(output.values) != len(other.values):
-            return False
-        for one, two in zip((output.rms, *output.values), (other.rms, *other.values), strict=True):
-            if abs(one - two) > RELATIVE_TOLERANCE * abs(one) + ABSOLUTE_TOLERANCE * output.rms:
-                return False
-    return True
-
-
 def _effect(path: list[str], *, kind: str, same_network: bool) -> Effect:
     """Return what a difference in the field at `path` means."""
     if kind == "run" and path[0] in ("model", "task"):
@@ -149,11 +115,7 @@ def _effect(path: list[str], *, kind: str, same_network: bool) -> Effect:
     if path[0] in _WORDS or (path[0] == "data" and path[-1] in _DATA_WORDS):
         return "cosmetic"
     if kind == "model":
-        return "weights-compatible" if same_network or not _shapes_network(path) else "breaking"
+        return "weights-compatible" if same_network or not may_change_function(path) else "breaking"
     if kind == "task":
         return "breaking" if path[0] == "channels" and "losses" not in path else "weights-compatible"
     return "breaking" if kind == "experiment" and path[0] in ("model", "task", "arch") else "weights-compatible"
-
-
-def _shapes_network(path: list[str]) -> bool:
-    return path[0] in ("builder", "arch", "input", "expect") or (path[0] == "outputs" and path[-1] != "loss_weight")

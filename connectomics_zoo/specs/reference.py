@@ -39,16 +39,22 @@ class Reference(NamedTuple):
     path: Path | None = None
     hub: HubReference | None = None
 
+    def at(self, hub: HubReference) -> Reference:
+        """Return the reference to another commit or file of the repository."""
+        return self._replace(text=str(hub), hub=hub)
 
-def parse_reference(text: str | Path) -> Reference:
-    """Return what `text` refers to.
 
-    That is `name`, `name@1.0.0`, `name.tag`, `catalog:name`, `hf://org/repo@revision`, a YAML file or a run folder. A
+def parse_reference(text: str | Path | Reference) -> Reference:
+    """Return what `text` refers to; what is parsed already is returned as it is.
+
+    A text is `name`, `name@1.0.0`, `name.tag`, `catalog:name`, `hf://org/repo@revision`, a YAML file or a run folder. A
     text with a path separator or the suffix `.yaml` is a path; anything else is a name.
 
     Raises:
         UnknownNameError: it is neither, or both a name in a catalogue and a folder here.
     """
+    if isinstance(text, Reference):
+        return text
     if isinstance(text, str) and text.startswith("hf:"):
         return Reference(text=text, hub=_parse_hub(text))
     path = Path(text)
@@ -65,9 +71,8 @@ def parse_reference(text: str | Path) -> Reference:
             f"{text!r} is no reference, write name, name@1.0.0, name.tag, catalog:name, a path to a YAML file or a "
             "run folder."
         )
-    known = {entry.name for entry in catalog.entries("models")}
     if is_there(path) and path.is_dir():
-        if match["name"] not in known:
+        if match["name"] not in {entry.name for entry in catalog.entries("models")}:
             return Reference(text=text, path=path)
         raise UnknownNameError(
             f"{text!r} is a model and a folder here, write ./{text} or {_home(match['name'])}:{text}."

@@ -1,31 +1,29 @@
-"""The lock of a catalogue: what determines each released network, so that no release changes under its name.
+"""The lock of a catalogue: what each release holds, so that none changes under its name.
 
-`specs/lock.json` maps `name@version` to the released content and its digest. The content is complete, defaults
-included, so a changed default is found like a changed value. A field that a type gained since, and that has
-its default, is no change: a release stays valid when its builder learns something new.
+`specs/lock.json` maps `name@version` to the released content (see `content`) and its digest.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from pydantic import BaseModel
 
 from connectomics_zoo import catalog
 from connectomics_zoo.catalog import Catalog
 from connectomics_zoo.errors import LimitError, SpecError
 from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.specs.content import changes_of, content_of, digest
+from connectomics_zoo.specs.identity import NETWORK
 
 LOCK_FILE = "specs/lock.json"
 """Where a catalogue's lock lies in its folder."""
 
-DETERMINES = ("builder", "arch", "input", "outputs", "training", "expect")
-"""The fields of a model spec that determine the released network; the others are prose, and may change."""
+RELEASED = (*NETWORK, "training", "expect")
+"""The fields of a model spec that a release fixes: its network, its recipe, and what was measured of it. The others are
+prose, and may change."""
 
 MAX_BYTES = 32 * 1024 * 1024
 
@@ -93,15 +91,8 @@ def _json(value: Any) -> str:
 
 
 def content(spec: ModelSpec) -> dict[str, Any]:
-    """Return what determines the network of `spec`, complete with defaults, as plain data."""
-    document = spec.model_dump(mode="json")
-    return {field: document[field] for field in DETERMINES}
-
-
-def digest(released: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the canonical JSON of `released`."""
-    text = json.dumps(released, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    """Return what a release of `spec` holds, complete with defaults, as plain data."""
+    return content_of(spec, RELEASED)
 
 
 def check(spec: ModelSpec, *, home: Catalog | None = None) -> list[Finding]:
@@ -115,7 +106,7 @@ def check(spec: ModelSpec, *, home: Catalog | None = None) -> list[Finding]:
     Raises:
         SpecError: a lock cannot be read.
     """
-    released = _find(spec.reference, home)
+    released = find_released(spec.reference, home=home)
     if released is not None:
         return compare(spec, released)
     if home is None:
@@ -135,17 +126,22 @@ def check_document(document: Mapping[str, Any], *, home: Catalog | None = None) 
         SpecError: a lock cannot be read.
     """
     reference = f"{document.get('name')}@{document.get('version')}"
-    released = _find(reference, home)
+    released = find_released(reference, home=home)
     if released is None:
         return []
-    stated = {field: document[field] for field in DETERMINES if field in document}
+    stated = {field: document[field] for field in RELEASED if field in document}
     return [
         Finding(path, declared, before, _note(reference))
         for path, declared, before in _stated_differences(stated, released)
     ]
 
 
-def _find(reference: str, home: Catalog | None) -> dict[str, Any] | None:
+def find_released(reference: str, *, home: Catalog | None = None) -> dict[str, Any] | None:
+    """Return what was released as `reference` (`name@version`), by `home` or any catalogue; None where nothing was.
+
+    Raises:
+        SpecError: a lock cannot be read.
+    """
     locks = [read_lock(item) for item in ((home,) if home is not None else catalog.catalogs())]
     return next((lock[reference] for lock in locks if reference in lock), None)
 
@@ -176,11 +172,7 @@ def withdrawn(home: Catalog) -> list[str]:
 
 def compare(spec: ModelSpec, released: Mapping[str, Any]) -> list[Finding]:
     """Return the fields of `spec` that differ from `released`, each with both values."""
-    return [
-        Finding(path, declared, locked, _note(spec.reference))
-        for field in DETERMINES
-        for path, declared, locked in _differences(getattr(spec, field), released.get(field), field)
-    ]
+    return [Finding(*change, _note(spec.reference)) for change in changes_of(spec, released, fields=RELEASED)]
 
 
 def _stated_differences(value: Any, released: Any, path: str = "") -> list[tuple[str, Any, Any]]:
@@ -192,39 +184,3 @@ def _stated_differences(value: Any, released: Any, path: str = "") -> list[tuple
     else:
         return [] if value == released or value is None or released is None else [(path, value, released)]
     return [item for name, mine, theirs in pairs for item in _stated_differences(mine, theirs, name)]
-
-
-def _differences(value: Any, released: Any, path: str) -> list[tuple[str, Any, Any]]:
-    if isinstance(value, BaseModel) and isinstance(released, dict):
-        found = []
-        for name, field in type(value).model_fields.items():
-            current = getattr(value, name)
-            if name in released:
-                found += _differences(current, released[name], f"{path}.{name}")
-            elif field.is_required() or current != field.get_default(call_default_factory=True):
-                found.append((f"{path}.{name}", plain(current), None))
-        gone = [name for name in released if name not in type(value).model_fields]
-        return found + [(f"{path}.{name}", None, released[name]) for name in gone]
-    if isinstance(value, dict) and isinstance(released, dict):
-        keys = [*value, *(key for key in released if key not in value)]
-        pairs = [(f"{path}.{key}", value.get(key), released.get(key)) for key in keys]
-        return [item for name, mine, theirs in pairs for item in _differences(mine, theirs, name)]
-    if isinstance(value, tuple) and isinstance(released, list) and _holds_nodes(value) and len(value) == len(released):
-        pairs = [(f"{path}[{index}]", *pair) for index, pair in enumerate(zip(value, released, strict=True))]
-        return [item for name, mine, theirs in pairs for item in _differences(mine, theirs, name)]
-    return [] if plain(value) == released else [(path, plain(value), released)]
-
-
-def _holds_nodes(value: tuple[Any, ...]) -> bool:
-    return any(isinstance(item, BaseModel) for item in value)
-
-
-def plain(value: Any) -> Any:
-    """Return `value` of a spec as plain data, as JSON has it."""
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return value

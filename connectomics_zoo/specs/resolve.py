@@ -11,6 +11,7 @@ from connectomics_zoo.schema.builder import BuilderConfig, Interface, builder_mo
 from connectomics_zoo.schema.experiment import ExperimentSpec
 from connectomics_zoo.schema.model import ModelSpec, SizeRule
 from connectomics_zoo.schema.validation import validate
+from connectomics_zoo.specs.identity import is_same_network
 from connectomics_zoo.specs.lookup import get_spec
 
 
@@ -61,8 +62,7 @@ def resolve_model(
     document["outputs"] = [{**output._asdict(), "channels": channels} for output in interface.outputs]
     document["training"]["patch_size"] = _legal_patch(spec, interface)
     changed = validate(ModelSpec, document | {"expect": None}, source=spec.name)
-    same_network = (changed.arch, changed.input, changed.outputs) == (spec.arch, spec.input, spec.outputs)
-    return spec if same_network else changed
+    return spec if is_same_network(spec, changed) else changed
 
 
 def _legal_patch(spec: ModelSpec, interface: Interface) -> tuple[int, ...]:

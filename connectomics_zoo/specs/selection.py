@@ -9,9 +9,10 @@ from pathlib import Path
 
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
+from connectomics_zoo.hub import HubReference
 from connectomics_zoo.runs.folder import SPEC_FILE
 from connectomics_zoo.specs.lookup import get_spec, spec_path
-from connectomics_zoo.specs.reference import parse_reference
+from connectomics_zoo.specs.reference import Reference, parse_reference
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,8 @@ class Target:
     """The file."""
     entry: catalog.Entry | None
     """Its place in a catalogue, None for a file of the user's."""
-    hub: str | None = None
-    """The reference to the repository on the Hub that it was fetched from."""
-
+    reference: Reference | None = None
+    """What meant it, unless that was a pattern."""
     tag: str | None = None
     """The weights that were asked for; None for all of them."""
 
@@ -34,10 +34,15 @@ class Target:
         return self.path.name == SPEC_FILE
 
     @property
+    def hub(self) -> HubReference | None:
+        """The repository on the Hub that it was fetched from."""
+        return None if self.reference is None else self.reference.hub
+
+    @property
     def label(self) -> str:
         """How the file is called in a report."""
         if self.entry is None:
-            return self.hub or str(self.path)
+            return str(self.path) if self.hub is None else str(self.hub)
         return f"{self.entry.catalog.name}:{self.path.stem}" + ("" if self.tag is None else f".{self.tag}")
 
 
@@ -53,7 +58,7 @@ def select(patterns: Sequence[str]) -> list[Target]:
     """
     entries = catalog.entries("models")
     by_path = {entry.path.resolve(): entry for entry in entries}
-    chosen: dict[tuple[Path | str, str | None], Target] = {}
+    chosen: dict[tuple[Path | HubReference, str | None], Target] = {}
     for pattern in patterns or ["*"]:
         for target in _targets(pattern, entries, by_path):
             chosen.setdefault((target.hub or target.path.resolve(), target.tag), target)
@@ -67,8 +72,7 @@ def _targets(pattern: str, entries: Sequence[catalog.Entry], by_path: Mapping[Pa
     if not is_wildcard and pattern not in families:
         reference = parse_reference(pattern)
         path = spec_path(reference)
-        hub = None if reference.hub is None else str(reference.hub)
-        return [Target(path, by_path.get(path.resolve()), hub, reference.tag)]
+        return [Target(path, by_path.get(path.resolve()), reference, reference.tag)]
     found = [Target(entry.path, entry) for entry in entries if _matches(pattern, entry)]
     found = found or [
         Target(entry.path, entry, tag=tag)

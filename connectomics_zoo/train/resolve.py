@@ -12,7 +12,6 @@ from typing import Any
 
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
-from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.runs.folder import SPEC_FILE, get_run
 from connectomics_zoo.schema.builder import encoder_modules
 from connectomics_zoo.schema.experiment import REQUIRED, DataSpec, ExperimentSpec, RunSpec
@@ -20,7 +19,7 @@ from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.training import TrainingSpec
 from connectomics_zoo.schema.validation import validate
-from connectomics_zoo.specs.lookup import get_experiment, get_spec, get_task
+from connectomics_zoo.specs.lookup import Resolved, find, get_spec, get_task, resolve
 from connectomics_zoo.specs.overrides import merge
 from connectomics_zoo.specs.reference import parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
@@ -51,9 +50,11 @@ def resolve_run(ref: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
     Raises:
         ZooError: a name, key, value, file, or volume is wrong; nothing has been written.
     """
-    document = merge(_base_document(ref), overrides)
-    experiment = validate(ExperimentSpec, document, source=str(ref))
-    return complete(experiment, source=str(ref))
+    base = _find_base(ref)
+    experiment = validate(ExperimentSpec, merge(_document_of(base), overrides), source=str(ref))
+    # The model that the base is of has been read, unless an override names another one.
+    is_own = not isinstance(base.spec, ExperimentSpec) and experiment.model == base.reference.text
+    return complete(experiment, model=base.model if is_own else get_spec(experiment.model), source=str(ref))
 
 
 def continue_run(folder: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
@@ -87,14 +88,17 @@ def continue_run(folder: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
     return resumed
 
 
-def _base_document(ref: str | Path) -> dict[str, Any]:
-    """Return an experiment's document, or the one that a model alone makes."""
+def _find_base(ref: str | Path) -> Resolved:
+    """Return the experiment or the model that a run is made of."""
     path = Path(ref)
-    if path.suffix in (".yaml", ".yml") and path.is_file() and "builder" not in read_yaml(path):
-        return _document_of(get_experiment(path))
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        found = find(str(ref))
+        if isinstance(found.spec, TaskSpec):
+            raise SpecError(f"{ref} is a task, train an experiment or a model, with task={ref}.")
+        return found
     experiments = {entry.name for entry in catalog.entries("experiments")}
     if str(ref).rpartition(":")[2] in experiments:
-        return _document_of(get_experiment(ref))
+        return find(str(ref), kind="experiment")
     reference = parse_reference(ref)
     known = experiments | {entry.name for entry in catalog.entries("models")}
     if reference.path is None and reference.name not in known:
@@ -104,18 +108,21 @@ def _base_document(ref: str | Path) -> dict[str, Any]:
             f"{reference.text!r} names trained weights, train the model {reference.name!r} itself; "
             f"init_from={reference.text} starts from them."
         )
+    return resolve(reference)
+
+
+def _document_of(base: Resolved) -> dict[str, Any]:
+    """Return an experiment's document, or the one that a model alone makes."""
+    if isinstance(base.spec, ExperimentSpec):
+        return _with_parts(base.spec.model_dump(mode="json", exclude_unset=True))
     return {
         "schema_version": 1,
-        "name": get_spec(ref).name,
-        "summary": f"{reference.text} on the user's volumes.",
-        "model": reference.text,
+        "name": base.model.name,
+        "summary": f"{base.reference.text} on the user's volumes.",
+        "model": base.reference.text,
         "task": REQUIRED,
         "data": {},
     }
-
-
-def _document_of(experiment: ExperimentSpec) -> dict[str, Any]:
-    return _with_parts(experiment.model_dump(mode="json", exclude_unset=True))
 
 
 def _with_parts(document: dict[str, Any]) -> dict[str, Any]:
@@ -126,8 +133,8 @@ def _with_parts(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def complete(experiment: ExperimentSpec, *, source: str) -> RunSpec:
-    """Return `experiment` with its model, task and recipe resolved; see `resolve_run`."""
+def complete(experiment: ExperimentSpec, *, model: ModelSpec, source: str) -> RunSpec:
+    """Return `experiment` of `model` with its task and recipe resolved; see `resolve_run`."""
     if experiment.task == REQUIRED:
         names = ", ".join(sorted({entry.name for entry in catalog.entries("tasks")}))
         raise SpecError(f"{source}: no task is given, add task=NAME with one of {names}.")
@@ -147,7 +154,7 @@ def complete(experiment: ExperimentSpec, *, source: str) -> RunSpec:
                     key = f"data.{part}.{what}" if len(pairs) == 1 else f"data.{part}.{index}.{what}"
                     raise SpecError(f"{source}: a volume is not given, add {key}=FILE:DATASET.")
     # Looking through the volumes takes longest, so it comes last.
-    model = resolve_model(experiment.model, out_channels=len(task.channels), arch=experiment.arch)
+    model = resolve_model(model, out_channels=len(task.channels), arch=experiment.arch)
     recipe = model.training.model_dump(mode="json") | experiment.training.model_dump(mode="json", exclude_none=True)
     training = validate(TrainingSpec, recipe, source=f"training of {source}")
     _check_patch(model, training.patch_size, what="training.patch_size")

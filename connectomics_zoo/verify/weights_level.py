@@ -17,7 +17,7 @@ from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec, Probe
 from connectomics_zoo.specs.expectation import Check, compare_probe, equal
 from connectomics_zoo.specs.identity import is_same_network
-from connectomics_zoo.specs.lookup import check_tag
+from connectomics_zoo.specs.lookup import Resolved, check_tag
 from connectomics_zoo.specs.selection import Target
 from connectomics_zoo.verify.forward_level import require_modest
 from connectomics_zoo.verify.report import collect
@@ -26,7 +26,7 @@ from connectomics_zoo.weights.match import find_misfits
 from connectomics_zoo.weights.pretrained import (
     Pretrained,
     embedded_run,
-    find_pretrained,
+    weights_beside,
     weights_path,
     with_channels_of,
 )
@@ -46,7 +46,7 @@ def check_weights(spec: ModelSpec, target: Target, data: Sequence[Path] = ()) ->
     folder = target.path.parent
     checks: list[Check] = []
     if target.hub is not None:
-        checks += collect("weights", WEIGHTS_FILE, _on_hub(spec, target.hub))
+        checks += collect("weights", WEIGHTS_FILE, _on_hub(spec, target))
         if data:
             checks += collect(
                 "weights", "metrics", _unmeasured("metrics", "the scores of a repository are in its card")
@@ -71,8 +71,9 @@ def _known(spec: ModelSpec, tag: str) -> Iterator[Check]:
     yield Check(f"weights.{tag}", ok=True)
 
 
-def _on_hub(spec: ModelSpec, reference: str) -> Iterator[Check]:
-    path = find_pretrained(reference).path
+def _on_hub(spec: ModelSpec, target: Target) -> Iterator[Check]:
+    assert target.reference is not None
+    path = weights_beside(Resolved(target.reference, spec, target.path)).path
     yield Check(f"{path.name}: digest", ok=True)
     yield from _fits(spec, path, path.name)
 

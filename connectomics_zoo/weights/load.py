@@ -14,7 +14,7 @@ from connectomics_zoo.files.safetensors import PICKLES
 from connectomics_zoo.network.build import build, measure_static
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.specs.lookup import get_spec
-from connectomics_zoo.specs.reference import parse_reference
+from connectomics_zoo.specs.reference import Reference, parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.weights.pretrained import Frozen, Pretrained, find_pretrained
 from connectomics_zoo.weights.storage import largest_file, read_weights
@@ -63,13 +63,14 @@ def load(
         HubError: the Hub does not give them.
         ZooError: the device cannot be used.
     """
-    trained = _trained(ref, pretrained, frozen=frozen)
+    reference = ref if isinstance(ref, ModelSpec) else parse_reference(ref)
+    trained = _trained(reference, pretrained, frozen=frozen)
     if frozen is not False and trained is None and init_from is None:
         raise WeightsError(
             f"{ref!s}: frozen says which weights may be loaded, and none are asked for: add pretrained=True, or leave "
             "out frozen."
         )
-    declared = get_spec(ref) if trained is None else trained.spec
+    declared = get_spec(reference) if trained is None else trained.spec
     spec = resolve_model(declared, in_channels=in_channels, out_channels=out_channels, arch=arch)
     if trained is not None and init_from is not None:
         raise WeightsError(f"{ref!s} brings its own weights, leave out either them or init_from={str(init_from)!r}.")
@@ -91,6 +92,7 @@ def load(
             name=trained.source,
             device=device,
         )
+    spec = _measured(spec)
     network = build(spec, deep_supervision=deep_supervision)
     report = LoadReport("initialisation", reinitialised=tuple(network.state_dict()))
     return _finish(network, spec, report, device=device)
@@ -120,6 +122,7 @@ def load_file(
     Raises:
         WeightsError: the file cannot be read or does not fit.
     """
+    spec = _measured(spec)  # by which the largest file is known, too
     network, report = build_with_weights(
         spec,
         read_weights(path, max_bytes=largest_file(spec) * (INIT_ALLOWANCE if resample_kernels else 1)),
@@ -133,12 +136,15 @@ def load_file(
 
 def _finish(network: nn.Module, spec: ModelSpec, report: LoadReport, *, device: str | torch.device) -> nn.Module:
     """Attach spec and report, and put the network where it belongs, in evaluation mode."""
-    if spec.expect is None:
-        spec = spec.model_copy(update={"expect": measure_static(spec)})
     attached: Any = network
     attached.spec = spec
     attached.load_report = report
     return _moved(network, torch.device(device)).eval()
+
+
+def _measured(spec: ModelSpec) -> ModelSpec:
+    """Return `spec` with the counts of its network, which a spec with other channels or architecture lacks."""
+    return spec if spec.expect is not None else spec.model_copy(update={"expect": measure_static(spec)})
 
 
 def _moved(network: nn.Module, device: torch.device) -> nn.Module:
@@ -157,23 +163,16 @@ def _check_device(device: str | torch.device) -> None:
         ) from None
 
 
-def _trained(ref: str | Path | ModelSpec, pretrained: bool | str, *, frozen: Frozen) -> Pretrained | None:
+def _trained(reference: Reference | ModelSpec, pretrained: bool | str, *, frozen: Frozen) -> Pretrained | None:
     """Return the weights that the reference itself asks for, or None."""
-    if isinstance(ref, ModelSpec):
-        return find_pretrained(ref, _tag(pretrained), frozen=frozen) if pretrained else None
-    reference = parse_reference(ref)
+    tag = pretrained if isinstance(pretrained, str) else None
+    if isinstance(reference, ModelSpec):
+        return find_pretrained(reference, tag, frozen=frozen) if pretrained else None
     brings = reference.hub is not None or (reference.path is not None and reference.path.is_dir())
-    if isinstance(pretrained, str):
-        own = "its own weights" if brings else reference.tag
-        if own not in (None, pretrained):
-            raise WeightsError(f"{reference.text} means {own}, leave out pretrained={pretrained!r}.")
-    if brings or reference.tag or pretrained:
-        return find_pretrained(ref, _tag(pretrained), frozen=frozen)
-    return None
-
-
-def _tag(pretrained: bool | str) -> str | None:
-    return pretrained if isinstance(pretrained, str) else None
+    own = "its own weights" if brings else reference.tag
+    if tag is not None and own not in (None, tag):
+        raise WeightsError(f"{reference.text} means {own}, leave out pretrained={tag!r}.")
+    return find_pretrained(reference, tag, frozen=frozen) if own or pretrained else None
 
 
 def find_weights(source: str | Path, *, frozen: Frozen = False) -> Path:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from connectomics_zoo.errors import WeightsError
 from connectomics_zoo.files.digests import file_sha256
-from connectomics_zoo.hub import pin, weights_name
+from connectomics_zoo.hub import pin
+from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.weights_lock import LockedWeights
-from connectomics_zoo.specs.identity import network_digest
-from connectomics_zoo.specs.lookup import spec_path
+from connectomics_zoo.specs.identity import network_of
 from connectomics_zoo.specs.reference import parse_reference
+from connectomics_zoo.weights.lock_file import network_difference
 from connectomics_zoo.weights.match import refuse_misfit
 from connectomics_zoo.weights.pretrained import find_pretrained
 
 
-def lock_weights(ref: str) -> tuple[str, LockedWeights]:
-    """Return the name of the weights that `ref` means, and exactly which file that is; one on the Hub is fetched.
+class Lockable(NamedTuple):
+    """Weights as a lock file has them."""
+
+    name: str
+    """Their name there."""
+    weights: LockedWeights
+    """Exactly which file, and of what network."""
+    spec: ModelSpec
+    """The spec of that network."""
+
+
+def lock_weights(ref: str) -> Lockable:
+    """Return exactly which file the weights that `ref` means are, and their name; one on the Hub is fetched.
 
     Raises:
         WeightsError: these are weights that no lock file can have, or there are none.
@@ -23,25 +37,27 @@ def lock_weights(ref: str) -> tuple[str, LockedWeights]:
     reference = parse_reference(ref)
     if reference.path is not None:
         raise WeightsError(f"{ref}: only weights of a catalogue or on the Hub are locked, a path is what it is.")
-    if reference.hub is None:
-        found = find_pretrained(ref)
-        assert found.entry is not None
-        refuse_misfit(found.spec, found.path, source=found.name)
-        entry = found.entry
-        what = {"size": found.path.stat().st_size, "sha256": entry.sha256, "network": network_digest(found.spec)}
-        place = {"source": entry.source, "repo": entry.repo, "revision": entry.revision, "file": entry.file}
-        return found.name, LockedWeights.model_validate({**place, **what})
-    hub = pin(reference.hub)
-    name = weights_name(hub)
-    found = find_pretrained(str(hub))
+    found = find_pretrained(reference if reference.hub is None else reference.at(pin(reference.hub)))
     refuse_misfit(found.spec, found.path, source=found.name)
-    return str(reference.hub), LockedWeights(
-        source="hub",
-        repo=hub.repo,
-        revision=hub.revision,
-        file=name,
-        size=found.path.stat().st_size,
-        sha256=file_sha256(found.path),
-        network=network_digest(found.spec),
-        spec_sha256=file_sha256(spec_path(reference._replace(hub=hub))),
-    )
+    what = {"size": found.path.stat().st_size, "network": network_of(found.spec)}
+    if found.entry is not None:
+        entry = found.entry
+        place = {"source": entry.source, "repo": entry.repo, "revision": entry.revision, "file": entry.file}
+        weights = LockedWeights.model_validate({**place, **what, "sha256": entry.sha256})
+        return Lockable(found.name, weights, found.spec)
+    assert found.beside is not None
+    hub = found.beside.reference.hub
+    assert hub is not None
+    place = {"source": "hub", "repo": hub.repo, "revision": hub.revision, "file": found.path.name}
+    digests = {"sha256": file_sha256(found.path), "spec_sha256": file_sha256(found.beside.path)}
+    return Lockable(str(reference.hub), LockedWeights.model_validate({**place, **what, **digests}), found.spec)
+
+
+def is_news(found: Lockable, before: LockedWeights | None) -> bool:
+    """Return whether a lock file that has `before` of these weights (None: nothing) would not let them be loaded.
+
+    The same network may be written otherwise there: by 0.1.0, or before its builder gained a field.
+    """
+    if before is None or before != found.weights.model_copy(update={"network": before.network}):
+        return True
+    return network_difference(before, found.spec) is not None

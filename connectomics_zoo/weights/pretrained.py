@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from connectomics_zoo.errors import WeightsError
 from connectomics_zoo.files.digests import check_sums, file_sha256
-from connectomics_zoo.files.safetensors import read_header
-from connectomics_zoo.files.yaml import parse_yaml, read_yaml
 from connectomics_zoo.hub import HubReference, fetch, fetch_weights
-from connectomics_zoo.runs.folder import spec_in, weights_in
-from connectomics_zoo.runs.portable import check_portable
+from connectomics_zoo.runs.folder import weights_in
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec, WeightsEntry
-from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.schema.weights_lock import LockedWeights
-from connectomics_zoo.specs.identity import is_same_network, network_digest
-from connectomics_zoo.specs.lookup import check_tag, find_entry, get_spec, run_of_document, spec_path
+from connectomics_zoo.specs.embedded import run_in
+from connectomics_zoo.specs.identity import is_same_network
+from connectomics_zoo.specs.lookup import Resolved, check_tag, resolve
 from connectomics_zoo.specs.reference import Reference, parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
-from connectomics_zoo.weights.lock_file import LOCK_FILE, locked, read_weights_lock
+from connectomics_zoo.weights.lock_file import LOCK_FILE, OpenLock, locked, network_difference, read_weights_lock
 from connectomics_zoo.weights.storage import largest_file
 
 Frozen = bool | str | Path
@@ -40,8 +36,8 @@ class Pretrained:
     """The file, on this machine; its digest was checked where one is declared."""
     entry: WeightsEntry | None = None
     """What the spec declares about them, where it does."""
-    document: dict[str, Any] | None = None
-    """The spec that lies beside them, where one does."""
+    beside: Resolved | None = None
+    """The folder or repository that they lie in, with the spec there; None where the spec declares them."""
 
     @property
     def source(self) -> str:
@@ -53,7 +49,9 @@ class Pretrained:
         return file_sha256(self.path) if self.entry is None else self.entry.sha256
 
 
-def find_pretrained(ref: str | Path | ModelSpec, tag: str | None = None, *, frozen: Frozen = False) -> Pretrained:
+def find_pretrained(
+    ref: str | Path | Reference | ModelSpec, tag: str | None = None, *, frozen: Frozen = False
+) -> Pretrained:
     """Return the trained weights of a reference, downloaded if need be, and checked.
 
     Args:
@@ -73,39 +71,41 @@ def find_pretrained(ref: str | Path | ModelSpec, tag: str | None = None, *, froz
             f"{ref.name}: weights lie beside a spec's file, load it by name or path for pretrained={tag or True!r}."
         )
     reference = parse_reference(ref)
-    lock = None if frozen is False else Path(LOCK_FILE if frozen is True else frozen)
+    folder = reference.path if reference.path is not None and reference.path.is_dir() else None
+    lock = None
+    if frozen is not False:
+        path = Path(LOCK_FILE if frozen is True else frozen)
+        if reference.path is not None:
+            what = "a spec's file" if folder is None else "a folder"
+            raise WeightsError(f"{reference.text}: {what} is not in {path}, leave out either it or frozen.")
+        lock = read_weights_lock(path)
     if reference.hub is not None:
-        return _from_hub(reference, lock)
-    if reference.path is not None and reference.path.is_dir():
-        if lock is not None:
-            raise WeightsError(f"{reference.text}: a folder is not in {lock}, leave out either it or frozen.")
-        return _from_folder(reference, reference.path)
-    if reference.path is not None and lock is not None:
-        raise WeightsError(f"{reference.text}: a spec's file is not in {lock}, leave out either it or frozen.")
-    return _from_spec(reference, tag, lock)
+        return _in_repository(reference, lock)
+    return _of_spec(resolve(reference), tag, lock) if folder is None else _in_folder(reference, folder)
 
 
-def _from_folder(reference: Reference, folder: Path) -> Pretrained:
+def _in_folder(reference: Reference, folder: Path) -> Pretrained:
     """Find the weights in a folder."""
     weights = weights_in(folder)
+    found = resolve(reference)
     check_sums(folder)
-    return Pretrained(reference.text, get_spec(reference.text), weights, document=read_yaml(spec_in(folder)))
+    return Pretrained(reference.text, found.model, weights, beside=found)
 
 
-def _from_spec(reference: Reference, tag: str | None, lock: Path | None) -> Pretrained:
+def _of_spec(found: Resolved, tag: str | None, lock: OpenLock | None) -> Pretrained:
     """Find weights that a spec declares."""
-    spec = get_spec(reference.text)
-    wanted = reference.tag or tag
+    spec = found.model
+    wanted = found.reference.tag or tag
     check_tag(spec, wanted)
     chosen = wanted or next(iter(spec.weights))
     entry = spec.weights[chosen]
-    name = _full_name(reference, spec, chosen)
+    name = _full_name(found, chosen)
     network = with_channels_of(spec, entry)
     if lock is not None:
-        _check_locked(entry, network, locked(lock, name), name=name, lock=lock)
-    path = weights_path(spec, chosen, folder=spec_path(reference).parent)
+        _refuse_unlike(entry, network, name=name, lock=lock)
+    path = weights_path(spec, chosen, folder=found.path.parent)
     if lock is not None and path.stat().st_size != locked(lock, name).size:
-        raise WeightsError(f"{name}: has {path.stat().st_size} bytes, and {lock} has another size: lock it again.")
+        raise WeightsError(f"{name}: has {path.stat().st_size} bytes, and {lock.path} has another size: lock it again.")
     return Pretrained(name, network, path, entry=entry)
 
 
@@ -114,25 +114,28 @@ def with_channels_of(spec: ModelSpec, entry: WeightsEntry) -> ModelSpec:
     return resolve_model(spec, in_channels=entry.input_channels, out_channels=entry.output_channels)
 
 
-def _full_name(reference: Reference, spec: ModelSpec, tag: str) -> str:
+def _full_name(found: Resolved, tag: str) -> str:
     """Return the reference that means these weights alone, whatever is the current version or the first tag."""
-    if reference.path is not None:
-        return f"{reference.text}.{tag}"
-    home = find_entry(reference).catalog.name
-    return f"{'' if home == 'zoo' else f'{home}:'}{spec.name}@{spec.version}.{tag}"
+    if found.entry is None:
+        return f"{found.reference.text}.{tag}"
+    home = found.entry.catalog.name
+    return f"{'' if home == 'zoo' else f'{home}:'}{found.model.reference}.{tag}"
 
 
-def _check_locked(entry: WeightsEntry, network: ModelSpec, found: LockedWeights, *, name: str, lock: Path) -> None:
+def _refuse_unlike(entry: WeightsEntry, network: ModelSpec, *, name: str, lock: OpenLock) -> None:
+    """Refuse weights called `name`, or a network for them, that are not those in the lock file."""
+    held = locked(lock, name)
     declared = (entry.source, entry.repo, entry.revision, entry.file, entry.sha256)
-    if declared != (found.source, found.repo, found.revision, found.file, found.sha256):
+    if declared != (held.source, held.repo, held.revision, held.file, held.sha256):
         raise WeightsError(
-            f"{name}: the spec declares other weights (sha256 {entry.sha256[:12]}…) than {lock} has "
-            f"({found.sha256[:12]}…), so none are loaded: install the catalogue of that time, or lock it again."
+            f"{name}: the spec declares other weights (sha256 {entry.sha256[:12]}…) than {lock.path} has "
+            f"({held.sha256[:12]}…), so none are loaded: install the catalogue of that time, or lock it again."
         )
-    if found.network != network_digest(network):
+    difference = network_difference(held, network)
+    if difference is not None:
         raise WeightsError(
-            f"{name}: the spec declares another network than {lock} has, so nothing is loaded: install the catalogue "
-            "of that time, or lock it again."
+            f"{name}: the spec declares another network than {lock.path} has ({difference}), so nothing is loaded: "
+            "install the catalogue of that time, or lock it again."
         )
 
 
@@ -158,38 +161,50 @@ def weights_path(spec: ModelSpec, tag: str, *, folder: Path) -> Path:
     return path
 
 
-def _from_hub(reference: Reference, lock: Path | None) -> Pretrained:
+def _in_repository(reference: Reference, lock: OpenLock | None) -> Pretrained:
     """Find the weights of a repository, described by the spec there."""
     assert reference.hub is not None
-    found = None if lock is None else _locked_on_hub(reference.hub, lock)
-    hub = reference.hub if found is None else reference.hub._replace(revision=found.revision, file=found.file)
-    pinned = reference._replace(hub=hub)
-    path = spec_path(pinned)
-    if found is not None and file_sha256(path) != found.spec_sha256:
-        raise WeightsError(f"{reference.text}: the spec in the repository is not the one that {lock} has.")
-    document = read_yaml(path)
-    spec = get_spec(str(hub))
-    sha256, size = (None, None) if found is None else (found.sha256, found.size)
+    if lock is None:
+        return weights_beside(resolve(reference))
+    held = _locked_on_hub(reference.hub, lock)
+    found = resolve(reference.at(reference.hub._replace(revision=held.revision, file=held.file)))
+    if file_sha256(found.path) != held.spec_sha256:
+        raise WeightsError(f"{reference.text}: the spec in the repository is not the one that {lock.path} has.")
+    difference = network_difference(held, found.model)
+    if difference is not None:
+        raise WeightsError(
+            f"{reference.text}: the network is not the one that {lock.path} has ({difference}), so nothing is loaded."
+        )
+    return weights_beside(found, sha256=held.sha256, size=held.size)
+
+
+def weights_beside(found: Resolved, *, sha256: str | None = None, size: int | None = None) -> Pretrained:
+    """Return the weights in the repository whose spec was found there, downloaded if need be, and checked.
+
+    Raises:
+        WeightsError: it has none, or pickles only.
+        HubError: the Hub does not give them, or others than those of that digest and size.
+    """
+    hub = found.reference.hub
+    assert hub is not None
     # Counted, since what a stranger's spec says of its own network may be anything.
-    limit = largest_file(spec.model_copy(update={"expect": None}))
-    weights = fetch_weights(hub, max_bytes=limit, sha256=sha256, size=size)
-    if found is not None and found.network != network_digest(spec):
-        raise WeightsError(f"{reference.text}: the network is not the one that {lock} has, so nothing is loaded.")
-    return Pretrained(str(hub), spec, weights, document=document)
+    limit = largest_file(found.model.model_copy(update={"expect": None}))
+    path = fetch_weights(hub, max_bytes=limit, sha256=sha256, size=size)
+    return Pretrained(str(hub), found.model, path, beside=found)
 
 
-def _locked_on_hub(hub: HubReference, lock: Path) -> LockedWeights:
+def _locked_on_hub(hub: HubReference, lock: OpenLock) -> LockedWeights:
     """Return what the lock file says of a repository, by the reference as it was locked or as it was pinned."""
-    for name, found in read_weights_lock(lock).weights.items():
-        if hub == (found.repo, found.revision, found.file):
-            return found
+    for name, held in lock.weights.items():
+        if hub == (held.repo, held.revision, held.file):
+            return held
         # Without a file, the reference means the one that the repository's names lead to, as a name in the lock does.
-        if hub == (found.repo, found.revision, None) and parse_reference(name).hub[2:] == (None,):  # type: ignore[index]
-            return found
+        if hub == (held.repo, held.revision, None) and parse_reference(name).hub[2:] == (None,):  # type: ignore[index]
+            return held
     return locked(lock, str(hub))
 
 
-def find_run(ref: str | Path, *, frozen: Frozen = False) -> tuple[RunSpec, Pretrained]:
+def find_run(ref: str | Path | Reference, *, frozen: Frozen = False) -> tuple[RunSpec, Pretrained]:
     """Return how a network was trained and is to be used, with its weights: of a run folder, or of trained weights.
 
     Raises:
@@ -217,14 +232,4 @@ def embedded_run(found: Pretrained) -> RunSpec | None:
     Raises:
         SpecError: that spec does not follow its schema, or names places of another machine.
     """
-    if found.document is not None:
-        if found.document.get("kind") != "run":
-            return None
-        return run_of_document(found.document, parse_reference(found.name), source=found.name)
-    text = read_header(found.path).metadata.get("spec")
-    if text is None:
-        return None
-    source = f"the spec in {found.path}"
-    run = validate(RunSpec, parse_yaml(text, source=source), source=source)
-    check_portable(run, source=source)
-    return run
+    return run_in(found.path) if found.beside is None else found.beside.run

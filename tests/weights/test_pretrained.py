@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import h5py
@@ -15,6 +17,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import save
+from support.networks import gains
 from support.tiny_training import TINY, make_run
 
 import zoo
@@ -25,8 +28,12 @@ from connectomics_zoo.network.build import measure_static
 from connectomics_zoo.predict import predict
 from connectomics_zoo.pull.run import pull
 from connectomics_zoo.runs.folder import get_run
-from connectomics_zoo.specs.lookup import get_spec
+from connectomics_zoo.specs import releases
+from connectomics_zoo.specs.content import digest
+from connectomics_zoo.specs.lookup import find, get_spec
+from connectomics_zoo.specs.reference import Reference, parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
+from connectomics_zoo.train.resolve import resolve_run
 from connectomics_zoo.weights.pretrained import find_pretrained, find_run
 
 PAIR = {"image": "vol.h5:raw", "label": "vol.h5:mito"}
@@ -387,6 +394,15 @@ def test_a_lock_file_that_says_something_else_fails_closed(pinned, run_zoo, chan
         zoo.load(pinned, frozen=True)
 
 
+def test_a_repository_that_0_1_0_locked_stays_locked(pinned, run, run_zoo, monkeypatch, network):
+    assert run_zoo("lock", pinned)[0] == 0
+    edit_lock(network=digest(releases.content(run.model)))  # as 0.1.0 had it
+    Path("zoo.lock").write_text(Path("zoo.lock").read_text().replace("lock_version: 2", "lock_version: 1"))
+    gains(monkeypatch, arch={"stem_kernel": (int, 1)})
+    assert_same(zoo.load(pinned, frozen=True), network)
+    assert run_zoo("lock", "--check")[0] == 0
+
+
 def test_a_flipped_bit_fails_closed_without_network(pinned, run_zoo, monkeypatch):
     assert run_zoo("lock", pinned)[0] == 0
     path = find_pretrained(pinned).path.resolve()
@@ -415,6 +431,82 @@ def test_lock_is_written_anew_and_checked(pinned, revision, run_zoo, hub_server,
     assert run_zoo("lock")[0] == 0
     assert new in Path("zoo.lock").read_text()
     assert run_zoo("lock", "./none.yaml")[0] == 2
+
+
+# Once
+
+
+@pytest.fixture
+def count_work(monkeypatch):
+    """Count, from now on, how often each text is parsed as a reference and each YAML file is read."""
+
+    def start():
+        counts = Counter()
+
+        def counted(function):
+            def wrapper(subject, *args, **kwargs):
+                if isinstance(subject, str | Path) and not isinstance(subject, Reference):
+                    counts[function.__name__, str(subject)] += 1
+                return function(subject, *args, **kwargs)
+
+            return wrapper
+
+        for function in (parse_reference, read_yaml):
+            for name, module in list(sys.modules.items()):
+                if name.startswith("connectomics_zoo") and vars(module).get(function.__name__) is function:
+                    monkeypatch.setattr(module, function.__name__, counted(function))
+        return counts
+
+    return start
+
+
+@pytest.fixture
+def refs(files, revision, pinned):
+    """References by what they are: a model, its weights, a run folder, a repository."""
+    Path("run").mkdir()
+    for name in ("spec.yaml", "model.safetensors"):
+        (Path("run") / name).write_bytes(files[name])
+    names = {"a model": "mednext-S", "a version": "mednext-S@1.0.0", "weights": "mednext-S@1.0.0.vnc-mito"}
+    return {**names, "a run": "./run", "a repository": pinned}
+
+
+WAYS = {
+    "load": lambda ref: zoo.load(ref, pretrained="." not in ref),
+    "use": find_run,
+    "pull": pull,
+    "show": find,
+    "train": lambda ref: resolve_run(ref, {"task": "???"}),
+    "verify": lambda ref: zoo.verify([ref], level="weights"),
+}
+
+
+@pytest.mark.parametrize(
+    ("way", "what"),
+    [
+        *(("load", what) for what in ("a model", "a version", "weights", "a run", "a repository")),
+        *(("use", what) for what in ("a model", "weights", "a run", "a repository")),
+        *(("pull", what) for what in ("a model", "weights", "a run", "a repository")),
+        *(("show", what) for what in ("a model", "a version", "weights", "a run", "a repository")),
+        *(("train", what) for what in ("a model", "a version")),
+        *(("verify", what) for what in ("a run", "a repository")),
+    ],
+)
+def test_a_reference_is_parsed_once_and_each_file_is_read_once(way, what, refs, count_work):
+    counts = count_work()
+    with contextlib.suppress(SpecError):  # training goes no further without a task
+        WAYS[way](refs[what])
+    assert counts["parse_reference", refs[what]] == 1
+    assert sum(name == "read_yaml" for name, _ in counts) == 1
+    assert set(counts.values()) == {1}
+
+
+@pytest.mark.parametrize("what", ["weights", "a repository"])
+def test_a_lock_file_is_read_once(what, refs, count_work, run_zoo):
+    assert run_zoo("lock", refs[what])[0] == 0
+    counts = count_work()
+    assert zoo.load(refs[what], frozen=True)
+    assert counts["read_yaml", "zoo.lock"] == 1
+    assert sum(name == "read_yaml" for name, _ in counts) == 2
 
 
 # Pull
