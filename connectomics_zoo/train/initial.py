@@ -51,6 +51,8 @@ def write_report(report: LoadReport, folder: Path) -> None:
     """Write `load_report.json` into a run folder."""
     content = {
         "source": report.source,
+        "prefix": report.prefix,
+        "renamed": report.renamed,
         "exact": report.exact,
         "adapted": dict(report.adapted),
         "reinitialised": report.reinitialised,
