@@ -19,8 +19,15 @@ _SHOWN = 5
 _EPILOG = """\b
 Examples:
   zoo convert model_final_checkpoint.model my-mednext
-  zoo convert last.ckpt my-rsunet --model rsunet --no-ema
-  zoo convert checkpoint_final.pth my-net --model ./my-net.yaml --from nnunet-v2
+  zoo convert last.ckpt my-rsunet --model ./my-rsunet.yaml --no-ema
+  zoo convert checkpoint_final.pth my-net --model mednext-S --from nnunet-v2
+  zoo convert teacher-student.pt my-net --model mednext-S --at state_dict/teacher
+\b
+The spec of a network of PyTorch Connectomics, from its configuration, in Python:
+  from pathlib import Path
+  from connectomics_zoo.files.yaml import dump_yaml
+  network = zoo.build_model(config)
+  Path("my-rsunet.yaml").write_text(dump_yaml(network.spec.model_dump(mode="json")))
 """
 
 
@@ -31,7 +38,7 @@ Examples:
     "--model",
     metavar="REF",
     shell_complete=complete_model,
-    help="Model that the weights are of [default: the one that has exactly these tensors].",
+    help="Model that the weights are of [default: the one that has exactly these tensors, if they tell all of it].",
 )
 @click.option(
     "--from",
@@ -45,19 +52,33 @@ Examples:
     default=None,
     help="Take averaged weights, or the last ones [default: averaged ones where there are].",
 )
+@click.option(
+    "--at",
+    metavar="KEY",
+    help="Where the tensors lie, as state_dict/teacher [default: where the format has them, or the one such place].",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
-    file: Path, output: Path, model: str | None, source_format: str | None, averaged: bool | None, as_json: bool
+    file: Path,
+    output: Path,
+    model: str | None,
+    source_format: str | None,
+    averaged: bool | None,
+    at: str | None,
+    as_json: bool,
 ) -> None:
     """Write the weights in a checkpoint of another project as the folder OUT: model.safetensors and spec.yaml.
 
-    FILE is a checkpoint of the original MedNeXt, of PyTorch Connectomics, of nnU-Net v2 or of a Lightning module. It is
-    read without importing or running anything that it names. OUT is then a reference for every verb.
+    FILE is a checkpoint of the original MedNeXt, of PyTorch Connectomics, of nnU-Net v2, of a Lightning module, or a
+    state dict, also as safetensors. It is read without importing or running anything that it names. OUT is then a
+    reference for every verb.
     """
     from connectomics_zoo.convert.run import convert
 
-    done = convert(file, output, model=model, source_format=source_format, averaged=averaged)
+    done = convert(file, output, model=model, source_format=source_format, averaged=averaged, at=at)
     note(f"took the {'averaged (EMA)' if done.averaged else 'last'} weights, which lie in {done.place or 'the top'}.")
+    if done.left_aside:
+        note(f"left aside what lies in {_few(done.left_aside)}.")
     if as_json:
         from dataclasses import asdict
 
@@ -77,8 +98,16 @@ def _facts(done: Conversion) -> dict[str, str]:
         "taken from": done.place or "the top",
         "prefix removed": done.prefix or "none",
         "dropped": _few(done.dropped),
+        "left aside": _few(done.left_aside),
         "made inert": _few(done.inert),
     }
+    if done.assumed:
+        values = tuple(f"{field} {value}" for field, value in done.assumed.items())
+        facts["as the model says"] = f"{_few(values)} (no tensor tells)"
+    if done.renamed:
+        facts["renamed"] = f"{done.renamed} tensors, which another implementation calls otherwise"
+    if done.filled:
+        facts["filled in"] = f"{_few(done.filled)} (no output depends on them)"
     if done.absent:
         facts["not in the file"] = f"{_few(done.absent)} (heads of deep supervision)"
     return facts

@@ -12,9 +12,9 @@ from typing import Any
 from connectomics_zoo.schema.builder import pytc_architectures
 from connectomics_zoo.schema.pytc import INPUT_SIZE, Generation
 
-UNSUPPORTED = {
-    "nnunet": "it is whatever network a pickled nnU-Net checkpoint holds, and no pickle is loaded here",
-}
+_NNUNETS = "it is whatever network a pickled nnU-Net checkpoint holds, and no pickle is loaded here"
+
+UNSUPPORTED = dict.fromkeys(("nnunet", "nnunet_pretrained", "nnunet_2d_pretrained", "nnunet_3d_pretrained"), _NNUNETS)
 """Architectures of PyTC that are not built here, and why."""
 
 
@@ -69,7 +69,13 @@ def profiles() -> dict[str, dict[str, Any]]:
 
 
 _LOSS = {"deep_supervision_weights": None, "deep_supervision_clamp_min": -20.0, "deep_supervision_clamp_max": 20.0}
+_LOSSES: dict[str, Any] = {"losses": None, "loss_terms": None, "loss_balancing": {}}
+_WEIGHTS = {"external_weights_path": None, "external_weights_key_prefix": "model.", "checkpoint": None}
+_NNUNET = {"checkpoint": None, "plans": None, "dataset": None}
 _SIZES = {"input_size": list(INPUT_SIZE), "output_size": [128, 128, 128], "in_channels": 1, "out_channels": 1}
+
+STARTS = ("external_weights_path", "checkpoint")
+"""Keys of a file whose weights PyTC starts from."""
 
 FLAT = Layout(
     generation="flat",
@@ -84,9 +90,22 @@ FLAT = Layout(
         "loss_weights": [1.0, 1.0],
         "loss_kwargs": [{}, {}],
         "multi_task_config": None,
+        **_LOSSES,
+        **_WEIGHTS,
+        **{f"nnunet_{name}": value for name, value in _NNUNET.items()},
+        "nnunet_device": "cuda",
     },
     not_network=frozenset(
-        {"output_size", "loss_functions", "loss_weights", "loss_kwargs", "multi_task_config", *_LOSS}
+        {
+            "output_size",
+            "loss_functions",
+            "loss_weights",
+            "loss_kwargs",
+            "multi_task_config",
+            *_LOSS,
+            *_LOSSES,
+            *_WEIGHTS,
+        }
     ),
 )
 
@@ -102,9 +121,7 @@ NESTED = Layout(
         **_SIZES,
         "primary_head": None,
         "heads": {},
-        "nnunet.checkpoint": None,
-        "nnunet.plans": None,
-        "nnunet.dataset": None,
+        **{f"nnunet.{name}": value for name, value in _NNUNET.items()},
         "nnunet.device": "auto",
         "nnunet.spatial_dims": None,
         "loss.deep_supervision": False,
@@ -113,8 +130,8 @@ NESTED = Layout(
         "loss.loss_balancing": {},
         "loss.profile": None,
         "loss.overrides": None,
-        "external_weights_path": None,
-        "external_weights_key_prefix": "model.",
+        **_LOSSES,
+        **_WEIGHTS,
     },
     not_network=frozenset(
         {
@@ -123,7 +140,8 @@ NESTED = Layout(
             "loss.loss_balancing",
             "loss.profile",
             "loss.overrides",
-            "external_weights_key_prefix",
+            *_LOSSES,
+            *_WEIGHTS,
             *(f"loss.{name}" for name in _LOSS),
         }
     ),

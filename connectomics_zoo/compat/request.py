@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from connectomics_zoo.compat.layouts import FLAT, NESTED, UNSUPPORTED, Layout, profiles
+from connectomics_zoo.compat.layouts import FLAT, NESTED, STARTS, UNSUPPORTED, Layout, profiles
 from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
 from connectomics_zoo.schema.builder import pytc_architectures
 from connectomics_zoo.schema.pytc import PytcRequest, whole_numbers
@@ -35,7 +35,8 @@ def read_request(model: Mapping[str, Any]) -> PytcRequest:
             raise SpecError(f"model.{key} is {MISSING!r}, give it a value.")
     given = _apply_profile(explicit) if layout is NESTED else explicit
     architecture = _architecture(given, layout)
-    _refuse_without_effect(architecture, explicit, layout)
+    _refuse_without_effect(architecture, explicit, given, layout)
+    _note_weights(explicit)
     values = {**defaults, **layout.own_defaults(architecture), **given}
     keys = layout.settings(architecture)
     request = PytcRequest(
@@ -50,7 +51,8 @@ def read_request(model: Mapping[str, Any]) -> PytcRequest:
         keys=keys,
     )
     for setting, (other, wanted) in pytc_architectures()[architecture].needs.items():
-        is_set = explicit.get(keys[setting], request.defaults[setting]) != request.defaults[setting]
+        default = request.defaults[setting]
+        is_set = explicit.get(keys[setting], default) not in (default, *_in_profiles(keys[setting]))
         if is_set and request.settings[other] != wanted:
             raise request.refuse(setting, f"which has no effect with {other} {request.settings[other]!r}: remove it")
     _note_fallbacks(request, given)
@@ -110,14 +112,37 @@ def _architecture(given: Mapping[str, Any], layout: Layout) -> str:
     return architecture
 
 
-def _refuse_without_effect(architecture: str, given: Mapping[str, Any], layout: Layout) -> None:
-    """Refuse every key that differs from its default although the network of `architecture` does not follow it."""
+def _in_profiles(key: str) -> list[Any]:
+    """Return what PyTC writes for `key` where it resolves a profile itself, whatever else the configuration says."""
+    return [profile[key] for profile in profiles().values() if key in profile]
+
+
+def _note_weights(explicit: Mapping[str, Any]) -> None:
+    """Say that PyTC would start from a file: here it is converted first."""
+    for key in STARTS:
+        if explicit.get(key) is not None:
+            _log.warning(
+                "model.%s %r is not read: the network is fresh; make the file loadable by zoo convert, and load it "
+                "with zoo.load(network.spec, init_from=…).",
+                key,
+                explicit[key],
+            )
+
+
+def _refuse_without_effect(
+    architecture: str, explicit: Mapping[str, Any], given: Mapping[str, Any], layout: Layout
+) -> None:
+    """Refuse every key that differs from its default although the network of `architecture` does not follow it.
+
+    A hint names the setting of the same meaning, unless that has a value, from the user or (in `given`) a profile: with
+    another one it would be another network.
+    """
     followed = {*layout.settings(architecture).values(), *layout.not_network}
     followed |= {layout.architecture, "arch.profile", "input_size", "in_channels", "out_channels"}
     if pytc_architectures()[architecture].supervised:
         followed.add(layout.deep_supervision)
     problems, defaults = [], layout.defaults
-    for key, value in given.items():
+    for key, value in explicit.items():
         if key in followed or value == defaults[key]:
             continue
         readers = [name for name in pytc_architectures() if key in layout.settings(name).values()]
@@ -125,7 +150,7 @@ def _refuse_without_effect(architecture: str, given: Mapping[str, Any], layout: 
             readers = [name for name, item in pytc_architectures().items() if item.supervised]
         known_by = f"{', '.join(readers)} would" if readers else "no architecture does here"
         twin = layout.settings(architecture).get(layout.setting(key))
-        hint = f", did you mean {twin!r}" if twin else ""
+        hint = f", did you mean {twin!r}" if twin and twin not in given else ""
         problems.append(f"model.{key} is {value!r}, which {architecture!r} does not follow ({known_by}){hint}")
     if problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""

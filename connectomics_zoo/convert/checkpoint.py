@@ -24,7 +24,9 @@ from torch import serialization
 
 from connectomics_zoo.convert.key_map import KeyMap
 from connectomics_zoo.errors import LimitError, WeightsError, ZooError
+from connectomics_zoo.files.safetensors import PICKLES
 from connectomics_zoo.schema.base import MAX_WEIGHTS_BYTES
+from connectomics_zoo.weights.storage import read_weights
 
 MAX_PICKLE_BYTES = 64 * 2**20
 """The largest pickle beside the tensors; what the known formats keep there takes far less."""
@@ -48,6 +50,9 @@ _CONTAINERS = {
 
 _TAR = slice(257, 262)
 """Where a tar file says `ustar`."""
+
+_ENDINGS = (".safetensors", *PICKLES)
+"""How checkpoints are called."""
 
 _reading = threading.Lock()
 
@@ -83,13 +88,16 @@ class Checkpoint:
 def read_checkpoint(path: Path, maps: Sequence[KeyMap]) -> Checkpoint:
     """Return what the checkpoint at `path` holds, if one of `maps` allows every name in its pickle.
 
+    A safetensors file has no pickle, and holds tensors at its top.
+
     Raises:
         WeightsError: it is missing, damaged or no checkpoint, or its pickle names what no map allows: then nothing of
             it has been unpickled.
         LimitError: it is too large.
     """
-    if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file, check the path.")
+    _refuse_no_file(path)
+    if path.suffix == ".safetensors":
+        return Checkpoint(dict(read_weights(path, max_bytes=MAX_WEIGHTS_BYTES)), ())
     if path.stat().st_size > MAX_WEIGHTS_BYTES:
         raise LimitError(
             f"{path}: larger than the {MAX_WEIGHTS_BYTES} bytes that weights may have, is it a checkpoint?"
@@ -115,6 +123,21 @@ def read_checkpoint(path: Path, maps: Sequence[KeyMap]) -> Checkpoint:
     return Checkpoint(content, tuple(names))
 
 
+def _refuse_no_file(path: Path) -> None:
+    """Refuse what is no regular file: a pipe would be waited for, and a folder is no checkpoint yet."""
+    if path.is_dir():
+        files = sorted(item.name for item in path.iterdir() if item.suffix in _ENDINGS)
+        way = (
+            f"give a file in it ({', '.join(files[:3])})"
+            if files
+            else ("a sharded one (FSDP, DeepSpeed) is made one file by the program that wrote it: give that file")
+        )
+        raise WeightsError(f"{path}: is a folder, and a checkpoint is one file: {way}.")
+    if not path.is_file():
+        what = "is no regular file" if path.exists() else "there is no such file"
+        raise WeightsError(f"{path}: {what}, check the path.")
+
+
 def _is_zip(path: Path) -> bool:
     """Whether the file is of today's format or, else, of that before PyTorch 1.6; anything else is refused."""
     try:
@@ -130,9 +153,9 @@ def _is_zip(path: Path) -> bool:
     packer = "tar" if head[_TAR] == b"ustar" else packer
     if packer is not None:
         raise WeightsError(f"{path}: a {packer} file, unpack it and give the checkpoint that is in it.")
-    if path.suffix == ".safetensors":
-        raise WeightsError(f"{path}: safetensors already, load it with init_from=.")
-    raise WeightsError(f"{path}: not a file that torch.save writes, give a checkpoint (.ckpt, .pth, .pt, .model).")
+    raise WeightsError(
+        f"{path}: not a file that torch.save writes, give a checkpoint (.ckpt, .pth, .pt, .model, .safetensors)."
+    )
 
 
 @contextmanager

@@ -19,7 +19,6 @@ _FOLDER = Path(__file__).parent / "maps"
 
 _Key = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 _Keys = Annotated[tuple[_Key, ...], Field(strict=False)]
-_Prefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\.$")]
 _Global = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*\.(?:[A-Za-z_]\w*|\*)$")]
 _Globals = Annotated[tuple[_Global, ...], Field(strict=False)]
 
@@ -66,10 +65,10 @@ class KeyMap(Node):
     """How it is recognised: by any of these."""
     tensors: Annotated[tuple[Place, ...], Field(strict=False, min_length=1)]
     """Where its tensors lie, the first choice first."""
-    prefixes: Annotated[tuple[_Prefix, ...], Field(strict=False)] = ()
-    """What wrappers put before every key, in any order and number."""
     drop: _Keys = ()
-    """Keys, before any prefix is removed, of tensors that are no part of the network; `*` stands for anything."""
+    """Keys of tensors that are no part of a network, and may stand where its own do; `*` stands for anything."""
+    settled: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+    """Builders whose networks have here what the catalogue says wherever tensors do not tell."""
     other_networks: Annotated[tuple[OtherNetwork, ...], Field(strict=False)] = ()
     """Networks that are refused with a word of their own."""
     objects: _Globals = ()
@@ -96,7 +95,7 @@ class KeyMap(Node):
         return max(fitting, default=-1)
 
     def drops(self, key: str) -> bool:
-        """Whether the tensor `key` is no part of the network."""
+        """Whether the tensor `key`, which the network does not have, is no part of any."""
         return any(fnmatchcase(key, pattern) for pattern in self.drop)
 
 

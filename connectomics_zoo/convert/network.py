@@ -1,32 +1,31 @@
-"""Finds the network that a state dict is of: which model, under which prefix, with how many channels."""
+"""Finds how tensors are those of a model: under which prefix, with how many channels, with which heads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 from torch import Tensor
 
-from connectomics_zoo import catalog
-from connectomics_zoo.errors import WeightsError, ZooError
+from connectomics_zoo.convert.key_map import KeyMap
+from connectomics_zoo.convert.pick import Picked
+from connectomics_zoo.errors import ZooError
 from connectomics_zoo.network.build import build_meta
+from connectomics_zoo.schema.builder import untold_fields
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.specs.identity import is_same_function
-from connectomics_zoo.specs.lookup import get_spec
 from connectomics_zoo.specs.resolve import resolve_model
+from connectomics_zoo.weights.keys import KeyMatch, match_keys
 
 _SHOWN = 3
-
-_MAX_PREFIXES = 8
-"""Wrappers around one network."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A network that has exactly the tensors of a state dict."""
+    """A network that has exactly the tensors of a state dict, under a prefix."""
 
     declared: ModelSpec
     """The model."""
@@ -34,70 +33,48 @@ class Fit:
     """The same, with the channels that were found."""
     deep_supervision: bool
     """Whether the heads of the coarser scales are there."""
-    prefix: str
-    """What stands before every key in the state dict, and not in the network."""
+    match: KeyMatch
+    """Which key of the state dict is which of the network."""
     same: tuple[str, ...] = ()
     """Other models of the catalogues that are the same network."""
 
 
-def find_network(tensors: Mapping[str, Tensor], *, prefixes: Sequence[str], source: str) -> Fit:
-    """Return the one model of the catalogues that has exactly `tensors`, but for the number of channels.
+def find_fits(spec: ModelSpec, picked: Picked, key_map: KeyMap) -> list[Fit]:
+    """Return how the tensors of `picked` are those of `spec`'s network, whose channels may be other ones.
 
-    Raises:
-        WeightsError: there is none, or there are several that compute different things.
+    There are several where the network is there more than once, and none where it is not there as a whole.
     """
-    stages = list(_stages(tensors, prefixes))
-    references = [f"{entry.catalog.name}:{entry.name}" for entry in catalog.entries("models") if entry.version is None]
-    specs = [get_spec(reference) for reference in references]
-    fits = [fit for spec in specs if (fit := _fit(spec, stages)) is not None]
-    if not fits:
-        raise WeightsError(f"{source}: its tensors are of no model here: {_nearest(specs, stages)}.")
-    fits = [fit for fit in fits if fit.spec is fit.declared] or fits  # those with the declared channels come first
-    if any(not is_same_function(fits[0].declared, fit.declared) for fit in fits):
-        names = ", ".join(fit.spec.name for fit in fits)
-        raise WeightsError(f"{source}: its tensors fit {names}, which compute different things: say which by --model.")
-    return replace(fits[0], same=tuple(fit.spec.name for fit in fits[1:]))
-
-
-def fit_network(spec: ModelSpec, tensors: Mapping[str, Tensor], *, prefixes: Sequence[str], source: str) -> Fit:
-    """Return how `tensors` are those of `spec`'s network, whose channels may be other ones.
-
-    Raises:
-        WeightsError: they are not.
-    """
-    stages = list(_stages(tensors, prefixes))
-    fit = _fit(spec, stages)
-    if fit is None:
-        raise WeightsError(f"{source}: its tensors are not those of {spec.name}: {_nearest([spec], stages)}.")
-    return fit
-
-
-def _stages(tensors: Mapping[str, Tensor], prefixes: Sequence[str]) -> Iterator[tuple[str, Shapes]]:
-    """Yield what was removed and the shapes by key, as long as all keys have a prefix; how far, the network decides.
-
-    MONAI's UNet, for one, calls all its layers `model.…` itself.
-    """
-    prefix = ""
-    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    yield prefix, shapes
-    for _ in range(_MAX_PREFIXES):
-        shared = next((item for item in prefixes if all(key.startswith(item) for key in shapes)), None)
-        if shared is None:
-            return
-        prefix += shared
-        shapes = {key.removeprefix(shared): shape for key, shape in shapes.items()}
-        yield prefix, shapes
-
-
-def _fit(spec: ModelSpec, stages: Sequence[tuple[str, Shapes]]) -> Fit | None:
-    for deep_supervision in (True, False) if len(spec.outputs) > 1 else (False,):
+    fits: dict[str, Fit] = {}
+    for deep_supervision in _heads(spec):
         declared = _shapes(spec, deep_supervision=deep_supervision)
-        for prefix, shapes in stages:
-            if shapes.keys() == declared.keys():
-                changed = _with_channels_of(spec, shapes, declared, deep_supervision=deep_supervision)
-                if changed is not None:
-                    return Fit(spec, changed, deep_supervision, prefix)
-    return None
+        for match in _matches(spec, declared, picked, key_map):
+            if not match.complete or match.prefix in fits:
+                continue
+            # Inert tensors that are absent do not follow the channels.
+            shapes = {
+                key: tuple(picked.tensors[match.keys[key]].shape) if key in match.keys else shape
+                for key, shape in declared.items()
+            }
+            changed = _with_channels_of(spec, shapes, declared, deep_supervision=deep_supervision)
+            if changed is not None:
+                fits[match.prefix] = Fit(spec, changed, deep_supervision, match)
+    return list(fits.values())
+
+
+def _heads(spec: ModelSpec) -> tuple[bool, ...]:
+    return (True, False) if len(spec.outputs) > 1 else (False,)
+
+
+def _matches(spec: ModelSpec, declared: Shapes, picked: Picked, key_map: KeyMap) -> list[KeyMatch]:
+    """Match keys where the user wants them, and count what is no part of any network as outside."""
+    matches = match_keys(declared.keys(), picked.tensors, builder=spec.builder)
+    result = []
+    for match in matches:
+        dropped = tuple(key for key in match.unknown if key_map.drops(key.removeprefix(match.prefix)))
+        unknown = tuple(key for key in match.unknown if key not in dropped)
+        if match.prefix.startswith(picked.under):
+            result.append(replace(match, unknown=unknown, outside=match.outside + dropped))
+    return result
 
 
 def _shapes(spec: ModelSpec, *, deep_supervision: bool) -> Shapes:
@@ -132,32 +109,45 @@ def _solve(channels: int, shapes: Shapes, declared: Shapes, wider: Shapes) -> in
     return channels
 
 
-def _nearest(specs: Sequence[ModelSpec], stages: Sequence[tuple[str, Shapes]]) -> str:
-    """Say which model shares the most keys, and what differs."""
+def assumed(spec: ModelSpec) -> dict[str, Any]:
+    """Return what no tensor tells of the network of `spec`, with the values that the spec has."""
+    values = spec.arch.model_dump(mode="json")
+    return {field: values[field] for field in untold_fields(spec.builder, spec.arch)}
 
-    def shared(item: tuple[ModelSpec, Shapes, Shapes]) -> tuple[float, int]:
-        _, declared, found = item
-        equal = sum(declared.get(key) == shape for key, shape in found.items())
-        return len(declared.keys() & found.keys()) / len(declared.keys() | found.keys()), equal
 
-    pairs = [
-        (spec, _shapes(spec, deep_supervision=heads), found)
-        for spec in specs
-        for heads in {len(spec.outputs) > 1, False}
-        for _, found in stages
-    ]
-    spec, declared, found = max(pairs, key=shared)
-    if not declared.keys() & found.keys():
-        return f"no key is one of theirs ({_few(found)})"
+def describe_nearest(specs: Sequence[ModelSpec], candidates: Sequence[Picked], key_map: KeyMap) -> str:
+    """Say which model shares the most keys with which of the candidates, and what differs."""
+    pairs: list[tuple[tuple[float, int], ModelSpec, Shapes, Picked, KeyMatch]] = []
+    for spec in specs:
+        for deep_supervision in _heads(spec):
+            declared = _shapes(spec, deep_supervision=deep_supervision)
+            for picked in candidates:
+                for match in _matches(spec, declared, picked, key_map)[:1]:
+                    pairs.append((_likeness(match, declared, picked.tensors), spec, declared, picked, match))
+    if not pairs or max(pair[0] for pair in pairs)[0] == 0:
+        return f"no key is one of theirs ({_few(candidates[0].tensors)})"
+    _, spec, declared, picked, match = max(pairs, key=lambda pair: pair[0])
     parts = []
     for label, keys in (
-        ("missing", declared.keys() - found.keys()),
-        ("unknown", found.keys() - declared.keys()),
-        ("of another shape", {key for key in declared.keys() & found.keys() if declared[key] != found[key]}),
+        ("missing", match.missing),
+        ("unknown", match.unknown),
+        ("of another shape", _misshapen(match, declared, picked.tensors)),
     ):
         if keys:
             parts.append(f"{len(keys)} {label} ({_few(sorted(keys))})")
-    return f"of {spec.name} there are {', '.join(parts)}"
+    where = f", under the prefix {match.prefix!r}," if match.prefix else ""
+    where += f" at {picked.place}" if len(candidates) > 1 and picked.place else ""
+    return f"of {spec.name}{where} there are {', '.join(parts)}"
+
+
+def _likeness(match: KeyMatch, declared: Shapes, tensors: Mapping[str, Tensor]) -> tuple[float, int]:
+    """The share of common keys, and how many of them have the same shape."""
+    union = len(match.keys) + len(match.missing) + len(match.unknown)
+    return len(match.keys) / union, len(match.keys) - len(_misshapen(match, declared, tensors))
+
+
+def _misshapen(match: KeyMatch, declared: Shapes, tensors: Mapping[str, Tensor]) -> list[str]:
+    return [key for key, found in match.keys.items() if tuple(tensors[found].shape) != declared[key]]
 
 
 def _few(keys: Mapping[str, object] | Sequence[str]) -> str:

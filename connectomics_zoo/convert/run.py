@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from connectomics_zoo.convert.checkpoint import read_checkpoint
-from connectomics_zoo.convert.key_map import KeyMap, get_key_map, key_maps
-from connectomics_zoo.convert.network import Fit, find_network, fit_network
-from connectomics_zoo.convert.pick import Picked, pick, recognise
+from connectomics_zoo.convert.choose import Choice, choose
+from connectomics_zoo.convert.key_map import get_key_map, key_maps
+from connectomics_zoo.convert.network import Fit, assumed
+from connectomics_zoo.convert.pick import Picked, pick, pick_at, recognise, unread_averages
 from connectomics_zoo.errors import OutputError, WeightsError
 from connectomics_zoo.files.atomic import refuse_existing, whole_folder
 from connectomics_zoo.files.digests import file_sha256, write_sums
-from connectomics_zoo.network.build import build_meta, count_parameters, measure
+from connectomics_zoo.network.build import build, build_meta, count_parameters, measure
 from connectomics_zoo.runs.folder import SPEC_FILE, WEIGHTS_FILE
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.specs.lookup import get_spec
@@ -52,6 +53,8 @@ class Conversion:
     """What was removed from the start of every key."""
     dropped: tuple[str, ...]
     """Keys that lay beside the network's and are no part of it."""
+    left_aside: tuple[str, ...]
+    """Places with other tensors or averages, none of which was taken."""
     inert: tuple[str, ...]
     """Names in the pickle that were replaced, so that nothing of them was imported or run."""
     model: str
@@ -60,8 +63,14 @@ class Conversion:
     """Other models of the catalogues that are the same network."""
     input_channels: int
     output_channels: int
+    assumed: dict[str, Any]
+    """Fields of the architecture that no tensor tells, with the values that the model has."""
     tensors: int
-    """Tensors of the network, every one from the file."""
+    """Tensors of the network, every one from the file but those `filled`."""
+    renamed: int
+    """How many of them have another implementation's name in the file."""
+    filled: tuple[str, ...]
+    """Tensors that no output depends on and that the file does not have: as the network begins with."""
     parameters: int
     """Parameter elements among them."""
     dtypes: dict[str, int]
@@ -77,6 +86,7 @@ def convert(
     model: str | Path | ModelSpec | None = None,
     source_format: str | None = None,
     averaged: bool | None = None,
+    at: str | None = None,
 ) -> Conversion:
     """Write the folder `output` with the weights in the checkpoint `file` and the spec of their network.
 
@@ -85,15 +95,18 @@ def convert(
 
     Args:
         file: a checkpoint of the original MedNeXt, of PyTorch Connectomics, of nnU-Net v2, of a Lightning module, or
-            a plain state dict.
+            a plain state dict, also as safetensors.
         output: the folder, which must not exist.
-        model: the model that the weights are of; by default, the one that has exactly these tensors. The channels
-            are those of the checkpoint.
+        model: the model that the weights are of; by default, the one that has exactly these tensors, where these
+            tell all of it. The channels are those of the checkpoint.
         source_format: name of the format (see `key_map.key_maps`); by default, it is recognised.
         averaged: True for averages over the training (EMA), False for its last state, None for averages if there are.
+        at: where the tensors lie, by the keys on the way with a slash between; its end may be what their names begin
+            with. By default, where the format has them, or the one place with such a network.
 
     Raises:
-        WeightsError: the checkpoint is missing, damaged, unsafe, or not of that model or of any.
+        WeightsError: the checkpoint is missing, damaged, unsafe, not of that model or of any, or holds several
+            networks.
         LimitError: it is too large.
         OutputError: the folder exists, or cannot be written.
         UnknownNameError: there is no such model or format.
@@ -104,9 +117,11 @@ def convert(
     declared = None if model is None else get_spec(model)
     checkpoint = read_checkpoint(file, maps)
     key_map = recognise(checkpoint, maps, source=str(file))
-    picked = pick(checkpoint, key_map, averaged=averaged, source=str(file))
-    fit = _find(picked, declared, key_map, source=str(file))
-    tensors = _tensors_of(fit, picked, source=str(file))
+    places = pick(checkpoint, key_map, source=str(file))
+    candidates = places if at is None else [pick_at(at, checkpoint, places, source=str(file))]
+    choice = choose(candidates, key_map, declared=declared, averaged=averaged, source=str(file))
+    fit = choice.fit
+    tensors = _tensors_of(fit, choice.picked, source=str(file))
     spec = _spec_of(fit, file)
     digest = file_sha256(file)
     _write(output, tensors, spec, metadata={"converted_from": key_map.name, "source_sha256": digest})
@@ -115,19 +130,18 @@ def convert(
         file=str(file),
         sha256=digest,
         format=key_map.name,
-        place=picked.place,
-        averaged=picked.averaged,
-        prefix=fit.prefix,
-        dropped=picked.dropped,
+        place=choice.picked.place,
+        averaged=choice.averaged,
+        prefix=fit.match.prefix,
+        dropped=fit.match.outside,
+        left_aside=_left_aside(choice, places) + unread_averages(checkpoint, places),
         inert=checkpoint.pickled,
         **_network_facts(fit, spec, tensors),
     )
 
 
-def _find(picked: Picked, declared: ModelSpec | None, key_map: KeyMap, *, source: str) -> Fit:
-    if declared is None:
-        return find_network(picked.tensors, prefixes=key_map.prefixes, source=source)
-    return fit_network(declared, picked.tensors, prefixes=key_map.prefixes, source=source)
+def _left_aside(choice: Choice, places: Sequence[Picked]) -> tuple[str, ...]:
+    return tuple(picked.place for picked in places if picked.place != choice.picked.place)
 
 
 def _network_facts(fit: Fit, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -136,6 +150,9 @@ def _network_facts(fit: Fit, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> 
     return {
         "model": fit.declared.reference,
         "same": fit.same,
+        "assumed": assumed(spec),
+        "renamed": fit.match.renamed,
+        "filled": fit.match.filled,
         "input_channels": spec.input.channels,
         "output_channels": spec.outputs[0].channels,
         "tensors": len(tensors),
@@ -147,9 +164,10 @@ def _network_facts(fit: Fit, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> 
 
 def _tensors_of(fit: Fit, picked: Picked, *, source: str) -> dict[str, Tensor]:
     """Return every tensor of the network, in its own memory; floating types are kept."""
+    filled = build(fit.spec, deep_supervision=False).state_dict() if fit.match.filled else {}
     state = build_meta(fit.spec, deep_supervision=fit.deep_supervision).state_dict()
-    tensors = {key: picked.tensors[fit.prefix + key] for key in state}
-    assert len(tensors) == len(picked.tensors)
+    found = fit.match.keys
+    tensors = {key: picked.tensors[found[key]] if key in found else filled[key] for key in state}
     for key, tensor in tensors.items():
         wanted = state[key].dtype
         if tensor.dtype != wanted and not {tensor.dtype, wanted} <= _FLOATS:

@@ -7,14 +7,15 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from connectomics_zoo.errors import InputSizeError
+from connectomics_zoo.errors import InputSizeError, ZooError
 from connectomics_zoo.network.convolution_guard import guard_convolutions
 from connectomics_zoo.network.seeding import seed_parameters, seeded_input
 from connectomics_zoo.schema.builder import builder_module, channel_vectors
@@ -126,8 +127,18 @@ def build(spec: ModelSpec, *, deep_supervision: bool, initialise: bool = True) -
             deep_supervision=deep_supervision,
         )
     guard_convolutions(network)
+    scripted: Any = network
+    scripted.__prepare_scriptable__ = partial(_refuse_scripting, spec.name)
     network.register_forward_pre_hook(InputGuard(spec), with_kwargs=True)
     return network
+
+
+def _refuse_scripting(name: str) -> NoReturn:
+    """Say at once, in the hook that TorchScript has for it, what its compiler would say in its own words."""
+    raise ZooError(
+        f"{name} cannot be compiled by torch.jit.script: use torch.jit.trace(network, x) with an x of the size that it "
+        "will get, or torch.export.export(network, (x,))."
+    )
 
 
 def build_meta(spec: ModelSpec, *, deep_supervision: bool) -> nn.Module:

@@ -7,7 +7,10 @@ It may also have
 - `faster_in_bfloat16(config)`, which says whether they train faster so on a CPU that has it,
 - `encoder_modules(config)`, which names the submodules of the encoder: what lies before the first upsampling,
 - `CHANNEL_VECTORS`, names of parameters that hold one number a channel in the shape (1, C, 1, …), and are no kernels,
-- `PYTC`, the architectures of PyTorch Connectomics that it builds.
+- `PYTC`, the architectures of PyTorch Connectomics that it builds,
+- `INERT`, patterns of tensors that no output depends on,
+- `other_key(key)`, which says what another implementation calls the tensor `key`,
+- `untold(config)`, which names the fields of `arch` that change what is computed and no tensor's name or shape.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from connectomics_zoo import catalog
@@ -134,3 +137,22 @@ def pytc_architectures() -> Mapping[str, PytcArchitecture]:
             if found.setdefault(architecture.name, architecture) is not architecture:
                 raise SpecError(f"two builders declare PyTorch Connectomics' {architecture.name!r}, uninstall one.")
     return found
+
+
+def inert_keys(name: str) -> tuple[str, ...]:
+    """Return the builder's `INERT`: patterns of tensors that no output depends on, `*` for anything."""
+    return tuple(vars(builder_module(name)).get("INERT", ()))
+
+
+def other_key(name: str) -> Callable[[str], str] | None:
+    """Return the builder's `other_key(key)`, which says what another implementation calls a tensor, if it has one."""
+    return vars(builder_module(name)).get("other_key")
+
+
+def untold_fields(name: str, config: BuilderConfig) -> tuple[str, ...]:
+    """Return the fields of `arch` that decide what is computed and that no tensor's name or shape tells.
+
+    A builder without `untold(config)` does not say, so that all its fields are taken for such.
+    """
+    answer = vars(builder_module(name)).get("untold")
+    return tuple(type(config).model_fields) if answer is None else tuple(answer(config))

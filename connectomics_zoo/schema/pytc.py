@@ -2,8 +2,9 @@
 
 PyTC's configurations are of two generations, which spell the keys of their `model` section differently. `flat`:
 https://github.com/zudi-lin/pytorch_connectomics, commit 066f1c2 (November 2025), `connectomics/config/hydra_config.py`
-and `connectomics/models/arch/`. `nested`: https://github.com/PytorchConnectomics/pytorch_connectomics, commit 4335a8b
-(August 2026), `connectomics/config/schema/model*.py` and `connectomics/models/architectures/`.
+and `connectomics/models/arch/`, with what https://github.com/PytorchConnectomics/pytorch_connectomics added there until
+commit e56a215 (February 2026). `nested`: the latter, commit 4335a8b (August 2026),
+`connectomics/config/schema/model*.py` and `connectomics/models/architectures/`.
 """
 
 from __future__ import annotations

@@ -153,8 +153,8 @@ def _channels(changes: Mapping[str, Any], side: str) -> int | None:
     if side not in changes:
         return None
     channels = changes[side]["channels"]
-    if type(channels) is not int:
-        raise SpecError(f"{side}.channels is {channels!r}, it must be a whole number.")
+    if type(channels) is not int or channels < 1:
+        raise SpecError(f"{side}.channels is {channels!r}, it must be a whole number of at least 1.")
     return channels
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from connectomics_zoo.errors import UnknownNameError, nearest
+from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
 from connectomics_zoo.schema.builder import BuilderConfig, Interface, builder_module
 from connectomics_zoo.schema.experiment import ExperimentSpec
 from connectomics_zoo.schema.model import ModelSpec, SizeRule
@@ -43,14 +44,16 @@ def resolve_model(
         SpecError: a value is not allowed.
     """
     spec = get_spec(ref)
+    in_channels, out_channels = _channels("in_channels", in_channels), _channels("out_channels", out_channels)
+    arch = {key: _plain(value) for key, value in (arch or {}).items()}
     if in_channels is None and out_channels is None and not arch:
         return spec
     document = spec.model_dump(mode="json")
     known = type(spec.arch).model_fields
-    for key in arch or {}:
+    for key in arch:
         if key not in known:
             raise UnknownNameError(f"unknown key arch.{key} for {spec.name}: {nearest(key, known)}")
-    config = validate_arch(spec.builder, spec.arch.override(arch or {}), source=f"arch of {spec.name}")
+    config = validate_arch(spec.builder, spec.arch.override(arch), source=f"arch of {spec.name}")
     document["arch"] = config.model_dump(mode="json")
     interface = builder_module(spec.builder).interface(config)
     channels = out_channels if out_channels is not None else spec.outputs[0].channels
@@ -63,6 +66,24 @@ def resolve_model(
     document["training"]["patch_size"] = _legal_patch(spec, interface)
     changed = validate(ModelSpec, document | {"expect": None}, source=spec.name)
     return spec if is_same_network(spec, changed) else changed
+
+
+def _channels(name: str, value: object) -> int | None:
+    """Return a number of channels, of whatever integer type, as a plain one."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise SpecError(f"{name} is {value!r}, it must be a whole number of at least 1.")
+    return int(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` with NumPy's numbers as Python's, which alone the schemas take."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool | int | float) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def _legal_patch(spec: ModelSpec, interface: Interface) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,6 @@ from connectomics_zoo.train.data import training_loader, validation_loader
 from connectomics_zoo.train.initial import first_network
 from connectomics_zoo.train.module import SegmentationModule
 from connectomics_zoo.train.report import TrainReport
-from connectomics_zoo.weights.transfer import LoadReport
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def fit_run(
     steps_done = _steps_done(folder, run) if resume else 0
     write_run(run, folder)
     if loaded is not None:
-        _keep_report(loaded, folder)
+        write_load_report(folder, {**asdict(loaded), "adapted": dict(loaded.adapted)})
     keep, callbacks = _callbacks(run, folder, progress)
     if resume:
         keep_log(folder, step=steps_done)
@@ -109,17 +109,6 @@ def fit_run(
     if tell is not None and any(isinstance(item, StopEarly) and item.stopped for item in callbacks):
         tell(_early_end(report, run))
     return report
-
-
-def _keep_report(loaded: LoadReport, folder: Path) -> None:
-    write_load_report(
-        folder,
-        source=loaded.source,
-        exact=loaded.exact,
-        adapted=dict(loaded.adapted),
-        reinitialised=loaded.reinitialised,
-        dropped=loaded.dropped,
-    )
 
 
 def _early_end(report: TrainReport, run: RunSpec) -> str:

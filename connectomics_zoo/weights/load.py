@@ -63,6 +63,8 @@ def load(
         HubError: the Hub does not give them.
         ZooError: the device cannot be used.
     """
+    _refuse_no_truth("deep_supervision", deep_supervision)
+    _check_device(device)
     reference = ref if isinstance(ref, ModelSpec) else parse_reference(ref)
     trained = _trained(reference, pretrained, frozen=frozen)
     if frozen is not False and trained is None and init_from is None:
@@ -79,7 +81,6 @@ def load(
     elif deep_supervision and len(spec.outputs) == 1:
         raise SpecError(f"{spec.name} has one output only, load it without deep_supervision=True.")
 
-    _check_device(device)
     if init_from is not None:
         path = find_weights(init_from, frozen=frozen)
         return load_file(spec, path, deep_supervision=deep_supervision, resample_kernels=True, device=device)
@@ -153,6 +154,12 @@ def _moved(network: nn.Module, device: torch.device) -> nn.Module:
     return network if there else network.to(device)
 
 
+def _refuse_no_truth(name: str, value: object) -> None:
+    """Refuse what only counts as true or false: the text 'false' would be true."""
+    if value is not None and not isinstance(value, bool):
+        raise SpecError(f"{name} is {value!r}, it must be True, False or None.")
+
+
 def _check_device(device: str | torch.device) -> None:
     try:
         torch.empty(1, device=device)
@@ -161,6 +168,11 @@ def _check_device(device: str | torch.device) -> None:
         raise ZooError(
             f"device {str(device)!r} cannot be used here ({reason}), give one that is there, such as 'cpu'."
         ) from None
+    if torch.empty(0).device.type == "meta" and torch.device(device).type != "meta":
+        raise ZooError(
+            "torch's default device is 'meta' here, where tensors have no values: load the network outside of "
+            "torch.device('meta'), or with device='meta' for its shapes alone."
+        )
 
 
 def _trained(reference: Reference | ModelSpec, pretrained: bool | str, *, frozen: Frozen) -> Pretrained | None:

@@ -35,7 +35,7 @@ def read_weights(path: Path, *, max_bytes: int | None = None) -> dict[str, Tenso
     if path.suffix in PICKLES:
         raise WeightsError(
             f"{path}: {path.suffix} files are pickles, which can run code when they are read; "
-            "only .safetensors is loaded."
+            "only .safetensors is loaded: zoo convert makes one of it."
         )
     header = read_header(path)
     size = header.data_begin + max((tensor.end for tensor in header.tensors.values()), default=0)

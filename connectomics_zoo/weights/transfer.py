@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from connectomics_zoo.errors import WeightsError
 from connectomics_zoo.network.build import build, build_meta
 from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.weights.keys import KeyMatch, match_keys
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,16 @@ class LoadReport:
     """Keys of the network that keep their fresh initialisation."""
     dropped: tuple[str, ...] = ()
     """Keys of the source that the network has no use for."""
+    prefix: str = ""
+    """What stood before the network's keys in the source, and was removed."""
+    renamed: int = 0
+    """How many tensors had another implementation's name in the source."""
 
     def summary(self) -> str:
         """One line: how many tensors of each kind."""
         parts = [f"{len(self.exact)} exact"]
+        parts += [f"prefix {self.prefix!r} removed"] if self.prefix else []
+        parts += [f"{self.renamed} under another implementation's names"] if self.renamed else []
         for label, keys in (
             ("adapted", [f"{key} ({rule})" for key, rule in self.adapted]),
             ("re-initialised", list(self.reinitialised)),
@@ -91,6 +98,9 @@ def transfer(
     resample_kernels: bool = False,
 ) -> LoadReport:
     """Copy `weights` into `network` and report on every tensor.
+
+    A prefix that all keys of the network have in `weights` is removed, and what lies beside it dropped; tensors may
+    have another implementation's names, and those that no output depends on may be absent.
 
     Equal shapes are copied, other precisions converted. Where the channels differ, the stem is adapted and the
     heads are re-initialised; deep-supervision heads may be absent on either side. With `resample_kernels`, larger
@@ -193,6 +203,8 @@ def _plan(
     state: Mapping[str, Tensor], weights: Mapping[str, Tensor], *, spec: ModelSpec, source: str, resample_kernels: bool
 ) -> _Plan:
     """Decide on every tensor of a network's `state`, and of `weights`; nothing of either is changed."""
+    match = _match(state, weights, spec=spec, source=source)
+    weights = weights if match is None else _under_own_names(weights, match)
     shared = state.keys() & weights.keys()
     missing = state.keys() - weights.keys()
     unknown = weights.keys() - state.keys()
@@ -201,7 +213,7 @@ def _plan(
     roles = _NO_ROLES if same_shapes else find_roles(spec)
 
     adapted: dict[str, tuple[Tensor, str]] = {}
-    fresh = set(missing & roles.scales)
+    fresh = set(missing & (roles.scales.union(match.filled) if match else roles.scales))
     unfit: list[str] = []
     for key in changed:
         old, new = weights[key], state[key]
@@ -215,16 +227,47 @@ def _plan(
             fresh.add(key)
         else:
             unfit.append(f"{key} {_describe(old, new)} for {_describe(new, old)}")
-    _refuse(source, missing=missing - fresh, unknown=unknown - roles.scales, unfit=unfit)
+    where = f"{source} (under the prefix {match.prefix!r})" if match and match.prefix else source
+    _refuse(where, missing=missing - fresh, unknown=unknown - roles.scales, unfit=unfit)
     exact = {key: weights[key] for key in state if key in shared - changed}
     report = LoadReport(
         source,
         exact=tuple(exact),
         adapted=tuple((key, adapted[key][1]) for key in state if key in adapted),
         reinitialised=tuple(key for key in state if key in fresh),
-        dropped=tuple(sorted(unknown)),
+        dropped=(*sorted(unknown), *(match.outside if match else ())),
+        prefix=match.prefix if match else "",
+        renamed=match.renamed if match else 0,
     )
     return _Plan(exact | {key: value for key, (value, _) in adapted.items()}, report)
+
+
+def _match(
+    state: Mapping[str, Tensor], weights: Mapping[str, Tensor], *, spec: ModelSpec, source: str
+) -> KeyMatch | None:
+    """Return where the network's tensors lie in `weights`, None where their keys are the network's or another's."""
+    if state.keys() == weights.keys():
+        return None
+    network = build_meta(spec, deep_supervision=True).state_dict().keys() | state.keys()
+    matches = [match for match in match_keys(network, weights, builder=spec.builder) if _is_most(match)]
+    if len(matches) > 1:
+        places = ", ".join(repr(match.prefix) for match in matches)
+        raise WeightsError(
+            f"{source}: holds the network {len(matches)} times, under the prefixes {places}: "
+            f"choose one by zoo convert --at {matches[0].prefix}"
+        )
+    return matches[0] if matches else None
+
+
+def _is_most(match: KeyMatch) -> bool:
+    """Whether at least half of the network was found, so that the rest is worth a word."""
+    return len(match.keys) > len(match.missing)
+
+
+def _under_own_names(weights: Mapping[str, Tensor], match: KeyMatch) -> dict[str, Tensor]:
+    """Return `weights` by the network's keys, and what is unknown without the prefix."""
+    unknown = {key.removeprefix(match.prefix): weights[key] for key in match.unknown}
+    return unknown | {key: weights[found] for key, found in match.keys.items()}
 
 
 def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:

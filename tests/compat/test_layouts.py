@@ -13,7 +13,7 @@ from support.paths import REPOSITORY
 from support.pytc import full
 
 from connectomics_zoo.compat import build_model
-from connectomics_zoo.compat.layouts import FLAT, NESTED, Layout
+from connectomics_zoo.compat.layouts import FLAT, NESTED, Layout, profiles
 from connectomics_zoo.errors import SpecError, UnknownNameError, ZooError
 from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.schema.builder import pytc_architectures
@@ -205,10 +205,6 @@ def test_keys_that_are_not_about_the_network_are_accepted(layout: Layout) -> Non
             {"arch": {"type": "mednext"}, "mednext": {"sise": "S"}},
             r"model\.mednext\.sise, did you mean 'mednext\.size'",
         ),
-        (
-            {"arch": {"type": "mednext"}, "external_weights_path": "a.ckpt"},
-            r"model\.external_weights_path is 'a\.ckpt'",
-        ),
         ({"arch": {"profile": "mine"}}, r"unknown model\.arch\.profile 'mine' \(known are mednext_s, "),
         ({"arch": {"profile": "rsunet", "type": "mednext"}}, r"profile 'rsunet' is not of type 'mednext', keep one"),
         ({"arch": {}}, r"model has no 'arch\.type', give one of mednext"),
@@ -285,3 +281,49 @@ def test_settings_that_share_a_key_have_one_default(generation: Generation) -> N
         for setting, default in own.items():
             assert defaults.setdefault(keys[setting], default) == default, keys[setting]
     assert len(defaults) > 30
+
+
+@pytest.mark.parametrize(
+    "architecture", [{"architecture": "rsunet"}, {"arch": {"type": "rsunet"}}], ids=["flat", "nested"]
+)
+def test_losses_and_weights_beside_the_networks_keys_are_not_the_networks(
+    architecture: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    beside = {
+        "losses": [{"function": "DiceLoss", "weight": 1.0}],
+        "loss_terms": [{"loss_index": 0, "pred_slice": [0, 1]}],
+        "loss_balancing": {"strategy": "gradnorm", "gradnorm_alpha": 0.5},
+        "external_weights_path": "outputs/run/last.ckpt",
+        "external_weights_key_prefix": "model.model.",
+    }
+    plain: Any = build_model({"model": architecture})
+    assert "is not read" not in caplog.text
+    network: Any = build_model({"model": architecture | beside})
+    assert network.spec == plain.spec
+    assert "model.external_weights_path 'outputs/run/last.ckpt' is not read: the network is fresh; make" in caplog.text
+
+
+def test_a_profile_that_pytc_has_resolved_builds_what_it_builds_unresolved() -> None:
+    changes = {"norm": "batch", "activation": "elu"}
+    unresolved: Any = build_model({"model": {"arch": {"profile": "rsunet"}, "rsunet": changes}})
+    profile = {key.partition(".")[2]: value for key, value in profiles()["rsunet"].items() if key.startswith("rsunet.")}
+    for arch in ({"type": "rsunet"}, {"type": "rsunet", "profile": "rsunet"}):
+        resolved: Any = build_model({"model": {"arch": arch, "rsunet": profile | changes}})
+        assert resolved.spec == unresolved.spec
+    with pytest.raises(SpecError, match=r"model.rsunet.num_groups is 2, which has no effect with norm 'batch'"):
+        build_model({"model": {"arch": {"type": "rsunet"}, "rsunet": {"num_groups": 2}}})
+
+
+def test_no_hint_builds_another_network_than_the_profile_does() -> None:
+    model = {"arch": {"profile": "rsunet"}, "monai": {"filters": [32, 64]}}
+    with pytest.raises(SpecError) as caught:
+        build_model({"model": model})
+    assert "did you mean" not in str(caught.value)
+    with pytest.raises(SpecError, match=r"did you mean 'rsunet\.width'"):
+        build_model({"model": {"arch": {"type": "rsunet"}, "monai": {"filters": [32, 64]}}})
+
+
+def test_networks_in_nnunets_checkpoints_are_refused_as_what_they_are() -> None:
+    model = {"architecture": "nnunet_2d_pretrained", "nnunet_checkpoint": "a.pth"}
+    with pytest.raises(UnknownNameError, match=r"'nnunet_2d_pretrained' is not built here .*no pickle is loaded here"):
+        build_model({"model": model})

@@ -108,7 +108,7 @@ def test_flat_tutorials_build_unchanged(name: str) -> None:
 
 NESTED_REFUSALS = {
     "mitoEM/common": r"model\.heads is .*, which 'mednext' does not follow \(no architecture does here\)",
-    "syn_cremi": r"model\.monai\.filters is \[32, 64, 96, 128, 160\], which 'rsunet' .* did you mean 'rsunet\.width'",
+    "syn_cremi": r"model\.monai\.filters is \[32, 64, 96, 128, 160\], which 'rsunet' .* would\): remove what",
 }
 
 

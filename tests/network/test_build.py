@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import threading
+import warnings
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from support.paths import SHARED
 from torch import nn
 
-from connectomics_zoo.errors import InputSizeError
+from connectomics_zoo.errors import InputSizeError, ZooError
 from connectomics_zoo.files.yaml import MAX_EDGE
 from connectomics_zoo.network import build as build_module
 from connectomics_zoo.network.build import (
@@ -377,3 +378,17 @@ def test_seeding_overwrites_every_parameter_and_keeps_buffers() -> None:
     for (name, one), two in zip(first.named_parameters(), second.parameters(), strict=True):
         assert torch.equal(one, two), name
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in first.named_buffers())
+
+
+@pytest.mark.parametrize("name", ["mednext-S", "monai_segresnet", "rsunet"])
+def test_torchscript_is_refused_in_one_sentence_and_tracing_works(name: str) -> None:
+    arch = {"mednext-S": {"base_channels": 2}, "monai_segresnet": {"base_channels": 8}}.get(name)
+    spec = resolve_model(name, arch=arch)
+    network = build(spec, deep_supervision=False).eval()
+    for given in (network, nn.Sequential(network)):
+        with pytest.raises(ZooError, match=rf"^{name} cannot be compiled by torch.jit.script: use torch.jit.trace"):
+            torch.jit.script(given)
+    x = torch.rand(probe_shape(spec))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.allclose(torch.jit.trace(network, x)(x), network(x))

@@ -173,7 +173,7 @@ def test_a_recipe_override_keeps_the_measurement():
         ("arch=5", SpecError, r"arch=5 for mednext-S: it is a mapping, write arch.KEY=value"),
         ("input.channels=null", SpecError, r"input.channels is None, it must be a whole number"),
         ("outputs.channels=many", SpecError, r"outputs.channels is 'many', it must be a whole number"),
-        ("input.channels=0", SpecError, r"input.channels: Input should be greater than or equal to 1 \(got 0\)"),
+        ("input.channels=0", SpecError, r"input.channels is 0, it must be a whole number of at least 1"),
         ("arch.kernel_size=4", SpecError, r"kernel_size 4 is even"),
         ("training.batch_size=2.5", SpecError, r"training.batch_size: Input should be a valid integer"),
         ("training.patch_size=[17, 64, 64]", SpecError, r"patch_size \[17, 64, 64\] is not a legal input size"),

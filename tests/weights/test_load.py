@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -616,3 +617,33 @@ def test_a_run_folder_without_weights_or_spec_is_refused(tmp_path: Path) -> None
     (run / "spec.yaml").unlink()
     with pytest.raises(UnknownNameError, match=r"is a folder without spec\.yaml, a run folder has one"):
         load(run)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"deep_supervision": "false"}, "^deep_supervision is 'false', it must be True, False or None"),
+        ({"deep_supervision": 0}, "^deep_supervision is 0, it must be True, False or None"),
+        ({"out_channels": 3.0}, "^out_channels is 3.0, it must be a whole number of at least 1"),
+        ({"in_channels": True}, "^in_channels is True, it must be a whole number of at least 1"),
+        ({"in_channels": "2"}, "^in_channels is '2', it must be a whole number of at least 1"),
+        ({"out_channels": 0}, "^out_channels is 0, it must be a whole number of at least 1"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_in_one_sentence(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message + r"\.$"):
+        load("mednext-S", arch=TINY, **arguments)
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    arch = TINY | {"base_channels": np.int32(4), "block_counts": [np.uint8(1)] * 9}
+    network: Any = load("mednext-S", in_channels=np.uint8(2), out_channels=np.int64(3), arch=arch)
+    assert network.spec == load("mednext-S", in_channels=2, out_channels=3, arch=TINY | {"base_channels": 4}).spec
+
+
+def test_within_the_meta_device_a_network_is_refused_unless_its_shapes_are_asked_for() -> None:
+    with torch.device("meta"):
+        with pytest.raises(ZooError, match="torch's default device is 'meta' here, where tensors have no values: load"):
+            load("mednext-S", arch=TINY)
+        assert load("mednext-S", arch=TINY, device="meta").state_dict()["stem.weight"].is_meta
+    assert not load("mednext-S", arch=TINY).state_dict()["stem.weight"].is_meta

@@ -386,7 +386,7 @@ def test_missing_or_renamed_tensors_are_refused_and_the_network_is_unchanged(dat
     spec = tiny()
     source, network = state_of(spec), build(spec, deep_supervision=True)
     before = copy_of(network)
-    needed = sorted(source.keys() - SCALE_KEYS)
+    needed = sorted(source.keys() - SCALE_KEYS - {"dummy_tensor"})
     lost = data.draw(st.lists(st.sampled_from(needed), unique=True, max_size=5), label="lost")
     renamed = data.draw(st.lists(st.sampled_from(needed), unique=True, max_size=5), label="renamed")
     if not lost and not renamed:
@@ -527,3 +527,35 @@ def test_nothing_is_initialised_where_the_weights_hold_all(precision: torch.dtyp
     network, _ = build_with_weights(tiny(), source, deep_supervision=True, source="whole")
     assert torch.equal(torch.get_rng_state(), before)
     assert_same(dict(network.state_dict()), {key: tensor.float() for key, tensor in given.items()})
+
+
+def test_a_prefix_goes_and_what_lies_beside_it_is_dropped_by_name() -> None:
+    spec = tiny()
+    source = state_of(spec)
+    network = build(spec, deep_supervision=True)
+    given = {f"model.{key}": value for key, value in source.items()} | {"bce.pos_weight": torch.ones(1)}
+    report = transfer(network, given, spec=spec, source="other")
+    assert (report.prefix, report.dropped, len(report.exact)) == ("model.", ("bce.pos_weight",), len(source))
+    assert report.summary() == f"other: {len(source)} exact; prefix 'model.' removed; 1 dropped: bce.pos_weight"
+    assert all(torch.equal(value, source[key]) for key, value in network.state_dict().items())
+
+
+def test_two_networks_in_one_file_are_not_chosen_between() -> None:
+    spec = tiny()
+    given = {f"{name}.{key}": value for name in ("student", "teacher") for key, value in state_of(spec).items()}
+    with pytest.raises(WeightsError, match=r"holds the network 2 times, under the prefixes 'student\.', 'teacher\.'"):
+        transfer(build(spec, deep_supervision=True), given, spec=spec, source="other")
+
+
+def test_what_a_prefixed_network_lacks_is_said_with_the_prefix() -> None:
+    spec = tiny()
+    given = {f"net.{key}": value for key, value in state_of(spec).items() if key != "stem.bias"}
+    with pytest.raises(WeightsError, match=r"^other \(under the prefix 'net\.'\): .* 1 missing \(stem.bias"):
+        transfer(build(spec, deep_supervision=True), given, spec=spec, source="other")
+
+
+def test_the_inert_tensor_of_mednext_may_be_absent() -> None:
+    spec = tiny()
+    given = {key: value for key, value in state_of(spec).items() if key != "dummy_tensor"}
+    report = transfer(build(spec, deep_supervision=True), given, spec=spec, source="other")
+    assert report.reinitialised == ("dummy_tensor",)

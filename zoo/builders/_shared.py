@@ -78,6 +78,20 @@ def needs_two_voxels(norm: str, num_groups: int, channels: Sequence[int]) -> boo
     return norm in ("batch", "instance") or (norm == "group" and num_groups in channels)
 
 
+def untold_norm(norm: str) -> tuple[str, ...]:
+    """Return which of `norm` and `num_groups` no tensor tells.
+
+    Running statistics tell batch norm. A scale and a bias are those of groups or of each channel, and without any
+    tensor it may be instance norm or none.
+    """
+    return {"batch": (), "group": ("norm", "num_groups")}.get(norm, ("norm",))
+
+
+def untold_activation(activation: str) -> tuple[str, ...]:
+    """Return `activation` unless it is PReLU, the only one with a tensor."""
+    return () if activation == "prelu" else ("activation",)
+
+
 def largest_divisor(channels: int, at_most: int) -> int:
     """Return the largest number, `at_most` or less, that divides `channels`."""
     return max(number for number in range(1, min(at_most, channels) + 1) if channels % number == 0)

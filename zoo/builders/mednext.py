@@ -21,6 +21,12 @@ CHANNEL_VECTORS = ("grn_beta", "grn_gamma")
 STAGES = 9
 """Four encoder stages, the bottleneck and four decoder stages."""
 
+LEVELS = 4
+"""Halvings."""
+
+INERT = ("dummy_tensor",)
+"""The original's work-around for checkpointing, which MONAI's MedNeXt does not have."""
+
 Kernel = Annotated[int, Field(ge=1, le=15, json_schema_extra={"not": {"multipleOf": 2}})]
 Ratio = Annotated[int, Field(ge=1, le=64)]
 Blocks = Annotated[int, Field(ge=1, le=64)]
@@ -66,6 +72,9 @@ class Config(BuilderConfig):
     """`group`: one group a channel, statistics over space; `layer`: statistics over channels, voxel by voxel."""
     spatial_dims: Literal[2, 3] = 3
     """2 for images, 3 for volumes."""
+    down_expansion: Literal["next", "own"] = "next"
+    """Whose expansion ratio a downsampling block has: that of the stage it leads to, as in the original, or that of the
+    stage it comes from, as in MONAI. An upsampling block has that of the stage it leads to in both."""
     grn: bool = False
     """Global response normalisation of the hidden channels (ConvNeXt V2), but for the first downsampling block,
     which has none in the original."""
@@ -119,6 +128,8 @@ class Config(BuilderConfig):
                 raise ValueError(f"{name} {kernel} is even, a depthwise kernel needs a centre: give an odd number")
         if self.backend == "nnunet_mednext" and self.norm == "layer" and self.spatial_dims == 2:
             raise ValueError("backend 'nnunet_mednext' computes layer norm wrongly in 2-D, use backend 'native'")
+        if self.backend == "nnunet_mednext" and self.down_expansion == "own":
+            raise ValueError("backend 'nnunet_mednext' has no down_expansion 'own', use backend 'native'")
         refuse_too_many(self.approximate_parameters)
         return self
 
@@ -127,6 +138,11 @@ class Config(BuilderConfig):
         """The nine expansion ratios."""
         ratios = self.expansion_ratios
         return (ratios,) * STAGES if isinstance(ratios, int) else ratios
+
+    @property
+    def down_ratios(self) -> tuple[int, ...]:
+        """The expansion ratios of the four downsampling blocks."""
+        return self.ratios[1 : LEVELS + 1] if self.down_expansion == "next" else self.ratios[:LEVELS]
 
     @property
     def kernels(self) -> tuple[int, int]:
@@ -181,6 +197,28 @@ def encoder_modules(config: Config) -> tuple[str, ...]:
     return ("stem", *levels, "bottleneck")
 
 
+def untold(config: Config) -> tuple[str, ...]:
+    """Both norms have a weight and a bias a channel, and a residual connection around a block has no tensors."""
+    return ("norm", "residual")
+
+
+def other_key(key: str) -> str:
+    """Return what MONAI's MedNeXt calls the tensor `key`: it has lists of stages, the decoder's coarsest first."""
+    name, _, rest = key.partition(".")
+    part, _, number = name.rpartition("_")
+    if not number.isdigit() or name == "out_0":
+        return key
+    level = int(number)
+    lists = {
+        "enc_block": f"enc_stages.{level}",
+        "down": f"down_blocks.{level}",
+        "up": f"up_blocks.{LEVELS - 1 - level}",
+        "dec_block": f"dec_stages.{LEVELS - 1 - level}",
+        "out": f"out_blocks.{LEVELS - level}",
+    }
+    return f"{lists[part]}.{rest}".replace("grn_", "global_resp_")
+
+
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
     """Return the network, our own or the original's."""
     if config.backend == "nnunet_mednext":
@@ -197,6 +235,7 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
         encoder_kernel_size=encoder_kernel,
         decoder_kernel_size=decoder_kernel,
         expansion_ratios=config.ratios,
+        down_expansion_ratios=config.down_ratios,
         block_counts=config.block_counts,
         residual=config.residual,
         resample_residual=config.resample_residual,

@@ -74,6 +74,11 @@ def encoder_modules(config: Config) -> tuple[str, ...]:
     return nested_encoder(len(config.channels))
 
 
+def untold(config: Config) -> tuple[str, ...]:
+    """A stride leaves no trace in a kernel."""
+    return ("strides",)
+
+
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
     """Return MONAI's network; it has one output, with and without `deep_supervision`."""
     from monai.networks.nets.attentionunet import AttentionUnet

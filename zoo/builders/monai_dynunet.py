@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from connectomics_zoo.schema.builder import BuilderConfig, Interface, refuse_too_many
 from zoo.builders._shared import (
+    Activation,
     Groups,
     Kernel,
     Norm,
@@ -17,6 +18,8 @@ from zoo.builders._shared import (
     check_groups,
     check_length,
     needs_two_voxels,
+    untold_activation,
+    untold_norm,
     volume_interface,
     weights,
 )
@@ -27,9 +30,12 @@ if TYPE_CHECKING:
 CHANNELS_LAST = True
 """Inference on a CPU is faster with channels last."""
 
+_LEAKY = ("leakyrelu", {"inplace": True, "negative_slope": 0.01})
+"""MONAI's default for this network."""
+
 
 class Config(BuilderConfig):
-    """DynUNet (the network of nnU-Net, Isensee et al., 2021), as MONAI builds it: leaky ReLU."""
+    """DynUNet (the network of nnU-Net, Isensee et al., 2021), as MONAI builds it."""
 
     channels: Annotated[tuple[Width, ...], Field(strict=False, min_length=3, max_length=8)] = (
         32,
@@ -51,6 +57,8 @@ class Config(BuilderConfig):
     """Normalisation after each convolution; `instance` has a learned scale here, as in nnU-Net."""
     num_groups: Groups = 8
     """Groups of norm `group`, which must divide all channels."""
+    activation: Activation = "leakyrelu"
+    """Activation after each norm."""
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
@@ -96,6 +104,11 @@ def encoder_modules(config: Config) -> tuple[str, ...]:
     return ("input_block", "downsamples", "bottleneck")
 
 
+def untold(config: Config) -> tuple[str, ...]:
+    """Most activations and some norms have no tensors of their own."""
+    return (*untold_norm(config.norm), *untold_activation(config.activation))
+
+
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
     """Return MONAI's network under our contract for outputs; without `deep_supervision` it has the last head only."""
     from zoo.builders.nets.monai_supervised import SupervisedDynUNet
@@ -114,6 +127,7 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
         upsample_kernel_size=config.strides,
         filters=config.channels,
         norm_name=norms[config.norm],
+        act_name=_LEAKY if config.activation == "leakyrelu" else config.activation,
         deep_supervision=deep_supervision and config.supervised_levels > 0,
         deep_supr_num=max(config.supervised_levels, 1),
         res_block=config.residual,

@@ -17,6 +17,8 @@ from zoo.builders._shared import (
     check_length,
     monai_norm,
     needs_two_voxels,
+    untold_activation,
+    untold_norm,
     volume_interface,
     weights,
 )
@@ -92,6 +94,11 @@ def interface(config: Config) -> Interface:
 def encoder_modules(config: Config) -> tuple[str, ...]:
     """The first convolution and the levels of the encoder."""
     return ("convInit", "down_layers")
+
+
+def untold(config: Config) -> tuple[str, ...]:
+    """Most activations and some norms have no tensors of their own."""
+    return (*untold_norm(config.norm), *untold_activation(config.activation))
 
 
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:

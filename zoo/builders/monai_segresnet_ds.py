@@ -16,6 +16,8 @@ from zoo.builders._shared import (
     check_groups,
     monai_norm,
     needs_two_voxels,
+    untold_activation,
+    untold_norm,
     volume_interface,
     weights,
 )
@@ -106,6 +108,11 @@ def interface(config: Config) -> Interface:
 def encoder_modules(config: Config) -> tuple[str, ...]:
     """MONAI's own encoder."""
     return ("encoder",)
+
+
+def untold(config: Config) -> tuple[str, ...]:
+    """Most activations and some norms have no tensors of their own."""
+    return (*untold_norm(config.norm), *untold_activation(config.activation))
 
 
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:

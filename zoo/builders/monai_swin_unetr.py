@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -34,6 +34,11 @@ class Config(BuilderConfig):
     """Transformer blocks of each stage."""
     num_heads: PerStage = (3, 6, 12, 24)
     """Attention heads of each stage, which must divide its channels."""
+    patch_merging: Literal["merging", "mergingv2", "merging-before-1.5"] = "merging"
+    """Order in which eight tokens are merged into one, as MONAI calls it; `merging-before-1.5` is what MONAI called
+    `merging` until then, which took two tokens twice and left two out under the same keys."""
+    normalize: bool = True
+    """Layer norm, without a learned scale, of each stage's tokens before the decoder."""
     dropout: Probability = 0.0
     """Dropout of tokens and hidden layers, in training."""
     attention_dropout: Probability = 0.0
@@ -74,13 +79,21 @@ def encoder_modules(config: Config) -> tuple[str, ...]:
     return ("swinViT", *(f"encoder{index}" for index in (1, 2, 3, 4, 10)))
 
 
+def untold(config: Config) -> tuple[str, ...]:
+    """Neither the order of merged tokens nor a norm without a scale has tensors."""
+    return ("patch_merging", "normalize")
+
+
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
     """Return MONAI's network; it has one output, with and without `deep_supervision`."""
     import torch
     from monai.networks.nets.swin_unetr import SwinUNETR
 
+    from zoo.builders.nets.monai_patch_merging import patch_merging
+
     # MONAI's constructor reads a value from a tensor, which the meta device cannot give: build on the CPU, then move.
     device = torch.empty(0).device
+    downsample: Any = patch_merging(config.patch_merging)  # MONAI's hint is of an instance, and it takes the class
     with torch.device("cpu"):
         network: nn.Module = SwinUNETR(
             in_channels=in_channels,
@@ -92,6 +105,8 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
             attn_drop_rate=config.attention_dropout,
             dropout_path_rate=config.path_dropout,
             use_checkpoint=config.checkpointing,
+            normalize=config.normalize,
+            downsample=downsample,
             spatial_dims=3,
         )
     return network.to(device)

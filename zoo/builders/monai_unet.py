@@ -23,6 +23,8 @@ from zoo.builders._shared import (
     monai_norm,
     needs_two_voxels,
     nested_encoder,
+    untold_activation,
+    untold_norm,
     volume_interface,
     weights,
 )
@@ -106,6 +108,11 @@ def interface(config: Config) -> Interface:
 def encoder_modules(config: Config) -> tuple[str, ...]:
     """The levels down to the bottleneck, which MONAI nests."""
     return nested_encoder(len(config.channels))
+
+
+def untold(config: Config) -> tuple[str, ...]:
+    """A stride leaves no trace in a kernel."""
+    return ("strides", *untold_norm(config.norm), *untold_activation(config.activation))
 
 
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:

@@ -11,7 +11,7 @@ from connectomics_zoo.schema.base import MAX_EDGE
 from connectomics_zoo.schema.builder import BuilderConfig, Interface, OutputGeometry, refuse_too_many
 from connectomics_zoo.schema.pytc import PytcArchitecture, PytcRequest
 from zoo.builders import _pytc
-from zoo.builders._shared import Groups, Norm, Probability, check_groups, monai_norm, weights
+from zoo.builders._shared import Groups, Norm, Probability, check_groups, monai_norm, untold_norm, weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +21,9 @@ CHANNELS_LAST = True
 
 TOKEN_EDGE = 16
 """Voxels per token along each axis, fixed by the decoder's four doublings."""
+
+INERT = ("vit.blocks.*.norm_cross_attn.*", "vit.blocks.*.cross_attn.*")
+"""For a second input that UNETR does not have: MONAI's blocks carry the norm since 1.4, the attention until 1.5."""
 
 LAYERS = 12
 """Transformer blocks, fixed by the decoder's skip connections."""
@@ -87,6 +90,11 @@ def interface(config: Config) -> Interface:
 def encoder_modules(config: Config) -> tuple[str, ...]:
     """The transformer, and the convolutions that its features pass before the decoder."""
     return ("vit", *(f"encoder{index}" for index in range(1, 5)))
+
+
+def untold(config: Config) -> tuple[str, ...]:
+    """The heads share one matrix, whatever their number."""
+    return ("num_heads", *untold_norm(config.norm))
 
 
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from connectomics_zoo.errors import SpecError
 from connectomics_zoo.schema.builder import BuilderConfig, Interface
-from zoo.builders._shared import Probability, volume_interface
+from zoo.builders._shared import Activation, Probability, untold_activation, volume_interface
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,8 +18,8 @@ BASE_CHANNELS = 16
 class Config(BuilderConfig):
     """V-Net (Milletari et al., 2016), as MONAI builds it: fixed widths, 5 x 5 x 5 kernels, batch norm."""
 
-    activation: Literal["elu", "prelu"] = "elu"
-    """Activation: ELU as in MONAI's default, or PReLU (one slope a channel) as in the paper."""
+    activation: Activation = "elu"
+    """Activation: ELU is MONAI's default, PReLU (one slope a channel) the paper's."""
     dropout: Probability = 0.5
     """Dropout of whole channels in the two coarsest levels and in all skip connections, in training."""
 
@@ -32,6 +32,11 @@ def interface(config: Config) -> Interface:
 def encoder_modules(config: Config) -> tuple[str, ...]:
     """The input transition and the downsamplings."""
     return ("in_tr", *(f"down_tr{width}" for width in (32, 64, 128, 256)))
+
+
+def untold(config: Config) -> tuple[str, ...]:
+    """Only PReLU has tensors."""
+    return untold_activation(config.activation)
 
 
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:
@@ -52,7 +57,7 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
         spatial_dims=3,
         in_channels=in_channels,
         out_channels=out_channels,
-        act=("elu", {"inplace": True}) if config.activation == "elu" else "prelu",
+        act=("elu", {"inplace": True}) if config.activation == "elu" else config.activation,
     )
     for module in network.modules():
         if isinstance(module, nn.Dropout3d):  # not by MONAI's arguments, which leave two of them at 0.5

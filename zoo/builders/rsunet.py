@@ -19,6 +19,8 @@ from zoo.builders._shared import (
     check_length,
     largest_divisor,
     total_stride,
+    untold_activation,
+    untold_norm,
     volume_interface,
     weights,
 )
@@ -104,6 +106,12 @@ def encoder_modules(config: Config) -> tuple[str, ...]:
     """The embedding, where there is one, and the blocks down to the coarsest level."""
     stem = () if config.stem_kernel_size is None else ("stem",)
     return (*stem, "input_conv", "down_blocks")
+
+
+def untold(config: Config) -> tuple[str, ...]:
+    """Most activations and some norms have no tensors of their own; upsampling has, which tell the strides."""
+    slope = ("negative_slope",) if config.activation == "leakyrelu" else ()
+    return (*untold_norm(config.norm), *untold_activation(config.activation), *slope)
 
 
 def build(config: Config, *, in_channels: int, out_channels: int, deep_supervision: bool) -> nn.Module:

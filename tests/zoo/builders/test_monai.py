@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from monai.networks import nets
+from monai.networks.nets.swin_unetr import PatchMergingV2
 from pydantic import ValidationError
 from support.builder_checks import (
     built,
@@ -24,7 +25,7 @@ from support.builder_checks import (
     without_gradient,
     works,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import SpecError
@@ -265,11 +266,15 @@ def test_a_dynunet_keeps_nothing_of_its_last_pass():
         ("monai_unetr", UNETR, {"norm": "batch"}),
         ("monai_unetr", UNETR, {"num_heads": 3}),
         ("monai_unetr", UNETR, {"mlp_dim": 16}),
+        ("monai_vnet", {"dropout": 0.0}, {"activation": "relu"}),
         ("monai_swin_unetr", SWIN, {"num_heads": [2, 1, 1, 1]}),
+        ("monai_swin_unetr", SWIN, {"patch_merging": "mergingv2"}),
+        ("monai_swin_unetr", SWIN, {"normalize": False}),
         ("monai_segresnet", SEGRESNET, {"activation": "elu"}),
         ("monai_segresnet_ds", SEGRESNET_DS, {"activation": "elu"}),
         ("monai_segresnet_ds", SEGRESNET_DS, {"voxel_size_nm": [8.0, 4.0, 4.0]}),
         ("monai_dynunet", DYNUNET, {"residual": True}),
+        ("monai_dynunet", DYNUNET, {"activation": "relu"}),
     ],
 )
 def test_an_option_changes_the_network(name, base, change):
@@ -305,6 +310,39 @@ def test_dropout_makes_training_random_and_nothing_else(name, base, option):
             torch.manual_seed(1)
             assert first.equal(network(x)) is not differ
             assert network.eval()(x).equal(network(x))
+
+
+class MergingBefore15(PatchMergingV2):
+    """MONAI's `PatchMerging` as it was until 1.4."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x0 = x[:, 0::2, 0::2, 0::2, :]
+        x1 = x[:, 1::2, 0::2, 0::2, :]
+        x2 = x[:, 0::2, 1::2, 0::2, :]
+        x3 = x[:, 0::2, 0::2, 1::2, :]
+        x4 = x[:, 1::2, 0::2, 1::2, :]
+        x5 = x[:, 0::2, 1::2, 0::2, :]
+        x6 = x[:, 0::2, 0::2, 1::2, :]
+        x7 = x[:, 1::2, 1::2, 1::2, :]
+        return self.reduction(self.norm(torch.cat([x0, x1, x2, x3, x4, x5, x6, x7], -1)))
+
+
+@pytest.mark.parametrize(
+    ("change", "monais"),
+    [
+        ({"patch_merging": "merging-before-1.5"}, {"downsample": MergingBefore15}),
+        ({"patch_merging": "mergingv2"}, {"downsample": "mergingv2"}),
+        ({"normalize": False}, {"normalize": False}),
+    ],
+)
+def test_what_no_tensor_of_a_swin_unetr_tells_is_as_in_monai(change, monais):
+    ours = built("monai_swin_unetr", SWIN | change)
+    original = nets.SwinUNETR(1, 2, feature_size=12, depths=(1,) * 4, num_heads=(1,) * 4, **monais)
+    original.load_state_dict(ours.state_dict())
+    size = (32, 32, 64)
+    assert predict(ours, size).equal(predict(original, size))
+    original.load_state_dict(built("monai_swin_unetr", SWIN).state_dict())
+    assert not predict(built("monai_swin_unetr", SWIN), size).equal(predict(original, size))
 
 
 def test_checkpointing_recomputes_the_blocks_of_a_swin_unetr_and_keeps_its_numbers():

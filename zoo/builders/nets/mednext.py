@@ -120,6 +120,7 @@ class MedNeXt(nn.Module):
         encoder_kernel_size: edge of the encoder's depthwise kernels, odd.
         decoder_kernel_size: edge of the kernels in bottleneck and decoder, odd.
         expansion_ratios: hidden channels per channel, one for each stage.
+        down_expansion_ratios: the same of the four downsampling blocks; an upsampling block has its stage's.
         block_counts: blocks in each stage.
         residual: residual connections in the blocks.
         resample_residual: residual connections in the down- and upsampling blocks.
@@ -139,6 +140,7 @@ class MedNeXt(nn.Module):
         encoder_kernel_size: int,
         decoder_kernel_size: int,
         expansion_ratios: tuple[int, ...],
+        down_expansion_ratios: tuple[int, ...],
         block_counts: tuple[int, ...],
         residual: bool,
         resample_residual: bool,
@@ -170,11 +172,11 @@ class MedNeXt(nn.Module):
                 )
             )
 
-        def resampling(index: int, source: int, target: int, kernel_size: int) -> Block:
+        def resampling(ratio: int, source: int, target: int, kernel_size: int) -> Block:
             return Block(
                 channels[source],
                 channels[target],
-                expansion_ratio=expansion_ratios[index],
+                expansion_ratio=ratio,
                 kernel_size=kernel_size,
                 norm=norm,
                 spatial_dims=spatial_dims,
@@ -189,11 +191,13 @@ class MedNeXt(nn.Module):
         self.stem = conv(in_channels, channels[0], 1)
         for level in range(LEVELS):
             self.add_module(f"enc_block_{level}", stage(level, level, encoder_kernel_size))
-            self.add_module(f"down_{level}", resampling(level + 1, level, level + 1, encoder_kernel_size))
+            self.add_module(
+                f"down_{level}", resampling(down_expansion_ratios[level], level, level + 1, encoder_kernel_size)
+            )
         self.bottleneck = stage(LEVELS, LEVELS, decoder_kernel_size)
         for level in reversed(range(LEVELS)):
             index = 2 * LEVELS - level
-            self.add_module(f"up_{level}", resampling(index, level + 1, level, decoder_kernel_size))
+            self.add_module(f"up_{level}", resampling(expansion_ratios[index], level + 1, level, decoder_kernel_size))
             self.add_module(f"dec_block_{level}", stage(index, level, decoder_kernel_size))
         for level in range(LEVELS + 1 if deep_supervision else 1):
             self.add_module(f"out_{level}", Head(channels[level], out_channels, spatial_dims=spatial_dims))
