@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import logging
 import sys
+import tempfile
 import time
 import types
+from pathlib import Path
 
 import pytest
+from support.forkserver import fork_server
 from support.hub_server import HubServer
 from support.second_catalog import second_catalog
 
 from connectomics_zoo.cli.main import main
+
+
+@pytest.fixture(scope="session")
+def forked_python():
+    """Give the words that stand for `python` in a command, where what the engine needs is imported already."""
+    with tempfile.TemporaryDirectory(prefix="zoo-") as folder, fork_server(Path(folder)) as words:
+        yield words
 
 
 @pytest.fixture
