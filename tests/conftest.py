@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
+import tempfile
 import time
 import types
+from pathlib import Path
 
 import pytest
+from support.forkserver import fork_server
 from support.hub_server import HubServer
 from support.second_catalog import second_catalog
 
 from connectomics_zoo.cli.main import main
+
+
+def pytest_collection_finish():
+    """Let the search for garbage leave out what was imported, and come less often: it took a tenth of all time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+
+
+@pytest.fixture(scope="session")
+def forked_python():
+    """Give the words that stand for `python` in a command, where what the engine needs is imported already."""
+    with tempfile.TemporaryDirectory(prefix="zoo-") as folder, fork_server(Path(folder)) as words:
+        yield words
 
 
 @pytest.fixture

@@ -9,6 +9,9 @@ The blocks of a page run in order. What a fence says after its language decides:
 - a first line ``# file: PATH``: the block is written to PATH instead; a YAML file must then be a valid spec.
 - ``no-run="REASON"``: the block does not run. ``install=FOLDER`` beside it puts the package in FOLDER on the path, as
   ``pip install --editable FOLDER`` would.
+
+The command `zoo` is forked from a process that has imported torch already (`support.forkserver`), but on the README's
+page, where it is the one that is installed.
 """
 
 from __future__ import annotations
@@ -60,6 +63,9 @@ FILE = re.compile(r"# file: (?P<path>\S+)")
 ATTRIBUTES = {"exit", "no-run", "install"}
 TIMEOUT_SECONDS = 300
 
+INSTALLED = Path(sys.executable).parent
+"""Where the commands `python` and `zoo` are."""
+
 
 class Block(NamedTuple):
     """A fenced block of a page."""
@@ -98,7 +104,7 @@ class Session:
         self.monkeypatch = monkeypatch
         self.namespace: dict[str, Any] = {"__name__": "__page__"}
         monkeypatch.chdir(folder)
-        monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+        monkeypatch.setenv("PATH", os.pathsep.join([str(INSTALLED), os.environ["PATH"]]))
         for name, value in {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "COLUMNS": "200"}.items():
             monkeypatch.setenv(name, value)
 
@@ -161,7 +167,7 @@ class Session:
             lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
         (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
         self.monkeypatch.syspath_prepend(folder)
-        self.monkeypatch.setenv("PYTHONPATH", str(folder))
+        self.monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
         forget_catalogs()
 
 
@@ -206,6 +212,16 @@ def forget_catalogs() -> None:
         cached.cache_clear()
 
 
+@pytest.fixture(scope="module")
+def forked_zoo(forked_python: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a command `zoo` that needs not import torch."""
+    folder = tmp_path_factory.mktemp("programs")
+    program = folder / "zoo"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join([*forked_python, str(INSTALLED / "zoo")])} "$@"\n')
+    program.chmod(0o755)
+    return folder
+
+
 @pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
     """A reader in an empty folder; packages that a page brought are forgotten afterwards."""
@@ -228,7 +244,9 @@ def read_page(path: Path) -> list[Block]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_block_of_a_page_runs(page, session):
+def test_every_block_of_a_page_runs(page, session, forked_zoo):
+    if page.name != "README.md":
+        session.monkeypatch.setenv("PATH", str(forked_zoo), prepend=os.pathsep)
     for block in read_page(page):
         session.run(block)
 

@@ -89,6 +89,7 @@ def test_only_torch_gets_the_network_prepared_for_torch(openvino, tmp_path, imag
         return network
 
     monkeypatch.setattr(predict_network, "prepare_inference", prepare)
+    monkeypatch.setattr(predict_network, "load_file", lambda *_, **__: torch.nn.Conv3d(1, 1, 3, padding=1))
     predict(make_run(tmp_path / "run"), image, tmp_path / "out.h5", device="cpu", engine=engine)
     assert prepared == ["cpu"] * times
 

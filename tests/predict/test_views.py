@@ -386,10 +386,13 @@ def test_a_run_of_sections_is_predicted_in_its_flips_and_turns(tmp_path):
     np.testing.assert_allclose(read_all(tmp_path / "turned_out.h5"), expected, atol=1e-5)
 
 
-def test_openvino_sees_the_same_views(tmp_path):
+def test_openvino_sees_the_same_views(tmp_path, monkeypatch):
     pytest.importorskip("openvino", reason="OpenVINO, an extra, is not installed")
     openvino_engine.import_openvino()
     run = make_run(tmp_path / "run", task=affinity_task([(1, 0, 0), (0, -2, 0), (0, 0, 2)]))
+    network = torch.nn.Conv3d(1, 4, 3, padding=1)  # OpenVINO takes seconds to convert a larger one
+    network.spec = get_run(run).model
+    monkeypatch.setattr(predict_network, "load_file", lambda *_, **__: network)
     image = write(tmp_path / "image.h5", grey((16, 32, 40)))
     options = {"dtype": "float32", "device": "cpu", "views": "flips_and_turns", "merge": "min"}
     predict(run, image, tmp_path / "torch.h5", **options)

@@ -31,6 +31,12 @@ pytestmark = pytest.mark.usefixtures("hub_env")
 REPO = "org/tiny"
 
 
+@pytest.fixture(autouse=True)
+def unverified(monkeypatch):
+    """Let a push not verify the run first, which takes half of its time and is tested beside `preview`."""
+    monkeypatch.setattr("connectomics_zoo.push.package.require_verified", lambda *_, **__: None)
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with a volume, a trained run in `run`, and the spec of its model."""

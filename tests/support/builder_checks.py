@@ -6,6 +6,7 @@ import importlib
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -95,3 +96,12 @@ def works(network: nn.Module, size: tuple[int, ...]) -> bool:
 def without_gradient(network: nn.Module) -> list[str]:
     """Return the parameters that want a gradient and have got none."""
     return [name for name, value in network.named_parameters() if value.requires_grad and value.grad is None]
+
+
+def forbid_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let it be an error to make any layer or network."""
+
+    def make(self: nn.Module, *_: Any, **__: Any) -> None:
+        raise AssertionError(f"a {type(self).__name__} is made")
+
+    monkeypatch.setattr(nn.Module, "__init__", make)

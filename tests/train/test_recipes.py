@@ -336,7 +336,7 @@ def test_a_gradient_is_clipped_to_its_largest_norm(volume, tmp_path, monkeypatch
 @pytest.mark.parametrize("model", ["mednext-S", "monai_swin_unetr"])
 def test_recomputing_activations_changes_no_weight(volume, tmp_path, model):
     def run(checkpointing):
-        changes = request(volume, max_steps=2, validate_every=2)
+        changes = request(volume, max_steps=1, validate_every=1)
         small = {"feature_size": 12, "depths": [1] * 4, "num_heads": [1] * 4} if "swin" in model else changes["arch"]
         changes["arch"] = small | {"checkpointing": checkpointing}
         changes["training"]["patch_size"] = [32, 32, 64] if "swin" in model else [16, 32, 32]

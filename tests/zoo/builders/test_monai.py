@@ -6,7 +6,6 @@ import copy
 import re
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from support.builder_checks import (
     check_logits,
     check_size,
     configured,
+    forbid_modules,
     next_illegal,
     predict,
     train_step,
@@ -388,11 +388,10 @@ def test_what_cannot_be_built_is_refused_in_words(name, arch, message):
     assert re.search(message, refusal(name, arch))
 
 
-def test_an_absurd_network_is_refused_at_once():
-    start = time.perf_counter()
+def test_an_absurd_network_is_refused_before_any_of_it_is_made(monkeypatch):
+    forbid_modules(monkeypatch)
     with pytest.raises(SpecError, match="at most 1e"):
         resolve_model("monai_dynunet", arch={"channels": [8192] * 6})
-    assert time.perf_counter() - start < 1
 
 
 def test_a_vnet_refuses_input_channels_that_do_not_divide_its_first_ones():

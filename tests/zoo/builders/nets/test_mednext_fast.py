@@ -189,8 +189,8 @@ def gradients(network: nn.Module, x: Tensor, *, path: Any) -> dict[str, Tensor]:
 @pytest.mark.usefixtures("slabs")
 @pytest.mark.parametrize("name", VARIANTS)
 def test_gradients_in_float64_equal_autograds_to_ten_digits(name: str) -> None:
-    batch = 1 if name in ("kernel 5", "kernel 7") else 2  # these are slow in float64
-    assert_same_gradients(make(VARIANTS[name]).double().train(), make_input(batch=batch).double())
+    # Float64 is slow: one small volume, which thin slabs part all the same.
+    assert_same_gradients(make(VARIANTS[name]).double().train(), make_input(16, 16, 32, batch=1).double())
 
 
 def test_what_rounding_leaves_of_a_mean_is_carried_along(monkeypatch: pytest.MonkeyPatch) -> None:
