@@ -19,7 +19,10 @@ from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
 
 GROUP = "connectomics_zoo.catalogs"
 
-Kind = Literal["models", "tasks", "experiments"]
+SpecKind = Literal["model", "task", "experiment"]
+"""What a file in a catalogue is the spec of; it lies in `specs/models`, `specs/tasks` or `specs/experiments`."""
+
+SPEC_KINDS: tuple[SpecKind, ...] = ("model", "task", "experiment")
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +41,7 @@ class Entry:
     """One spec file of a catalogue; `version` is None for the current version of a model."""
 
     catalog: Catalog
-    kind: Kind
+    kind: SpecKind
     name: str
     version: str | None
     path: Path
@@ -87,24 +90,23 @@ def _package_folder(package: str) -> Path | None:
 
 
 @functools.cache
-def entries(kind: Kind) -> tuple[Entry, ...]:
+def entries(kind: SpecKind) -> tuple[Entry, ...]:
     """Return every spec file of `kind` in every catalogue, sorted by catalogue, family, name and version."""
     result = []
     for catalog in catalogs():
-        for path in sorted((catalog.folder / "specs" / kind).glob("**/*.yaml")):
+        for path in sorted((catalog.folder / "specs" / f"{kind}s").glob("**/*.yaml")):
             name, _, version = path.stem.partition("@")
             result.append(Entry(catalog, kind, name, version or None, path))
     return tuple(result)
 
 
-def find(kind: Kind, name: str, *, version: str | None = None, catalog: str | None = None) -> Entry:
+def find(kind: SpecKind, name: str, *, version: str | None = None, catalog: str | None = None) -> Entry:
     """Return the one entry called `name` (`catalog` and an older `version` narrow it).
 
     Raises:
         UnknownNameError: there is none; the nearest names are in the message.
         SpecError: several catalogues have it; the message gives the spellings that tell them apart.
     """
-    label = kind.removesuffix("s")
     if catalog is not None and catalog not in {item.name for item in catalogs()}:
         known = [item.name for item in catalogs()]
         raise UnknownNameError(f"unknown catalogue {catalog!r}: {nearest(catalog, known)}")
@@ -114,11 +116,11 @@ def find(kind: Kind, name: str, *, version: str | None = None, catalog: str | No
         return matches[0]
     if matches:
         spellings = " or ".join(f"{item.catalog.name}:{name}" for item in matches)
-        raise SpecError(f"{label} {name!r} is in several catalogues: write {spellings}.")
+        raise SpecError(f"{kind} {name!r} is in several catalogues: write {spellings}.")
     if named:
         versions = [item.version for item in named if item.version]
-        raise UnknownNameError(f"{label} {name!r} has no version {version!r}: {nearest(version or '', versions)}")
-    raise UnknownNameError(f"unknown {label} {name!r}: {nearest(name, {item.name for item in entries(kind)})}")
+        raise UnknownNameError(f"{kind} {name!r} has no version {version!r}: {nearest(version or '', versions)}")
+    raise UnknownNameError(f"unknown {kind} {name!r}: {nearest(name, {item.name for item in entries(kind)})}")
 
 
 @functools.cache

@@ -38,9 +38,9 @@ from connectomics_zoo.weights.storage import read_weights
 NIGHTLY = os.environ.get("ZOO_FUZZ") == "nightly"
 TIMES = 10 if NIGHTLY else 1
 
-MODEL = read_yaml(next(entry.path for entry in entries("models") if entry.name == "mednext-S"))
-TASKS = [read_yaml(entry.path) for entry in entries("tasks")]
-EXPERIMENTS = [read_yaml(entry.path) for entry in entries("experiments")]
+MODEL = read_yaml(next(entry.path for entry in entries("model") if entry.name == "mednext-S"))
+TASKS = [read_yaml(entry.path) for entry in entries("task")]
+EXPERIMENTS = [read_yaml(entry.path) for entry in entries("experiment")]
 PAIR = {"image": "volume.h5:raw", "label": "volume.h5:mito"}
 MADE = make_run({"train": [PAIR], "root": "???"})
 MADE = MADE.model_copy(update={"model": MADE.model.model_copy(update={"expect": measure_static(MADE.model)})})

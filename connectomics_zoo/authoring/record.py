@@ -18,7 +18,7 @@ from connectomics_zoo.files.changes import FileChange
 from connectomics_zoo.files.yaml import parse_yaml, read_yaml
 from connectomics_zoo.files.yaml_blocks import replace_block
 from connectomics_zoo.network.build import measure
-from connectomics_zoo.schema.json_schema import KINDS, schema_text
+from connectomics_zoo.schema.json_schema import TYPES, schema_text
 from connectomics_zoo.schema.model import Expectation, ModelSpec
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.validation import validate
@@ -77,7 +77,7 @@ def plan(
             for reference in releases.withdrawn(home):
                 known.pop(reference, None)
         changes += _changed(releases.lock_path(home), releases.lock_text(known), tuple(_lock_reasons(home, known)))
-        for kind in KINDS:
+        for kind in TYPES:
             path = home.folder / SCHEMAS / f"{kind}.schema.json"
             changes += _changed(path, schema_text(kind, home=home.name), ("generated from the types of the specs",))
     return Plan(tuple(changes), tuple(refused))

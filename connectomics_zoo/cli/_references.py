@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import click
     from click.shell_completion import CompletionItem
 
-    from connectomics_zoo import catalog
+    from connectomics_zoo.specs.listing import SpecKind
 
 
 def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -23,21 +23,21 @@ def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 def complete_reference(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the name of a model, task or experiment, as `complete_model` does."""
-    return _items(_known_models(incomplete) | _known("tasks") | _known("experiments"), incomplete)
+    return _items(_known_models(incomplete) | _known("task") | _known("experiment"), incomplete)
 
 
 def complete_listed(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete what `zoo list` lists: models, or what `--kind` says."""
     kind = ctx.params.get("kind")
     if kind == "task":
-        return _items(_known("tasks"), incomplete)
-    return _items(_known("experiments") if kind == "experiment" else _known_models(incomplete), incomplete)
+        return _items(_known("task"), incomplete)
+    return _items(_known("experiment") if kind == "experiment" else _known_models(incomplete), incomplete)
 
 
-def _known(kind: catalog.Kind) -> dict[str, str]:
-    from connectomics_zoo import catalog
+def _known(kind: SpecKind) -> dict[str, str]:
+    from connectomics_zoo.specs.listing import names_of
 
-    return {entry.name: kind.removesuffix("s") for entry in catalog.entries(kind)}
+    return dict.fromkeys(sorted(names_of(kind)), kind)
 
 
 def _known_models(incomplete: str) -> dict[str, str]:

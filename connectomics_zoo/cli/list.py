@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import get_args
 
 import click
 
-from connectomics_zoo import catalog
 from connectomics_zoo.cli._console import note, print_json, print_text
 from connectomics_zoo.cli._references import complete_listed
 from connectomics_zoo.cli._table import fits, print_table
@@ -17,19 +15,18 @@ from connectomics_zoo.files.yaml import MAX_EDGE
 from connectomics_zoo.specs.listing import (
     FIELDS,
     ExperimentRow,
-    Kind,
     Listing,
     ModelRow,
     Row,
+    SpecKind,
     TaskRow,
     filter_rows,
+    names_of,
     read_experiment_rows,
     read_rows,
     read_task_rows,
     sort_rows,
 )
-
-_KIND_OF_FOLDER: dict[catalog.Kind, Kind] = {"models": "model", "tasks": "task", "experiments": "experiment"}
 
 _NUMBERS = ("parameters", "params", "GFLOPs", "scales")
 
@@ -57,7 +54,7 @@ Examples:
 @click.command(epilog=_EPILOG)
 @click.argument("pattern", default="*", shell_complete=complete_listed)
 @click.option(
-    "--kind", type=click.Choice(get_args(Kind)), default="model", show_default=True, help="What of the zoo to list."
+    "--kind", type=click.Choice(tuple(FIELDS)), default="model", show_default=True, help="What of the zoo to list."
 )
 @click.option(
     "--where",
@@ -68,7 +65,7 @@ Examples:
 @click.option("--sort", default="name", metavar="FIELD", help="Sort by this field; -FIELD for descending.")
 @click.option("--all-versions", is_flag=True, help="Also the older versions of models.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-def command(pattern: str, kind: Kind, where: str, sort: str, all_versions: bool, as_json: bool) -> None:
+def command(pattern: str, kind: SpecKind, where: str, sort: str, all_versions: bool, as_json: bool) -> None:
     """List the models whose name or family matches PATTERN (a glob), or the tasks or experiments by name."""
     if all_versions and kind != "model":
         raise ZooError(f"{kind}s have no versions, leave --all-versions out.")
@@ -83,7 +80,7 @@ def command(pattern: str, kind: Kind, where: str, sort: str, all_versions: bool,
         _print(experiments, _print_experiments, as_json=as_json)
 
 
-def _choose(listing: Listing[Row], kind: Kind, *, pattern: str, where: str, sort: str) -> list[Row]:
+def _choose(listing: Listing[Row], kind: SpecKind, *, pattern: str, where: str, sort: str) -> list[Row]:
     """Return the rows to print; what cannot be listed is a note."""
     for path, reason in listing.broken:
         note(f"broken spec, not listed: {reason if str(path) in reason else f'{path}: {reason}'}")
@@ -94,12 +91,12 @@ def _choose(listing: Listing[Row], kind: Kind, *, pattern: str, where: str, sort
     return rows
 
 
-def _refuse_unknown(pattern: str, kind: Kind, listing: Listing[Row]) -> None:
+def _refuse_unknown(pattern: str, kind: SpecKind, listing: Listing[Row]) -> None:
     """A name without wildcards that nothing has is a mistake; an expression that selects nothing is an answer."""
     if set("*?[") & set(pattern) or filter_rows(listing.rows, kind=kind, pattern=pattern):
         return
-    for folder, other in _KIND_OF_FOLDER.items():
-        if other != kind and pattern in {entry.name for entry in catalog.entries(folder)}:
+    for other in FIELDS:
+        if other != kind and pattern in names_of(other):
             article = "an" if other.startswith("e") else "a"
             raise UnknownNameError(f"{pattern!r} is no {kind} but {article} {other}, list it with --kind {other}.")
     known = {row.name for row in listing.rows} | {row.family for row in listing.rows if isinstance(row, ModelRow)}

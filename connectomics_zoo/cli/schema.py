@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from connectomics_zoo.schema.json_schema import KINDS, Kind, schema_text
+from connectomics_zoo.schema.json_schema import TYPES, SpecKind, schema_text
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(KINDS), metavar="KIND")
-def command(kind: Kind) -> None:
+@click.argument("kind", type=click.Choice(tuple(TYPES)), metavar="KIND")
+def command(kind: SpecKind) -> None:
     """Print the JSON Schema (draft 2020-12) of a spec of KIND: model, task or experiment.
 
     A YAML file names it for editors in its first line: # yaml-language-server: $schema=PATH

@@ -8,13 +8,13 @@ from fnmatch import fnmatchcase
 
 import torch
 
-from connectomics_zoo import catalog
 from connectomics_zoo.convert.key_map import KeyMap
 from connectomics_zoo.convert.network import Fit, assumed, describe_nearest, find_fits
 from connectomics_zoo.convert.pick import Picked, names_average
 from connectomics_zoo.errors import WeightsError
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.specs.identity import is_same_function
+from connectomics_zoo.specs.listing import read_rows
 from connectomics_zoo.specs.lookup import get_spec
 
 
@@ -71,8 +71,7 @@ def choose(
 
 
 def _current_models() -> list[ModelSpec]:
-    entries = [entry for entry in catalog.entries("models") if entry.version is None]
-    return [get_spec(f"{entry.catalog.name}:{entry.name}") for entry in entries]
+    return [get_spec(f"{row.catalog}:{row.name}") for row in read_rows().rows]
 
 
 def _no_fit(

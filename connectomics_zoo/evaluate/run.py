@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.evaluate.blocks import BLOCK, read_blocks, relabelled
 from connectomics_zoo.evaluate.interpret import OBJECTS, Kind, Reading, interpret
-from connectomics_zoo.schema.experiment import Region
 from connectomics_zoo.scores.contingency import Contingency, count_pairs, leave_out, merge_pairs
 from connectomics_zoo.scores.run_length import labels_at, run_length_scores, skeletons_in
 from connectomics_zoo.scores.scores import class_scores, foreground_scores, object_scores, partition_scores
 from connectomics_zoo.scores.skeletons import Skeletons, read_skeletons
 from connectomics_zoo.tasks.targets.labels import IGNORED
 from connectomics_zoo.volumes import Volume, VoxelSize, check_mask, open_volume
-from connectomics_zoo.volumes.box import Box
+from connectomics_zoo.volumes.box import AnyRegion, Box
 from connectomics_zoo.volumes.checks import count_changes, grey_problem
 from connectomics_zoo.volumes.placement import aligned_box
 
@@ -69,7 +68,7 @@ def evaluate(
     *,
     kind: Kind | None = None,
     threshold: float | None = None,
-    region: Region | str | None = None,
+    region: AnyRegion = None,
     ignore_labels: Sequence[int] | None = None,
     unlabelled: int | None = None,
     mask: str | Path | None = None,
@@ -308,7 +307,7 @@ def _warn_of_masks(table: Contingency, *, prediction: Volume, truth: Volume | No
             )
 
 
-def _aligned(predicted: Volume, true: Volume, region: Region | str | None) -> tuple[Box, tuple[int, int, int]]:
+def _aligned(predicted: Volume, true: Volume, region: AnyRegion) -> tuple[Box, tuple[int, int, int]]:
     """Return what is scored of the truth, and the position of the prediction's first voxel in it."""
     for volume in (predicted, true):
         if volume.channels not in (None, 1):

@@ -30,10 +30,10 @@ from connectomics_zoo.pictures.drawing import (
     coloured,
     save_figure,
 )
-from connectomics_zoo.schema.experiment import Region
 from connectomics_zoo.scores.contingency import count_pairs
 from connectomics_zoo.tasks.targets.labels import connected_objects
 from connectomics_zoo.volumes import Box, Volume, VoxelSize, check_mask, open_volume
+from connectomics_zoo.volumes.box import AnyRegion
 from connectomics_zoo.volumes.placement import aligned_box
 from connectomics_zoo.volumes.prediction import read_bytes
 
@@ -116,7 +116,7 @@ def draw_volumes(
     truth: str | Path,
     prediction: str | Path,
     threshold: float | None = None,
-    region: Region | str | None = None,
+    region: AnyRegion = None,
     mask: str | Path | None = None,
     unlabelled: int | None = None,
     relabel: bool = False,

@@ -29,12 +29,12 @@ from connectomics_zoo.predict.plan import Geometry, make_geometry
 from connectomics_zoo.predict.slide import Finished, Forward, predict_column
 from connectomics_zoo.predict.stated import make_provenance, stated
 from connectomics_zoo.predict.views import plan_views
-from connectomics_zoo.schema.experiment import Merge, Region, RunSpec, Views
+from connectomics_zoo.schema.experiment import Merge, RunSpec, Views
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.provenance import Provenance
 from connectomics_zoo.tasks.voxelwise import decode_voxels, decoded_channels
 from connectomics_zoo.volumes import Volume, WritableVolume, create_volume, open_volume
-from connectomics_zoo.volumes.box import Box, region_box
+from connectomics_zoo.volumes.box import AnyRegion, Box, region_box
 from connectomics_zoo.volumes.intensity import scale_intensity
 from connectomics_zoo.volumes.placement import placement_of
 from connectomics_zoo.volumes.prediction import store_values
@@ -114,7 +114,7 @@ def predict(
     batch_size: int = 1,
     output: Output = "probability",
     dtype: DType = "uint8",
-    region: Region | str | None = None,
+    region: AnyRegion = None,
     overwrite: bool = False,
     frozen: Frozen = False,
     progress: Callable[[Progress], None] | None = None,
@@ -205,9 +205,7 @@ def predict(
     )
 
 
-def _geometry(
-    source: Volume, spec: RunSpec, *, window: tuple[int, ...], overlap: float, region: Region | str | None
-) -> Geometry:
+def _geometry(source: Volume, spec: RunSpec, *, window: tuple[int, ...], overlap: float, region: AnyRegion) -> Geometry:
     # A 2-D network looks at one section at a time.
     z, y, x = (1, *window)[-3:]
     return make_geometry(

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jsonschema
 from jsonschema.exceptions import best_match
@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
 from connectomics_zoo import catalog
+from connectomics_zoo.catalog import SpecKind as SpecKind
 from connectomics_zoo.schema.augmentation import PRESETS, AugmentationSpec
 from connectomics_zoo.schema.base import readable_path
 from connectomics_zoo.schema.builder import builder_module
@@ -26,11 +27,7 @@ from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import DECODE_FIELDS, LOSS_ACTIVATIONS, TARGET_FIELDS, TaskSpec
 from connectomics_zoo.schema.training import TrainingSpec
 
-Kind = Literal["model", "task", "experiment"]
-
-KINDS: tuple[Kind, ...] = ("model", "task", "experiment")
-
-TYPES: dict[Kind, type[BaseModel]] = {"model": ModelSpec, "task": TaskSpec, "experiment": ExperimentSpec}
+TYPES: dict[SpecKind, type[BaseModel]] = {"model": ModelSpec, "task": TaskSpec, "experiment": ExperimentSpec}
 """The type that each kind of spec is generated from."""
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -87,7 +84,7 @@ def _docstrings_under(definition: ast.ClassDef) -> dict[str, str]:
     return found
 
 
-def schema_for(kind: Kind, *, home: str | None = None) -> dict[str, Any]:
+def schema_for(kind: SpecKind, *, home: str | None = None) -> dict[str, Any]:
     """Return the JSON Schema of `kind`, with the descriptions of the types' docstrings.
 
     A model's `arch` is checked against its builder's fields. What JSON Schema cannot say (a legal patch size,
@@ -117,7 +114,7 @@ def schema_for(kind: Kind, *, home: str | None = None) -> dict[str, Any]:
     }
 
 
-def schema_text(kind: Kind, *, home: str | None = None) -> str:
+def schema_text(kind: SpecKind, *, home: str | None = None) -> str:
     """Return the JSON Schema of `kind` as the text of its file."""
     return json.dumps(schema_for(kind, home=home), indent=2, ensure_ascii=False) + "\n"
 
@@ -131,7 +128,7 @@ class Finding(NamedTuple):
     """What."""
 
 
-def check_document(kind: Kind, document: Any) -> list[str]:
+def check_document(kind: SpecKind, document: Any) -> list[str]:
     """Return what is wrong with `document` by its JSON Schema: `path: message`, an empty list if nothing is.
 
     As in pydantic's strict mode, and unlike in plain JSON Schema, 1.0 is no whole number.
@@ -139,14 +136,14 @@ def check_document(kind: Kind, document: Any) -> list[str]:
     return [f"{path}: {message}" if path else message for path, message in findings(kind, document)]
 
 
-def findings(kind: Kind, document: Any) -> list[Finding]:
+def findings(kind: SpecKind, document: Any) -> list[Finding]:
     """Return what is wrong with `document`, as `check_document` does, with the paths apart."""
     validator = _validator(kind, tuple(catalog.builders()))
     return [_finding(error) for error in sorted(validator.iter_errors(document), key=_position)]
 
 
 @functools.cache
-def _validator(kind: Kind, builders: tuple[str, ...]) -> Any:
+def _validator(kind: SpecKind, builders: tuple[str, ...]) -> Any:
     """The validator of `kind`; `builders` only tells one set of installed catalogues from another."""
     schema = schema_for(kind)
     jsonschema.Draft202012Validator.check_schema(schema)

@@ -8,16 +8,15 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, get_type_hints
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_type_hints
 
 from connectomics_zoo import catalog
+from connectomics_zoo.catalog import SpecKind as SpecKind
 from connectomics_zoo.errors import LimitError, SpecError, UnknownNameError, nearest
 from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.specs.where import compile_where
 
 _log = logging.getLogger(__name__)
-
-Kind = Literal["model", "task", "experiment"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def _descriptions(row: type) -> dict[str, str]:
     return {name: hint.__metadata__[0] for name, hint in get_type_hints(row, include_extras=True).items()}
 
 
-FIELDS: dict[Kind, dict[str, str]] = {
+FIELDS: dict[SpecKind, dict[str, str]] = {
     "model": _descriptions(ModelRow),
     "task": _descriptions(TaskRow),
     "experiment": _descriptions(ExperimentRow),
@@ -105,27 +104,32 @@ class Listing(Generic[Row]):
     broken: list[Broken]
 
 
+def names_of(*kinds: SpecKind) -> set[str]:
+    """Return the names of all specs of these kinds, in every catalogue; no file is read."""
+    return {entry.name for kind in kinds for entry in catalog.entries(kind)}
+
+
 def read_rows(*, all_versions: bool = False) -> Listing[ModelRow]:
     """Return a row for every model of every catalogue, sorted by name, and the files that could not be read.
 
     Args:
         all_versions: also the older versions that lie beside the current ones.
     """
-    return _read("models", _model_row, all_versions=all_versions)
+    return _read("model", _model_row, all_versions=all_versions)
 
 
 def read_task_rows() -> Listing[TaskRow]:
     """Return a row for every task of every catalogue, sorted by name, and the files that could not be read."""
-    return _read("tasks", _task_row, all_versions=False)
+    return _read("task", _task_row, all_versions=False)
 
 
 def read_experiment_rows() -> Listing[ExperimentRow]:
     """Return a row for every experiment of every catalogue, sorted by name, and the files that could not be read."""
-    return _read("experiments", _experiment_row, all_versions=False)
+    return _read("experiment", _experiment_row, all_versions=False)
 
 
 def _read(
-    kind: catalog.Kind, row: Callable[[catalog.Entry, str, dict[str, Any]], Row], *, all_versions: bool
+    kind: SpecKind, row: Callable[[catalog.Entry, str, dict[str, Any]], Row], *, all_versions: bool
 ) -> Listing[Row]:
     rows, broken = [], []
     entries = catalog.entries(kind)
@@ -232,7 +236,7 @@ def _take_sizes(document: dict[str, Any], path: str, *, source: Path) -> list[in
 
 
 def filter_rows(
-    rows: Iterable[Row], *, kind: Kind = "model", pattern: str = "*", family: str | None = None, where: str = ""
+    rows: Iterable[Row], *, kind: SpecKind = "model", pattern: str = "*", family: str | None = None, where: str = ""
 ) -> list[Row]:
     """Return the rows that `pattern`, `family` and `where` all select, in the order given.
 
@@ -267,7 +271,7 @@ def _spellings(row: ModelRow | TaskRow | ExperimentRow) -> tuple[str, ...]:
     return (row.reference, *names, *(f"{row.catalog}:{name}" for name in names))
 
 
-def sort_rows(rows: Iterable[Row], *, kind: Kind = "model", by: str = "name") -> list[Row]:
+def sort_rows(rows: Iterable[Row], *, kind: SpecKind = "model", by: str = "name") -> list[Row]:
     """Return the rows sorted by a field, `-field` for descending; texts sort naturally (`x2` before `x10`).
 
     Rows without a value come last either way; equal rows keep the order of their names and versions.

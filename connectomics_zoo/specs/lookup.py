@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from connectomics_zoo import catalog
+from connectomics_zoo.catalog import SPEC_KINDS, SpecKind
 from connectomics_zoo.errors import SpecError, UnknownNameError, WeightsError, nearest
 from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.hub import fetch_spec
@@ -21,11 +22,11 @@ from connectomics_zoo.schema.experiment import ExperimentSpec, RunSpec, Spec
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.validation import validate
+from connectomics_zoo.specs.listing import names_of
 from connectomics_zoo.specs.reference import Reference, parse_reference
 
-Kind = Literal["model", "task", "experiment", "run"]
-
-_FOLDERS: dict[catalog.Kind, Kind] = {"models": "model", "tasks": "task", "experiments": "experiment"}
+LookupKind = SpecKind | Literal["run"]
+"""What a reference can mean."""
 
 _Named = TypeVar("_Named", TaskSpec, ExperimentSpec)
 
@@ -83,7 +84,7 @@ def _find_version(reference: Reference) -> _File:
     if reference.version is not None:
         current = [
             entry
-            for entry in catalog.entries("models")
+            for entry in catalog.entries("model")
             if entry.name == reference.name
             and entry.version is None
             and reference.catalog in (None, entry.catalog.name)
@@ -92,13 +93,13 @@ def _find_version(reference: Reference) -> _File:
         versions = [document.get("version") for document in documents]
         if versions == [reference.version]:
             return _File(current[0].path, current[0], documents[0])
-        beside = {entry.version for entry in catalog.entries("models") if entry.name == reference.name}
+        beside = {entry.version for entry in catalog.entries("model") if entry.name == reference.name}
         if current and reference.version not in beside:
             known = {str(version) for version in (*versions, *beside) if version is not None}
             raise UnknownNameError(
                 f"model {reference.name!r} has no version {reference.version!r}: {nearest(reference.version, known)}"
             )
-    entry = catalog.find("models", reference.name, version=reference.version, catalog=reference.catalog)
+    entry = catalog.find("model", reference.name, version=reference.version, catalog=reference.catalog)
     return _File(entry.path, entry)
 
 
@@ -173,31 +174,31 @@ def check_tag(spec: ModelSpec, tag: str | None) -> None:
 
 def get_task(ref: str | Path) -> TaskSpec:
     """Return the task called `ref`, or in the YAML file `ref`."""
-    return _read_named("tasks", ref, TaskSpec)[0]
+    return _read_named("task", ref, TaskSpec)[0]
 
 
 def get_experiment(ref: str | Path) -> ExperimentSpec:
     """Return the experiment called `ref`, or in the YAML file `ref`."""
-    return _read_named("experiments", ref, ExperimentSpec)[0]
+    return _read_named("experiment", ref, ExperimentSpec)[0]
 
 
-def _read_named(folder: catalog.Kind, ref: str | Path, kind: type[_Named]) -> tuple[_Named, _File]:
+def _read_named(kind: SpecKind, ref: str | Path, spec_type: type[_Named]) -> tuple[_Named, _File]:
     """Return a task or an experiment by name, `catalog:name`, or path."""
     if Path(ref).suffix in (".yaml", ".yml"):
         file = _File(Path(ref))
     else:
         home, _, name = str(ref).rpartition(":")
-        entry = catalog.find(folder, name, catalog=home or None)
+        entry = catalog.find(kind, name, catalog=home or None)
         file = _File(entry.path, entry)
-    return validate(kind, file.read(), source=str(file.path)), file
+    return validate(spec_type, file.read(), source=str(file.path)), file
 
 
-def find_spec(ref: str, *, kind: Kind | None = None) -> Spec:
+def find_spec(ref: str, *, kind: LookupKind | None = None) -> Spec:
     """Return the complete spec of a model, task, experiment or run; see `find`."""
     return find(ref, kind=kind).spec
 
 
-def find(ref: str, *, kind: Kind | None = None) -> Resolved:
+def find(ref: str, *, kind: LookupKind | None = None) -> Resolved:
     """Return what a reference to a spec of any kind means.
 
     Args:
@@ -210,9 +211,9 @@ def find(ref: str, *, kind: Kind | None = None) -> Resolved:
     """
     kind = kind or _kind_of_name(ref)
     if kind == "task":
-        return _named(ref, *_read_named("tasks", ref, TaskSpec))
+        return _named(ref, *_read_named("task", ref, TaskSpec))
     if kind == "experiment":
-        return _named(ref, *_read_named("experiments", ref, ExperimentSpec))
+        return _named(ref, *_read_named("experiment", ref, ExperimentSpec))
     reference = parse_reference(ref)
     if reference.path is None and reference.hub is None:
         if kind == "run":
@@ -238,33 +239,29 @@ def _named(ref: str, spec: TaskSpec | ExperimentSpec, file: _File) -> Resolved:
     return Resolved(Reference(ref, spec.name), spec, file.path, file.entry)
 
 
-def _kind_of_name(ref: str) -> Kind | None:
+def _kind_of_name(ref: str) -> SpecKind | None:
     """Return of what kind the spec called `ref` is; None where no catalogue has a spec of just that name."""
     name = ref.rpartition(":")[2]
-    kinds = [kind for kind, known in _names().items() if name in known]
+    kinds = [kind for kind in SPEC_KINDS if name in names_of(kind)]
     if len(kinds) > 1:
         raise SpecError(f"{ref!r} is a {' and a '.join(kinds)}, say which with --kind {kinds[0]}.")
     return kinds[0] if kinds else None
 
 
-def _names() -> dict[Kind, set[str]]:
-    return {kind: {entry.name for entry in catalog.entries(folder)} for folder, kind in _FOLDERS.items()}
-
-
 def _refuse_unknown(reference: Reference) -> None:
     """Refuse a name that is of no kind, as the model that it is taken for is named with a version or tag."""
-    known = set().union(*_names().values())
+    known = names_of(*SPEC_KINDS)
     if reference.name not in known:
         raise UnknownNameError(
             f"unknown model, task or experiment {reference.text!r}: {nearest(reference.name, known)}"
         )
 
 
-def _kind_of_document(document: Mapping[str, Any], *, source: Path) -> Kind:
+def _kind_of_document(document: Mapping[str, Any], *, source: Path) -> LookupKind:
     """Tell the kinds apart by the fields that only they have."""
     if document.get("kind") == "run":
         return "run"
-    marks: dict[str, Kind] = {"builder": "model", "channels": "task", "data": "experiment"}
+    marks: dict[str, SpecKind] = {"builder": "model", "channels": "task", "data": "experiment"}
     for mark, kind in marks.items():
         if mark in document:
             return kind

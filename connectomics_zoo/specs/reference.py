@@ -72,7 +72,7 @@ def parse_reference(text: str | Path | Reference) -> Reference:
             "run folder."
         )
     if is_there(path) and path.is_dir():
-        if match["name"] not in {entry.name for entry in catalog.entries("models")}:
+        if match["name"] not in {entry.name for entry in catalog.entries("model")}:
             return Reference(text=text, path=path)
         raise UnknownNameError(
             f"{text!r} is a model and a folder here, write ./{text} or {_home(match['name'])}:{text}."
@@ -113,4 +113,4 @@ def _parse_hub(text: str) -> HubReference:
 
 
 def _home(name: str) -> str:
-    return next(entry.catalog.name for entry in catalog.entries("models") if entry.name == name)
+    return next(entry.catalog.name for entry in catalog.entries("model") if entry.name == name)

@@ -158,7 +158,7 @@ def withdrawn(home: Catalog) -> list[str]:
     """
     declared: set[str] = set()
     unreadable: set[str] = set()  # reported where those files are verified
-    for entry in catalog.entries("models"):
+    for entry in catalog.entries("model"):
         if entry.catalog == home:
             try:
                 version = entry.version or read_yaml(entry.path).get("version")

@@ -56,7 +56,7 @@ def select(patterns: Sequence[str]) -> list[Target]:
     Raises:
         UnknownNameError: a pattern means nothing; the nearest names are in the message.
     """
-    entries = catalog.entries("models")
+    entries = catalog.entries("model")
     by_path = {entry.path.resolve(): entry for entry in entries}
     chosen: dict[tuple[Path | HubReference, str | None], Target] = {}
     for pattern in patterns or ["*"]:

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from connectomics_zoo import catalog
 from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
 from connectomics_zoo.runs.folder import SPEC_FILE, get_run
 from connectomics_zoo.schema.builder import encoder_modules
@@ -19,6 +18,7 @@ from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.training import TrainingSpec
 from connectomics_zoo.schema.validation import validate
+from connectomics_zoo.specs.listing import names_of
 from connectomics_zoo.specs.lookup import Resolved, find, get_spec, get_task, resolve
 from connectomics_zoo.specs.overrides import merge
 from connectomics_zoo.specs.reference import parse_reference
@@ -96,11 +96,10 @@ def _find_base(ref: str | Path) -> Resolved:
         if isinstance(found.spec, TaskSpec):
             raise SpecError(f"{ref} is a task, train an experiment or a model, with task={ref}.")
         return found
-    experiments = {entry.name for entry in catalog.entries("experiments")}
-    if str(ref).rpartition(":")[2] in experiments:
+    if str(ref).rpartition(":")[2] in names_of("experiment"):
         return find(str(ref), kind="experiment")
     reference = parse_reference(ref)
-    known = experiments | {entry.name for entry in catalog.entries("models")}
+    known = names_of("experiment", "model")
     if reference.path is None and reference.name not in known:
         raise UnknownNameError(f"unknown experiment or model {reference.name!r}: {nearest(reference.name, known)}")
     if reference.tag is not None:
@@ -136,7 +135,7 @@ def _with_parts(document: dict[str, Any]) -> dict[str, Any]:
 def complete(experiment: ExperimentSpec, *, model: ModelSpec, source: str) -> RunSpec:
     """Return `experiment` of `model` with its task and recipe resolved; see `resolve_run`."""
     if experiment.task == REQUIRED:
-        names = ", ".join(sorted({entry.name for entry in catalog.entries("tasks")}))
+        names = ", ".join(sorted(names_of("task")))
         raise SpecError(f"{source}: no task is given, add task=NAME with one of {names}.")
     task = _with_threshold(get_task(experiment.task), experiment.threshold)
     data = experiment.data

@@ -80,7 +80,7 @@ def _place(spec: ModelSpec, entry: catalog.Entry) -> Iterator[Check]:
         return
     twins = [
         item.path.name
-        for item in catalog.entries("models")
+        for item in catalog.entries("model")
         if (item.catalog, item.name, item.version) == (entry.catalog, entry.name, spec.version)
     ]
     yield Check("version", not twins, note=f"{twins[0]} has the same version, remove it" if twins else "")

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.schema.experiment import Region
 
+AnyRegion = Region | str | None
+"""A region, the text of one (`z=13:16,y=0:512`), or None for everything."""
+
 _RANGE = re.compile(r"^([zyx])=(\d{1,12}):(\d{1,12})$")
 
 
@@ -119,9 +122,7 @@ def parse_region(text: str) -> Region:
     return Region(**ranges)
 
 
-def region_box(
-    region: Region | str | None, *, shape: tuple[int, int, int], location: str, default: Box | None = None
-) -> Box:
+def region_box(region: AnyRegion, *, shape: tuple[int, int, int], location: str, default: Box | None = None) -> Box:
     """Return the box of `region` in a volume.
 
     Args:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from connectomics_zoo.errors import VolumeError
-from connectomics_zoo.schema.experiment import Region
-from connectomics_zoo.volumes.box import Box, refuse_outside, region_box
+from connectomics_zoo.volumes.box import AnyRegion, Box, refuse_outside, region_box
 
 if TYPE_CHECKING:
     from connectomics_zoo.volumes.volume import Volume
@@ -29,7 +28,7 @@ def placement_of(box: Box, *, whole_shape: tuple[int, int, int]) -> Placement | 
 
 
 def aligned_box(
-    predicted: Volume, *, shape: tuple[int, int, int], region: Region | str | None, truth: str
+    predicted: Volume, *, shape: tuple[int, int, int], region: AnyRegion, truth: str
 ) -> tuple[Box, tuple[int, int, int]]:
     """Return the part of a truth that a prediction is compared on, and where in it the prediction's first voxel lies.
 

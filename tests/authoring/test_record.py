@@ -12,7 +12,7 @@ from connectomics_zoo.errors import OutputError, SpecError
 from connectomics_zoo.files import changes, yaml_blocks
 from connectomics_zoo.files.yaml import parse_yaml, read_yaml
 from connectomics_zoo.network.build import measure
-from connectomics_zoo.schema.json_schema import KINDS, schema_text
+from connectomics_zoo.schema.json_schema import TYPES, schema_text
 from connectomics_zoo.specs import releases
 from connectomics_zoo.specs.lookup import get_spec
 from connectomics_zoo.verify import verify
@@ -43,7 +43,7 @@ def test_recording_a_new_spec_measures_it_releases_it_and_makes_verify_pass(add_
     assert [change.path.name for change in planned.changes] == [
         "tiny.yaml",
         "lock.json",
-        *(f"{kind}.schema.json" for kind in KINDS),
+        *(f"{kind}.schema.json" for kind in tuple(TYPES)),
     ]
     spec = get_spec("tiny")
     assert spec.expect == measure(spec)

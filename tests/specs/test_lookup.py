@@ -23,7 +23,7 @@ from connectomics_zoo.specs.lookup import find_spec, get_experiment, get_spec, g
 from connectomics_zoo.specs.reference import parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
 
-S_FILE = catalog.find("models", "mednext-S").path
+S_FILE = catalog.find("model", "mednext-S").path
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_a_spec_that_breaks_its_schema_names_the_file_and_the_field(tmp_path):
 
 def test_tasks_and_experiments_go_by_name_and_by_path(tmp_path):
     assert get_task("mito").name == "mito"
-    assert get_task(catalog.find("tasks", "mito").path).name == "mito"
+    assert get_task(catalog.find("task", "mito").path).name == "mito"
     path = tmp_path / "mine.yaml"
     path.write_text(EXPERIMENT)
     assert get_experiment(path).model == "mednext-S"
@@ -243,7 +243,7 @@ def test_resolving_raises_the_patch_to_a_legal_one_and_keeps_an_unchanged_networ
 
 
 def test_every_builtin_spec_is_called_after_its_file_and_lies_in_its_family():
-    models = [entry for entry in catalog.entries("models") if entry.catalog.name == "zoo"]
+    models = [entry for entry in catalog.entries("model") if entry.catalog.name == "zoo"]
     assert len(models) >= 8
     for entry in models:
         spec = get_spec(entry.path)
@@ -322,7 +322,7 @@ def test_a_stale_catalogue_takes_no_other_with_it_and_nothing_is_imported(tmp_pa
         (tmp_path / package / "__init__.py").write_text(
             "raise RuntimeError('a catalogue is found without importing it')"
         )
-    shutil.copy(catalog.find("tasks", "mito").path, tmp_path / "parent" / "zoo" / "specs" / "tasks" / "other.yaml")
+    shutil.copy(catalog.find("task", "mito").path, tmp_path / "parent" / "zoo" / "specs" / "tasks" / "other.yaml")
     result = _zoo_with(tmp_path, "list", "--kind", "task", "good:*")
     assert result.returncode == 0
     assert result.stdout.splitlines()[2].startswith("other  mitochondria")

@@ -15,14 +15,14 @@ from connectomics_zoo.specs import releases
 from connectomics_zoo.specs.lookup import get_spec
 
 HOME = next(item for item in catalog.catalogs() if item.name == "zoo")
-ENTRIES = [entry for entry in catalog.entries("models") if entry.catalog == HOME]
+ENTRIES = [entry for entry in catalog.entries("model") if entry.catalog == HOME]
 SPEC = get_spec("mednext-S")
 RELEASED = releases.content(SPEC)
 
 
 def changed(**changes):
     """mednext-S with other top-level fields."""
-    document = read_yaml(catalog.find("models", "mednext-S").path) | changes
+    document = read_yaml(catalog.find("model", "mednext-S").path) | changes
     return ModelSpec.model_validate(document)
 
 
@@ -62,7 +62,7 @@ def test_a_change_of_what_determines_the_network_is_named_with_both_values(chang
 
 
 def test_a_change_deep_in_a_list_is_named_by_its_index():
-    document = read_yaml(catalog.find("models", "mednext-S").path)
+    document = read_yaml(catalog.find("model", "mednext-S").path)
     document["outputs"][2]["loss_weight"] = 0.3
     document["expect"]["probe"]["outputs"]["ds_1"]["rms"] = 1.0
     findings = releases.check(ModelSpec.model_validate(document), home=HOME)
@@ -79,7 +79,7 @@ def test_an_output_less_is_one_finding():
 
 
 def test_prose_and_weights_may_change():
-    source = read_yaml(catalog.find("models", "mednext-S").path)["source"]
+    source = read_yaml(catalog.find("model", "mednext-S").path)["source"]
     entry = {"file": "a.safetensors", "sha256": "0" * 64, "task": "mito", "dataset": "A volume.", "license": "MIT"}
     spec = changed(
         summary="Other words.",
@@ -121,7 +121,7 @@ def test_a_field_that_a_type_gained_since_is_a_change_when_it_is_set(part, field
 
 
 def test_a_changed_default_is_found_although_the_spec_does_not_state_it():
-    assert "norm" not in read_yaml(catalog.find("models", "mednext-S").path)["arch"]
+    assert "norm" not in read_yaml(catalog.find("model", "mednext-S").path)["arch"]
     released = RELEASED | {"arch": RELEASED["arch"] | {"norm": "layer"}}
     assert found(releases.compare(SPEC, released)) == [("arch.norm", "group", "layer")]
 

@@ -30,7 +30,7 @@ from connectomics_zoo.train.trainer import first_network
 from connectomics_zoo.weights.storage import read_weights
 from connectomics_zoo.weights.transfer import find_roles
 
-MODELS = sorted(entry.name for entry in catalog.entries("models"))
+MODELS = sorted(entry.name for entry in catalog.entries("model"))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from connectomics_zoo.schema.model import Probe
 from connectomics_zoo.specs.lookup import get_spec
 from connectomics_zoo.verify import forward_level, verify
 
-ENTRIES = catalog.entries("models")
+ENTRIES = catalog.entries("model")
 PROVED = ("schema_version", "arch", "input", "outputs", "expect", "training")
 
 
@@ -67,7 +67,7 @@ def proved_leaves(document):
 
 def test_the_mutations_cover_what_they_should():
     assert len(ENTRIES) >= 9
-    numbers = [text_of(leaf) for leaf in proved_leaves(read_yaml(catalog.find("models", "mednext-S").path))]
+    numbers = [text_of(leaf) for leaf in proved_leaves(read_yaml(catalog.find("model", "mednext-S").path))]
     assert len(numbers) > 80
     assert {
         "schema_version",
@@ -99,7 +99,7 @@ def test_no_number_of_a_released_spec_can_change(entry, tmp_path):
 
 @pytest.mark.parametrize("name", unlocked_models())
 def test_every_number_about_the_network_is_found_wrong_by_measuring_it(name, tmp_path):
-    document = read_yaml(catalog.find("models", name).path) | {"name": "mutant"}
+    document = read_yaml(catalog.find("model", name).path) | {"name": "mutant"}
     assert verify_document(tmp_path, document, "build").passed
     unnoticed = []
     for leaf in leaves(document):
@@ -129,7 +129,7 @@ def test_every_number_of_the_probe_is_found_wrong_by_computing_it(name):
 
 @pytest.mark.parametrize("path", ["outputs.output.rms", "input_shape[0]"])
 def test_a_wrong_probe_fails_level_forward(path, tmp_path):
-    document = read_yaml(catalog.find("models", "mednext-S").path) | {"name": "mutant"}
+    document = read_yaml(catalog.find("model", "mednext-S").path) | {"name": "mutant"}
     (leaf,) = (leaf for leaf in leaves(document) if text_of(leaf) == f"expect.probe.{path}")
     model = verify_document(tmp_path, mutated(document, leaf), "forward")
     assert [(check.level, check.path) for check in model.failures] == [
@@ -139,7 +139,7 @@ def test_a_wrong_probe_fails_level_forward(path, tmp_path):
 
 @pytest.mark.parametrize("change", [{"base_channels": 33}, {"kernel_size": 5}, {"block_counts": [2] * 8 + [3]}])
 def test_another_architecture_is_found_by_what_was_recorded(change, tmp_path):
-    document = read_yaml(catalog.find("models", "mednext-S").path) | {"name": "mutant"}
+    document = read_yaml(catalog.find("model", "mednext-S").path) | {"name": "mutant"}
     document["arch"] |= change
     paths = {check.path for check in verify_document(tmp_path, document, "build").failures}
     assert {"expect.parameters.training", "expect.fingerprint", "expect.flops.total"} <= paths

@@ -33,7 +33,7 @@ from connectomics_zoo.verify import LEVELS, forward_level, verify
 from connectomics_zoo.verify.meta_pass import MetaPass
 from connectomics_zoo.weights.storage import write_weights
 
-S_FILE = catalog.find("models", "mednext-S").path
+S_FILE = catalog.find("model", "mednext-S").path
 
 PUBLISHED = {  # Roy et al. 2023: one input channel, two outputs, with deep supervision
     "mednext-S": 5_552_843,
@@ -81,7 +81,7 @@ def failures(report):
 
 
 def test_every_spec_of_every_catalogue_passes_at_level_build():
-    entries = catalog.entries("models")
+    entries = catalog.entries("model")
     report = verify(level="build")
     assert [(model.source, [check.describe() for check in model.failures]) for model in report.models] == [
         (f"{entry.catalog.name}:{entry.path.stem}", []) for entry in entries
@@ -116,7 +116,7 @@ def test_a_mednext_has_the_published_number_of_parameters(name):
 
 def test_mednext_custom_states_every_parameter_of_the_network():
     spec = get_spec("mednext_custom")
-    stated = read_yaml(catalog.find("models", "mednext_custom").path)["arch"]
+    stated = read_yaml(catalog.find("model", "mednext_custom").path)["arch"]
     assert list(stated) == list(type(spec.arch).model_fields)
 
 
@@ -160,7 +160,7 @@ def test_a_wildcard_that_means_no_model_means_weights():
 
 def test_the_name_of_a_family_means_all_of_it():
     assert [target.path.stem for target in select(["mednext"])] == [
-        entry.path.stem for entry in catalog.entries("models") if entry.family == "mednext"
+        entry.path.stem for entry in catalog.entries("model") if entry.family == "mednext"
     ]
 
 

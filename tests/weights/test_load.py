@@ -64,7 +64,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 """A small architecture for each builder of the catalogue."""
 
-MODELS = sorted({entry.name for entry in catalog.entries("models")})
+MODELS = sorted({entry.name for entry in catalog.entries("model")})
 
 PLAIN_BUILDER = '''
 """A batch norm and a convolution: stem and head in one, without deep supervision."""

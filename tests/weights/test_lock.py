@@ -147,7 +147,7 @@ def test_a_field_that_the_builder_gained_counts_where_it_is_used(lock, request, 
     gains(monkeypatch, arch={"stem_kernel": (int, 1)})
     changed = releases.find_released("mednext-S@1.0.0")
     path = find_pretrained(WEIGHTS).path
-    document = read_yaml(catalog.find("models", "mednext-S").path) | {"arch": changed["arch"] | {"stem_kernel": 3}}
+    document = read_yaml(catalog.find("model", "mednext-S").path) | {"arch": changed["arch"] | {"stem_kernel": 3}}
     monkeypatch.setattr("connectomics_zoo.specs.lookup.read_yaml", lambda _: document)
     assert find_pretrained(WEIGHTS).path == path
     with pytest.raises(WeightsError, match="another network"):
@@ -155,7 +155,7 @@ def test_a_field_that_the_builder_gained_counts_where_it_is_used(lock, request, 
 
 
 def test_another_recipe_is_no_other_network(new_lock, monkeypatch):
-    document = read_yaml(catalog.find("models", "mednext-S").path)
+    document = read_yaml(catalog.find("model", "mednext-S").path)
     document["training"]["learning_rate"] = 0.5
     document["expect"] = None
     monkeypatch.setattr("connectomics_zoo.specs.lookup.read_yaml", lambda _: document)

@@ -75,7 +75,7 @@ CASES: list[tuple[str, Arch]] = [
     ("monai_dynunet", DYNUNET | {"norm": "batch", "residual": True}),
 ]
 BUILDERS = dict(CASES[::-1])
-SPECS = [entry.name for entry in catalog.entries("models") if entry.path.parent.name in ("monai", "rsunet")]
+SPECS = [entry.name for entry in catalog.entries("model") if entry.path.parent.name in ("monai", "rsunet")]
 
 
 def refusal(name: str, arch: Arch) -> str:

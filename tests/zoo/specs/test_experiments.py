@@ -19,8 +19,8 @@ from connectomics_zoo.specs.lookup import get_experiment, get_spec, get_task
 from connectomics_zoo.train.inspection import warn_of_overlap
 from connectomics_zoo.train.resolve import resolve_run
 
-TASKS = sorted(entry.name for entry in catalog.entries("tasks"))
-EXPERIMENTS = sorted(entry.name for entry in catalog.entries("experiments"))
+TASKS = sorted(entry.name for entry in catalog.entries("task"))
+EXPERIMENTS = sorted(entry.name for entry in catalog.entries("experiment"))
 DATA = SHARED / "data"
 
 

@@ -16,7 +16,7 @@ from connectomics_zoo.weights.pretrained import find_run
 
 SHIPPED = {
     f"{entry.name}.{tag}": weights
-    for entry in catalog.entries("models")
+    for entry in catalog.entries("model")
     for tag, weights in get_spec(entry.path).weights.items()
     if weights.source == "package"
 }
