@@ -24,7 +24,7 @@ from connectomics_zoo.errors import SpecError, WeightsError, ZooError
 from connectomics_zoo.files.safetensors import read_header
 from connectomics_zoo.files.yaml import dump_yaml, parse_yaml, read_yaml
 from connectomics_zoo.hub import HubReference
-from connectomics_zoo.network.build import build, measure_static
+from connectomics_zoo.network.build import build, measure_static_expectation
 from connectomics_zoo.runs.folder import get_run
 from connectomics_zoo.specs.identity import network_of
 from connectomics_zoo.specs.lookup import get_experiment, get_spec, get_task, run_of_document
@@ -43,7 +43,9 @@ TASKS = [read_yaml(entry.path) for entry in entries("task")]
 EXPERIMENTS = [read_yaml(entry.path) for entry in entries("experiment")]
 PAIR = {"image": "volume.h5:raw", "label": "volume.h5:mito"}
 MADE = make_run({"train": [PAIR], "root": "???"})
-MADE = MADE.model_copy(update={"model": MADE.model.model_copy(update={"expect": measure_static(MADE.model)})})
+MADE = MADE.model_copy(
+    update={"model": MADE.model.model_copy(update={"expect": measure_static_expectation(MADE.model)})}
+)
 RUN = json.loads(MADE.model_dump_json(exclude_none=True))
 
 

@@ -55,6 +55,6 @@ def new_spec(name: str, *, base: str | Path | ModelSpec, changes: Mapping[str, A
         document["summary"] = f"{story}."
     spec = validate(ModelSpec, document, source=name)
     # Imported here, so that what is not allowed is refused before torch is imported.
-    from connectomics_zoo.network.build import measure
+    from connectomics_zoo.network.build import measure_expectation
 
-    return spec.model_copy(update={"expect": measure(spec)})
+    return spec.model_copy(update={"expect": measure_expectation(spec)})

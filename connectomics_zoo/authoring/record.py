@@ -17,7 +17,7 @@ from connectomics_zoo.errors import SpecError
 from connectomics_zoo.files.changes import FileChange
 from connectomics_zoo.files.yaml import parse_yaml, read_yaml
 from connectomics_zoo.files.yaml_blocks import replace_block
-from connectomics_zoo.network.build import measure
+from connectomics_zoo.network.build import measure_expectation
 from connectomics_zoo.schema.json_schema import TYPES, schema_text
 from connectomics_zoo.schema.model import Expectation, ModelSpec
 from connectomics_zoo.schema.progress import Progress
@@ -25,7 +25,7 @@ from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.specs import releases
 from connectomics_zoo.specs.content import digest, plain
 from connectomics_zoo.specs.expectation import compare_counts, compare_probe, equal
-from connectomics_zoo.specs.selection import Target, select
+from connectomics_zoo.specs.selection import Target, select_specs
 
 SCHEMAS = "specs/schema"
 """Where a catalogue's JSON Schemas lie in its folder."""
@@ -56,7 +56,7 @@ def plan(
         UnknownNameError: a pattern means nothing.
         SpecError: a spec is not valid, or its `expect` is not a block of its own.
     """
-    targets = select(patterns)
+    targets = select_specs(patterns)
     changes: list[FileChange] = []
     refused: list[str] = []
     locks = {target.entry.catalog: releases.read_lock(target.entry.catalog) for target in targets if target.entry}
@@ -91,7 +91,7 @@ def _record_expectation(target: Target) -> tuple[ModelSpec, list[FileChange]]:
     if target.is_run:
         raise SpecError(f"{target.path}: a run's spec is written by zoo train, record the model's own.")
     spec = validate(ModelSpec, read_yaml(target.path), source=str(target.path))
-    measured = measure(spec)
+    measured = measure_expectation(spec)
     reasons = _news(spec.expect, measured)
     if not reasons:
         return spec, []
@@ -119,7 +119,7 @@ def _news(declared: Expectation | None, measured: Expectation) -> list[str]:
 def _lock_spec(spec: ModelSpec, known: releases.Lock, *, relock: bool) -> list[str]:
     """Put `spec` into the lock `known`, where it is new or `relock` allows it; return why not, otherwise."""
     released = known.get(spec.reference)
-    findings = [] if released is None else releases.compare(spec, released)
+    findings = [] if released is None else releases.compare_release(spec, released)
     if findings and not relock:
         return [
             f"{spec.reference} is released, and {path} would change from {_short(before)} to {_short(after)}: "

@@ -8,7 +8,7 @@ from typing import Any
 
 from connectomics_zoo.bench.machine import Machine
 from connectomics_zoo.bench.timing import Timing
-from connectomics_zoo.bench.variants import BASELINE, Implementation, Mode, Precision, Variant
+from connectomics_zoo.bench.variants import BASELINE, BenchPrecision, Implementation, Mode, Variant
 
 TRAINING_FLOPS = 3
 """Operations of a training step per operation of a forward pass: the backward pass has two for each of them."""
@@ -22,7 +22,7 @@ class Measurement:
     """What was timed: a forward pass, or a training step without the optimiser's."""
     implementation: Implementation
     """The network's plain implementation, or the one that is used by default."""
-    precision: Precision
+    precision: BenchPrecision
     """Arithmetic; `bfloat16` is autocast."""
     seconds: float
     """Median of the rounds."""

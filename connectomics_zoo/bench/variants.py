@@ -20,7 +20,7 @@ Implementation = Literal["plain", "default"]
 """`plain`: the specification of the network, eager, contiguous; `default`: what `load` gives, in inference prepared as
 `predict` does it."""
 
-Precision = Literal["float32", "bfloat16"]
+BenchPrecision = Literal["float32", "bfloat16"]
 """`bfloat16` is torch's autocast."""
 
 Mode = Literal["inference", "training"]
@@ -34,14 +34,14 @@ class Variant(NamedTuple):
     """How a network is run."""
 
     implementation: Implementation
-    precision: Precision
+    precision: BenchPrecision
 
 
 BASELINE = Variant("plain", "float32")
 """What everything is compared with."""
 
 
-def variants(precisions: tuple[Precision, ...]) -> tuple[Variant, ...]:
+def variants(precisions: tuple[BenchPrecision, ...]) -> tuple[Variant, ...]:
     """Return the variants in `precisions`, the baseline first."""
     beside = [
         variant for precision in precisions for variant in (Variant("plain", precision), Variant("default", precision))
@@ -49,7 +49,7 @@ def variants(precisions: tuple[Precision, ...]) -> tuple[Variant, ...]:
     return tuple(dict.fromkeys([BASELINE, *beside]))
 
 
-def supported_precisions(device: torch.device) -> tuple[Precision, ...]:
+def supported_precisions(device: torch.device) -> tuple[BenchPrecision, ...]:
     """Return the precisions that `device` computes in by itself."""
     if device.type == "cpu":
         has_bfloat16 = cpu_has_bfloat16()
@@ -58,7 +58,7 @@ def supported_precisions(device: torch.device) -> tuple[Precision, ...]:
     return ("float32", "bfloat16") if has_bfloat16 else ("float32",)
 
 
-def check_precisions(precisions: tuple[Precision, ...], device: torch.device) -> None:
+def check_precisions(precisions: tuple[BenchPrecision, ...], device: torch.device) -> None:
     """Refuse bfloat16 where torch cannot even emulate it.
 
     Raises:
@@ -170,5 +170,5 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _autocast(precision: Precision, device: torch.device) -> torch.autocast:
+def _autocast(precision: BenchPrecision, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")

@@ -39,11 +39,11 @@ def command(first: str, second: str, kind: Any, as_json: bool) -> None:
     Whether two models are the same network is judged by what was measured of them: fingerprint, probe, input and
     outputs. The exit code is 0 whether they differ or not.
     """
-    from connectomics_zoo.specs.diff import compare
+    from connectomics_zoo.specs.diff import diff_specs
     from connectomics_zoo.specs.lookup import find_spec
 
     specs = find_spec(first, kind=kind), find_spec(second, kind=kind)
-    comparison = compare(specs[0], second=specs[1])
+    comparison = diff_specs(specs[0], second=specs[1])
     for ref, spec in zip((first, second), specs, strict=True):
         _note_unmeasured(ref, spec)
     if as_json:

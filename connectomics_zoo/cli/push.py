@@ -70,9 +70,9 @@ def command(
         remote={"--private": private, "--tag": tag, "--message": message, "--write": spec},
         no_pictures=no_pictures,
     )
-    from connectomics_zoo.push import PREVIEW, Request, preview, push, ship
+    from connectomics_zoo.push import PREVIEW, PushRequest, preview, push, ship
 
-    request = Request(run, name=name, half=half, license=license, attribution=attribution)
+    request = PushRequest(run, name=name, half=half, license=license, attribution=attribution)
     if ships:
         folder = (output or run / PREVIEW) if dry_run else None
         report = ship(request, Path(target), output=folder, tell=note)

@@ -20,12 +20,12 @@ def command(patterns: tuple[str, ...], check: bool, relock: bool) -> None:
     --relock is given; every change is printed.
     """
     from connectomics_zoo.authoring.record import plan
-    from connectomics_zoo.files.changes import write
+    from connectomics_zoo.files.changes import write_changes
 
     with show_progress("record") as progress:
         planned = plan(patterns, relock=relock, progress=progress)
     if not check:
-        write(planned.changes)
+        write_changes(planned.changes)
     for change in planned.changes:
         for reason in change.reasons:
             click.echo(f"{change.path}: {reason}")

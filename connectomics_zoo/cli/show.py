@@ -289,9 +289,9 @@ def _print_volumes(data: DataSpec) -> None:
 def _print_changes(spec: Spec, declared: Spec) -> None:
     if spec is declared:
         return
-    from connectomics_zoo.specs.diff import compare
+    from connectomics_zoo.specs.diff import diff_specs
 
-    differences = compare(declared, second=spec).differences
+    differences = diff_specs(declared, second=spec).differences
     rows = [
         (item.path, _value(item.before), _value(item.after))
         for item in differences

@@ -19,7 +19,7 @@ from connectomics_zoo.convert.pick import Picked, pick, pick_at, recognise, unre
 from connectomics_zoo.errors import OutputError, WeightsError
 from connectomics_zoo.files.atomic import refuse_existing, whole_folder
 from connectomics_zoo.files.digests import file_sha256, write_sums
-from connectomics_zoo.network.build import build, build_meta, count_parameters, measure
+from connectomics_zoo.network.build import build, build_meta, count_parameters, measure_expectation
 from connectomics_zoo.runs.folder import SPEC_FILE, WEIGHTS_FILE
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.specs.lookup import get_spec
@@ -186,7 +186,7 @@ def _tensors_of(fit: Fit, picked: Picked, *, source: str) -> dict[str, Tensor]:
 
 def _spec_of(fit: Fit, file: Path) -> ModelSpec:
     """Return the complete spec of the network; with other channels it is not the released one, and says so."""
-    spec = fit.spec.model_copy(update={"weights": {}, "expect": fit.spec.expect or measure(fit.spec)})
+    spec = fit.spec.model_copy(update={"weights": {}, "expect": fit.spec.expect or measure_expectation(fit.spec)})
     if fit.spec is fit.declared:
         return spec
     channels = f"{spec.input.channels} input and {spec.outputs[0].channels} output channels"

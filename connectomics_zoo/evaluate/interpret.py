@@ -12,7 +12,7 @@ from connectomics_zoo.scores.contingency import Contingency
 from connectomics_zoo.volumes import StoredPrediction, Volume
 from connectomics_zoo.volumes.prediction import as_byte
 
-Kind = Literal["semantic", "instances"]
+ScoreKind = Literal["semantic", "instances"]
 
 OBJECTS = "objects, one for each label"
 
@@ -21,7 +21,7 @@ OBJECTS = "objects, one for each label"
 class Reading:
     """What the prediction's values mean."""
 
-    kind: Kind
+    kind: ScoreKind
     text: str
     above: float | None
     """Foreground is what lies above; None for class labels and instances."""
@@ -33,7 +33,7 @@ def interpret(
     predicted: Volume,
     table: Contingency,
     *,
-    kind: Kind | None,
+    kind: ScoreKind | None,
     threshold: float | None,
     cut: float | None,
     said: StoredPrediction,
@@ -93,7 +93,7 @@ def interpret(
     return Reading("semantic", f"{'labels, as the file says' if is_label else 'a mask'}, foreground above 0", 0)
 
 
-def _declared_objects(kind: Kind | None) -> Reading:
+def _declared_objects(kind: ScoreKind | None) -> Reading:
     """Read objects as such, few or none as they may be, or where asked for as the foreground that they make up."""
     if kind == "semantic":
         return Reading("semantic", "objects, as the file says, foreground above 0", 0)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.evaluate.blocks import BLOCK, read_blocks, relabelled
-from connectomics_zoo.evaluate.interpret import OBJECTS, Kind, Reading, interpret
+from connectomics_zoo.evaluate.interpret import OBJECTS, Reading, ScoreKind, interpret
 from connectomics_zoo.scores.contingency import Contingency, count_pairs, leave_out, merge_pairs
 from connectomics_zoo.scores.run_length import labels_at, run_length_scores, skeletons_in
 from connectomics_zoo.scores.scores import class_scores, foreground_scores, object_scores, partition_scores
@@ -42,7 +42,7 @@ class Report:
     """The truth; None where there are skeletons alone."""
     skeletons: str | None
     """The skeletons."""
-    kind: Kind
+    kind: ScoreKind
     """`semantic`: the overlap of foregrounds or classes; `instances`: how objects were split, merged and found."""
     read_as: str
     """How the prediction's values were understood."""
@@ -66,7 +66,7 @@ def evaluate(
     prediction: str | Path,
     truth: str | Path | None = None,
     *,
-    kind: Kind | None = None,
+    kind: ScoreKind | None = None,
     threshold: float | None = None,
     region: AnyRegion = None,
     ignore_labels: Sequence[int] | None = None,
@@ -160,7 +160,7 @@ def _opened(
 
 def _check_options(
     *,
-    kind: Kind | None,
+    kind: ScoreKind | None,
     threshold: float | None,
     truth: str | Path | None,
     mask: str | Path | None,
@@ -172,8 +172,8 @@ def _check_options(
         raise SpecError(
             "relabel makes objects of the truth, give the truth, and leave out kind 'semantic' and threshold."
         )
-    if kind is not None and kind not in get_args(Kind):
-        raise SpecError(f"kind {kind!r} is not known, give {' or '.join(get_args(Kind))}.")
+    if kind is not None and kind not in get_args(ScoreKind):
+        raise SpecError(f"kind {kind!r} is not known, give {' or '.join(get_args(ScoreKind))}.")
     if threshold is not None and not 0 < threshold < 1:
         raise SpecError(f"the threshold {threshold} is not inside 0..1, uint8 is compared with 255 times it.")
     if threshold is not None and kind == "instances":
@@ -195,7 +195,7 @@ def _compared(
     *,
     box: Box,
     offset: tuple[int, int, int],
-    kind: Kind | None,
+    kind: ScoreKind | None,
     threshold: float | None,
     ignore_labels: Sequence[int] | None,
     unlabelled: int | None,

@@ -21,7 +21,7 @@ class FileChange:
     """What changes in it, one line each."""
 
 
-def write(changes: Sequence[FileChange]) -> None:
+def write_changes(changes: Sequence[FileChange]) -> None:
     """Put the texts of `changes` in place, each file at once.
 
     Raises:

@@ -232,7 +232,7 @@ def _round(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def measure_static(spec: ModelSpec) -> Expectation:
+def measure_static_expectation(spec: ModelSpec) -> Expectation:
     """Return counts and fingerprint of `spec`, from builds without memory."""
     full = build_meta(spec, deep_supervision=True)
     single = build_meta(spec, deep_supervision=False)
@@ -243,11 +243,11 @@ def measure_static(spec: ModelSpec) -> Expectation:
     )
 
 
-def measure(spec: ModelSpec) -> Expectation:
+def measure_expectation(spec: ModelSpec) -> Expectation:
     """Return everything that `expect` declares, from real builds; takes a forward pass at the smallest size."""
     single = build_meta(spec, deep_supervision=False)
     shape = flops_shape(spec)
-    return measure_static(spec).model_copy(
+    return measure_static_expectation(spec).model_copy(
         update={
             "flops": Flops(input_shape=shape, total=count_flops(single, shape)),
             "probe": run_probe(spec, probe_shape(spec)),

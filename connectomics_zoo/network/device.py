@@ -52,7 +52,7 @@ def choose_device(name: str, *, engine: Engine) -> torch.device:
     return device
 
 
-def choose_precision(asked: AskedPrecision, *, run: RunSpec, device: torch.device) -> Precision:
+def prediction_precision(asked: AskedPrecision, *, run: RunSpec, device: torch.device) -> Precision:
     """Return the precision asked for; `auto` is the run's own on a CUDA device that computes in it, else float32.
 
     On the CPU `auto` stays with float32, which gives the same numbers on every machine.

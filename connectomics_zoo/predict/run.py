@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectomics_zoo.errors import VolumeError
-from connectomics_zoo.network.device import AskedPrecision, Engine, Precision, choose_device, choose_precision
+from connectomics_zoo.network.device import AskedPrecision, Engine, Precision, choose_device, prediction_precision
 from connectomics_zoo.predict import plan
 from connectomics_zoo.predict.checks import (
     DType,
@@ -165,7 +165,7 @@ def predict(
         check_turns(spec, chosen, voxel_size_nm=source.voxel_size_nm or spec.data.voxel_size_nm)
         refuse_own_input(source.location, out)
         where = choose_device(device, engine=engine)
-        used = choose_precision(precision, run=spec, device=where)
+        used = prediction_precision(precision, run=spec, device=where)
         geometry = _geometry(source, spec, window=chosen.window, overlap=chosen.overlap, region=region)
         job = _Job(spec, geometry, output=output, dtype=dtype, batch_size=batch_size)
         forward = make_forward(

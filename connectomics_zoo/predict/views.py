@@ -44,7 +44,7 @@ DESCRIPTOR_AXES: dict[str, tuple[str, tuple[int, ...]]] = {
 which each flip changes its sign."""
 
 
-class Part(NamedTuple):
+class ViewPart(NamedTuple):
     """Where a view has the values of a channel."""
 
     channel: int
@@ -61,7 +61,7 @@ class View:
     """Whether y and x are exchanged; with the flips, that makes all turns by 90 degrees within a section."""
     flipped: tuple[int, ...]
     """The axes (0 for z, 1 for y, 2 for x) that are flipped after that."""
-    parts: tuple[Part | None, ...]
+    parts: tuple[ViewPart | None, ...]
     """One for each channel of the task, None where the view says nothing of it."""
 
     def show(self, windows: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ def _coverage(views: tuple[View, ...], index: int) -> tuple[int, int]:
     return sum(part is not None for part in parts) - reverse, reverse
 
 
-def _parts(task: TaskSpec, *, exchanged: bool, flipped: tuple[int, ...], views: Views) -> Iterator[Part | None]:
+def _parts(task: TaskSpec, *, exchanged: bool, flipped: tuple[int, ...], views: Views) -> Iterator[ViewPart | None]:
     """Yield where a view has each channel of the task."""
     for index, channel in enumerate(task.channels):
         if channel.target.kind == "affinity":
@@ -187,10 +187,10 @@ def _parts(task: TaskSpec, *, exchanged: bool, flipped: tuple[int, ...], views: 
         elif channel.target.kind == "lsd":
             yield _descriptor_part(task, channel, exchanged=exchanged, flipped=flipped, views=views)
         else:
-            yield Part(index, is_reversed=False)
+            yield ViewPart(index, is_reversed=False)
 
 
-def _affinity_part(task: TaskSpec, index: int, *, exchanged: bool, flipped: tuple[int, ...], views: Views) -> Part:
+def _affinity_part(task: TaskSpec, index: int, *, exchanged: bool, flipped: tuple[int, ...], views: Views) -> ViewPart:
     offsets = dict(zip(affinity_channels(task), convention_of(task).offsets, strict=True))
     own = task.channels[index]
     z, y, x = offsets[index]
@@ -201,7 +201,7 @@ def _affinity_part(task: TaskSpec, index: int, *, exchanged: bool, flipped: tupl
     for wanted, is_reversed in ((seen, False), (opposite, True)):
         for other, offset in offsets.items():
             if offset == wanted and _is_like(task.channels[other], own):
-                return Part(other, is_reversed)
+                return ViewPart(other, is_reversed)
     raise SpecError(
         f"views {views} show the channel {own.name!r} with the offset {list(seen)} (z, y, x), and {task.name} has none "
         f"like it there: give views {_fewer(views)}."
@@ -210,7 +210,7 @@ def _affinity_part(task: TaskSpec, index: int, *, exchanged: bool, flipped: tupl
 
 def _descriptor_part(
     task: TaskSpec, own: ChannelSpec, *, exchanged: bool, flipped: tuple[int, ...], views: Views
-) -> Part | None:
+) -> ViewPart | None:
     assert own.target.component is not None
     seen = DESCRIPTOR_AXES[own.target.component][0] if exchanged else own.target.component
     if len(set(DESCRIPTOR_AXES[seen][1]) & set(flipped)) % 2:
@@ -218,7 +218,7 @@ def _descriptor_part(
     for index, channel in enumerate(task.channels):
         same_width = channel.target.sigma_nm == own.target.sigma_nm
         if channel.target.component == seen and same_width and channel.activation == own.activation:
-            return Part(index, is_reversed=False)
+            return ViewPart(index, is_reversed=False)
     raise SpecError(
         f"views {views} show the channel {own.name!r} as the component {seen}, and {task.name} has none like "
         f"it there: give views {_fewer(views)}."

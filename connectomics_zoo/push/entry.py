@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from connectomics_zoo.errors import OutputError, SpecError, WeightsError
-from connectomics_zoo.files.changes import FileChange, write
+from connectomics_zoo.files.changes import FileChange, write_changes
 from connectomics_zoo.files.yaml import dump_yaml, parse_yaml, read_yaml
 from connectomics_zoo.files.yaml_blocks import find_block, replace_block
 from connectomics_zoo.push.provenance import describe_dataset, describe_recipe, describe_split
@@ -111,7 +111,7 @@ def write_entry(path: Path, tag: str, entry: WeightsEntry) -> bool:
     changed = changed_text(path, tag, entry)
     if changed is None:
         return False
-    write([FileChange(path.resolve(), changed, (f"weights.{tag}",))])
+    write_changes([FileChange(path.resolve(), changed, (f"weights.{tag}",))])
     return True
 
 

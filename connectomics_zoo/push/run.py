@@ -30,7 +30,7 @@ from connectomics_zoo.push.entry import (
 from connectomics_zoo.push.folder import OPTIONAL_FILES, copy_files, file_sizes, refuse_other_content
 from connectomics_zoo.push.measured import PICTURE_FILE, Tell, measure_numbers, measure_objects
 from connectomics_zoo.push.package import Package, make_package, refuse_leaks_of
-from connectomics_zoo.push.trained import Request, Trained, read_trained, require_verified, write_trained
+from connectomics_zoo.push.trained import PushRequest, Trained, read_trained, require_verified, write_trained
 from connectomics_zoo.runs.folder import PREVIEW, SPEC_FILE, TUNED_FILE, WEIGHTS_FILE
 from connectomics_zoo.schema.base import RepoId
 from connectomics_zoo.schema.model import WeightsEntry
@@ -65,7 +65,7 @@ class PushReport:
 
 
 def push(
-    request: Request,
+    request: PushRequest,
     repo: str,
     *,
     private: bool = False,
@@ -99,7 +99,7 @@ def push(
     trained = read_trained(request)
     if spec is not None:
         read_own_spec(spec, trained)
-    repository = upload.look(repo, private=private)
+    repository = upload.inspect_repository(repo, private=private)
     upload.refuse_foreign(repository, model=trained.public.model.name)
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -140,7 +140,7 @@ def push(
 
 
 def preview(
-    request: Request, repo: str, *, output: Path | None = None, pictures: bool = True, tell: Tell
+    request: PushRequest, repo: str, *, output: Path | None = None, pictures: bool = True, tell: Tell
 ) -> PushReport:
     """Write everything that `push` would upload into a folder, and touch no network.
 
@@ -182,7 +182,7 @@ def preview(
     )
 
 
-def ship(request: Request, spec: Path, *, output: Path | None = None, tell: Tell | None = None) -> PushReport:
+def ship(request: PushRequest, spec: Path, *, output: Path | None = None, tell: Tell | None = None) -> PushReport:
     """Put the weights of a run beside the spec file of their model, as `<model>.<tag>.safetensors`, with their entry.
 
     Args:

@@ -29,7 +29,7 @@ from connectomics_zoo.weights.storage import read_weights
 
 
 @dataclass(frozen=True)
-class Request:
+class PushRequest:
     """What is to be given away, and what its owner says about it."""
 
     run: Path
@@ -73,7 +73,7 @@ class Trained:
     """The same without them."""
 
 
-def read_trained(request: Request) -> Trained:
+def read_trained(request: PushRequest) -> Trained:
     """Return what is given away, read and checked, but for `require_verified`.
 
     Raises:

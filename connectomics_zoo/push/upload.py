@@ -47,7 +47,7 @@ class Repository:
     """The commit of each tag."""
 
 
-def look(repo: str, *, private: bool) -> Repository:
+def inspect_repository(repo: str, *, private: bool) -> Repository:
     """Return what the repository is now; nothing is changed.
 
     Raises:
@@ -109,7 +109,7 @@ def create(repository: Repository) -> Repository:
     with explained(f"hf://{repository.name}"):
         # None leaves it to the organisation's own rule, which may be that all is private.
         HfApi().create_repo(repository.name, private=True if repository.private else None, exist_ok=True)
-    return look(repository.name, private=repository.private)
+    return inspect_repository(repository.name, private=repository.private)
 
 
 def holds(repository: Repository, files: Mapping[str, Path]) -> bool:

@@ -119,7 +119,7 @@ def schema_text(kind: SpecKind, *, home: str | None = None) -> str:
     return json.dumps(schema_for(kind, home=home), indent=2, ensure_ascii=False) + "\n"
 
 
-class Finding(NamedTuple):
+class SchemaViolation(NamedTuple):
     """What is wrong with a document."""
 
     path: str
@@ -133,10 +133,10 @@ def check_document(kind: SpecKind, document: Any) -> list[str]:
 
     As in pydantic's strict mode, and unlike in plain JSON Schema, 1.0 is no whole number.
     """
-    return [f"{path}: {message}" if path else message for path, message in findings(kind, document)]
+    return [f"{path}: {message}" if path else message for path, message in violations(kind, document)]
 
 
-def findings(kind: SpecKind, document: Any) -> list[Finding]:
+def violations(kind: SpecKind, document: Any) -> list[SchemaViolation]:
     """Return what is wrong with `document`, as `check_document` does, with the paths apart."""
     validator = _validator(kind, tuple(catalog.builders()))
     return [_finding(error) for error in sorted(validator.iter_errors(document), key=_position)]
@@ -158,13 +158,13 @@ def _position(error: Any) -> str:
     return str(error.json_path)
 
 
-def _finding(error: Any) -> Finding:
+def _finding(error: Any) -> SchemaViolation:
     specific = best_match([error]) or error
     alternatives = list(dict.fromkeys(item.message for item in specific.context))
     message = " or ".join(alternatives) or str(specific.message)
     if len(message) > _MAX_MESSAGE:
         message = f"{message[: _MAX_MESSAGE // 2]} … {message[-_MAX_MESSAGE // 2 :]}"
-    return Finding(readable_path(specific.absolute_path), message)
+    return SchemaViolation(readable_path(specific.absolute_path), message)
 
 
 def _builders(home: str | None) -> list[str]:

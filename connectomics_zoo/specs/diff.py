@@ -37,7 +37,7 @@ class Comparison(NamedTuple):
     differences: list[Difference]
 
 
-def compare(first: Spec, *, second: Spec) -> Comparison:
+def diff_specs(first: Spec, *, second: Spec) -> Comparison:
     """Return every field that differs from `first` to `second`.
 
     A run and a model are compared as two models. Models are judged by what was measured, see `is_same_function`.

@@ -18,7 +18,7 @@ from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.specs.content import changes_of, content_of, digest
 from connectomics_zoo.specs.identity import NETWORK
 
-LOCK_FILE = "specs/lock.json"
+RELEASES_FILE = "specs/lock.json"
 """Where a catalogue's lock lies in its folder."""
 
 RELEASED = (*NETWORK, "training", "expect")
@@ -31,7 +31,7 @@ Lock = dict[str, dict[str, Any]]
 """Released content by `name@version`."""
 
 
-class Finding(NamedTuple):
+class ReleaseDifference(NamedTuple):
     """A field that is not what was released."""
 
     path: str
@@ -46,7 +46,7 @@ class Finding(NamedTuple):
 
 def lock_path(home: Catalog) -> Path:
     """Return where the lock of `home` lies."""
-    return home.folder / LOCK_FILE
+    return home.folder / RELEASES_FILE
 
 
 def read_lock(home: Catalog) -> Lock:
@@ -95,7 +95,7 @@ def content(spec: ModelSpec) -> dict[str, Any]:
     return content_of(spec, RELEASED)
 
 
-def check(spec: ModelSpec, *, home: Catalog | None = None) -> list[Finding]:
+def check(spec: ModelSpec, *, home: Catalog | None = None) -> list[ReleaseDifference]:
     """Return what of `spec` is not what was released under its name and version.
 
     Args:
@@ -108,14 +108,14 @@ def check(spec: ModelSpec, *, home: Catalog | None = None) -> list[Finding]:
     """
     released = find_released(spec.reference, home=home)
     if released is not None:
-        return compare(spec, released)
+        return compare_release(spec, released)
     if home is None:
         return []
     note = f"not in {lock_path(home)}, add it with: zoo record {spec.reference}"
-    return [Finding("version", spec.version, None, note)]
+    return [ReleaseDifference("version", spec.version, None, note)]
 
 
-def check_document(document: Mapping[str, Any], *, home: Catalog | None = None) -> list[Finding]:
+def check_released_document(document: Mapping[str, Any], *, home: Catalog | None = None) -> list[ReleaseDifference]:
     """Return what a document that is no valid spec states otherwise than it was released under its name and version.
 
     Args:
@@ -131,7 +131,7 @@ def check_document(document: Mapping[str, Any], *, home: Catalog | None = None) 
         return []
     stated = {field: document[field] for field in RELEASED if field in document}
     return [
-        Finding(path, declared, before, _note(reference))
+        ReleaseDifference(path, declared, before, _note(reference))
         for path, declared, before in _stated_differences(stated, released)
     ]
 
@@ -170,9 +170,9 @@ def withdrawn(home: Catalog) -> list[str]:
     return sorted(reference for reference in missing if reference.partition("@")[0] not in unreadable)
 
 
-def compare(spec: ModelSpec, released: Mapping[str, Any]) -> list[Finding]:
+def compare_release(spec: ModelSpec, released: Mapping[str, Any]) -> list[ReleaseDifference]:
     """Return the fields of `spec` that differ from `released`, each with both values."""
-    return [Finding(*change, _note(spec.reference)) for change in changes_of(spec, released, fields=RELEASED)]
+    return [ReleaseDifference(*change, _note(spec.reference)) for change in changes_of(spec, released, fields=RELEASED)]
 
 
 def _stated_differences(value: Any, released: Any, path: str = "") -> list[tuple[str, Any, Any]]:

@@ -46,7 +46,7 @@ class Target:
         return f"{self.entry.catalog.name}:{self.path.stem}" + ("" if self.tag is None else f".{self.tag}")
 
 
-def select(patterns: Sequence[str]) -> list[Target]:
+def select_specs(patterns: Sequence[str]) -> list[Target]:
     """Return the model specs that `patterns` mean, each once, in the order of the catalogues; all without patterns.
 
     A pattern with `*`, `?` or `[`, or the name of a family, is matched against names and families in any case,

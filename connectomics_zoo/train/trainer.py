@@ -24,7 +24,7 @@ from connectomics_zoo.errors import (
     UnknownNameError,
     ZooError,
 )
-from connectomics_zoo.network.build import measure_static
+from connectomics_zoo.network.build import measure_static_expectation
 from connectomics_zoo.network.device import _Precision
 from connectomics_zoo.network.hardware import cpu_has_bfloat16
 from connectomics_zoo.predict.checks import check_turns
@@ -76,8 +76,10 @@ def fit_run(
     if loaded is not None and tell is not None:
         tell(f"starts from {loaded.summary()}")
     if run.model.expect is None:
-        run = run.model_copy(update={"model": run.model.model_copy(update={"expect": measure_static(run.model)})})
-    precision, accelerator = choose_precision(run.training.precision, device, model=run.model)
+        run = run.model_copy(
+            update={"model": run.model.model_copy(update={"expect": measure_static_expectation(run.model)})}
+        )
+    precision, accelerator = training_precision(run.training.precision, device, model=run.model)
     run = run.model_copy(update={"trained_on": _trained_on(run, f"{_device_name(accelerator)}, {precision}", resume)})
     warn_of_waiting(run.training.workers, accelerator=accelerator)
     if accelerator == "cpu":
@@ -136,7 +138,7 @@ def _callbacks(
     return keep, callbacks
 
 
-def choose_precision(wanted: _Precision, device: str, *, model: ModelSpec) -> tuple[_Precision, str]:
+def training_precision(wanted: _Precision, device: str, *, model: ModelSpec) -> tuple[_Precision, str]:
     """Return the arithmetic and Lightning accelerator for `device`; what it cannot do is replaced, with a warning.
 
     CPUs compute in float32, where most networks are faster, but for bfloat16 on a CPU that has it and with a network

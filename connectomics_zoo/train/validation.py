@@ -13,7 +13,7 @@ from connectomics_zoo.train.module import SegmentationModule
 from connectomics_zoo.weights.load import load
 
 
-def voxel_scores(folder: Path, run: RunSpec) -> dict[str, float]:
+def validation_voxel_scores(folder: Path, run: RunSpec) -> dict[str, float]:
     """Return the task's metrics, each as `val/<name>`, as the validation in training measures them, in float32.
 
     Args:

@@ -15,7 +15,7 @@ from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.specs import releases
 from connectomics_zoo.specs.expectation import Check, Level
-from connectomics_zoo.specs.selection import Target, select
+from connectomics_zoo.specs.selection import Target, select_specs
 from connectomics_zoo.verify.report import LEVELS, ModelReport, VerifyReport
 from connectomics_zoo.verify.schema_level import check_file
 
@@ -46,7 +46,7 @@ def verify(
     if level not in LEVELS:
         raise ZooError(f"unknown level {level!r}, choose one of {', '.join(LEVELS)}.")
     folders = _folders(data, level=level)
-    targets = select([patterns] if isinstance(patterns, str) else patterns)
+    targets = select_specs([patterns] if isinstance(patterns, str) else patterns)
     reports = []
     with _without_collection() if level == "build" else nullcontext():
         for index, target in enumerate(targets):

@@ -64,7 +64,7 @@ def _rejected(item: Any) -> Check:
 
 
 def _json_schema(document: Any) -> Iterator[Check]:
-    findings = json_schema.findings("model", document)
+    findings = json_schema.violations("model", document)
     for path, message in findings:
         yield Check(path or "spec", ok=False, note=f"JSON Schema: {message}")
     if not findings:
@@ -89,7 +89,9 @@ def _place(spec: ModelSpec, entry: catalog.Entry) -> Iterator[Check]:
 def _lock(spec: ModelSpec | None, document: dict[str, Any], entry: catalog.Entry | None) -> Iterator[Check]:
     """The spec is what was released; of a document that is no valid spec, what it states is."""
     home = None if entry is None else entry.catalog
-    findings = releases.check_document(document, home=home) if spec is None else releases.check(spec, home=home)
+    findings = (
+        releases.check_released_document(document, home=home) if spec is None else releases.check(spec, home=home)
+    )
     for path, declared, released, note in findings:
         yield Check(path, ok=False, declared=declared, measured=released, note=note)
     if not findings and spec is not None:

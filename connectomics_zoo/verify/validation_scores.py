@@ -21,7 +21,7 @@ OBJECT_SCORES = ("adapted_rand_error", "voi_split", "voi_merge", "ap_50")
 """What is measured of objects."""
 
 
-def place(run: RunSpec, folders: Sequence[Path]) -> RunSpec | None:
+def place_volumes(run: RunSpec, folders: Sequence[Path]) -> RunSpec | None:
     """Return `run` with its validation volumes in the first of `folders` that has them all, None where none has.
 
     Args:
@@ -40,7 +40,7 @@ def validation_files(run: RunSpec) -> list[Path]:
     return sorted({split_location(volume)[0] for pair in run.data.validation for volume in pair.places})
 
 
-def object_scores(folder: Path, run: RunSpec) -> dict[str, float]:
+def validation_object_scores(folder: Path, run: RunSpec) -> dict[str, float]:
     """Return `OBJECT_SCORES`, each as `val/<name>`, of what `zoo predict` and `zoo decode` make of the validation data.
 
     They are the mean over its volumes; none where the task makes no objects.

@@ -153,10 +153,15 @@ def _scores(
     folder: Path, run: RunSpec, declared: Mapping[str, float], data: Sequence[Path], *, label: str
 ) -> Iterator[Check]:
     """Yield whether each declared score is measured again, where its data is at hand."""
-    from connectomics_zoo.train.validation import voxel_scores
-    from connectomics_zoo.verify.validation_scores import OBJECT_SCORES, object_scores, place, validation_files
+    from connectomics_zoo.train.validation import validation_voxel_scores
+    from connectomics_zoo.verify.validation_scores import (
+        OBJECT_SCORES,
+        place_volumes,
+        validation_files,
+        validation_object_scores,
+    )
 
-    placed = place(run, data)
+    placed = place_volumes(run, data)
     if placed is None or not declared:
         missing = ", ".join(str(file) for file in validation_files(run) if not any((at / file).exists() for at in data))
         reason = f"no folder given with --data has {missing}" if missing else "its volumes lie in several folders"
@@ -164,11 +169,11 @@ def _scores(
             reason = "the run has no validation data"
         yield from _unmeasured(label, reason if declared else "no score is declared")
         return
-    measured = voxel_scores(folder, placed)
+    measured = validation_voxel_scores(folder, placed)
     reason = "it is no score of this task"
     if any(f"val/{name}" in declared for name in OBJECT_SCORES):
         try:
-            measured |= object_scores(folder, placed)
+            measured |= validation_object_scores(folder, placed)
         except (LimitError, MissingPackageError) as error:
             reason = str(error)
     for name, value in declared.items():

@@ -11,7 +11,7 @@ from torch import nn
 
 from connectomics_zoo.errors import SpecError, WeightsError, ZooError
 from connectomics_zoo.files.safetensors import PICKLES
-from connectomics_zoo.network.build import build, measure_static
+from connectomics_zoo.network.build import build, measure_static_expectation
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.specs.lookup import get_spec
 from connectomics_zoo.specs.reference import Reference, parse_reference
@@ -145,7 +145,7 @@ def _finish(network: nn.Module, spec: ModelSpec, report: LoadReport, *, device: 
 
 def _measured(spec: ModelSpec) -> ModelSpec:
     """Return `spec` with the counts of its network, which a spec with other channels or architecture lacks."""
-    return spec if spec.expect is not None else spec.model_copy(update={"expect": measure_static(spec)})
+    return spec if spec.expect is not None else spec.model_copy(update={"expect": measure_static_expectation(spec)})
 
 
 def _moved(network: nn.Module, device: torch.device) -> nn.Module:

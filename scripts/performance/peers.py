@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from connectomics_zoo.bench.timing import alternate, relative_error
-from connectomics_zoo.bench.variants import Precision, Variant, infer, input_shape, make_input, make_network
+from connectomics_zoo.bench.variants import BenchPrecision, Variant, infer, input_shape, make_input, make_network
 from connectomics_zoo.fastpath import plain_only
 from connectomics_zoo.network.build import count_parameters
 from connectomics_zoo.predict.openvino_engine import import_openvino
@@ -53,29 +53,29 @@ class Peer:
     """One way to run the network, or one like it."""
 
     name: str
-    precision: Precision
+    precision: BenchPrecision
     package: str
     """What it needs."""
-    prepare: Callable[[Case, Precision], Run]
+    prepare: Callable[[Case, BenchPrecision], Run]
     """Converts and returns what runs; the time of it and of the first run is preparation."""
     same_network: bool = True
     """Whether it has the same weights, so that its output can be compared."""
 
 
-def _plain(case: Case, precision: Precision) -> Run:
+def _plain(case: Case, precision: BenchPrecision) -> Run:
     return lambda: infer(case.plain, case.x, Variant("plain", precision))
 
 
-def _ours(case: Case, precision: Precision) -> Run:
+def _ours(case: Case, precision: BenchPrecision) -> Run:
     return lambda: infer(case.default, case.x, Variant("default", precision))
 
 
-def _compiled(case: Case, precision: Precision) -> Run:
+def _compiled(case: Case, precision: BenchPrecision) -> Run:
     network = torch.compile(case.plain)
     return lambda: infer(network, case.x, Variant("plain", precision))
 
 
-def _openvino(case: Case, precision: Precision) -> Run:
+def _openvino(case: Case, precision: BenchPrecision) -> Run:
     openvino = import_openvino()
     with plain_only(), torch.no_grad():
         model = openvino.convert_model(case.plain, example_input=case.x, input=[list(case.x.shape)])
@@ -90,7 +90,7 @@ def _openvino(case: Case, precision: Precision) -> Run:
     return lambda: request.infer([x], share_inputs=True, share_outputs=True)[0]
 
 
-def _onnxruntime(case: Case, precision: Precision) -> Run:
+def _onnxruntime(case: Case, precision: BenchPrecision) -> Run:
     import onnxruntime
 
     path = case.folder / "network.onnx"
@@ -103,7 +103,7 @@ def _onnxruntime(case: Case, precision: Precision) -> Run:
     return lambda: session.run(None, feed)[0]
 
 
-def _monai(case: Case, precision: Precision) -> Run:
+def _monai(case: Case, precision: BenchPrecision) -> Run:
     network = monai_network().eval()
     return lambda: infer(network, case.x, Variant("plain", precision))
 

@@ -25,7 +25,7 @@ def small():
 
 def test_a_new_model_is_measured_and_says_what_it_was_made_from(small):
     assert (small.name, small.version) == ("small", "1.0.0")
-    assert small.expect == build.measure(small)
+    assert small.expect == build.measure_expectation(small)
     assert small.expect.parameters.training < 100_000
     assert small.summary == "mednext-S 1.0.0 with arch.base_channels=2, training.patch_size=[16, 32, 32]."
     assert dict(small.changes) == {"1.0.0": f"Made from {small.summary}"}

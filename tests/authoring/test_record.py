@@ -11,7 +11,7 @@ from connectomics_zoo.authoring import record
 from connectomics_zoo.errors import OutputError, SpecError
 from connectomics_zoo.files import changes, yaml_blocks
 from connectomics_zoo.files.yaml import parse_yaml, read_yaml
-from connectomics_zoo.network.build import measure
+from connectomics_zoo.network.build import measure_expectation
 from connectomics_zoo.schema.json_schema import TYPES, schema_text
 from connectomics_zoo.specs import releases
 from connectomics_zoo.specs.lookup import get_spec
@@ -28,7 +28,7 @@ def folder(tmp_path):
 
 def recorded(*patterns, relock=False):
     planned = record.plan(patterns, relock=relock)
-    changes.write(planned.changes)
+    changes.write_changes(planned.changes)
     return planned
 
 
@@ -46,7 +46,7 @@ def test_recording_a_new_spec_measures_it_releases_it_and_makes_verify_pass(add_
         *(f"{kind}.schema.json" for kind in tuple(TYPES)),
     ]
     spec = get_spec("tiny")
-    assert spec.expect == measure(spec)
+    assert spec.expect == measure_expectation(spec)
     assert released(folder) == {"tiny@1.0.0": releases.content(spec)}
     assert (folder / "specs" / "schema" / "model.schema.json").read_text() == schema_text("model", home="other")
     assert verify(["tiny"], level="build").passed
@@ -164,7 +164,7 @@ def test_a_place_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path)
     blocked.write_text("")
     change = changes.FileChange(blocked / "lock.json", "{}\n", ())
     with pytest.raises(OutputError, match="cannot be written"):
-        changes.write([change])
+        changes.write_changes([change])
     assert list(tmp_path.iterdir()) == [blocked]
 
 
@@ -234,7 +234,7 @@ def test_the_committed_catalogue_is_recorded(run_zoo):
 def test_the_lock_file_is_stable_json(add_spec, folder):
     add_spec("tiny", STATIC)
     recorded("tiny")
-    text = (folder / releases.LOCK_FILE).read_text()
+    text = (folder / releases.RELEASES_FILE).read_text()
     assert releases.lock_text(released(folder)) == text
     assert list(json.loads(text)["tiny@1.0.0"]) == ["digest", "released"]
     assert read_yaml(folder / "specs" / "models" / "mednext" / "tiny.yaml")["name"] == "tiny"

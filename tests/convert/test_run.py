@@ -36,7 +36,7 @@ from connectomics_zoo.convert.checkpoint import read_checkpoint
 from connectomics_zoo.convert.key_map import KeyMap, get_key_map, is_under, key_maps
 from connectomics_zoo.convert.run import convert
 from connectomics_zoo.errors import LimitError, OutputError, SpecError, UnknownNameError, WeightsError, ZooError
-from connectomics_zoo.network.build import build, measure
+from connectomics_zoo.network.build import build, measure_expectation
 from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.specs.spec_file import spec_text
@@ -276,7 +276,7 @@ def test_other_channels_are_found_and_measured(spec, tmp_path):
     written = zoo.get_spec(tmp_path / "out")
     assert (written.name, done.model) == (spec.name, spec.reference)
     assert written.changes == {"0.0.0": "tiny 1.0.0 with 3 input and 5 output channels, those of the checkpoint a.pt."}
-    assert written.expect == measure(wider)
+    assert written.expect == measure_expectation(wider)
     assert zoo.load(tmp_path / "out")(torch.rand(1, 3, 16, 32, 32)).shape[1] == 5
 
 

@@ -26,8 +26,8 @@ from connectomics_zoo.network.build import (
     count_parameters,
     fingerprint,
     flops_shape,
-    measure,
-    measure_static,
+    measure_expectation,
+    measure_static_expectation,
     probe_shape,
     run_probe,
 )
@@ -212,7 +212,7 @@ def test_flops_count_a_multiply_add_as_two_on_any_device() -> None:
 
 def test_flops_are_those_of_the_published_depthwise_formula() -> None:
     spec = tiny()
-    total = measure(spec).flops
+    total = measure_expectation(spec).flops
     assert total is not None
     assert total.input_shape == (1, 1, 64, 64, 64) == flops_shape(spec)
     expected = 2 * 64**3 * 2  # stem and
@@ -254,7 +254,7 @@ def test_fingerprint_does_not_depend_on_the_order_of_registration() -> None:
 
 def test_static_measurements_are_those_of_the_real_networks() -> None:
     spec = get_spec("mednext-S")
-    expect = measure_static(spec)
+    expect = measure_static_expectation(spec)
     assert (expect.parameters.training, expect.parameters.inference) == (5_552_843, 5_550_915)
     assert expect.buffers == 0
     assert expect.fingerprint == fingerprint(build(spec, deep_supervision=True))
@@ -321,8 +321,8 @@ def test_the_probe_seeds_as_vectors_what_the_builder_declares_as_such() -> None:
 
 def test_measure_states_everything_that_a_spec_declares() -> None:
     spec = tiny()
-    expect = measure(spec)
-    assert expect.model_copy(update={"flops": None, "probe": None}) == measure_static(spec)
+    expect = measure_expectation(spec)
+    assert expect.model_copy(update={"flops": None, "probe": None}) == measure_static_expectation(spec)
     assert expect.flops is not None
     assert expect.probe is not None
     assert expect.probe == run_probe(spec, (1, 1, 16, 32, 32))

@@ -26,7 +26,7 @@ from connectomics_zoo.errors import (
     VolumeError,
 )
 from connectomics_zoo.evaluate import evaluate
-from connectomics_zoo.network.device import choose_precision
+from connectomics_zoo.network.device import prediction_precision
 from connectomics_zoo.predict import predict
 from connectomics_zoo.runs.folder import WEIGHTS_FILE, get_run
 from connectomics_zoo.schema.progress import Progress
@@ -340,8 +340,8 @@ def with_precision(run, precision):
 @pytest.mark.parametrize("own", ["32-true", "bf16-mixed", "16-mixed"])
 def test_the_cpu_computes_in_float32_unless_bfloat16_is_asked_for(run, own):
     spec, cpu = with_precision(run, own), torch.device("cpu")
-    assert choose_precision("auto", run=spec, device=cpu) == "float32"
-    assert choose_precision("bfloat16", run=spec, device=cpu) == "bfloat16"
+    assert prediction_precision("auto", run=spec, device=cpu) == "float32"
+    assert prediction_precision("bfloat16", run=spec, device=cpu) == "bfloat16"
 
 
 @pytest.mark.parametrize(
@@ -356,16 +356,16 @@ def test_the_cpu_computes_in_float32_unless_bfloat16_is_asked_for(run, own):
 def test_cuda_computes_in_the_runs_precision_where_it_can(run, monkeypatch, own, has_bfloat16, chosen):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
     spec, cuda = with_precision(run, own), torch.device("cuda")
-    assert choose_precision("auto", run=spec, device=cuda) == chosen
-    assert choose_precision("float16", run=spec, device=cuda) == "float16"
+    assert prediction_precision("auto", run=spec, device=cuda) == chosen
+    assert prediction_precision("float16", run=spec, device=cuda) == "float16"
 
 
 def test_bfloat16_is_refused_where_the_device_lacks_it(run, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     with pytest.raises(SpecError, match="precision bfloat16 is not possible on cuda, give auto or float32 or float16"):
-        choose_precision("bfloat16", run=get_run(run), device=torch.device("cuda"))
+        prediction_precision("bfloat16", run=get_run(run), device=torch.device("cuda"))
     with pytest.raises(SpecError, match="precision bfloat16 is not possible on mps, give auto or float32"):
-        choose_precision("bfloat16", run=get_run(run), device=torch.device("mps"))
+        prediction_precision("bfloat16", run=get_run(run), device=torch.device("mps"))
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_bfloat16_is_refused_where_the_device_lacks_it(run, monkeypatch):
 )
 def test_bfloat16_on_a_cpu_without_it_is_warned_of(run, monkeypatch, caplog, known, warned):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
-    choose_precision("bfloat16", run=get_run(run), device=torch.device("cpu"))
+    prediction_precision("bfloat16", run=get_run(run), device=torch.device("cpu"))
     assert ("this CPU has no bfloat16 arithmetic (AVX512_BF16, AMX)" in caplog.text) == warned
 
 

@@ -19,7 +19,7 @@ from support.tiny_training import TINY, request, write_volume
 
 from connectomics_zoo.authoring.new import new_spec
 from connectomics_zoo.errors import HubError, OutputError, SpecError, WeightsError
-from connectomics_zoo.push import Request, push
+from connectomics_zoo.push import PushRequest, push
 from connectomics_zoo.specs.lookup import get_spec
 from connectomics_zoo.specs.spec_file import write_spec
 from connectomics_zoo.train import train
@@ -61,7 +61,7 @@ def spec_file(home, tmp_path):
 
 def pushed(run, repo=REPO, *, tell=lambda message: None, half=False, pictures=False, **options):
     """Push, by default without pictures, whose drawing takes most of the time."""
-    return push(Request(run, half=half), repo, tell=tell, pictures=pictures, **options)
+    return push(PushRequest(run, half=half), repo, tell=tell, pictures=pictures, **options)
 
 
 def same_weights(first, second):

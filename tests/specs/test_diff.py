@@ -9,7 +9,7 @@ from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, Predict
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.validation import validate
-from connectomics_zoo.specs.diff import compare, flatten
+from connectomics_zoo.specs.diff import diff_specs, flatten
 from connectomics_zoo.specs.lookup import get_spec, get_task
 from connectomics_zoo.specs.resolve import resolve_model
 
@@ -46,7 +46,7 @@ def _run(model, **changes):
 
 
 def test_a_spec_equals_itself(model):
-    assert compare(model, second=model) == (None, [])
+    assert diff_specs(model, second=model) == (None, [])
 
 
 @pytest.mark.parametrize(
@@ -68,13 +68,13 @@ def test_a_spec_equals_itself(model):
     ],
 )
 def test_the_effect_is_that_of_the_gravest_field(model, changes, effect, paths):
-    comparison = compare(model, second=_changed(model, **changes))
+    comparison = diff_specs(model, second=_changed(model, **changes))
     assert comparison.effect == effect
     assert [difference.path for difference in comparison.differences] == paths
 
 
 def test_a_difference_says_before_and_after(model):
-    ((path, change, before, after, effect),) = compare(model, second=_changed(model, training__seed=7)).differences
+    ((path, change, before, after, effect),) = diff_specs(model, second=_changed(model, training__seed=7)).differences
     assert (path, change, before, after, effect) == ("training.seed", "changed", 0, 7, "weights-compatible")
 
 
@@ -82,29 +82,29 @@ def test_rounding_of_the_probe_is_no_other_function(model):
     rms = model.expect.probe.outputs["output"].rms
     close = _changed(model, expect__probe__outputs__output__rms=rms * 1.0001, arch__checkpointing=True)
     far = _changed(model, expect__probe__outputs__output__rms=rms * 1.01, arch__checkpointing=True)
-    assert compare(model, second=close).effect == "weights-compatible"
-    assert compare(model, second=far).effect == "breaking"
+    assert diff_specs(model, second=close).effect == "weights-compatible"
+    assert diff_specs(model, second=far).effect == "breaking"
 
 
 @pytest.mark.parametrize("arch", [{"kernel_size": 5}, {"norm": "layer"}, {"residual": False}, {"grn": True}])
 def test_another_architecture_that_was_not_measured_is_breaking(model, arch):
-    comparison = compare(model, second=resolve_model(model, arch=arch))
+    comparison = diff_specs(model, second=resolve_model(model, arch=arch))
     assert comparison.effect == "breaking"
     assert f"arch.{next(iter(arch))}" in [item.path for item in comparison.differences if item.effect == "breaking"]
 
 
 def test_the_same_architecture_that_was_not_measured_is_the_same_network(model):
     bare = model.model_copy(update={"expect": None})
-    assert compare(model, second=bare).effect == "weights-compatible"
-    assert compare(bare, second=_changed(bare, training__seed=1)).effect == "weights-compatible"
+    assert diff_specs(model, second=bare).effect == "weights-compatible"
+    assert diff_specs(bare, second=_changed(bare, training__seed=1)).effect == "weights-compatible"
 
 
 def test_models_with_and_without_deep_supervision_differ_by_their_outputs(model):
     single = model.model_copy(update={"outputs": model.outputs[:1]})
-    comparison = compare(model, second=single)
+    comparison = diff_specs(model, second=single)
     assert comparison.effect == "breaking"
     assert ("outputs.ds_1.stride", "removed") in [(item.path, item.change) for item in comparison.differences]
-    assert ("outputs.ds_1.stride", "added") in [item[:2] for item in compare(single, second=model).differences]
+    assert ("outputs.ds_1.stride", "added") in [item[:2] for item in diff_specs(single, second=model).differences]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_models_with_and_without_deep_supervision_differ_by_their_outputs(model)
 )
 def test_tasks_are_compared_by_what_their_channels_mean(changes, effect):
     task = get_task("mito")
-    assert compare(task, second=_changed(task, **changes)).effect == effect
+    assert diff_specs(task, second=_changed(task, **changes)).effect == effect
 
 
 def test_the_order_of_channels_is_a_difference():
@@ -128,7 +128,7 @@ def test_the_order_of_channels_is_a_difference():
     document["channels"].append({**document["channels"][0], "name": "second"})
     first = validate(TaskSpec, document, source="first")
     swapped = validate(TaskSpec, document | {"channels": document["channels"][::-1]}, source="swapped")
-    comparison = compare(first, second=swapped)
+    comparison = diff_specs(first, second=swapped)
     assert comparison.effect == "breaking"
     assert [item.path for item in comparison.differences] == ["channels"]
 
@@ -143,25 +143,25 @@ def test_experiments_break_with_their_model_task_or_architecture():
         ({"data": {"license": "MIT"}}, "cosmetic"),
         ({"data": {"root": "x"}}, "weights-compatible"),
     ):
-        assert compare(first, second=validate(ExperimentSpec, document | changes, source="second")).effect == effect
+        assert diff_specs(first, second=validate(ExperimentSpec, document | changes, source="second")).effect == effect
 
 
 def test_runs_are_compared_whole_and_with_models_by_their_model(model):
     first = _run(model)
-    assert compare(first, second=_run(model, versions={"torch": "9"})).effect == "cosmetic"
-    assert compare(first, second=_run(model, training=_changed(model, training__seed=3).training)).effect == (
+    assert diff_specs(first, second=_run(model, versions={"torch": "9"})).effect == "cosmetic"
+    assert diff_specs(first, second=_run(model, training=_changed(model, training__seed=3).training)).effect == (
         "weights-compatible"
     )
     other = _run(_changed(model, input__channels=2))
-    comparison = compare(first, second=other)
+    comparison = diff_specs(first, second=other)
     assert (comparison.effect, comparison.differences[0].path) == ("breaking", "model.input.channels")
-    assert compare(first, second=model) == (None, [])
-    assert compare(model, second=other).differences[0].path == "input.channels"
+    assert diff_specs(first, second=model) == (None, [])
+    assert diff_specs(model, second=other).differences[0].path == "input.channels"
 
 
 def test_two_kinds_cannot_be_compared(model):
     with pytest.raises(SpecError, match=r"'mednext-S' is a model and 'mito' a task, compare two of a kind"):
-        compare(model, second=get_task("mito"))
+        diff_specs(model, second=get_task("mito"))
 
 
 def test_every_field_of_a_model_counts(model):

@@ -108,7 +108,7 @@ def without(released, part, field):
 
 @pytest.mark.parametrize(("part", "field"), [("arch", "grn"), ("training", "warmup_steps"), ("expect", "buffers")])
 def test_a_field_that_a_type_gained_since_is_no_change_while_it_has_its_default(part, field):
-    assert releases.compare(SPEC, without(RELEASED, part, field)) == []
+    assert releases.compare_release(SPEC, without(RELEASED, part, field)) == []
 
 
 @pytest.mark.parametrize(
@@ -117,18 +117,20 @@ def test_a_field_that_a_type_gained_since_is_no_change_while_it_has_its_default(
 )
 def test_a_field_that_a_type_gained_since_is_a_change_when_it_is_set(part, field, declared):
     declared = declared or RELEASED[part][field]
-    assert found(releases.compare(SPEC, without(RELEASED, part, field))) == [(f"{part}.{field}", declared, None)]
+    assert found(releases.compare_release(SPEC, without(RELEASED, part, field))) == [
+        (f"{part}.{field}", declared, None)
+    ]
 
 
 def test_a_changed_default_is_found_although_the_spec_does_not_state_it():
     assert "norm" not in read_yaml(catalog.find("model", "mednext-S").path)["arch"]
     released = RELEASED | {"arch": RELEASED["arch"] | {"norm": "layer"}}
-    assert found(releases.compare(SPEC, released)) == [("arch.norm", "group", "layer")]
+    assert found(releases.compare_release(SPEC, released)) == [("arch.norm", "group", "layer")]
 
 
 def test_a_field_that_a_type_lost_since_is_a_change():
     released = RELEASED | {"arch": RELEASED["arch"] | {"stem_kernel": 7}}
-    assert found(releases.compare(SPEC, released)) == [("arch.stem_kernel", None, 7)]
+    assert found(releases.compare_release(SPEC, released)) == [("arch.stem_kernel", None, 7)]
 
 
 def test_the_digest_depends_on_the_content_alone():
@@ -138,7 +140,7 @@ def test_the_digest_depends_on_the_content_alone():
 
 
 def home_with(tmp_path, text):
-    path = tmp_path / releases.LOCK_FILE
+    path = tmp_path / releases.RELEASES_FILE
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     return catalog.Catalog("other", "other_zoo", tmp_path)
@@ -159,7 +161,7 @@ def test_a_catalogue_without_a_lock_has_released_nothing(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[1]", '{"a@1.0.0": 1}', '{"a@1.0.0": {"released": {}}}', "\udcff"])
 def test_what_is_no_lock_is_refused(tmp_path, text):
     home = home_with(tmp_path, "")
-    (tmp_path / releases.LOCK_FILE).write_bytes(text.encode(errors="surrogateescape"))
+    (tmp_path / releases.RELEASES_FILE).write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(SpecError, match=r"lock\.json: not a lock .*, restore it from version control"):
         releases.read_lock(home)
 

@@ -41,7 +41,7 @@ from connectomics_zoo.train.callbacks import KeepWeights
 from connectomics_zoo.train.data import Patch
 from connectomics_zoo.train.module import SegmentationModule
 from connectomics_zoo.train.resolve import resolve_run
-from connectomics_zoo.train.trainer import _trained_on, choose_precision
+from connectomics_zoo.train.trainer import _trained_on, training_precision
 from connectomics_zoo.weights.storage import read_weights, write_weights
 
 
@@ -318,21 +318,21 @@ def test_the_best_weights_are_kept(tmp_path, monkeypatch):
 )
 def test_a_cpu_trains_in_float32_and_says_so(caplog, monkeypatch, wanted, name, has_bfloat16):
     monkeypatch.setattr(training_run, "cpu_has_bfloat16", lambda: has_bfloat16)
-    assert choose_precision(wanted, "cpu", model=get_spec(name)) == ("32-true", "cpu")
+    assert training_precision(wanted, "cpu", model=get_spec(name)) == ("32-true", "cpu")
     assert caplog.messages == [f"training on the cpu in 32-true instead of {wanted}"]
 
 
 def test_a_cpu_with_bfloat16_trains_in_it_where_the_builder_says_that_it_pays(caplog, monkeypatch):
     monkeypatch.setattr(training_run, "cpu_has_bfloat16", lambda: True)
-    assert choose_precision("bf16-mixed", "cpu", model=get_spec("mednext-S")) == ("bf16-mixed", "cpu")
-    assert choose_precision("32-true", "cpu", model=get_spec("mednext-S")) == ("32-true", "cpu")
+    assert training_precision("bf16-mixed", "cpu", model=get_spec("mednext-S")) == ("bf16-mixed", "cpu")
+    assert training_precision("32-true", "cpu", model=get_spec("mednext-S")) == ("32-true", "cpu")
     assert caplog.messages == []
 
 
 @pytest.mark.parametrize("arch", [{"norm": "layer"}, {"grn": True}, {"base_channels": 8}])
 def test_a_mednext_without_fast_path_trains_in_float32_on_a_cpu(monkeypatch, arch):
     monkeypatch.setattr(training_run, "cpu_has_bfloat16", lambda: True)
-    assert choose_precision("bf16-mixed", "cpu", model=resolve_model("mednext-S", arch=arch)) == ("32-true", "cpu")
+    assert training_precision("bf16-mixed", "cpu", model=resolve_model("mednext-S", arch=arch)) == ("32-true", "cpu")
 
 
 def test_an_unknown_or_absent_device_is_refused(monkeypatch):
@@ -340,7 +340,7 @@ def test_an_unknown_or_absent_device_is_refused(monkeypatch):
     with pytest.raises(UnknownNameError, match="unknown device 'gpu', give auto, cpu, cuda or mps"):
         train("mednext-S", device="gpu")
     with pytest.raises(UnknownNameError, match="the device 'cuda' is not available here, give auto or cpu"):
-        choose_precision("32-true", "cuda", model=get_spec("mednext-S"))
+        training_precision("32-true", "cuda", model=get_spec("mednext-S"))
 
 
 BUILDERS: dict[str, ModelSpec] = {}

@@ -28,7 +28,7 @@ from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.specs import releases
 from connectomics_zoo.specs.lookup import get_spec, get_task
 from connectomics_zoo.specs.resolve import resolve_model
-from connectomics_zoo.specs.selection import select
+from connectomics_zoo.specs.selection import select_specs
 from connectomics_zoo.verify import LEVELS, forward_level, verify
 from connectomics_zoo.verify.meta_pass import MetaPass
 from connectomics_zoo.weights.storage import write_weights
@@ -51,7 +51,7 @@ def tiny_document():
     """A complete, measured spec of a MedNeXt that runs in a fraction of a second."""
     spec = resolve_model("mednext-S", arch={"base_channels": 2, "block_counts": [1] * 9})
     spec = spec.model_copy(update={"name": "tiny"})
-    return spec.model_copy(update={"expect": build.measure(spec)}).model_dump(mode="json")
+    return spec.model_copy(update={"expect": build.measure_expectation(spec)}).model_dump(mode="json")
 
 
 TINY = tiny_document()
@@ -70,7 +70,7 @@ def tiny(tmp_path):
 
 
 def release(tmp_path, *references):
-    path = tmp_path / "other_zoo" / releases.LOCK_FILE
+    path = tmp_path / "other_zoo" / releases.RELEASES_FILE
     path.write_text(releases.lock_text({reference: releases.content(get_spec(reference)) for reference in references}))
 
 
@@ -111,7 +111,7 @@ def test_a_spec_of_the_catalogue_passes_at_every_level():
 def test_a_mednext_has_the_published_number_of_parameters(name):
     spec = get_spec(name)
     assert spec.expect.parameters.training == PUBLISHED[name]
-    assert build.measure_static(spec).parameters.training == PUBLISHED[name]
+    assert build.measure_static_expectation(spec).parameters.training == PUBLISHED[name]
 
 
 def test_mednext_custom_states_every_parameter_of_the_network():
@@ -144,22 +144,22 @@ def test_level_schema_imports_no_torch():
     ],
 )
 def test_patterns_are_wildcards_references_or_paths_and_mean_each_spec_once(patterns, expected):
-    assert [target.path.stem for target in select(patterns)] == expected
+    assert [target.path.stem for target in select_specs(patterns)] == expected
 
 
 def test_a_wildcard_that_means_no_model_means_weights():
     every = [f"zoo:mednext-S.{tag}" for tag in get_spec("mednext-S").weights]
-    assert [target.label for target in select(["mednext-s.*"])] == every
+    assert [target.label for target in select_specs(["mednext-s.*"])] == every
     named = ["zoo:mednext-S.vnc-mito", "zoo:monai_attention_unet.vnc-mito"]
-    assert [target.label for target in select(["*.vnc-mito"])] == named
+    assert [target.label for target in select_specs(["*.vnc-mito"])] == named
     with pytest.raises(
         UnknownNameError, match=r"no weights match 'mednext-S.vcn\*': did you mean .*'mednext-S.vnc-mito'"
     ):
-        select(["mednext-S.vcn*"])
+        select_specs(["mednext-S.vcn*"])
 
 
 def test_the_name_of_a_family_means_all_of_it():
-    assert [target.path.stem for target in select(["mednext"])] == [
+    assert [target.path.stem for target in select_specs(["mednext"])] == [
         entry.path.stem for entry in catalog.entries("model") if entry.family == "mednext"
     ]
 
@@ -272,7 +272,7 @@ def test_a_release_whose_file_is_gone_fails(add_spec, tmp_path):
 
 def test_a_damaged_lock_fails_its_specs_and_no_others(add_spec, tmp_path):
     add_spec("mine")
-    (tmp_path / "other_zoo" / releases.LOCK_FILE).write_text("{")
+    (tmp_path / "other_zoo" / releases.RELEASES_FILE).write_text("{")
     report = verify(["other:mine", "mednext-B"], level="schema")
     assert {model.source: model.passed for model in report.models} == {"other:mine": False, "zoo:mednext-B": True}
     assert "not a lock" in report.models[1].failures[0].note

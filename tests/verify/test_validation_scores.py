@@ -18,7 +18,7 @@ from connectomics_zoo.errors import VolumeError, ZooError
 from connectomics_zoo.evaluate import evaluate
 from connectomics_zoo.files.yaml import dump_yaml, read_yaml
 from connectomics_zoo.predict import predict
-from connectomics_zoo.push import Request, ship
+from connectomics_zoo.push import PushRequest, ship
 from connectomics_zoo.runs.folder import get_run
 from connectomics_zoo.schema.task import DecodeSpec
 from connectomics_zoo.specs.lookup import get_spec
@@ -27,7 +27,7 @@ from connectomics_zoo.specs.selection import Target
 from connectomics_zoo.specs.spec_file import write_spec
 from connectomics_zoo.train import train
 from connectomics_zoo.verify import verify, weights_level
-from connectomics_zoo.verify.validation_scores import object_scores
+from connectomics_zoo.verify.validation_scores import validation_object_scores
 from connectomics_zoo.verify.weights_level import check_weights
 
 DECODE = {
@@ -57,7 +57,7 @@ def home(tmp_path_factory):
     tuned = {"schema_version": 1, "kind": "decode", "decode": DECODE, "adapted_rand_error": 0.5, "voi": 1.0}
     places = {"prediction": "predicted.h5:main", "truth": "volume.h5:mito", "region": "z=16:20"}
     (folder / "run" / "decode.yaml").write_text(dump_yaml({**tuned, **places}))
-    ship(Request(folder / "run", name="objects"), folder / "tiny.yaml")
+    ship(PushRequest(folder / "run", name="objects"), folder / "tiny.yaml")
     return folder
 
 
@@ -118,7 +118,7 @@ def test_objects_are_scored_where_the_mask_of_the_run_is(home, tmp_path):
     (pair,) = run.data.validation
     data = {"root": str(tmp_path / "data"), "validation": (pair.model_copy(update={"mask": "volume.h5:mask"}),)}
     masked = run.model_copy(update={"data": run.data.model_copy(update=data)})
-    found = object_scores(tmp_path / "run", masked)
+    found = validation_object_scores(tmp_path / "run", masked)
     predict(tmp_path / "run", f"{volume}:raw", tmp_path / "p.h5", region="z=16:20", precision="float32")
     assert decode(tmp_path / "p.h5", tmp_path / "objects.h5").objects >= 1
     given = {"region": "z=16:20", "relabel": True}
@@ -192,7 +192,7 @@ def test_weights_without_their_data_state_the_scores_of_their_training_alone(hom
     document = read_yaml(run / "spec.yaml")
     document["data"]["root"] = str(tmp_path / "gone")
     (run / "spec.yaml").write_text(dump_yaml(document))
-    report = ship(Request(run, name="other"), shipped)
+    report = ship(PushRequest(run, name="other"), shipped)
     assert report.entry["metrics"].keys() == {"val/dice", "val/iou"}
     assert "the scores of objects were not measured: " in " ".join(report.notes)
 
@@ -202,7 +202,7 @@ def test_shipping_again_without_the_data_keeps_the_scores_of_the_objects(home, s
     run = Path(shutil.copytree(home / "run", tmp_path / "run"))
     moved = (home / "data").rename(home / "moved")
     try:
-        report = ship(Request(run, name="objects"), shipped)
+        report = ship(PushRequest(run, name="objects"), shipped)
     finally:
         moved.rename(home / "data")
     assert "the scores of objects were not measured: " in " ".join(report.notes)
@@ -210,7 +210,7 @@ def test_shipping_again_without_the_data_keeps_the_scores_of_the_objects(home, s
 
 
 def test_weights_may_be_verified_by_name(home, shipped):
-    ship(Request(home / "run", name="second", half=True), shipped)
+    ship(PushRequest(home / "run", name="second", half=True), shipped)
     for name, tags in (("objects", {"objects"}), (None, {"objects", "second"})):
         checks = check_weights(get_spec(shipped), Target(shipped, None, tag=name))
         assert {check.path.split(".")[1] for check in checks} == tags

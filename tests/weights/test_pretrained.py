@@ -24,7 +24,7 @@ import zoo
 from connectomics_zoo.errors import HubError, OutputError, SpecError, UnknownNameError, WeightsError
 from connectomics_zoo.files.digests import file_sha256
 from connectomics_zoo.files.yaml import dump_yaml, parse_yaml, read_yaml
-from connectomics_zoo.network.build import measure_static
+from connectomics_zoo.network.build import measure_static_expectation
 from connectomics_zoo.predict import predict
 from connectomics_zoo.pull.run import pull
 from connectomics_zoo.runs.folder import get_run
@@ -644,7 +644,7 @@ def test_a_spec_in_the_weights_file_that_is_none_is_refused(spec, network, text,
 
 def test_what_a_stranger_s_spec_says_of_its_size_does_not_allow_a_larger_download(hub_server, hub_env, run):
     document = run.model.model_dump(mode="json")
-    document["expect"] = measure_static(run.model).model_dump(mode="json") | {
+    document["expect"] = measure_static_expectation(run.model).model_dump(mode="json") | {
         "parameters": {"training": 10**12, "inference": 10**12}
     }
     large = save({"a": torch.zeros(1_000_000)})

@@ -14,7 +14,7 @@ from support.tiny_training import write_volume
 from connectomics_zoo import catalog
 from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.schema.experiment import DataSpec
-from connectomics_zoo.schema.json_schema import findings
+from connectomics_zoo.schema.json_schema import violations
 from connectomics_zoo.specs.lookup import get_experiment, get_spec, get_task
 from connectomics_zoo.train.inspection import warn_of_overlap
 from connectomics_zoo.train.resolve import resolve_run
@@ -58,7 +58,7 @@ def test_every_task_and_experiment_is_there():
 def test_a_spec_passes_both_schemas_and_names_its_own(kind, name):
     path = catalog.find(f"{kind}s", name).path
     assert (get_task if kind == "task" else get_experiment)(path).name == name
-    assert list(findings(kind, read_yaml(path))) == []
+    assert list(violations(kind, read_yaml(path))) == []
     assert path.read_text().startswith(f"# yaml-language-server: $schema=../schema/{kind}.schema.json\n")
 
 
