@@ -112,6 +112,22 @@ def test_imports_point_down_the_layers(path):
     assert not wrong, f"{part} imports {wrong}, which CONTRIBUTING.md does not have below it"
 
 
+def _verbs_entered(path: Path) -> set[str]:
+    """The modules of other verbs that a file imports from, but for their `run.py`; their face hands on that."""
+    entered = set()
+    for name in _all_imports(path):
+        parts = name.split(".")
+        if parts[0] == ENGINE.name and len(parts) == 3 and parts[1] in VERBS and parts[1] != _part(path):
+            is_module = (ENGINE.parent / Path(*parts)).with_suffix(".py").is_file()
+            entered |= {name} if is_module and parts[2] != "run" else set()
+    return entered
+
+
+def test_a_verb_enters_another_by_its_run_alone():
+    for path in [path for path in _engine_files() if _part(path) in VERBS]:
+        assert not _verbs_entered(path), path
+
+
 def test_no_file_is_longer_than_can_be_read_at_once():
     for path in [*_files(ENGINE), *_files(CATALOG)]:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST, path

@@ -15,7 +15,7 @@ import numpy as np
 from connectomics_zoo.decode.channels import Channels, read_channels
 from connectomics_zoo.decode.memory import refuse_too_large
 from connectomics_zoo.decode.methods import segment
-from connectomics_zoo.decode.settings import fields_of, find_task, has_boundary, with_settings
+from connectomics_zoo.decode.settings import find_task, has_boundary, with_settings
 from connectomics_zoo.decode.tune import Trial, grid_of, tune
 from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.runs.folder import get_run
@@ -182,7 +182,7 @@ def decode(
         out=target.location,
         task=chosen.name,
         method=best.method,
-        settings=fields_of(best),
+        settings=best.settings(),
         shape=box.shape,
         dtype=str(target.dtype),
         objects=int(labels.max()),
@@ -297,7 +297,7 @@ def _save(
     best: DecodeSpec, trials: list[Trial], *, run: str | Path, prediction: Volume, truth: str, region: str | None
 ) -> Path:
     """Write the best settings into the run folder."""
-    trial = next(trial for trial in trials if trial.settings == fields_of(best))
+    trial = next(trial for trial in trials if trial.settings == best.settings())
     tuned = TunedDecoding(
         schema_version=1,
         kind="decode",

@@ -44,7 +44,7 @@ def find_task(predicted: Volume, *, task: str | Path | None, run: RunSpec | None
             "%s: carries settings of its own, which are left aside: %s %s; leave --task out to use them.",
             predicted.location,
             own.method,
-            " ".join(f"{name}={value}" for name, value in fields_of(own).items()),
+            " ".join(f"{name}={value}" for name, value in own.settings().items()),
         )
     found = asked or carried
     if found is None:
@@ -101,8 +101,3 @@ def with_settings(
 def has_boundary(task: TaskSpec) -> bool:
     """Whether a channel of the task shows boundaries."""
     return any(channel.target.kind == "boundary" for channel in task.channels)
-
-
-def fields_of(decode: DecodeSpec) -> dict[str, Any]:
-    """Return the settings by name, without the method."""
-    return decode.model_dump(mode="json", exclude_none=True, exclude={"method"})

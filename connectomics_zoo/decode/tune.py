@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from connectomics_zoo.decode.channels import Channels
 from connectomics_zoo.decode.methods import segment
-from connectomics_zoo.decode.settings import fields_of
 from connectomics_zoo.errors import CheckFailedError, VolumeError
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.task import DecodeSpec
@@ -145,7 +144,7 @@ def _best(trials: Sequence[Trial]) -> int:
 def _trial(decode: DecodeSpec, table: Contingency, *, objects: int) -> Trial:
     scores = partition_scores(table)
     return Trial(
-        settings=fields_of(decode),
+        settings=decode.settings(),
         adapted_rand_error=scores["adapted_rand_error"],
         voi=scores["voi"],
         voi_split=scores["voi_split"],

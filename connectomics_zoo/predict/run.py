@@ -205,6 +205,16 @@ def predict(
     )
 
 
+def check_views(run: RunSpec) -> None:
+    """Refuse a run whose predictions would have views that its task, window or voxels cannot have.
+
+    Raises:
+        SpecError: they cannot.
+    """
+    check_turns(run, run.prediction, voxel_size_nm=run.data.voxel_size_nm)
+    plan_views(run.prediction.views, task=run.task, axes=run.model.input.axes)
+
+
 def _geometry(source: Volume, spec: RunSpec, *, window: tuple[int, ...], overlap: float, region: AnyRegion) -> Geometry:
     # A 2-D network looks at one section at a time.
     z, y, x = (1, *window)[-3:]

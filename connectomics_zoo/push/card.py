@@ -8,7 +8,6 @@ import shlex
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from connectomics_zoo.decode.settings import fields_of
 from connectomics_zoo.hub import HubReference
 from connectomics_zoo.push.licences import hub_licence, licence_meaning
 from connectomics_zoo.push.measured import PICTURE_FILE, Measured
@@ -202,7 +201,7 @@ def _decoding(trained: Trained) -> str:
             "$ zoo decode prediction.h5 objects.h5\n```\n\n"
             "`zoo decode` makes objects, each with a label of its own; the prediction says how.\n"
         )
-    settings = [f"{name}={json.dumps(value, separators=(',', ':'))}" for name, value in fields_of(tuned.decode).items()]
+    settings = [f"{name}={json.dumps(value, separators=(',', ':'))}" for name, value in tuned.decode.settings().items()]
     part = f" {tuned.region}" if tuned.region else ""
     return (
         f"$ zoo decode prediction.h5 objects.h5 --method {tuned.decode.method} {shlex.join(settings)}\n```\n\n"

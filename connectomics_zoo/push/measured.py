@@ -19,8 +19,8 @@ from connectomics_zoo.predict import predict
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ParameterCounts, Probe
 from connectomics_zoo.tasks.targets import make_targets
-from connectomics_zoo.train.validation import validation_voxel_scores
-from connectomics_zoo.verify.validation_scores import validation_object_scores
+from connectomics_zoo.train.run import score_validation
+from connectomics_zoo.verify.run import score_objects
 from connectomics_zoo.volumes import open_volume
 from connectomics_zoo.volumes.box import region_box
 from connectomics_zoo.volumes.pair_reader import PairReader
@@ -81,7 +81,7 @@ def measure_package(folder: Path, run: RunSpec, *, pictures: bool, tell: Tell) -
     with _readers(run, tell) as readers:
         if readers:
             tell(f"scoring again on {', '.join(pair.image for pair in run.data.validation)}")
-            scores = validation_voxel_scores(folder, run) | measure_objects(folder, run, tell=tell)
+            scores = score_validation(folder, run) | measure_objects(folder, run, tell=tell)
         if readers and pictures:
             _draw(folder, run, readers[0])
             has_picture = True
@@ -100,7 +100,7 @@ def measure_objects(folder: Path, run: RunSpec, *, tell: Tell) -> dict[str, floa
         return {}
     tell(f"scoring objects on {', '.join(pair.image for pair in run.data.validation)}")
     try:
-        return validation_object_scores(folder, run)
+        return score_objects(folder, run)
     except ZooError as error:
         tell(f"the scores of objects were not measured: {error}")
         return {}

@@ -200,6 +200,10 @@ class DecodeSpec(Node):
         _check_fields(self, "method", self.method, DECODE_FIELDS)
         return self
 
+    def settings(self) -> dict[str, Any]:
+        """Return the fields of the method by name, as plain data."""
+        return self.model_dump(mode="json", exclude_none=True, exclude={"method"})
+
     @property
     def is_instances(self) -> bool:
         """Whether it makes objects, each with a label of its own."""

@@ -74,6 +74,18 @@ def train(
         return fit(run, folder)
 
 
+def score_validation(folder: Path, run: RunSpec) -> dict[str, float]:
+    """Return the task's metrics, each as `val/<name>`, as the validation in training measures them, in float32.
+
+    Args:
+        folder: a folder with the weights and their spec.
+        run: that spec, with the places of the data.
+    """
+    from connectomics_zoo.train.validation import validation_voxel_scores
+
+    return validation_voxel_scores(folder, run)
+
+
 def preview_patches(
     ref: str | Path, overrides: Mapping[str, Any] | None = None, *, path: str | Path, resume: bool = False
 ) -> None:

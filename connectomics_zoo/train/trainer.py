@@ -27,8 +27,7 @@ from connectomics_zoo.errors import (
 from connectomics_zoo.network.build import measure_static_expectation
 from connectomics_zoo.network.device import _Precision
 from connectomics_zoo.network.hardware import cpu_has_bfloat16
-from connectomics_zoo.predict.checks import check_turns
-from connectomics_zoo.predict.views import plan_views
+from connectomics_zoo.predict.run import check_views
 from connectomics_zoo.runs.checkpoint import read_checkpoint
 from connectomics_zoo.runs.folder import CHECKPOINT_FILE, LOGS, write_run
 from connectomics_zoo.runs.load_report import write_load_report
@@ -68,9 +67,7 @@ def fit_run(
         progress: is told of every step and validation.
         tell: is told what became of the weights to start from, and why the run ended early.
     """
-    # Views that the task or the window cannot have would be found when the training is over.
-    check_turns(run, run.prediction, voxel_size_nm=run.data.voxel_size_nm)
-    plan_views(run.prediction.views, task=run.task, axes=run.model.input.axes)
+    check_views(run)  # which would be found when the training is over
     L.seed_everything(run.training.seed, workers=True, verbose=False)
     network, loaded = first_network(run, resume=resume)
     if loaded is not None and tell is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import VolumeError, ZooError
+from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.specs import releases
@@ -58,6 +59,20 @@ def verify(
     if progress is not None:
         progress(Progress(len(targets), len(targets), unit="specs"))
     return VerifyReport(level, (*reports, *_withdrawn(patterns, targets)))
+
+
+def score_objects(folder: Path, run: RunSpec) -> dict[str, float]:
+    """Return the scores, each as `val/<name>`, of the objects that predicting and decoding make of validation data.
+
+    There are none where the task makes no objects.
+
+    Args:
+        folder: a folder with the weights and their spec, which says how predictions are decoded.
+        run: that spec, with the places of the data.
+    """
+    from connectomics_zoo.verify.validation_scores import validation_object_scores
+
+    return validation_object_scores(folder, run)
 
 
 def _folders(data: Sequence[str | Path] | str | Path, *, level: Level) -> tuple[Path, ...]:

@@ -153,7 +153,7 @@ def _scores(
     folder: Path, run: RunSpec, declared: Mapping[str, float], data: Sequence[Path], *, label: str
 ) -> Iterator[Check]:
     """Yield whether each declared score is measured again, where its data is at hand."""
-    from connectomics_zoo.train.validation import validation_voxel_scores
+    from connectomics_zoo.train.run import score_validation
     from connectomics_zoo.verify.validation_scores import (
         OBJECT_SCORES,
         place_volumes,
@@ -169,7 +169,7 @@ def _scores(
             reason = "the run has no validation data"
         yield from _unmeasured(label, reason if declared else "no score is declared")
         return
-    measured = validation_voxel_scores(folder, placed)
+    measured = score_validation(folder, placed)
     reason = "it is no score of this task"
     if any(f"val/{name}" in declared for name in OBJECT_SCORES):
         try:
