@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.control import Control
@@ -53,7 +52,8 @@ def show_progress(verb: str, *, speed: Callable[[float], str] | None = None) -> 
     above = _AboveBar(console, sys.stderr)
     bar = Bar(task, above)
     console.push_render_hook(bar)
-    # rich's own stand-ins would send stdout to stderr's terminal, and every state of a download's bar to a new line.
+    # rich's own stand-ins send stdout to stderr's terminal, print every state of a download's bar in a line of its own,
+    # and lock up in a loader's worker that is forked while the bar is drawn.
     live = Live(bar, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
     with live, redirect_stderr(cast("TextIO", above)):
         yield report
@@ -165,12 +165,12 @@ class Bar(RenderHook):
         ]
 
 
-class _AboveBar(io.TextIOBase):
+class _AboveBar:
     """Stands in for stderr while there is a bar: lines go above it, one that has not ended takes its place.
 
     Args:
         console: shows the bar.
-        terminal: the real stderr.
+        terminal: the real stderr, which is what this is in everything but writing.
     """
 
     def __init__(self, console: Console, terminal: TextIO) -> None:
@@ -179,47 +179,33 @@ class _AboveBar(io.TextIOBase):
         self.unfinished = ""
         self.process = os.getpid()
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.terminal, name)
+
     def write(self, text: str) -> int:
-        """Write whole lines, and keep the rest: the bar of a download, which returns to its begin again and again."""
-        begins = not self.unfinished
+        """Write whole lines, and keep the rest: the bar of a download, which begins its line again and again."""
+        begins = not self.unfinished.strip()
         *lines, rest = (line[line.rstrip("\r").rfind("\r") + 1 :] for line in f"{self.unfinished}{text}".split("\n"))
         self.unfinished = rest
         if os.getpid() != self.process:  # a loader's worker has no bar, and locks that may never open
-            self.terminal.write(f"\r\x1b[2K{text}" if begins else text)
+            self.terminal.write(f"\x1b[2K\x1b[G{text}" if begins else text)
         elif lines:
             self.console.out("\n".join(lines))
         return len(text)
 
-    def flush(self) -> None:
-        """Flush the terminal."""
-        self.terminal.flush()
-
-    def fileno(self) -> int:
-        """Return the terminal's descriptor."""
-        return self.terminal.fileno()
-
-    def isatty(self) -> bool:
-        """It stands in for a terminal."""
-        return True
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """The terminal's."""
-        return self.terminal.encoding
-
 
 def _numbers(task: Task) -> list[str]:
-    speed = task.fields["speed"]
-    numbers = task.fields["progress"].numbers
-    return [speed(task.speed)] * bool(speed and task.speed) + [f"{name} {value:.3f}" for name, value in numbers.items()]
+    rate, speed = task.speed, task.fields["speed"]
+    numbers = [f"{name} {value:.3f}" for name, value in task.fields["progress"].numbers.items()]
+    return [speed(rate), *numbers] if rate and speed is not None else numbers
 
 
 def _left(task: Task) -> str:
     """How long it will take, as soon as something is done."""
-    if not task.speed or task.remaining is None or task.elapsed is None:
+    rate, told, elapsed = task.speed, task.fields["told"], task.elapsed
+    if not rate or task.remaining is None or elapsed is None:
         return ""
-    left = task.remaining / task.speed - (task.elapsed - task.fields["told"])
-    return f"{_duration(max(0.0, left))} left"
+    return f"{_duration(max(0.0, task.remaining / rate - (elapsed - told)))} left"
 
 
 def _count(progress: Progress) -> str:
