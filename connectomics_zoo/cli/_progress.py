@@ -67,13 +67,13 @@ def follow(verb: str, *, speed: Callable[[float], str] | None = None) -> tuple[T
         speed: returns what is done in a second as it is shown.
     """
     tasks = Tasks(speed_estimate_period=math.inf, get_time=time.monotonic)
-    number = tasks.add_task(verb, total=None, speed=speed)
+    number = tasks.add_task(verb, total=None, speed=speed)  # rich would forget the speed whenever a total changes
     (task,) = tasks.tasks
 
     def report(progress: Progress) -> None:
-        is_new = progress.total != task.total
-        tasks.update(number, total=progress.total, completed=progress.done, progress=progress, told=task.elapsed)
-        if is_new:
+        begins = "progress" not in task.fields
+        tasks.update(number, completed=progress.done, progress=progress, told=task.elapsed)
+        if begins:
             tasks.advance(number, 0)  # the speed counts from here: what is loaded before says nothing about it
 
     return task, report
@@ -153,7 +153,7 @@ class Bar(RenderHook):
             return [(LABEL, Text(self.above.unfinished))]
         if progress is None:
             return [(0, Text(task.description)), (1, Text(_duration(task.elapsed)))]
-        bar = ProgressBar(task.total, task.completed, width=min(LONGEST_BAR, max(SHORTEST_BAR, width // 5)))
+        bar = ProgressBar(progress.total, progress.done, width=min(LONGEST_BAR, max(SHORTEST_BAR, width // 5)))
         return [
             (0, Text(task.description)),
             (3, bar),
@@ -202,10 +202,11 @@ def _numbers(task: Task) -> list[str]:
 
 def _left(task: Task) -> str:
     """How long it will take, as soon as something is done."""
-    rate, told, elapsed = task.speed, task.fields["told"], task.elapsed
-    if not rate or task.remaining is None or elapsed is None:
+    rate, progress = task.speed, task.fields["progress"]
+    if not rate:
         return ""
-    return f"{_duration(max(0.0, task.remaining / rate - (elapsed - told)))} left"
+    left = (progress.total - progress.done) / rate - ((task.elapsed or 0) - task.fields["told"])
+    return f"{_duration(max(0.0, left))} left"
 
 
 def _count(progress: Progress) -> str:

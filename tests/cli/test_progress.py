@@ -77,6 +77,14 @@ def test_the_estimate_is_of_all_steps_however_seldom_they_are_reported(clock):
     assert describe(task) == "train: 100/200 steps, 3:00:00 so far, 1:00:00 left"
 
 
+def test_the_estimate_goes_on_where_there_turns_out_to_be_more_to_do(clock):
+    task, report = follow("tune")
+    report(Progress(0, 2, unit="settings"))
+    clock[0] += 10
+    report(Progress(1, 3, unit="settings"))
+    assert describe(task) == "tune: 1/3 settings, 0:10 so far, 0:20 left"
+
+
 def test_nothing_is_estimated_before_something_is_done(clock):
     task, report = follow("verify")
     report(Progress(0, 3, unit="specs", label="zoo:mednext-S"))
