@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import io
+import math
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TextIO
+from contextlib import contextmanager, redirect_stderr
+from typing import Any, TextIO, cast
 
-from connectomics_zoo.cli._console import columns_of, is_terminal
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
+from rich.control import Control
+from rich.live import Live
+from rich.progress import Progress as Tasks
+from rich.progress import Task
+from rich.progress_bar import ProgressBar
+from rich.segment import ControlType
+from rich.table import Table
+from rich.text import Text
+
+from connectomics_zoo.cli._console import is_terminal
 from connectomics_zoo.schema.progress import Progress
-
-FRAME_SECONDS = 0.25
-"""Between two pictures of the bar, however often or seldom something is reported."""
 
 LONGEST_BAR = 40
 
@@ -23,6 +29,9 @@ SHORTEST_BAR = 10
 
 SHORTEST_LABEL = 12
 """Characters of a label that is cut, which ends in …"""
+
+LABEL = 4
+"""The rank of what is cut rather than left out."""
 
 
 @contextmanager
@@ -35,19 +44,39 @@ def show_progress(verb: str, *, speed: Callable[[float], str] | None = None) -> 
         verb: what is being done.
         speed: returns what is done in a second as it is shown; without, it is not.
     """
-    job = Job(verb, speed=speed)
-    if not is_terminal(sys.stderr):
-        yield _plain_lines(job)
+    task, report = follow(verb, speed=speed)
+    console = Console(file=sys.stderr, force_terminal=is_terminal(sys.stderr), highlight=False)
+    if not console.is_interactive:
+        yield _plain_lines(task, report)
         return
-    terminal = sys.stderr
-    bar = _Bar(terminal, job)
-    sys.stderr = bar
-    bar.start()
-    try:
-        yield bar.report
-    finally:
-        bar.stop()
-        sys.stderr = terminal
+    above = _AboveBar(console, sys.stderr)
+    bar = Bar(task, above)
+    console.push_render_hook(bar)
+    # rich's own stand-ins send stdout to stderr's terminal, print every state of a download's bar in a line of its own,
+    # and lock up in a loader's worker that is forked while the bar is drawn.
+    live = Live(bar, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+    with live, redirect_stderr(cast("TextIO", above)):
+        yield report
+
+
+def follow(verb: str, *, speed: Callable[[float], str] | None = None) -> tuple[Task, Callable[[Progress], None]]:
+    """Return what is known of a job, and what is told of it.
+
+    Args:
+        verb: what is being done.
+        speed: returns what is done in a second as it is shown.
+    """
+    tasks = Tasks(speed_estimate_period=math.inf, get_time=time.monotonic)
+    number = tasks.add_task(verb, total=None, speed=speed)  # rich would forget the speed whenever a total changes
+    (task,) = tasks.tasks
+
+    def report(progress: Progress) -> None:
+        begins = "progress" not in task.fields
+        tasks.update(number, completed=progress.done, progress=progress, told=task.elapsed)
+        if begins:
+            tasks.advance(number, 0)  # the speed counts from here: what is loaded before says nothing about it
+
+    return task, report
 
 
 def plain_interval(elapsed: float) -> float:
@@ -55,199 +84,129 @@ def plain_interval(elapsed: float) -> float:
     return min(max(10.0, elapsed / 20), 600.0)
 
 
-def _plain_lines(job: Job) -> Callable[[Progress], None]:
+def _plain_lines(task: Task, report: Callable[[Progress], None]) -> Callable[[Progress], None]:
     printed: float | None = None
     begin = time.monotonic()
 
-    def report(progress: Progress) -> None:
+    def report_and_print(progress: Progress) -> None:
         nonlocal printed
-        job.report(progress)
+        report(progress)
         now = time.monotonic()
         due = now - (begin if printed is None else printed) >= plain_interval(now - begin)
         is_last = printed is not None and progress.done == progress.total
-        if job.has_begun and (due or is_last):
+        if task.speed and (due or is_last):
             printed = now
-            print(job.describe(), file=sys.stderr, flush=True)
+            print(describe(task), file=sys.stderr, flush=True)
 
-    return report
-
-
-class Job:
-    """What a verb has reported, and how long it takes.
-
-    Args:
-        verb: what is being done.
-        speed: returns what is done in a second as it is shown.
-    """
-
-    def __init__(self, verb: str, *, speed: Callable[[float], str] | None = None) -> None:
-        self.verb = verb
-        self.speed = speed
-        self.started = time.monotonic()
-        self.progress: Progress | None = None
-
-    def report(self, progress: Progress) -> None:
-        """Take up a report."""
-        self.last = time.monotonic()
-        if self.progress is None:
-            self.done_before = progress.done
-        if progress.done == self.done_before:
-            self.begin = self.last  # what is loaded and warmed up before says nothing about the speed
-        self.progress = progress
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether something is done, so that the speed is known."""
-        return self.progress is not None and self.progress.done > self.done_before
-
-    def describe(self) -> str:
-        """Return everything in a sentence."""
-        assert self.progress is not None
-        parts = [f"{_count(self.progress)} {self.progress.unit}", self.progress.label, *self._numbers()]
-        parts += [f"{self._elapsed()} so far", self._left()]
-        return f"{self.verb}: {', '.join(part for part in parts if part)}"
-
-    def line(self, width: int, *, plain: bool = False) -> str:
-        """Return a bar and, as far as there is room in `width` characters, what else there is to say.
-
-        Args:
-            width: characters.
-            plain: draw in ASCII.
-        """
-        if self.progress is None:
-            return f"{self.verb}  {self._elapsed()}"[:width]
-        length = min(LONGEST_BAR, max(SHORTEST_BAR, width // 5))
-        # Texts in the order in which they stand, and in which order they get room.
-        parts = [(0, self.verb), (3, _bar(self.progress, length, plain=plain)), (1, _count(self.progress))]
-        parts += [(5 + index, number) for index, number in enumerate(self._numbers())]
-        parts += [(99, self._elapsed()), (2, self._left()), (4, self.progress.label)]
-        chosen = {}
-        room = width
-        for index, (rank, text) in sorted(enumerate(parts), key=lambda part: part[1][0]):
-            if rank == 4 and len(text) > room > SHORTEST_LABEL:
-                text = f"{text[: room - 1]}…"
-            if text and len(text) <= room:
-                chosen[index] = text
-                room -= len(text) + 2
-        return "  ".join(text for _, text in sorted(chosen.items()))
-
-    def _numbers(self) -> list[str]:
-        assert self.progress is not None
-        speed = [self.speed(self._rate())] if self.speed is not None and self.has_begun else []
-        return speed + [f"{name} {value:.3f}" for name, value in self.progress.numbers.items()]
-
-    def _elapsed(self) -> str:
-        return _duration(time.monotonic() - self.started)
-
-    def _left(self) -> str:
-        """How long it will take, as soon as something is done."""
-        assert self.progress is not None
-        if not self.has_begun:
-            return ""
-        left = (self.progress.total - self.progress.done) / self._rate() - (time.monotonic() - self.last)
-        return f"{_duration(max(0.0, left))} left"
-
-    def _rate(self) -> float:
-        """What is done in a second."""
-        assert self.progress is not None
-        return (self.progress.done - self.done_before) / max(self.last - self.begin, 1e-9)
+    return report_and_print
 
 
-class _Bar(io.TextIOBase):
-    """Stands in for stderr while a job is shown: what others write goes above the bar.
+def describe(task: Task) -> str:
+    """Return everything that is known in a sentence."""
+    progress = task.fields["progress"]
+    parts = [f"{_count(progress)} {progress.unit}", progress.label, *_numbers(task)]
+    parts += [f"{_duration(task.elapsed)} so far", _left(task)]
+    return f"{task.description}: {', '.join(part for part in parts if part)}"
+
+
+class Bar(RenderHook):
+    """A line with a bar and, as far as there is room, what else there is to say.
 
     Args:
-        terminal: the real stderr.
-        job: what is shown.
+        task: what is shown.
+        above: what others write, which has the line as long as theirs has not ended.
     """
 
-    def __init__(self, terminal: TextIO, job: Job) -> None:
-        self.terminal = terminal
-        self.job = job
+    def __init__(self, task: Task, above: _AboveBar) -> None:
+        self.task = task
+        self.above = above
         self.drawn = 0
-        """Characters of the bar that the terminal's last line shows."""
-        self.is_free = True
-        """Whether the last line is the bar's: others have ended theirs."""
+        """Characters that the terminal's last line shows."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the line."""
+        # The last column stays empty: a terminal whose line is full may go on in the next one.
+        room = width = options.max_width - 1
+        chosen = {}
+        for index, (rank, piece) in sorted(enumerate(self._pieces(width)), key=lambda item: item[1][0]):
+            if isinstance(piece, Text) and rank == LABEL:
+                piece.truncate(max(room, SHORTEST_LABEL), overflow="ellipsis")
+            size = console.measure(piece).maximum
+            if 0 < size <= room:
+                chosen[index] = piece
+                room -= size + 2
+        line = Table.grid(padding=(0, 2))
+        line.add_row(*(piece for _, piece in sorted(chosen.items())))
+        self.drawn = max(0, width - room - 2)
+        yield line
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """Erase the line from a terminal that has become narrower, which has made several of it."""
+        rows = max(0, self.drawn - 1) // self.above.console.width
+        up = ((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2)) * rows
+        return [Control(*up), *renderables]
+
+    def _pieces(self, width: int) -> list[tuple[int, Text | ProgressBar]]:
+        """Return what there is to say, in the order in which it stands, each with its rank: who gets room first."""
+        task, progress = self.task, self.task.fields.get("progress")
+        if self.above.unfinished.strip():
+            return [(LABEL, Text(self.above.unfinished))]
+        if progress is None:
+            return [(0, Text(task.description)), (1, Text(_duration(task.elapsed)))]
+        bar = ProgressBar(progress.total, progress.done, width=min(LONGEST_BAR, max(SHORTEST_BAR, width // 5)))
+        return [
+            (0, Text(task.description)),
+            (3, bar),
+            (1, Text(_count(progress))),
+            *((5 + index, Text(number)) for index, number in enumerate(_numbers(task))),
+            (99, Text(_duration(task.elapsed))),
+            (2, Text(_left(task))),
+            (LABEL, Text(progress.label)),
+        ]
+
+
+class _AboveBar:
+    """Stands in for stderr while there is a bar: lines go above it, one that has not ended takes its place.
+
+    Args:
+        console: shows the bar.
+        terminal: the real stderr, which is what this is in everything but writing.
+    """
+
+    def __init__(self, console: Console, terminal: TextIO) -> None:
+        self.console = console
+        self.terminal = terminal
+        self.unfinished = ""
         self.process = os.getpid()
-        self.lock = threading.RLock()
-        self.stopped = threading.Event()
-        self.clock = threading.Thread(target=self._run, daemon=True)
 
-    def report(self, progress: Progress) -> None:
-        """Take up a report."""
-        with self.lock:
-            self.job.report(progress)
-
-    def start(self) -> None:
-        """Draw the bar from soon on; a job that takes no longer has none."""
-        self.clock.start()
-
-    def stop(self) -> None:
-        """Remove the bar."""
-        self.stopped.set()
-        self.clock.join()
-        with self.lock:
-            self._erase()
-            self.terminal.flush()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.terminal, name)
 
     def write(self, text: str) -> int:
-        """Write above the bar; a line that has not ended (the bar of a download) has the last line for itself."""
-        if os.getpid() != self.process:
-            return self.terminal.write(text)  # a loader's worker: it has no bar, and a lock that may never open
-        with self.lock:
-            self._erase()
-            self.terminal.write(text)
-            self.is_free = text.endswith("\n") if text else self.is_free
-            self._draw()
+        """Write whole lines, and keep the rest: the bar of a download, which begins its line again and again."""
+        begins = not self.unfinished.strip()
+        *lines, rest = (line[line.rstrip("\r").rfind("\r") + 1 :] for line in f"{self.unfinished}{text}".split("\n"))
+        self.unfinished = rest
+        if os.getpid() != self.process:  # a loader's worker has no bar, and locks that may never open
+            self.terminal.write(f"\x1b[2K\x1b[G{text}" if begins else text)
+        elif lines:
+            self.console.out("\n".join(lines))
         return len(text)
 
-    def flush(self) -> None:
-        """Flush the terminal."""
-        self.terminal.flush()
 
-    def fileno(self) -> int:
-        """Return the terminal's descriptor."""
-        return self.terminal.fileno()
-
-    def isatty(self) -> bool:
-        """It stands in for a terminal."""
-        return True
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """The terminal's."""
-        return self.terminal.encoding
-
-    def _run(self) -> None:
-        while not self.stopped.wait(FRAME_SECONDS):
-            with self.lock:
-                self._draw()
-
-    def _draw(self) -> None:
-        if not self.is_free or self.stopped.is_set():
-            return
-        # The last column stays empty: a terminal whose line is full may go on in the next one.
-        width = columns_of(self.terminal) - 1
-        line = self.job.line(width, plain="utf" not in self.encoding.lower())
-        if self.drawn > width:
-            self._erase()
-        self.terminal.write("\r" + line.ljust(self.drawn))
-        self.terminal.flush()
-        self.drawn = len(line)
-
-    def _erase(self) -> None:
-        columns = columns_of(self.terminal)
-        if self.drawn >= columns:  # the terminal has become narrower, and what was one line is several
-            self.terminal.write(f"\x1b[{(self.drawn - 1) // columns}A\r\x1b[J")
-        elif self.drawn:
-            self.terminal.write("\r" + " " * self.drawn + "\r")
-        self.drawn = 0
+def _numbers(task: Task) -> list[str]:
+    rate, speed = task.speed, task.fields["speed"]
+    numbers = [f"{name} {value:.3f}" for name, value in task.fields["progress"].numbers.items()]
+    return [speed(rate), *numbers] if rate and speed is not None else numbers
 
 
-def _bar(progress: Progress, length: int, *, plain: bool) -> str:
-    done, rest = ("#", "-") if plain else ("━", "─")
-    filled = length * progress.done // max(progress.total, 1)
-    return done * filled + rest * (length - filled)
+def _left(task: Task) -> str:
+    """How long it will take, as soon as something is done."""
+    rate, progress = task.speed, task.fields["progress"]
+    if not rate:
+        return ""
+    left = (progress.total - progress.done) / rate - ((task.elapsed or 0) - task.fields["told"])
+    return f"{_duration(max(0.0, left))} left"
 
 
 def _count(progress: Progress) -> str:
@@ -256,7 +215,7 @@ def _count(progress: Progress) -> str:
     return f"{progress.done / 1e6:.1f}/{progress.total / 1e6:.1f} M"
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: float | None) -> str:
     """`1:02`, or `1:02:03` from an hour on."""
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, rest = divmod(round(seconds or 0), 60)
     return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

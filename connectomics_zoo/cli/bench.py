@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from connectomics_zoo.cli._console import note, print_json, print_text
-from connectomics_zoo.cli._progress import show_progress
 from connectomics_zoo.cli._references import complete_model
 from connectomics_zoo.cli._table import print_table
 from connectomics_zoo.errors import SpecError
@@ -94,6 +93,7 @@ def command(
     specs = [override_model(ref, changes) for ref in refs]
     from connectomics_zoo.bench import bench
     from connectomics_zoo.bench.plot import check_target, draw_speed_ups
+    from connectomics_zoo.cli._progress import show_progress
 
     if plot is not None:
         check_target(plot)

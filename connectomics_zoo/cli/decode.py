@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from connectomics_zoo.cli._console import note, print_json, print_text
-from connectomics_zoo.cli._progress import show_progress
 from connectomics_zoo.cli._table import print_table
 from connectomics_zoo.schema.task import OBJECT_METHODS
 
@@ -72,6 +71,7 @@ def command(
     The prediction is decoded in memory as a whole; --region takes a part, of TRUTH or else of the volume that was
     predicted.
     """
+    from connectomics_zoo.cli._progress import show_progress
     from connectomics_zoo.decode import decode
     from connectomics_zoo.specs.overrides import parse_overrides
 

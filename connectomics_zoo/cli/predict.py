@@ -9,7 +9,6 @@ import click
 
 from connectomics_zoo.cli._axes import axis_numbers
 from connectomics_zoo.cli._console import note, print_json, print_text
-from connectomics_zoo.cli._progress import show_progress
 
 
 @click.command("predict", context_settings={"help_option_names": ["-h", "--help"]})
@@ -97,6 +96,7 @@ def command(
     VOLUME is file.h5:dataset, file.tif, a folder of sections or volume.zarr:array; OUT is file.h5:dataset, file.tif
     or volume.zarr. The volume is never in memory as a whole, and OUT appears complete or not at all.
     """
+    from connectomics_zoo.cli._progress import show_progress
     from connectomics_zoo.predict import predict
 
     with show_progress("predict", speed=_speed) as progress:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from connectomics_zoo.cli._console import note
-from connectomics_zoo.cli._progress import show_progress
 from connectomics_zoo.errors import CheckFailedError
 
 
@@ -20,6 +19,7 @@ def command(patterns: tuple[str, ...], check: bool, relock: bool) -> None:
     --relock is given; every change is printed.
     """
     from connectomics_zoo.authoring.record import plan
+    from connectomics_zoo.cli._progress import show_progress
     from connectomics_zoo.files.changes import write_changes
 
     with show_progress("record") as progress:

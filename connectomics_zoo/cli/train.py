@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from connectomics_zoo.cli._console import note, print_json, print_text, print_yaml
-from connectomics_zoo.cli._progress import show_progress
 from connectomics_zoo.cli._references import complete_reference
 
 
@@ -65,6 +64,7 @@ def command(
         run = continue_run(ref, changes) if resume else resolve_run(ref, changes)
         print_yaml(dump_yaml(run.model_dump(mode="json", exclude_none=True)))
         return
+    from connectomics_zoo.cli._progress import show_progress
     from connectomics_zoo.train import train
 
     with show_progress("train") as progress:

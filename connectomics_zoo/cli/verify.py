@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from connectomics_zoo.cli._console import note, print_json, print_text
-from connectomics_zoo.cli._progress import show_progress
 from connectomics_zoo.cli._references import complete_model
 from connectomics_zoo.cli._table import print_table
 from connectomics_zoo.errors import CheckFailedError, OutputError
@@ -49,6 +48,8 @@ def command(patterns: tuple[str, ...], level: Level, data: tuple[str, ...], as_j
     name.weights, a YAML file or a run folder.
     Exits with 1 when a check failed.
     """
+    from connectomics_zoo.cli._progress import show_progress
+
     if junit is not None:
         _require_writable(junit)
     with show_progress("verify") as progress:
