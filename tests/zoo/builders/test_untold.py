@@ -15,7 +15,7 @@ from connectomics_zoo.specs.resolve import resolve_model
 
 UNET = {"channels": [8, 8, 8], "strides": [[2, 2, 2]] * 2}
 CASES: list[tuple[str, dict[str, Any]]] = [
-    ("mednext-S", {"base_channels": 2, "block_counts": [1] * 9}),
+    ("mednext-S", {"base_channels": 2, "block_counts": [1] * 9, "expansion_ratios": [1, 2, 3, 4, 4, 4, 3, 2, 1]}),
     ("monai_attention_unet", UNET),
     ("monai_basic_unet3d", {"channels": [8] * 6}),
     ("monai_basic_unet3d", {"channels": [8] * 6, "norm": "group", "activation": "prelu"}),
