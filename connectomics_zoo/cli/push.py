@@ -75,12 +75,12 @@ def command(
     request = PushRequest(run, name=name, half=half, license=license, attribution=attribution)
     if ships:
         folder = (output or run / PREVIEW) if dry_run else None
-        report = ship(request, Path(target), output=folder, tell=note)
+        report = ship(request, Path(target), output=folder, notify=note)
     elif dry_run:
-        report = preview(request, target, output=output, pictures=not no_pictures, tell=note)
+        report = preview(request, target, output=output, pictures=not no_pictures, notify=note)
     else:
         report = push(
-            request, target, private=private, tag=tag, spec=spec, pictures=not no_pictures, message=message, tell=note
+            request, target, private=private, tag=tag, spec=spec, pictures=not no_pictures, message=message, notify=note
         )
     _print(report, as_json=as_json)
 

@@ -76,7 +76,7 @@ def command(
             fast_dev_run=fast_dev_run,
             device=device,
             progress=progress,
-            tell=note,
+            notify=note,
         )
     if fast_dev_run:
         note(f"{report.steps} steps and a validation patch went well, nothing was kept.")

@@ -169,7 +169,7 @@ def decode(
                 progress=progress,
             )
         # What the volume says of its decoding is known only now.
-        with create(says=_stated(predicted, chosen.name, best, placement)) as target:
+        with create(stored=_stated(predicted, chosen.name, best, placement)) as target:
             begin = time.perf_counter()
             labels = segment(channels, decode=best)
             seconds = time.perf_counter() - begin
@@ -231,7 +231,7 @@ def _tune(
 
 def _stated(predicted: Volume, task: str, decode: DecodeSpec, placement: Placement | None) -> StoredPrediction:
     """Return what the objects say of themselves: how the prediction came to be, and how they were made of it."""
-    made = predicted.says().provenance or Provenance()
+    made = predicted.stored().provenance or Provenance()
     decoding = Decoding(task=task, decode=decode, program=this_program())
     return StoredPrediction("instances", placement=placement, provenance=made.model_copy(update={"decoding": decoding}))
 

@@ -32,7 +32,7 @@ def find_task(predicted: Volume, *, task: str | Path | None, run: RunSpec | None
             "beforehand."
         )
     asked = get_task(task) if task is not None else run.task if run is not None else None
-    carried = predicted.says().task
+    carried = predicted.stored().task
     if asked is not None and carried is not None and _meaning(asked) != _meaning(carried):
         raise VolumeError(
             f"{predicted.location}: says that it was predicted for the task {carried.name}, whose channels are not "

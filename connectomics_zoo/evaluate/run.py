@@ -208,7 +208,7 @@ def _compared(
     read: Callable[[Box], NDArray[Any]] = true.read
     if relabel:
         read, ignored = relabelled(true, mask, box, ignored=ignored), (IGNORED,)
-    said = predicted.says()
+    said = predicted.stored()
     cut = (said.cut if threshold is None else threshold) if predicted.dtype.kind == "f" else None
     changes = [0, 0]
 
@@ -324,7 +324,7 @@ def _aligned(predicted: Volume, true: Volume, region: AnyRegion) -> tuple[Box, t
 
 def _way_to_labels(volume: Volume) -> str:
     """What makes labels of a prediction of several channels."""
-    task = volume.says().task
+    task = volume.stored().task
     if task is None:
         return "make labels of them (zoo predict --output label or zoo decode)"
     if task.decode.is_instances:

@@ -160,7 +160,7 @@ def draw_volumes(
             labels, known = connected_objects(labels)[between], known[between]
         raw = _stack(grey, drawn)
         found = _stack(predicted, [section.relative_to(offset) for section in drawn])
-        said = predicted.says()
+        said = predicted.stored()
         guess = not objects and predicted.content is None and len(np.unique(labels)) <= 2
         if predicted.dtype == np.uint8 and (
             predicted.content == "probability" or (found.max() > 1 and (threshold is not None or guess))

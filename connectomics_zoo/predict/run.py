@@ -242,7 +242,7 @@ def _create_output(out: str | Path, job: _Job, *, source: Volume, made: Provenan
         dtype=job.dtype,
         channels=None if channels == 1 else channels,
         voxel_size_nm=voxel_size_nm,
-        says=stated(job.spec, output=job.output, dtype=job.dtype, placement=placement, provenance=made),
+        stored=stated(job.spec, output=job.output, dtype=job.dtype, placement=placement, provenance=made),
         chunks=None if is_tiff else plan.chunk_shape(job.geometry),
         overwrite=overwrite,
     )

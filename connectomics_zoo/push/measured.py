@@ -36,7 +36,7 @@ SECTIONS = 2
 PICTURE_WIDTH = 1600
 """Pixels of the picture, which a browser loads."""
 
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 """Is told what is being done, or could not be."""
 
 
@@ -66,57 +66,57 @@ def measure_numbers(folder: Path, run: RunSpec) -> tuple[ParameterCounts, str, P
     return counts, fingerprint(network), probe
 
 
-def measure_package(folder: Path, run: RunSpec, *, pictures: bool, tell: Tell) -> Measured:
+def measure_package(folder: Path, run: RunSpec, *, pictures: bool, notify: Notify) -> Measured:
     """Measure the files in `folder`, and draw the picture into it.
 
     Args:
         folder: a run folder without places of this machine.
         run: the spec of that run with them.
         pictures: draw a picture, which shows the data.
-        tell: is told what could not be measured.
+        notify: is told what could not be measured.
     """
     parameters, digest, probe = measure_numbers(folder, run)
     scores: dict[str, float] = {}
     has_picture = False
-    with _readers(run, tell) as readers:
+    with _readers(run, notify) as readers:
         if readers:
-            tell(f"scoring again on {', '.join(pair.image for pair in run.data.validation)}")
-            scores = score_validation(folder, run) | measure_objects(folder, run, tell=tell)
+            notify(f"scoring again on {', '.join(pair.image for pair in run.data.validation)}")
+            scores = score_validation(folder, run) | measure_objects(folder, run, notify=notify)
         if readers and pictures:
             _draw(folder, run, readers[0])
             has_picture = True
     return Measured(parameters, digest, probe, scores, has_picture)
 
 
-def measure_objects(folder: Path, run: RunSpec, *, tell: Tell) -> dict[str, float]:
+def measure_objects(folder: Path, run: RunSpec, *, notify: Notify) -> dict[str, float]:
     """Return the scores of the objects that the files in `folder` give, empty where there are none.
 
     Args:
         folder: a run folder without places of this machine.
         run: the spec of that run with them.
-        tell: is told what is measured, and what could not be.
+        notify: is told what is measured, and what could not be.
     """
     if not run.task.decode.is_instances or not run.data.validation:
         return {}
-    tell(f"scoring objects on {', '.join(pair.image for pair in run.data.validation)}")
+    notify(f"scoring objects on {', '.join(pair.image for pair in run.data.validation)}")
     try:
         return score_objects(folder, run)
     except ZooError as error:
-        tell(f"the scores of objects were not measured: {error}")
+        notify(f"the scores of objects were not measured: {error}")
         return {}
 
 
 @contextmanager
-def _readers(run: RunSpec, tell: Tell) -> Iterator[list[PairReader]]:
+def _readers(run: RunSpec, notify: Notify) -> Iterator[list[PairReader]]:
     """Open the validation volumes; give none if one is not at hand, and tell so."""
     readers: list[PairReader] = []
     try:
         try:
             readers = [PairReader(pair, run.data) for pair in run.data.validation]
         except VolumeError as error:
-            tell(f"no score was measured again and no picture was made: the validation data is not at hand ({error})")
+            notify(f"no score was measured again and no picture was made: the validation data is not at hand ({error})")
         if not run.data.validation:
-            tell("no score was measured and no picture was made: the run has no validation data")
+            notify("no score was measured and no picture was made: the run has no validation data")
         yield readers
     finally:
         for reader in readers:

@@ -13,7 +13,7 @@ from connectomics_zoo.push.card import CARD_FILE, card_text
 from connectomics_zoo.push.entry import (
     package_entry,
 )
-from connectomics_zoo.push.measured import PICTURE_FILE, Measured, Tell, measure_package
+from connectomics_zoo.push.measured import PICTURE_FILE, Measured, Notify, measure_package
 from connectomics_zoo.push.portable import refuse_leaks
 from connectomics_zoo.push.provenance import provenance
 from connectomics_zoo.push.trained import Trained, require_verified, write_trained
@@ -56,11 +56,11 @@ class Package:
         refuse_leaks_of(self.trained, self.folder, (CARD_FILE,))
 
 
-def make_package(trained: Trained, folder: Path, *, pictures: bool, tell: Tell) -> Package:
+def make_package(trained: Trained, folder: Path, *, pictures: bool, notify: Notify) -> Package:
     """Write everything but the card into `folder`, after the run was verified."""
     require_verified(trained.folder)
     write_trained(trained, folder)
-    measured = measure_package(folder, trained.run, pictures=pictures, tell=tell)
+    measured = measure_package(folder, trained.run, pictures=pictures, notify=notify)
     weights = folder / WEIGHTS_FILE
     digest, size = file_sha256(weights), weights.stat().st_size
     story = provenance(trained, sha256=digest, size=size)

@@ -28,7 +28,7 @@ from connectomics_zoo.push.entry import (
     write_entry,
 )
 from connectomics_zoo.push.folder import OPTIONAL_FILES, copy_files, file_sizes, refuse_other_content
-from connectomics_zoo.push.measured import PICTURE_FILE, Tell, measure_numbers, measure_objects
+from connectomics_zoo.push.measured import PICTURE_FILE, Notify, measure_numbers, measure_objects
 from connectomics_zoo.push.package import Package, make_package, refuse_leaks_of
 from connectomics_zoo.push.trained import PushRequest, Trained, read_trained, require_verified, write_trained
 from connectomics_zoo.runs.folder import PREVIEW, SPEC_FILE, TUNED_FILE, WEIGHTS_FILE
@@ -73,7 +73,7 @@ def push(
     spec: Path | None = None,
     pictures: bool = True,
     message: str | None = None,
-    tell: Tell,
+    notify: Notify,
 ) -> PushReport:
     """Push a run to a repository on the Hub, which is made if need be; what is there already is not pushed again.
 
@@ -87,7 +87,7 @@ def push(
         spec: file of the model's spec that the entry is written into.
         pictures: push pictures, which show the data.
         message: first line of the commit.
-        tell: is told what is being done, what goes where, and what could not be measured.
+        notify: is told what is being done, what goes where, and what could not be measured.
 
     Raises:
         ZooError: it is no run that may be given away, or the Hub does not take it; nothing was uploaded then, but for
@@ -103,7 +103,7 @@ def push(
     upload.refuse_foreign(repository, model=trained.public.model.name)
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
-        package = make_package(trained, Path(scratch), pictures=pictures, tell=_keeping(notes, tell))
+        package = make_package(trained, Path(scratch), pictures=pictures, notify=_keeping(notes, notify))
         entry = package.entry
         if spec is not None:
             refuse_other_weights(read_own_spec(spec, trained), trained.tag, sha256=entry.sha256, repo=repo)
@@ -112,7 +112,7 @@ def push(
         if tag is not None:
             upload.refuse_tag(repository, tag, revision=revision)
         repository = upload.create(repository)
-        _announce(repository, package, tell=tell)
+        _announce(repository, package, notify=notify)
         subject = message or f"{trained.public.model.reference}, run {trained.public.name}"
         revision, commits = _commit(repository, package, revision=revision, message=subject)
         if tag is not None:
@@ -140,7 +140,7 @@ def push(
 
 
 def preview(
-    request: PushRequest, repo: str, *, output: Path | None = None, pictures: bool = True, tell: Tell
+    request: PushRequest, repo: str, *, output: Path | None = None, pictures: bool = True, notify: Notify
 ) -> PushReport:
     """Write everything that `push` would upload into a folder, and touch no network.
 
@@ -149,7 +149,7 @@ def preview(
         repo: `org/name`.
         output: the folder; by default `push-preview` in the run's. One that a preview made is replaced.
         pictures: draw pictures.
-        tell: is told what is being done, and what could not be measured.
+        notify: is told what is being done, and what could not be measured.
 
     Raises:
         OutputError: the folder holds something else, or cannot be written.
@@ -161,7 +161,7 @@ def preview(
     refuse_other_content(folder)
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
-        package = make_package(trained, Path(scratch), pictures=pictures, tell=_keeping(notes, tell))
+        package = make_package(trained, Path(scratch), pictures=pictures, notify=_keeping(notes, notify))
         package.write_card(repo=repo, revision=None)
         files = package.paths(CARD_FILE)
         copy_files(files, folder)
@@ -182,14 +182,14 @@ def preview(
     )
 
 
-def ship(request: PushRequest, spec: Path, *, output: Path | None = None, tell: Tell | None = None) -> PushReport:
+def ship(request: PushRequest, spec: Path, *, output: Path | None = None, notify: Notify | None = None) -> PushReport:
     """Put the weights of a run beside the spec file of their model, as `<model>.<tag>.safetensors`, with their entry.
 
     Args:
         request: what is shipped.
         spec: the file of the model's spec, such as one of a catalogue.
         output: write the weights into this folder instead, and leave the spec as it is.
-        tell: is told what is being done, and what could not be measured; the report has it too.
+        notify: is told what is being done, and what could not be measured; the report has it too.
 
     Raises:
         SpecError: the spec is not that of the run's model.
@@ -203,7 +203,7 @@ def ship(request: PushRequest, spec: Path, *, output: Path | None = None, tell: 
     name = f"{own.name}.{trained.tag}.safetensors"
     folder = spec.parent if output is None else output
     notes: list[str] = []
-    keep = _keeping(notes, tell or (lambda _: None))
+    keep = _keeping(notes, notify or (lambda _: None))
     if output is not None:
         refuse_other_content(output)
     with tempfile.TemporaryDirectory() as scratch:
@@ -218,7 +218,7 @@ def ship(request: PushRequest, spec: Path, *, output: Path | None = None, tell: 
         if output is None:
             changed_text(spec, trained.tag, entry)  # before it takes long, and the weights are put there
         known = own.weights.get(trained.tag)
-        scores = measure_objects(made.parent, trained.run, tell=keep) or ({} if known is None else known.metrics)
+        scores = measure_objects(made.parent, trained.run, notify=keep) or ({} if known is None else known.metrics)
         entry = entry.model_copy(update={"metrics": {**rounded(scores), **entry.metrics}})
         copy_files({name: made}, folder)
     if output is None:
@@ -282,10 +282,10 @@ def _left_behind(trained: Trained) -> str:
     )
 
 
-def _keeping(notes: list[str], tell: Tell) -> Tell:
+def _keeping(notes: list[str], notify: Notify) -> Notify:
     def keep(message: str) -> None:
         notes.append(message)
-        tell(message)
+        notify(message)
 
     return keep
 
@@ -315,11 +315,11 @@ def _has(repo: str, revision: str, entry: WeightsEntry) -> bool:
     return found is not None and found.sha256 == entry.sha256
 
 
-def _announce(repository: upload.Repository, package: Package, *, tell: Tell) -> None:
+def _announce(repository: upload.Repository, package: Package, *, notify: Notify) -> None:
     files = file_sizes(package.paths())
     total = sum(files.values()) / 1e6
     shown = f"; {PICTURE_FILE} shows your data" if PICTURE_FILE in files else ""
-    tell(
+    notify(
         f"hf://{repository.name} is {'private' if repository.private else 'public, everybody can read it'}; what it "
         f"gets: {', '.join([*files, CARD_FILE])} ({total:.1f} MB){shown}"
     )

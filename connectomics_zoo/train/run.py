@@ -28,7 +28,7 @@ def train(
     fast_dev_run: bool = False,
     device: str = "auto",
     progress: Callable[[Progress], None] | None = None,
-    tell: Callable[[str], None] | None = None,
+    notify: Callable[[str], None] | None = None,
 ) -> TrainReport:
     """Train a model and return where the run lies.
 
@@ -42,7 +42,7 @@ def train(
         fast_dev_run: two steps and one validation patch, to see that all works; leaves nothing.
         device: `auto`, `cpu`, `cuda` or `mps`.
         progress: is told of every step and validation, with the loss and the last metrics.
-        tell: is told what became of the weights to start from, and why the run ended early.
+        notify: is told what became of the weights to start from, and why the run ended early.
 
     Raises:
         ZooError: something is wrong with the arguments, or the run folder cannot be made or is in use.
@@ -61,7 +61,7 @@ def train(
         warn_of_labels(run)
         from connectomics_zoo.train.trainer import fit_run
 
-        return fit_run(run, folder=folder, resume=resume, device=device, progress=progress, tell=tell)
+        return fit_run(run, folder=folder, resume=resume, device=device, progress=progress, notify=notify)
 
     if fast_dev_run:
         return fit(continue_run(ref, changes) if resume else resolve_run(ref, changes), None)

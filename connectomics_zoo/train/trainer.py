@@ -55,7 +55,7 @@ def fit_run(
     resume: bool,
     device: str,
     progress: Callable[[Progress], None] | None,
-    tell: Callable[[str], None] | None,
+    notify: Callable[[str], None] | None,
 ) -> TrainReport:
     """Train what `run` states, and return where it lies; see `train`.
 
@@ -65,13 +65,13 @@ def fit_run(
         resume: go on from the folder's checkpoint.
         device: `auto`, `cpu`, `cuda` or `mps`.
         progress: is told of every step and validation.
-        tell: is told what became of the weights to start from, and why the run ended early.
+        notify: is told what became of the weights to start from, and why the run ended early.
     """
     check_views(run)  # which would be found when the training is over
     L.seed_everything(run.training.seed, workers=True, verbose=False)
     network, loaded = first_network(run, resume=resume)
-    if loaded is not None and tell is not None:
-        tell(f"starts from {loaded.summary()}")
+    if loaded is not None and notify is not None:
+        notify(f"starts from {loaded.summary()}")
     if run.model.expect is None:
         run = run.model_copy(
             update={"model": run.model.model_copy(update={"expect": measure_static_expectation(run.model)})}
@@ -105,8 +105,8 @@ def fit_run(
     report = TrainReport(folder=folder, steps=trainer.global_step, metrics=keep.best)
     write_metrics(report.metrics, folder, steps=report.steps)
     draw_curve(folder, title=run.name, metric=run.task.metrics[0])
-    if tell is not None and any(isinstance(item, StopEarly) and item.stopped for item in callbacks):
-        tell(_early_end(report, run))
+    if notify is not None and any(isinstance(item, StopEarly) and item.stopped for item in callbacks):
+        notify(_early_end(report, run))
     return report
 
 

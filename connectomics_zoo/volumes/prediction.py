@@ -289,7 +289,7 @@ def read_prediction(volume: Volume, box: Box, *, task: TaskSpec) -> NDArray[np.f
         VolumeError: it cannot be read, or is no prediction for that task.
         SpecError: what it says of itself is not understood.
     """
-    scale = volume.says().scale
+    scale = volume.stored().scale
     stored = volume.read(box)
     stored = stored if stored.ndim == 4 else stored[np.newaxis]
     return read_values(stored, task=task, location=volume.location, scale=scale)

@@ -82,7 +82,7 @@ class Volume:
         """All of its voxels."""
         return Box.of_shape(self.shape)
 
-    def says(self) -> StoredPrediction:
+    def stored(self) -> StoredPrediction:
         """Return all that the file says of it as a prediction: also its task, its scale and how it came to be.
 
         Raises:

@@ -23,7 +23,7 @@ from connectomics_zoo.volumes.tiff import TiffSink
 from connectomics_zoo.volumes.zarr_store import ZarrSink, zarr_arrays
 
 _CHUNKS = (64, 128, 128)
-_SAYS_NOTHING = StoredPrediction()
+_NOTHING_STATED = StoredPrediction()
 
 
 class _Sink(Protocol):
@@ -128,7 +128,7 @@ def create_volume(
     dtype: npt.DTypeLike,
     channels: int | None,
     voxel_size_nm: VoxelSize | None,
-    says: StoredPrediction = _SAYS_NOTHING,
+    stored: StoredPrediction = _NOTHING_STATED,
     chunks: tuple[int, int, int] | None = None,
     overwrite: bool = False,
 ) -> WritableVolume:
@@ -136,7 +136,7 @@ def create_volume(
 
     A file or store holds the one volume: none is added to an existing file, and `overwrite` replaces a
     file only if it holds nothing else. HDF5 and Zarr are compressed in `chunks` (z, y, x); TIFF is not.
-    Zarr is OME-NGFF with the level `0` in the group. `says` is what the file says of the values.
+    Zarr is OME-NGFF with the level `0` in the group. `stored` is what the file says of the values.
 
     Raises:
         OutputError: the target exists, or shape, data type, suffix or folder are not possible.
@@ -144,10 +144,10 @@ def create_volume(
     path, dataset = split_location(str(location))
     data_type = np.dtype(dtype)
     _check_request(path, dataset=dataset, dtype=data_type, chunks=chunks)
-    attributes = to_attributes(says)
-    if says.content is not None and declared_content(attributes, dtype=data_type) is None:
+    attributes = to_attributes(stored)
+    if stored.content is not None and declared_content(attributes, dtype=data_type) is None:
         raise OutputError(
-            f"{path}: content {says.content!r} is not possible in {data_type}, give 'probability' for uint8 or floats, "
+            f"{path}: content {stored.content!r} is not possible in {data_type}, give 'probability' for uint8 or floats, "
             "or 'label' or 'instances' for whole numbers or bool."
         )
     _check_numbers(path, shape=shape, channels=channels, chunks=chunks, voxel_size_nm=voxel_size_nm)

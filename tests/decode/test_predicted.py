@@ -30,7 +30,7 @@ def test_a_prediction_is_decoded_with_nothing_but_its_file(files):
     values = []
     for name in ("p.h5", "exact.h5"):
         with open_volume(files / name) as volume:
-            assert volume.says().task == task
+            assert volume.stored().task == task
             # One channel is no probability.
             assert volume.content is None
             values.append(read_values(volume.read(volume.whole), task=task, location=name))
@@ -53,4 +53,4 @@ def test_labels_carry_no_task(files, tmp_path):
     make_run(tmp_path / "mito")
     predict(tmp_path / "mito", files / "image.h5", tmp_path / "label.h5", output="label")
     with open_volume(tmp_path / "label.h5") as volume:
-        assert (volume.says().task, volume.content) == (None, "label")
+        assert (volume.stored().task, volume.content) == (None, "label")

@@ -59,9 +59,9 @@ def spec_file(home, tmp_path):
     return Path(shutil.copy(home / "tiny.yaml", tmp_path / "tiny.yaml"))
 
 
-def pushed(run, repo=REPO, *, tell=lambda message: None, half=False, pictures=False, **options):
+def pushed(run, repo=REPO, *, notify=lambda message: None, half=False, pictures=False, **options):
     """Push, by default without pictures, whose drawing takes most of the time."""
-    return push(PushRequest(run, half=half), repo, tell=tell, pictures=pictures, **options)
+    return push(PushRequest(run, half=half), repo, notify=notify, pictures=pictures, **options)
 
 
 def same_weights(first, second):
@@ -71,7 +71,7 @@ def same_weights(first, second):
 
 def test_what_is_pushed_loads_by_its_reference(run, hub_server):
     told: list[str] = []
-    report = pushed(run, tell=told.append, pictures=True)
+    report = pushed(run, notify=told.append, pictures=True)
     repo = hub_server.repos[REPO]
     assert (report.commits, report.private, repo.private) == (2, False, False)
     assert report.reference == f"hf://{REPO}@{report.revision}"
@@ -244,7 +244,7 @@ def test_a_commit_of_somebody_else_meanwhile_is_not_overwritten(run, hub_server)
             hub_server.add_repo(REPO, theirs)
 
     with pytest.raises(HubError, match="somebody changed the repository at the same time: look at it, and try again"):
-        pushed(run, half=True, tell=meanwhile)
+        pushed(run, half=True, notify=meanwhile)
     assert hub_server.repos[REPO].head.files == theirs
 
 

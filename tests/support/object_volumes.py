@@ -81,7 +81,7 @@ def write_prediction(location, values, task, *, dtype="uint8", carries_task=True
         dtype=stored.dtype,
         channels=None if len(stored) == 1 else len(stored),
         voxel_size_nm=(30.0, 8.0, 8.0),
-        says=StoredPrediction(task=task if carries_task else None),
+        stored=StoredPrediction(task=task if carries_task else None),
     ) as volume:
         volume.write(volume.whole, stored[0] if len(stored) == 1 else stored)
     return location
@@ -92,7 +92,7 @@ LABEL = StoredPrediction("label")
 
 def write_labels(location, labels):
     with create_volume(
-        location, shape=labels.shape, dtype="uint32", channels=None, voxel_size_nm=(30.0, 8.0, 8.0), says=LABEL
+        location, shape=labels.shape, dtype="uint32", channels=None, voxel_size_nm=(30.0, 8.0, 8.0), stored=LABEL
     ) as volume:
         volume.write(volume.whole, labels.astype(np.uint32))
     return location

@@ -46,11 +46,11 @@ def volume(tmp_path):
     return write_volume(tmp_path / "v.h5")
 
 
-def fine_tune(volume, source, folder, *, task="binary", data=None, arch=None, tell=None, **training):
+def fine_tune(volume, source, folder, *, task="binary", data=None, arch=None, notify=None, **training):
     changes = request(volume, max_steps=2, **training) | {"task": task, "init_from": str(source)}
     changes["data"] |= data or {}
     changes["arch"] |= arch or {}
-    return train("mednext-S", changes, output=folder, device="cpu", tell=tell).folder
+    return train("mednext-S", changes, output=folder, device="cpu", notify=notify).folder
 
 
 def trained(folder):
@@ -63,7 +63,7 @@ def trained(folder):
 
 def test_a_run_starts_from_the_weights_of_another_task_and_reports_on_every_tensor(first, volume, tmp_path):
     told = []
-    folder = fine_tune(volume, first, tmp_path / "run", tell=told.append)
+    folder = fine_tune(volume, first, tmp_path / "run", notify=told.append)
     report = json.loads((folder / "load_report.json").read_text())
     before, after = read_weights(first / "model.safetensors"), trained(folder)
     assert report["source"] == str(first) == get_run(folder).init_from
@@ -108,7 +108,7 @@ def test_a_resumed_run_takes_its_weights_from_its_checkpoint_alone(first, volume
     whole = trained(fine_tune(volume, source, tmp_path / "whole", task="binary"))
     shutil.rmtree(source)
     before, told = (folder / "load_report.json").read_bytes(), []
-    assert train(folder, {"training": {"max_steps": 3}}, resume=True, device="cpu", tell=told.append).steps == 3
+    assert train(folder, {"training": {"max_steps": 3}}, resume=True, device="cpu", notify=told.append).steps == 3
     assert told == []
     assert get_run(folder).init_from == str(source)
     assert (folder / "load_report.json").read_bytes() == before

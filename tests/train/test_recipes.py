@@ -259,7 +259,7 @@ def scores(monkeypatch):
 def test_training_ends_when_the_score_gets_no_better_and_says_so_once(volume, tmp_path, scores):
     scores += [0.2, 0.5, 0.5, 0.4, 0.9]
     changes, told = request(volume, max_steps=20, validate_every=1, early_stopping=2), []
-    report = train("mednext-S", changes, output=tmp_path / "run", device="cpu", tell=told.append)
+    report = train("mednext-S", changes, output=tmp_path / "run", device="cpu", notify=told.append)
     assert report.steps == 4
     assert len(told) == 1
     assert told[0].endswith(
@@ -288,7 +288,7 @@ def test_a_better_score_ends_no_run(volume, tmp_path, scores):
     scores += [0.1, 0.2, 0.3, 0.4]
     told = []
     changes = request(volume, validate_every=1, early_stopping=1)
-    assert train("mednext-S", changes, output=tmp_path / "run", device="cpu", tell=told.append).steps == 4
+    assert train("mednext-S", changes, output=tmp_path / "run", device="cpu", notify=told.append).steps == 4
     assert told == []
 
 

@@ -36,7 +36,7 @@ def write(location, array, *, placement, task=None, content="instances"):
         dtype=array.dtype,
         channels=None if array.ndim == 3 else len(array),
         voxel_size_nm=None,
-        says=StoredPrediction(content, task, placement),
+        stored=StoredPrediction(content, task, placement),
     ) as volume:
         volume.write(volume.whole, array)
     return location

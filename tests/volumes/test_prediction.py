@@ -65,7 +65,7 @@ imwrite = partial(tifffile.imwrite, photometric="minisblack")
 
 def said_by(location):
     with open_volume(location) as volume:
-        return volume.says()
+        return volume.stored()
 
 
 # In every format --------------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def said_by(location):
 @pytest.mark.parametrize("channels", [3, 1])
 def test_everything_that_is_said_is_read_back(tmp_path, name, dtype, channels):
     array = example(channels, 3, 4, 5, dtype=dtype)
-    assert said_by(write(f"{tmp_path}/{name}", array, says=SAID, voxel_size_nm=(8.0, 4.0, 4.0))) == SAID
+    assert said_by(write(f"{tmp_path}/{name}", array, stored=SAID, voxel_size_nm=(8.0, 4.0, 4.0))) == SAID
     with open_volume(f"{tmp_path}/{name}") as volume:
         assert volume.voxel_size_nm == pytest.approx((8, 4, 4))
         np.testing.assert_array_equal(volume.read(volume.whole), array)
@@ -96,8 +96,8 @@ def test_zarr_format_2_is_read_too(tmp_path):
 
 
 def test_volumes_that_say_something_may_be_sent_to_workers(tmp_path):
-    with open_volume(write(tmp_path / "p.h5", example(3, 4, 5), says=SAID)) as volume:
-        assert pickle.loads(pickle.dumps(volume)).says() == SAID
+    with open_volume(write(tmp_path / "p.h5", example(3, 4, 5), stored=SAID)) as volume:
+        assert pickle.loads(pickle.dumps(volume)).stored() == SAID
 
 
 # Files of before, and of others -----------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_the_scale_in_the_file_is_obeyed(tmp_path):
     task = get_task("mito")
     stored = np.full((2, 3, 4), 51, np.uint8)
     said = StoredPrediction("probability", task, scale=((0.2, 1.2),))
-    found = write(tmp_path / "p.h5", stored, says=said)
+    found = write(tmp_path / "p.h5", stored, stored=said)
     with open_volume(found) as volume:
         values = read_prediction(volume, volume.whole, task=task)
     np.testing.assert_allclose(values, 0.4, rtol=1e-6)
@@ -161,7 +161,7 @@ def test_the_scale_in_the_file_is_obeyed(tmp_path):
 
 def test_the_picture_shows_values_in_the_scale_of_the_file(tmp_path, monkeypatch):
     stored = np.full((2, 8, 8), 51, np.uint8)
-    found = write(tmp_path / "p.h5", stored, says=StoredPrediction("probability", scale=((0.2, 1.2),)))
+    found = write(tmp_path / "p.h5", stored, stored=StoredPrediction("probability", scale=((0.2, 1.2),)))
     drawn = {}
     monkeypatch.setattr(comparison, "draw_comparison", lambda path, **given: drawn.update(given))
     truth = write(tmp_path / "truth.h5", np.ones_like(stored))
@@ -240,7 +240,7 @@ def test_tuned_objects_say_the_settings_that_were_found(tmp_path):
     labels = voronoi_labels((8, 16, 16), objects=4)
     values = 0.2 + 0.6 * true_values(labels, task)
     stored = store_values(values.astype(np.float32), task=task, dtype=np.dtype("uint8"))
-    found = write(tmp_path / "p.tif", stored, says=StoredPrediction(task=task))
+    found = write(tmp_path / "p.tif", stored, stored=StoredPrediction(task=task))
     truth = write(tmp_path / "truth.h5", labels.astype(np.uint32))
     best = decode(found, tmp_path / "o.tif", tune_on=truth).settings["threshold"]
     assert best >= 0.2
@@ -259,7 +259,7 @@ def test_a_run_folder_of_any_name_can_be_written_down(tmp_path):
     folder = make_run(tmp_path / "run-\udcff")
     run, trained = find_run(folder)
     made = make_provenance(trained, run, chosen=run.prediction, precision="float32", output="probability")
-    said = said_by(write(tmp_path / "p.tif", example(3, 4, 5), says=StoredPrediction(provenance=made)))
+    said = said_by(write(tmp_path / "p.tif", example(3, 4, 5), stored=StoredPrediction(provenance=made)))
     assert said.provenance.weights.reference == f"{tmp_path}/run-\\udcff"
 
 

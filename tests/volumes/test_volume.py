@@ -59,7 +59,7 @@ def test_an_unknown_voxel_size_stays_unknown(tmp_path, name):
 )
 def test_a_volume_says_what_it_holds(tmp_path, name, content, dtype):
     array = example(3, 4, 5, dtype=dtype)
-    place = write(f"{tmp_path}/{name}", array, says=StoredPrediction(content), voxel_size_nm=VOXEL_SIZE_NM)
+    place = write(f"{tmp_path}/{name}", array, stored=StoredPrediction(content), voxel_size_nm=VOXEL_SIZE_NM)
     with open_volume(place) as volume:
         assert volume.content == content
         assert volume.voxel_size_nm == pytest.approx(VOXEL_SIZE_NM)

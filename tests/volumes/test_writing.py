@@ -81,7 +81,7 @@ def test_a_volume_appears_only_when_it_is_complete(tmp_path, name):
 )
 def test_a_content_that_the_data_type_cannot_hold_is_refused(tmp_path, content, dtype):
     with refuses(f"a.h5: content '{content}' is not possible in {dtype}, give 'probability' for uint8 or floats"):
-        create(tmp_path / "a.h5", says=StoredPrediction(content), dtype=dtype)
+        create(tmp_path / "a.h5", stored=StoredPrediction(content), dtype=dtype)
     assert list(tmp_path.iterdir()) == []
 
 
