@@ -147,8 +147,8 @@ def create_volume(
     attributes = to_attributes(stored)
     if stored.content is not None and declared_content(attributes, dtype=data_type) is None:
         raise OutputError(
-            f"{path}: content {stored.content!r} is not possible in {data_type}, give 'probability' for uint8 or floats, "
-            "or 'label' or 'instances' for whole numbers or bool."
+            f"{path}: content {stored.content!r} is not possible in {data_type}, give 'probability' for uint8 or "
+            "floats, or 'label' or 'instances' for whole numbers or bool."
         )
     _check_numbers(path, shape=shape, channels=channels, chunks=chunks, voxel_size_nm=voxel_size_nm)
     kind = FORMAT_OF_SUFFIX[path.suffix.lower()]
