@@ -15,55 +15,19 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from support.tiny_training import TINY, request, write_volume
+from support.pushing import CREDIT, LICENSE, quiet
 
-from connectomics_zoo.authoring.new import new_spec
 from connectomics_zoo.errors import CheckFailedError, HubError, OutputError, SpecError, UnknownNameError, WeightsError
 from connectomics_zoo.files.digests import file_sha256
 from connectomics_zoo.files.safetensors import read_header
-from connectomics_zoo.files.yaml import dump_yaml, parse_yaml, read_yaml
-from connectomics_zoo.files.yaml_blocks import replace_block
+from connectomics_zoo.files.yaml import dump_yaml, read_yaml
 from connectomics_zoo.pictures import comparison
 from connectomics_zoo.push import Request, measured, preview, ship
-from connectomics_zoo.push.licences import hub_licence, licence_meaning
-from connectomics_zoo.push.portable import portable_run, refuse_leaks
 from connectomics_zoo.runs.folder import get_run
 from connectomics_zoo.runs.portable import check_portable
 from connectomics_zoo.runs.tuned import read_tuned
-from connectomics_zoo.schema.experiment import DataSpec
 from connectomics_zoo.schema.model import WeightsEntry
-from connectomics_zoo.specs.lookup import get_spec
-from connectomics_zoo.specs.spec_file import write_spec
-from connectomics_zoo.train import train
-from connectomics_zoo.verify import verify
 from connectomics_zoo.weights.load import load
-
-LICENSE = "CC-BY-NC-SA-3.0"
-CREDIT = "Doe and Roe: a tiny volume"
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A folder with a volume, a trained run in `run`, and the spec of its model."""
-    folder = tmp_path_factory.mktemp("secretuser")
-    changes = request(write_volume(folder / "volume.h5"))
-    changes["data"] |= {"license": LICENSE, "attribution": CREDIT}
-    changes["data"]["voxel_size_nm"] = [50.0, 4.6, 4.6]
-    write_spec(new_spec("tiny", base="mednext-S", changes={"arch": TINY}), path=folder / "tiny.yaml")
-    del changes["arch"]
-    train(str(folder / "tiny.yaml"), changes, output=folder / "run", device="cpu")
-    return folder
-
-
-@pytest.fixture
-def run(home, tmp_path):
-    """A copy of the run, which a test may change."""
-    return shutil.copytree(home / "run", tmp_path / "run")
-
-
-@pytest.fixture
-def spec_file(home, tmp_path):
-    return Path(shutil.copy(home / "tiny.yaml", tmp_path / "tiny.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +42,6 @@ def change_spec(run, **data):
     document = read_yaml(run / "spec.yaml")
     document["data"] |= data
     (run / "spec.yaml").write_text(dump_yaml({**document, "data": {k: v for k, v in document["data"].items() if v}}))
-
-
-def quiet(message):
-    """Tell nobody."""
 
 
 # What is given away.
@@ -272,27 +232,6 @@ def test_without_pictures_there_are_none(previewed, run, tmp_path):
     assert ".png" not in (tmp_path / "out" / "README.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("text", "known"),
-    [
-        ("CC-BY-NC-SA-3.0", ("cc-by-nc-sa-3.0", None)),
-        ("CC BY 4.0", ("cc-by-4.0", None)),
-        ("Apache-2.0", ("apache-2.0", None)),
-        ("ask Jane", ("other", "ask-jane")),
-    ],
-)
-def test_licences_are_called_as_the_hub_calls_them(text, known):
-    assert hub_licence(text) == known
-
-
-def test_what_a_licence_asks_is_said():
-    assert "no commercial use" in licence_meaning("CC-BY-NC-4.0")
-    assert "no commercial use" not in licence_meaning("CC-BY-SA-4.0")
-    assert "same licence" in licence_meaning("CC-BY-SA-4.0")
-    assert "may not be shared" in licence_meaning("CC-BY-ND-4.0")
-    assert "read that" in licence_meaning("my own")
-
-
 def test_the_provenance_says_from_which_weights_and_how_it_is_predicted(run, tmp_path):
     document = read_yaml(run / "spec.yaml")
     document["prediction"]["views"] = "flips"
@@ -452,150 +391,6 @@ def test_a_place_of_this_machine_in_a_sentence_is_refused(run, home, tmp_path):
         preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, tell=quiet)
 
 
-# Places.
-
-
-def made_portable(**data):
-    run = get_run_like(data)
-    return portable_run(run).data
-
-
-def get_run_like(data):
-    from support.tiny_training import make_run
-
-    return make_run(DataSpec.model_validate(data).model_dump())
-
-
-def pair(image):
-    return {"image": image, "label": image.replace("raw", "mito")}
-
-
-@pytest.mark.parametrize(
-    ("place", "portable"),
-    [
-        ("volume.h5:raw", "volume.h5:raw"),
-        ("stack/volume.zarr:0/raw", "stack/volume.zarr:0/raw"),
-        ("/home/me/data/volume.h5:raw", "volume.h5:raw"),
-        ("../data/volume.tif", "volume.tif"),
-        ("~/volume.zarr/0/raw", "volume.zarr:0/raw"),
-        ("data/../../volume.h5:raw", "volume.h5:raw"),
-        (r"C:\Users\me\volume.h5:raw", "volume.h5:raw"),
-        ("/home/me/sections/", "sections"),
-    ],
-)
-def test_places_outside_of_the_root_keep_their_last_part(place, portable):
-    data = made_portable(root="/home/me", train=[pair(place)])
-    assert data.root == "???"
-    assert data.train[0].image == portable
-
-
-def test_volumes_of_one_name_in_two_places_stay_two():
-    data = made_portable(
-        train=[pair("/a/volume.h5:raw"), pair("/b/volume.h5:raw")],
-        validation=[pair("volume.h5:raw"), pair("/a/volume.h5:raw")],
-    )
-    names = [item.image for item in (*data.train, *data.validation)]
-    assert names == ["2/volume.h5:raw", "3/volume.h5:raw", "volume.h5:raw", "2/volume.h5:raw"]
-    assert [item.label for item in data.train] == ["2/volume.h5:mito", "3/volume.h5:mito"]
-
-
-@pytest.mark.parametrize("text", ["/home/me/x", "root: /home/me", "'/home/me/y'", "in /home/me, it is"])
-def test_a_place_is_found_wherever_it_stands(text):
-    with pytest.raises(SpecError, match="would tell the place"):
-        refuse_leaks({"a": text.encode()}, [Path("/home/me")])
-
-
-@pytest.mark.parametrize("text", ["https://site/home/me/x", "/home/meadow", "a/home/me", "home/me"])
-def test_what_only_looks_like_a_place_is_none(text):
-    refuse_leaks({"a": text.encode()}, [Path("/home/me"), Path("/"), None])
-
-
-# Weights beside a spec.
-
-
-def test_weights_that_are_shipped_load_by_tag_and_pass_verify(run, spec_file):
-    before = spec_file.read_text()
-    report = ship(Request(run, name="small"), spec_file)
-    spec = get_spec(spec_file)
-    assert spec.weights["small"] == WeightsEntry.model_validate(report.entry)
-    assert (spec.weights["small"].source, spec.weights["small"].file) == ("package", "tiny.small.safetensors")
-    assert spec.model_copy(update={"weights": {}}) == get_spec_of(before)
-    network = load(str(spec_file), pretrained="small")
-    assert all(torch.equal(network.state_dict()[key], value) for key, value in load(run).state_dict().items())
-    assert verify([str(spec_file)], level="weights").passed
-
-
-def get_spec_of(text):
-    from connectomics_zoo.schema.model import ModelSpec
-    from connectomics_zoo.schema.validation import validate
-
-    return validate(ModelSpec, parse_yaml(text), source="before")
-
-
-def test_a_spec_keeps_every_other_byte(run, spec_file):
-    text = spec_file.read_text().replace("source:\n", "\n# whose it is\nsource:\n") + "# the end\n"
-    spec_file.write_text(text)
-    ship(Request(run, name="first"), spec_file)
-    first = spec_file.read_text()
-    assert replace_block(first, "weights", "") == text
-    ship(Request(run, name="second", half=True), spec_file)
-    assert first.partition("\n# whose")[0] in spec_file.read_text()
-    assert replace_block(spec_file.read_text(), "weights", "") == text
-    assert list(get_spec(spec_file).weights) == ["first", "second"]
-
-
-@pytest.mark.parametrize("weights", ["weights: {}\n", "weights:\n", "weights: {}  # none yet\n"])
-def test_an_empty_block_of_weights_is_filled(run, spec_file, weights):
-    if weights == "weights:\n":
-        weights = "weights: {\n  }\n"
-    spec_file.write_text(spec_file.read_text() + weights.rstrip("\n"))
-    ship(Request(run), spec_file)
-    assert list(get_spec(spec_file).weights) == ["mito"]
-
-
-def test_line_ends_of_windows_stay(run, spec_file):
-    spec_file.write_bytes(spec_file.read_bytes().replace(b"\n", b"\r\n"))
-    ship(Request(run), spec_file)
-    assert b"\n" not in spec_file.read_bytes().replace(b"\r\n", b"")
-    assert "mito" in get_spec(spec_file).weights
-
-
-def test_shipping_twice_changes_nothing(run, spec_file):
-    ship(Request(run), spec_file)
-    before = {path.name: path.read_bytes() for path in spec_file.parent.glob("tiny*")}
-    ship(Request(run), spec_file)
-    assert {path.name: path.read_bytes() for path in spec_file.parent.glob("tiny*")} == before
-
-
-def test_a_tag_of_other_weights_is_refused_and_nothing_is_written(run, spec_file):
-    ship(Request(run), spec_file)
-    before = {path.name: path.read_bytes() for path in spec_file.parent.glob("tiny*")}
-    with pytest.raises(WeightsError, match=r"has weights 'mito' already, and they are others .*--name"):
-        ship(Request(run, half=True), spec_file)
-    assert {path.name: path.read_bytes() for path in spec_file.parent.glob("tiny*")} == before
-
-
-def test_the_spec_of_another_model_is_refused(run, tmp_path):
-    for change, field in (({"version": "1.0.1", "changes": {"1.0.1": "New."}}, "version"), ({"name": "other"}, "name")):
-        path = tmp_path / f"{field}.yaml"
-        path.write_text(dump_yaml({**get_run(run).model.model_dump(mode="json"), **change}))
-        with pytest.raises(SpecError, match=f"is not the spec of the model that was trained, its {field} differs"):
-            ship(Request(run), path)
-    path = tmp_path / "arch.yaml"
-    document = get_run(run).model.model_dump(mode="json")
-    path.write_text(dump_yaml({**document, "arch": {**document["arch"], "base_channels": 4}}))
-    with pytest.raises(SpecError, match=r"its arch differs: give that of tiny@1\.0\.0"):
-        ship(Request(run), path)
-
-
-def test_a_dry_run_of_shipping_leaves_the_spec_as_it_is(run, spec_file, tmp_path):
-    before = spec_file.read_bytes()
-    report = ship(Request(run), spec_file, output=tmp_path / "out")
-    assert spec_file.read_bytes() == before
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["tiny.mito.safetensors"]
-    assert report.entry["source"] == "package"
-
-
 def test_weights_that_no_preview_made_are_not_replaced_by_one(run, tmp_path):
     folder = tmp_path / "pulled"
     folder.mkdir()
@@ -605,14 +400,6 @@ def test_weights_that_no_preview_made_are_not_replaced_by_one(run, tmp_path):
     with pytest.raises(OutputError, match=r"holds 'model\.safetensors', which is no part of a preview"):
         preview(Request(run), "org/name", output=folder, pictures=False, tell=quiet)
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-
-
-def test_a_spec_of_another_style_is_found_before_the_weights_are_put_beside_it(run, spec_file):
-    document = spec_file.with_name("json.yaml")
-    document.write_text(json.dumps(get_spec(spec_file).model_dump(mode="json")))
-    with pytest.raises(SpecError):
-        ship(Request(run), document)
-    assert not list(spec_file.parent.glob("*.safetensors"))
 
 
 @pytest.mark.parametrize("licence", ["", "  "])
