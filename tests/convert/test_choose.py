@@ -11,7 +11,8 @@ import pytest
 import torch
 from monai.networks import nets
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from support.checkpoints import State, prefixed
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import zoo
@@ -24,12 +25,6 @@ from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.specs.spec_file import spec_text
 from connectomics_zoo.verify.run import verify
 from connectomics_zoo.weights.storage import read_weights
-
-State = dict[str, Tensor]
-
-
-def prefixed(prefix: str, state: State) -> State:
-    return {prefix + key: value for key, value in state.items()}
 
 
 def halved(state: State) -> State:

@@ -15,62 +15,26 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from support.tiny_training import TINY, request, write_volume
+from support.pushing import CREDIT, LICENSE, quiet
 
-from connectomics_zoo.authoring.new import new_spec
 from connectomics_zoo.errors import CheckFailedError, HubError, OutputError, SpecError, UnknownNameError, WeightsError
 from connectomics_zoo.files.digests import file_sha256
 from connectomics_zoo.files.safetensors import read_header
-from connectomics_zoo.files.yaml import dump_yaml, parse_yaml, read_yaml
-from connectomics_zoo.files.yaml_blocks import replace_block
+from connectomics_zoo.files.yaml import dump_yaml, read_yaml
 from connectomics_zoo.pictures import comparison
-from connectomics_zoo.push import PushRequest, measured, preview, ship
-from connectomics_zoo.push.licences import hub_licence, licence_meaning
-from connectomics_zoo.push.portable import portable_run, refuse_leaks
+from connectomics_zoo.push import Request, measured, preview, ship
 from connectomics_zoo.runs.folder import get_run
 from connectomics_zoo.runs.portable import check_portable
 from connectomics_zoo.runs.tuned import read_tuned
-from connectomics_zoo.schema.experiment import DataSpec
 from connectomics_zoo.schema.model import WeightsEntry
-from connectomics_zoo.specs.lookup import get_spec
-from connectomics_zoo.specs.spec_file import write_spec
-from connectomics_zoo.train import train
-from connectomics_zoo.verify import verify
 from connectomics_zoo.weights.load import load
-
-LICENSE = "CC-BY-NC-SA-3.0"
-CREDIT = "Doe and Roe: a tiny volume"
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A folder with a volume, a trained run in `run`, and the spec of its model."""
-    folder = tmp_path_factory.mktemp("secretuser")
-    changes = request(write_volume(folder / "volume.h5"))
-    changes["data"] |= {"license": LICENSE, "attribution": CREDIT}
-    changes["data"]["voxel_size_nm"] = [50.0, 4.6, 4.6]
-    write_spec(new_spec("tiny", base="mednext-S", changes={"arch": TINY}), path=folder / "tiny.yaml")
-    del changes["arch"]
-    train(str(folder / "tiny.yaml"), changes, output=folder / "run", device="cpu")
-    return folder
-
-
-@pytest.fixture
-def run(home, tmp_path):
-    """A copy of the run, which a test may change."""
-    return shutil.copytree(home / "run", tmp_path / "run")
-
-
-@pytest.fixture
-def spec_file(home, tmp_path):
-    return Path(shutil.copy(home / "tiny.yaml", tmp_path / "tiny.yaml"))
 
 
 @pytest.fixture(scope="module")
 def previewed(home):
     """The report of a preview, its folder, and what was told; no test may change them."""
     told: list[str] = []
-    report = preview(PushRequest(home / "run"), "org/name", output=home / "out", notify=told.append)
+    report = preview(Request(home / "run"), "org/name", output=home / "out", notify=told.append)
     return report, home / "out", told
 
 
@@ -78,10 +42,6 @@ def change_spec(run, **data):
     document = read_yaml(run / "spec.yaml")
     document["data"] |= data
     (run / "spec.yaml").write_text(dump_yaml({**document, "data": {k: v for k, v in document["data"].items() if v}}))
-
-
-def quiet(message):
-    """Notify nobody."""
 
 
 # What is given away.
@@ -108,7 +68,7 @@ def test_the_weights_file_holds_the_spec_so_that_one_digest_covers_both(previewe
 
 
 def test_the_same_run_gives_the_same_bytes(previewed, run, tmp_path):
-    preview(PushRequest(run), "org/name", output=tmp_path / "again", notify=quiet)
+    preview(Request(run), "org/name", output=tmp_path / "again", notify=quiet)
     for path in previewed[1].iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
 
@@ -125,7 +85,7 @@ def test_nothing_of_the_machine_is_in_any_byte_that_is_given_away(previewed, hom
 
 def test_half_precision_halves_the_file_and_its_probe_is_of_what_is_stored(run, tmp_path, previewed):
     whole, _, _ = previewed
-    half = preview(PushRequest(run, half=True), "org/name", output=tmp_path / "half", pictures=False, notify=quiet)
+    half = preview(Request(run, half=True), "org/name", output=tmp_path / "half", pictures=False, notify=quiet)
     stored = load_file(tmp_path / "half" / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     tensors = sum(2 * tensor.numel() for tensor in stored.values())
@@ -143,7 +103,7 @@ def test_values_that_float16_cannot_hold_are_refused(run, tmp_path):
     weights[key].flatten()[0] = 1e6
     save_file(weights, run / "model.safetensors")
     with pytest.raises(WeightsError, match=rf"{key} holds values too large for float16, leave out --half"):
-        preview(PushRequest(run, half=True), "org/name", output=tmp_path / "out", notify=quiet)
+        preview(Request(run, half=True), "org/name", output=tmp_path / "out", notify=quiet)
 
 
 def test_the_provenance_says_data_split_recipe_seed_and_versions(previewed, run):
@@ -204,7 +164,7 @@ def test_the_card_sets_what_was_declared_beside_what_is_measured(previewed, run)
 def test_scores_that_are_not_those_of_the_weights_show(run, tmp_path):
     scores = {"steps": 4, "val/dice": 0.987, "val/iou": 0.9, "step": 4.0}
     (run / "metrics.json").write_text(json.dumps(scores))
-    preview(PushRequest(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
+    preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
     row = re.search(r"`val/dice` \| 0\.9870 \| ([\d.]+)", (tmp_path / "out" / "README.md").read_text())
     assert float(row[1]) != pytest.approx(0.987, abs=0.01)
 
@@ -229,7 +189,7 @@ def test_the_picture_leaves_out_what_is_not_annotated(run, tmp_path, monkeypatch
         comparison.draw_comparison(path, **given)
 
     monkeypatch.setattr(measured, "draw_comparison", draw)
-    preview(PushRequest(run), "org/name", output=tmp_path / "out", notify=quiet)
+    preview(Request(run), "org/name", output=tmp_path / "out", notify=quiet)
     assert drawn["section_names"] == ["z = 18", "z = 19"]
     known = np.ones((2, 40, 40), bool)
     known[:, :5], known[:, 10:20, 10:20] = False, False
@@ -249,7 +209,7 @@ def test_the_picture_leaves_out_edges_that_reach_out_of_it(run, tmp_path, monkey
         comparison.draw_comparison(path, **given)
 
     monkeypatch.setattr(measured, "draw_comparison", draw)
-    preview(PushRequest(run), "org/name", output=tmp_path / "out", notify=quiet)
+    preview(Request(run), "org/name", output=tmp_path / "out", notify=quiet)
     assert known[0][:, :34].all()
     assert not known[0][:, 34:].any()
 
@@ -257,7 +217,7 @@ def test_the_picture_leaves_out_edges_that_reach_out_of_it(run, tmp_path, monkey
 def test_without_the_data_there_is_neither_picture_nor_second_score(run, tmp_path):
     change_spec(run, root=str(tmp_path / "gone"), validation=[{"image": "a.h5:raw", "label": "a.h5:mito"}])
     told: list[str] = []
-    report = preview(PushRequest(run), "org/name", output=tmp_path / "out", notify=told.append)
+    report = preview(Request(run), "org/name", output=tmp_path / "out", notify=told.append)
     assert "the validation data is not at hand" in told[0]
     assert report.notes == tuple(told)
     assert "prediction.png" not in report.files
@@ -266,38 +226,17 @@ def test_without_the_data_there_is_neither_picture_nor_second_score(run, tmp_pat
 
 def test_without_pictures_there_are_none(previewed, run, tmp_path):
     shutil.copytree(previewed[1], tmp_path / "out")
-    report = preview(PushRequest(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
+    report = preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
     assert not [name for name in report.files if name.endswith(".png")]
     assert not list((tmp_path / "out").glob("*.png"))
     assert ".png" not in (tmp_path / "out" / "README.md").read_text()
-
-
-@pytest.mark.parametrize(
-    ("text", "known"),
-    [
-        ("CC-BY-NC-SA-3.0", ("cc-by-nc-sa-3.0", None)),
-        ("CC BY 4.0", ("cc-by-4.0", None)),
-        ("Apache-2.0", ("apache-2.0", None)),
-        ("ask Jane", ("other", "ask-jane")),
-    ],
-)
-def test_licences_are_called_as_the_hub_calls_them(text, known):
-    assert hub_licence(text) == known
-
-
-def test_what_a_licence_asks_is_said():
-    assert "no commercial use" in licence_meaning("CC-BY-NC-4.0")
-    assert "no commercial use" not in licence_meaning("CC-BY-SA-4.0")
-    assert "same licence" in licence_meaning("CC-BY-SA-4.0")
-    assert "may not be shared" in licence_meaning("CC-BY-ND-4.0")
-    assert "read that" in licence_meaning("my own")
 
 
 def test_the_provenance_says_from_which_weights_and_how_it_is_predicted(run, tmp_path):
     document = read_yaml(run / "spec.yaml")
     document["prediction"]["views"] = "flips"
     (run / "spec.yaml").write_text(dump_yaml({**document, "init_from": "/elsewhere/first.safetensors"}))
-    preview(PushRequest(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
+    preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
     story = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert story["init_from"] == "first.safetensors"
     assert (story["prediction"]["views"], story["prediction"]["merge"]) == ("flips", "mean")
@@ -324,7 +263,7 @@ def write_tuned(run, place, **changes):
 
 def test_what_tuning_found_is_given_away_without_places_of_this_machine(run, home, tmp_path):
     write_tuned(run, home)
-    report = preview(PushRequest(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
+    report = preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
     assert report.files["decode.yaml"] == (tmp_path / "out" / "decode.yaml").stat().st_size
     places = {"prediction": "predicted.h5:main", "truth": "volume.h5:mito"}
     assert read_yaml(tmp_path / "out" / "decode.yaml") == {**TUNED, **places}
@@ -340,14 +279,14 @@ def test_what_tuning_found_is_given_away_without_places_of_this_machine(run, hom
 def test_a_place_of_this_machine_in_the_tuned_settings_is_refused(run, tmp_path):
     write_tuned(run, "/data/secret", region="see /data/secret/notes.txt")
     with pytest.raises(SpecError, match=r"decode\.yaml would tell the place '/data/secret'"):
-        preview(PushRequest(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
+        preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
 
 
 def test_tuned_settings_of_an_earlier_preview_are_taken_away(run, tmp_path):
     write_tuned(run, "/data")
-    preview(PushRequest(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
+    preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
     (run / "decode.yaml").unlink()
-    report = preview(PushRequest(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
+    report = preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
     assert "decode.yaml" not in report.files
     assert not (tmp_path / "out" / "decode.yaml").exists()
     assert "zoo decode" not in (tmp_path / "out" / "README.md").read_text()
@@ -370,11 +309,11 @@ def test_tuned_settings_of_an_earlier_preview_are_taken_away(run, tmp_path):
 def test_tuned_settings_that_are_not_for_the_task_are_refused(run, decode, words):
     write_tuned(run, "/data", decode=decode)
     with pytest.raises(SpecError, match=words):
-        preview(PushRequest(run), "org/name", pictures=False, notify=quiet)
+        preview(Request(run), "org/name", pictures=False, notify=quiet)
 
 
 def test_weights_beside_a_spec_say_that_tuned_settings_stay_behind(run, spec_file, run_zoo):
-    assert ship(PushRequest(run), spec_file).notes == ()
+    assert ship(Request(run), spec_file).notes == ()
     write_tuned(run, "/data")
     code, _, err = run_zoo("push", run, spec_file)
     assert code == 0, err
@@ -386,20 +325,20 @@ def test_weights_beside_a_spec_say_that_tuned_settings_stay_behind(run, spec_fil
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UnknownNameError, match="is no run folder"):
-        preview(PushRequest(tmp_path), "org/name", notify=quiet)
+        preview(Request(tmp_path), "org/name", notify=quiet)
 
 
 def test_a_run_without_a_licence_is_refused_until_one_is_given(run, tmp_path):
     change_spec(run, license=None)
     with pytest.raises(SpecError, match=r"licence of the data is not stated .*--license CC-BY-4\.0"):
-        preview(PushRequest(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
-    request = PushRequest(run, license="CC-BY-4.0")
+        preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
+    request = Request(run, license="CC-BY-4.0")
     report = preview(request, "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
     assert report.entry["license"] == get_run(tmp_path / "out").data.license == "CC-BY-4.0"
 
 
 def test_a_licence_of_the_weights_leaves_that_of_the_data_as_it_is(run, tmp_path):
-    request = PushRequest(run, license="CC-BY-4.0")
+    request = Request(run, license="CC-BY-4.0")
     report = preview(request, "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
     assert report.entry["license"] == "CC-BY-4.0"
     assert get_run(tmp_path / "out").data.license == LICENSE
@@ -411,7 +350,7 @@ def test_a_run_whose_weights_do_not_fit_is_refused(run, tmp_path):
     weights.pop(next(iter(weights)))
     save_file(weights, run / "model.safetensors")
     with pytest.raises(CheckFailedError, match=r"does not pass zoo verify --level weights .*given away: model"):
-        preview(PushRequest(run), "org/name", output=tmp_path / "out", notify=quiet)
+        preview(Request(run), "org/name", output=tmp_path / "out", notify=quiet)
     assert not (tmp_path / "out").exists()
 
 
@@ -420,180 +359,36 @@ def test_weights_that_are_not_finite_are_refused(run, tmp_path):
     next(iter(weights.values())).flatten()[0] = float("nan")
     save_file(weights, run / "model.safetensors")
     with pytest.raises(WeightsError, match="not finite, the training has diverged"):
-        preview(PushRequest(run), "org/name", output=tmp_path / "out", notify=quiet)
+        preview(Request(run), "org/name", output=tmp_path / "out", notify=quiet)
 
 
 def test_a_training_that_has_not_ended_is_refused(run):
     (run / "metrics.json").unlink()
     with pytest.raises(WeightsError, match=r"its training has not ended: .*--resume"):
-        preview(PushRequest(run), "org/name", notify=quiet)
+        preview(Request(run), "org/name", notify=quiet)
     (run / "metrics.json").write_text("[]")
     with pytest.raises(WeightsError, match="is not what zoo train writes"):
-        preview(PushRequest(run), "org/name", notify=quiet)
+        preview(Request(run), "org/name", notify=quiet)
 
 
 @pytest.mark.parametrize("repo", ["name", "org/", "a/b/c", "org/na me", "../name", "org/a--b"])
 def test_what_can_be_no_repository_is_refused_first(run, repo):
     with pytest.raises(HubError, match="is no repository, write org/name"):
-        preview(PushRequest(run), repo, notify=quiet)
+        preview(Request(run), repo, notify=quiet)
 
 
 def test_a_folder_with_something_else_is_left_as_it_is(run, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("mine")
     with pytest.raises(OutputError, match=r"holds 'thesis\.tex'"):
-        preview(PushRequest(run), "org/name", output=tmp_path / "out", notify=quiet)
+        preview(Request(run), "org/name", output=tmp_path / "out", notify=quiet)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
 def test_a_place_of_this_machine_in_a_sentence_is_refused(run, home, tmp_path):
     change_spec(run, attribution=f"see {home}/notes.txt")
     with pytest.raises(SpecError, match=r"spec\.yaml would tell the place .* of this machine"):
-        preview(PushRequest(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
-
-
-# Places.
-
-
-def made_portable(**data):
-    run = get_run_like(data)
-    return portable_run(run).data
-
-
-def get_run_like(data):
-    from support.tiny_training import make_run
-
-    return make_run(DataSpec.model_validate(data).model_dump())
-
-
-def pair(image):
-    return {"image": image, "label": image.replace("raw", "mito")}
-
-
-@pytest.mark.parametrize(
-    ("place", "portable"),
-    [
-        ("volume.h5:raw", "volume.h5:raw"),
-        ("stack/volume.zarr:0/raw", "stack/volume.zarr:0/raw"),
-        ("/home/me/data/volume.h5:raw", "volume.h5:raw"),
-        ("../data/volume.tif", "volume.tif"),
-        ("~/volume.zarr/0/raw", "volume.zarr:0/raw"),
-        ("data/../../volume.h5:raw", "volume.h5:raw"),
-        (r"C:\Users\me\volume.h5:raw", "volume.h5:raw"),
-        ("/home/me/sections/", "sections"),
-    ],
-)
-def test_places_outside_of_the_root_keep_their_last_part(place, portable):
-    data = made_portable(root="/home/me", train=[pair(place)])
-    assert data.root == "???"
-    assert data.train[0].image == portable
-
-
-def test_volumes_of_one_name_in_two_places_stay_two():
-    data = made_portable(
-        train=[pair("/a/volume.h5:raw"), pair("/b/volume.h5:raw")],
-        validation=[pair("volume.h5:raw"), pair("/a/volume.h5:raw")],
-    )
-    names = [item.image for item in (*data.train, *data.validation)]
-    assert names == ["2/volume.h5:raw", "3/volume.h5:raw", "volume.h5:raw", "2/volume.h5:raw"]
-    assert [item.label for item in data.train] == ["2/volume.h5:mito", "3/volume.h5:mito"]
-
-
-@pytest.mark.parametrize("text", ["/home/me/x", "root: /home/me", "'/home/me/y'", "in /home/me, it is"])
-def test_a_place_is_found_wherever_it_stands(text):
-    with pytest.raises(SpecError, match="would tell the place"):
-        refuse_leaks({"a": text.encode()}, [Path("/home/me")])
-
-
-@pytest.mark.parametrize("text", ["https://site/home/me/x", "/home/meadow", "a/home/me", "home/me"])
-def test_what_only_looks_like_a_place_is_none(text):
-    refuse_leaks({"a": text.encode()}, [Path("/home/me"), Path("/"), None])
-
-
-# Weights beside a spec.
-
-
-def test_weights_that_are_shipped_load_by_tag_and_pass_verify(run, spec_file):
-    before = spec_file.read_text()
-    report = ship(PushRequest(run, name="small"), spec_file)
-    spec = get_spec(spec_file)
-    assert spec.weights["small"] == WeightsEntry.model_validate(report.entry)
-    assert (spec.weights["small"].source, spec.weights["small"].file) == ("package", "tiny.small.safetensors")
-    assert spec.model_copy(update={"weights": {}}) == get_spec_of(before)
-    network = load(str(spec_file), pretrained="small")
-    assert all(torch.equal(network.state_dict()[key], value) for key, value in load(run).state_dict().items())
-    assert verify([str(spec_file)], level="weights").passed
-
-
-def get_spec_of(text):
-    from connectomics_zoo.schema.model import ModelSpec
-    from connectomics_zoo.schema.validation import validate
-
-    return validate(ModelSpec, parse_yaml(text), source="before")
-
-
-def test_a_spec_keeps_every_other_byte(run, spec_file):
-    text = spec_file.read_text().replace("source:\n", "\n# whose it is\nsource:\n") + "# the end\n"
-    spec_file.write_text(text)
-    ship(PushRequest(run, name="first"), spec_file)
-    first = spec_file.read_text()
-    assert replace_block(first, "weights", "") == text
-    ship(PushRequest(run, name="second", half=True), spec_file)
-    assert first.partition("\n# whose")[0] in spec_file.read_text()
-    assert replace_block(spec_file.read_text(), "weights", "") == text
-    assert list(get_spec(spec_file).weights) == ["first", "second"]
-
-
-@pytest.mark.parametrize("weights", ["weights: {}\n", "weights:\n", "weights: {}  # none yet\n"])
-def test_an_empty_block_of_weights_is_filled(run, spec_file, weights):
-    if weights == "weights:\n":
-        weights = "weights: {\n  }\n"
-    spec_file.write_text(spec_file.read_text() + weights.rstrip("\n"))
-    ship(PushRequest(run), spec_file)
-    assert list(get_spec(spec_file).weights) == ["mito"]
-
-
-def test_line_ends_of_windows_stay(run, spec_file):
-    spec_file.write_bytes(spec_file.read_bytes().replace(b"\n", b"\r\n"))
-    ship(PushRequest(run), spec_file)
-    assert b"\n" not in spec_file.read_bytes().replace(b"\r\n", b"")
-    assert "mito" in get_spec(spec_file).weights
-
-
-def test_shipping_twice_changes_nothing(run, spec_file):
-    ship(PushRequest(run), spec_file)
-    before = {path.name: path.read_bytes() for path in spec_file.parent.glob("tiny*")}
-    ship(PushRequest(run), spec_file)
-    assert {path.name: path.read_bytes() for path in spec_file.parent.glob("tiny*")} == before
-
-
-def test_a_tag_of_other_weights_is_refused_and_nothing_is_written(run, spec_file):
-    ship(PushRequest(run), spec_file)
-    before = {path.name: path.read_bytes() for path in spec_file.parent.glob("tiny*")}
-    with pytest.raises(WeightsError, match=r"has weights 'mito' already, and they are others .*--name"):
-        ship(PushRequest(run, half=True), spec_file)
-    assert {path.name: path.read_bytes() for path in spec_file.parent.glob("tiny*")} == before
-
-
-def test_the_spec_of_another_model_is_refused(run, tmp_path):
-    for change, field in (({"version": "1.0.1", "changes": {"1.0.1": "New."}}, "version"), ({"name": "other"}, "name")):
-        path = tmp_path / f"{field}.yaml"
-        path.write_text(dump_yaml({**get_run(run).model.model_dump(mode="json"), **change}))
-        with pytest.raises(SpecError, match=f"is not the spec of the model that was trained, its {field} differs"):
-            ship(PushRequest(run), path)
-    path = tmp_path / "arch.yaml"
-    document = get_run(run).model.model_dump(mode="json")
-    path.write_text(dump_yaml({**document, "arch": {**document["arch"], "base_channels": 4}}))
-    with pytest.raises(SpecError, match=r"its arch differs: give that of tiny@1\.0\.0"):
-        ship(PushRequest(run), path)
-
-
-def test_a_dry_run_of_shipping_leaves_the_spec_as_it_is(run, spec_file, tmp_path):
-    before = spec_file.read_bytes()
-    report = ship(PushRequest(run), spec_file, output=tmp_path / "out")
-    assert spec_file.read_bytes() == before
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["tiny.mito.safetensors"]
-    assert report.entry["source"] == "package"
+        preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
 
 
 def test_weights_that_no_preview_made_are_not_replaced_by_one(run, tmp_path):
@@ -603,19 +398,11 @@ def test_weights_that_no_preview_made_are_not_replaced_by_one(run, tmp_path):
         shutil.copy(run / name, folder / name)
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     with pytest.raises(OutputError, match=r"holds 'model\.safetensors', which is no part of a preview"):
-        preview(PushRequest(run), "org/name", output=folder, pictures=False, notify=quiet)
+        preview(Request(run), "org/name", output=folder, pictures=False, notify=quiet)
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-
-
-def test_a_spec_of_another_style_is_found_before_the_weights_are_put_beside_it(run, spec_file):
-    document = spec_file.with_name("json.yaml")
-    document.write_text(json.dumps(get_spec(spec_file).model_dump(mode="json")))
-    with pytest.raises(SpecError):
-        ship(PushRequest(run), document)
-    assert not list(spec_file.parent.glob("*.safetensors"))
 
 
 @pytest.mark.parametrize("licence", ["", "  "])
 def test_an_empty_licence_is_none(run, licence):
     with pytest.raises(SpecError, match="the licence '' is not legal in a spec"):
-        preview(PushRequest(run, license=licence), "org/name", notify=quiet)
+        preview(Request(run, license=licence), "org/name", notify=quiet)

@@ -8,21 +8,16 @@ import re
 import shlex
 import shutil
 import textwrap
-from pathlib import Path
 
 import h5py
 import pytest
 import torch
 import yaml
 from huggingface_hub import constants
-from support.tiny_training import TINY, request, write_volume
 
-from connectomics_zoo.authoring.new import new_spec
 from connectomics_zoo.errors import HubError, OutputError, SpecError, WeightsError
-from connectomics_zoo.push import PushRequest, push
+from connectomics_zoo.push import Request, push
 from connectomics_zoo.specs.lookup import get_spec
-from connectomics_zoo.specs.spec_file import write_spec
-from connectomics_zoo.train import train
 from connectomics_zoo.verify import verify
 from connectomics_zoo.weights.load import load
 
@@ -37,31 +32,9 @@ def unverified(monkeypatch):
     monkeypatch.setattr("connectomics_zoo.push.package.require_verified", lambda *_, **__: None)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A folder with a volume, a trained run in `run`, and the spec of its model."""
-    folder = tmp_path_factory.mktemp("home")
-    changes = request(write_volume(folder / "volume.h5"))
-    changes["data"] |= {"license": "CC-BY-4.0", "attribution": "Doe and Roe: a tiny volume"}
-    write_spec(new_spec("tiny", base="mednext-S", changes={"arch": TINY}), path=folder / "tiny.yaml")
-    del changes["arch"]
-    train(str(folder / "tiny.yaml"), changes, output=folder / "run", device="cpu")
-    return folder
-
-
-@pytest.fixture
-def run(home, tmp_path):
-    return shutil.copytree(home / "run", tmp_path / "run")
-
-
-@pytest.fixture
-def spec_file(home, tmp_path):
-    return Path(shutil.copy(home / "tiny.yaml", tmp_path / "tiny.yaml"))
-
-
 def pushed(run, repo=REPO, *, notify=lambda message: None, half=False, pictures=False, **options):
     """Push, by default without pictures, whose drawing takes most of the time."""
-    return push(PushRequest(run, half=half), repo, notify=notify, pictures=pictures, **options)
+    return push(Request(run, half=half), repo, notify=notify, pictures=pictures, **options)
 
 
 def same_weights(first, second):
