@@ -22,7 +22,7 @@ from connectomics_zoo.files.digests import file_sha256
 from connectomics_zoo.files.safetensors import read_header
 from connectomics_zoo.files.yaml import dump_yaml, read_yaml
 from connectomics_zoo.pictures import comparison
-from connectomics_zoo.push import Request, measured, preview, ship
+from connectomics_zoo.push import PushRequest, measured, preview, ship
 from connectomics_zoo.runs.folder import get_run
 from connectomics_zoo.runs.portable import check_portable
 from connectomics_zoo.runs.tuned import read_tuned
@@ -34,7 +34,7 @@ from connectomics_zoo.weights.load import load
 def previewed(home):
     """The report of a preview, its folder, and what was told; no test may change them."""
     told: list[str] = []
-    report = preview(Request(home / "run"), "org/name", output=home / "out", notify=told.append)
+    report = preview(PushRequest(home / "run"), "org/name", output=home / "out", notify=told.append)
     return report, home / "out", told
 
 
@@ -68,7 +68,7 @@ def test_the_weights_file_holds_the_spec_so_that_one_digest_covers_both(previewe
 
 
 def test_the_same_run_gives_the_same_bytes(previewed, run, tmp_path):
-    preview(Request(run), "org/name", output=tmp_path / "again", notify=quiet)
+    preview(PushRequest(run), "org/name", output=tmp_path / "again", notify=quiet)
     for path in previewed[1].iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
 
@@ -85,7 +85,7 @@ def test_nothing_of_the_machine_is_in_any_byte_that_is_given_away(previewed, hom
 
 def test_half_precision_halves_the_file_and_its_probe_is_of_what_is_stored(run, tmp_path, previewed):
     whole, _, _ = previewed
-    half = preview(Request(run, half=True), "org/name", output=tmp_path / "half", pictures=False, notify=quiet)
+    half = preview(PushRequest(run, half=True), "org/name", output=tmp_path / "half", pictures=False, notify=quiet)
     stored = load_file(tmp_path / "half" / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     tensors = sum(2 * tensor.numel() for tensor in stored.values())
@@ -103,7 +103,7 @@ def test_values_that_float16_cannot_hold_are_refused(run, tmp_path):
     weights[key].flatten()[0] = 1e6
     save_file(weights, run / "model.safetensors")
     with pytest.raises(WeightsError, match=rf"{key} holds values too large for float16, leave out --half"):
-        preview(Request(run, half=True), "org/name", output=tmp_path / "out", notify=quiet)
+        preview(PushRequest(run, half=True), "org/name", output=tmp_path / "out", notify=quiet)
 
 
 def test_the_provenance_says_data_split_recipe_seed_and_versions(previewed, run):
@@ -164,7 +164,7 @@ def test_the_card_sets_what_was_declared_beside_what_is_measured(previewed, run)
 def test_scores_that_are_not_those_of_the_weights_show(run, tmp_path):
     scores = {"steps": 4, "val/dice": 0.987, "val/iou": 0.9, "step": 4.0}
     (run / "metrics.json").write_text(json.dumps(scores))
-    preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
+    preview(PushRequest(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
     row = re.search(r"`val/dice` \| 0\.9870 \| ([\d.]+)", (tmp_path / "out" / "README.md").read_text())
     assert float(row[1]) != pytest.approx(0.987, abs=0.01)
 
@@ -189,7 +189,7 @@ def test_the_picture_leaves_out_what_is_not_annotated(run, tmp_path, monkeypatch
         comparison.draw_comparison(path, **given)
 
     monkeypatch.setattr(measured, "draw_comparison", draw)
-    preview(Request(run), "org/name", output=tmp_path / "out", notify=quiet)
+    preview(PushRequest(run), "org/name", output=tmp_path / "out", notify=quiet)
     assert drawn["section_names"] == ["z = 18", "z = 19"]
     known = np.ones((2, 40, 40), bool)
     known[:, :5], known[:, 10:20, 10:20] = False, False
@@ -209,7 +209,7 @@ def test_the_picture_leaves_out_edges_that_reach_out_of_it(run, tmp_path, monkey
         comparison.draw_comparison(path, **given)
 
     monkeypatch.setattr(measured, "draw_comparison", draw)
-    preview(Request(run), "org/name", output=tmp_path / "out", notify=quiet)
+    preview(PushRequest(run), "org/name", output=tmp_path / "out", notify=quiet)
     assert known[0][:, :34].all()
     assert not known[0][:, 34:].any()
 
@@ -217,7 +217,7 @@ def test_the_picture_leaves_out_edges_that_reach_out_of_it(run, tmp_path, monkey
 def test_without_the_data_there_is_neither_picture_nor_second_score(run, tmp_path):
     change_spec(run, root=str(tmp_path / "gone"), validation=[{"image": "a.h5:raw", "label": "a.h5:mito"}])
     told: list[str] = []
-    report = preview(Request(run), "org/name", output=tmp_path / "out", notify=told.append)
+    report = preview(PushRequest(run), "org/name", output=tmp_path / "out", notify=told.append)
     assert "the validation data is not at hand" in told[0]
     assert report.notes == tuple(told)
     assert "prediction.png" not in report.files
@@ -226,7 +226,7 @@ def test_without_the_data_there_is_neither_picture_nor_second_score(run, tmp_pat
 
 def test_without_pictures_there_are_none(previewed, run, tmp_path):
     shutil.copytree(previewed[1], tmp_path / "out")
-    report = preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
+    report = preview(PushRequest(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
     assert not [name for name in report.files if name.endswith(".png")]
     assert not list((tmp_path / "out").glob("*.png"))
     assert ".png" not in (tmp_path / "out" / "README.md").read_text()
@@ -236,7 +236,7 @@ def test_the_provenance_says_from_which_weights_and_how_it_is_predicted(run, tmp
     document = read_yaml(run / "spec.yaml")
     document["prediction"]["views"] = "flips"
     (run / "spec.yaml").write_text(dump_yaml({**document, "init_from": "/elsewhere/first.safetensors"}))
-    preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
+    preview(PushRequest(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
     story = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert story["init_from"] == "first.safetensors"
     assert (story["prediction"]["views"], story["prediction"]["merge"]) == ("flips", "mean")
@@ -263,7 +263,7 @@ def write_tuned(run, place, **changes):
 
 def test_what_tuning_found_is_given_away_without_places_of_this_machine(run, home, tmp_path):
     write_tuned(run, home)
-    report = preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
+    report = preview(PushRequest(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
     assert report.files["decode.yaml"] == (tmp_path / "out" / "decode.yaml").stat().st_size
     places = {"prediction": "predicted.h5:main", "truth": "volume.h5:mito"}
     assert read_yaml(tmp_path / "out" / "decode.yaml") == {**TUNED, **places}
@@ -279,14 +279,14 @@ def test_what_tuning_found_is_given_away_without_places_of_this_machine(run, hom
 def test_a_place_of_this_machine_in_the_tuned_settings_is_refused(run, tmp_path):
     write_tuned(run, "/data/secret", region="see /data/secret/notes.txt")
     with pytest.raises(SpecError, match=r"decode\.yaml would tell the place '/data/secret'"):
-        preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
+        preview(PushRequest(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
 
 
 def test_tuned_settings_of_an_earlier_preview_are_taken_away(run, tmp_path):
     write_tuned(run, "/data")
-    preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
+    preview(PushRequest(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
     (run / "decode.yaml").unlink()
-    report = preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
+    report = preview(PushRequest(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
     assert "decode.yaml" not in report.files
     assert not (tmp_path / "out" / "decode.yaml").exists()
     assert "zoo decode" not in (tmp_path / "out" / "README.md").read_text()
@@ -309,11 +309,11 @@ def test_tuned_settings_of_an_earlier_preview_are_taken_away(run, tmp_path):
 def test_tuned_settings_that_are_not_for_the_task_are_refused(run, decode, words):
     write_tuned(run, "/data", decode=decode)
     with pytest.raises(SpecError, match=words):
-        preview(Request(run), "org/name", pictures=False, notify=quiet)
+        preview(PushRequest(run), "org/name", pictures=False, notify=quiet)
 
 
 def test_weights_beside_a_spec_say_that_tuned_settings_stay_behind(run, spec_file, run_zoo):
-    assert ship(Request(run), spec_file).notes == ()
+    assert ship(PushRequest(run), spec_file).notes == ()
     write_tuned(run, "/data")
     code, _, err = run_zoo("push", run, spec_file)
     assert code == 0, err
@@ -325,20 +325,20 @@ def test_weights_beside_a_spec_say_that_tuned_settings_stay_behind(run, spec_fil
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UnknownNameError, match="is no run folder"):
-        preview(Request(tmp_path), "org/name", notify=quiet)
+        preview(PushRequest(tmp_path), "org/name", notify=quiet)
 
 
 def test_a_run_without_a_licence_is_refused_until_one_is_given(run, tmp_path):
     change_spec(run, license=None)
     with pytest.raises(SpecError, match=r"licence of the data is not stated .*--license CC-BY-4\.0"):
-        preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
-    request = Request(run, license="CC-BY-4.0")
+        preview(PushRequest(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
+    request = PushRequest(run, license="CC-BY-4.0")
     report = preview(request, "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
     assert report.entry["license"] == get_run(tmp_path / "out").data.license == "CC-BY-4.0"
 
 
 def test_a_licence_of_the_weights_leaves_that_of_the_data_as_it_is(run, tmp_path):
-    request = Request(run, license="CC-BY-4.0")
+    request = PushRequest(run, license="CC-BY-4.0")
     report = preview(request, "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
     assert report.entry["license"] == "CC-BY-4.0"
     assert get_run(tmp_path / "out").data.license == LICENSE
@@ -350,7 +350,7 @@ def test_a_run_whose_weights_do_not_fit_is_refused(run, tmp_path):
     weights.pop(next(iter(weights)))
     save_file(weights, run / "model.safetensors")
     with pytest.raises(CheckFailedError, match=r"does not pass zoo verify --level weights .*given away: model"):
-        preview(Request(run), "org/name", output=tmp_path / "out", notify=quiet)
+        preview(PushRequest(run), "org/name", output=tmp_path / "out", notify=quiet)
     assert not (tmp_path / "out").exists()
 
 
@@ -359,36 +359,36 @@ def test_weights_that_are_not_finite_are_refused(run, tmp_path):
     next(iter(weights.values())).flatten()[0] = float("nan")
     save_file(weights, run / "model.safetensors")
     with pytest.raises(WeightsError, match="not finite, the training has diverged"):
-        preview(Request(run), "org/name", output=tmp_path / "out", notify=quiet)
+        preview(PushRequest(run), "org/name", output=tmp_path / "out", notify=quiet)
 
 
 def test_a_training_that_has_not_ended_is_refused(run):
     (run / "metrics.json").unlink()
     with pytest.raises(WeightsError, match=r"its training has not ended: .*--resume"):
-        preview(Request(run), "org/name", notify=quiet)
+        preview(PushRequest(run), "org/name", notify=quiet)
     (run / "metrics.json").write_text("[]")
     with pytest.raises(WeightsError, match="is not what zoo train writes"):
-        preview(Request(run), "org/name", notify=quiet)
+        preview(PushRequest(run), "org/name", notify=quiet)
 
 
 @pytest.mark.parametrize("repo", ["name", "org/", "a/b/c", "org/na me", "../name", "org/a--b"])
 def test_what_can_be_no_repository_is_refused_first(run, repo):
     with pytest.raises(HubError, match="is no repository, write org/name"):
-        preview(Request(run), repo, notify=quiet)
+        preview(PushRequest(run), repo, notify=quiet)
 
 
 def test_a_folder_with_something_else_is_left_as_it_is(run, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("mine")
     with pytest.raises(OutputError, match=r"holds 'thesis\.tex'"):
-        preview(Request(run), "org/name", output=tmp_path / "out", notify=quiet)
+        preview(PushRequest(run), "org/name", output=tmp_path / "out", notify=quiet)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
 def test_a_place_of_this_machine_in_a_sentence_is_refused(run, home, tmp_path):
     change_spec(run, attribution=f"see {home}/notes.txt")
     with pytest.raises(SpecError, match=r"spec\.yaml would tell the place .* of this machine"):
-        preview(Request(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
+        preview(PushRequest(run), "org/name", output=tmp_path / "out", pictures=False, notify=quiet)
 
 
 def test_weights_that_no_preview_made_are_not_replaced_by_one(run, tmp_path):
@@ -398,11 +398,11 @@ def test_weights_that_no_preview_made_are_not_replaced_by_one(run, tmp_path):
         shutil.copy(run / name, folder / name)
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     with pytest.raises(OutputError, match=r"holds 'model\.safetensors', which is no part of a preview"):
-        preview(Request(run), "org/name", output=folder, pictures=False, notify=quiet)
+        preview(PushRequest(run), "org/name", output=folder, pictures=False, notify=quiet)
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize("licence", ["", "  "])
 def test_an_empty_licence_is_none(run, licence):
     with pytest.raises(SpecError, match="the licence '' is not legal in a spec"):
-        preview(Request(run, license=licence), "org/name", notify=quiet)
+        preview(PushRequest(run, license=licence), "org/name", notify=quiet)

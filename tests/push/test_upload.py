@@ -16,7 +16,7 @@ import yaml
 from huggingface_hub import constants
 
 from connectomics_zoo.errors import HubError, OutputError, SpecError, WeightsError
-from connectomics_zoo.push import Request, push
+from connectomics_zoo.push import PushRequest, push
 from connectomics_zoo.specs.lookup import get_spec
 from connectomics_zoo.verify import verify
 from connectomics_zoo.weights.load import load
@@ -34,7 +34,7 @@ def unverified(monkeypatch):
 
 def pushed(run, repo=REPO, *, notify=lambda message: None, half=False, pictures=False, **options):
     """Push, by default without pictures, whose drawing takes most of the time."""
-    return push(Request(run, half=half), repo, notify=notify, pictures=pictures, **options)
+    return push(PushRequest(run, half=half), repo, notify=notify, pictures=pictures, **options)
 
 
 def same_weights(first, second):
