@@ -18,15 +18,19 @@ if TYPE_CHECKING:
 DEFAULT = "mednext-S"
 """What is measured where nothing is named: the network that most people train."""
 
-BUSY = 0.5
+BUSY_LOAD = 0.5
 """Load per core beyond which times mean little."""
 
 HEADERS = ("mode", "variant", "precision", "ms", "min", "max", "kvoxel/s", "GFLOP/s", "speed-up", "error", "peak MB")
+
+BUSY_HEADERS = ("busy ms", "busy/idle")
+"""With `--busy`: the median beside other processes, and how many times as long that is."""
 
 _EPILOG = """\b
 Examples:
   zoo bench
   zoo bench mednext-S mednext-B --size 64,96,96 --plot bench.png
+  zoo bench mednext-S --busy 2 --no-training --no-memory
   zoo bench mednext-S arch.kernel_size=5 --no-training --precision float32 --json
 """
 
@@ -64,6 +68,9 @@ def parse_size(context: click.Context | None, parameter: click.Parameter | None,
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Timed rounds.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of torch on the CPU [default: torch's own].")
+@click.option(
+    "--busy", type=click.IntRange(0, 1024), default=0, metavar="N", help="Measure again beside N busy processes."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--plot", type=click.Path(dir_okay=False), metavar="FILE.png", help="Also draw the speed-ups.")
 def command(
@@ -75,6 +82,7 @@ def command(
     rounds: int,
     device: str,
     threads: int | None,
+    busy: int,
     as_json: bool,
     plot: str | None,
 ) -> None:
@@ -84,7 +92,8 @@ def command(
     predict and zoo.load use by default, take turns in one process; a size that is not legal is raised to the next one
     that is. A training step is forward at all scales, loss and backward, without the optimiser, and counts as three
     forward passes in GFLOP/s. The error is the relative L2 distance to plain float32, of the output or of all
-    gradients. Peak memory is by how much a fresh process that has network and input grows in its first step.
+    gradients. Peak memory is by how much a fresh process that has network and input grows in its first step. With
+    --busy, times are measured once more beside other work, as on a laptop or a login node.
     """
     from connectomics_zoo.specs.overrides import override_model, parse_overrides
 
@@ -108,6 +117,7 @@ def command(
             device=device,
             threads=threads,
             memory="measure" if memory else "skip",
+            busy=busy,
             progress=progress,
         )
     if as_json:
@@ -115,7 +125,7 @@ def command(
     else:
         print_text(report.machine.describe())
         for model in report.models:
-            _print_model(model)
+            _print_model(model, busy=busy > 0)
     if plot is not None:
         draw_speed_ups([report], plot)
         note(f"drew {plot}")
@@ -126,21 +136,22 @@ def _warn_if_busy() -> None:
     from connectomics_zoo.network.cores import usable_cores
 
     load, cores = load_average(), usable_cores()
-    if load is not None and load > BUSY * cores:
+    if load is not None and load > BUSY_LOAD * cores:
         note(
             f"this machine is busy (load {load:.1f} on {cores} core(s)) and the times will be too long, "
             "measure when it idles."
         )
 
 
-def _print_model(model: ModelBench) -> None:
+def _print_model(model: ModelBench, *, busy: bool) -> None:
     counts = f"{model.parameters_training:,} parameters in training, {model.parameters_inference:,} in inference"
     size = "×".join(map(str, model.input_shape))
     click.echo()
     print_text(f"{model.model}: {counts}; input {size}, {model.flops / 1e9:.1f} GFLOP")
-    print_table(
-        HEADERS, [cells(item) for item in model.measurements], right=HEADERS[3:], gap=1, hide_first=("min", "max")
-    )
+    headers = HEADERS + (BUSY_HEADERS if busy else ())
+    rows = [cells(item) + (busy_cells(item) if busy else ()) for item in model.measurements]
+    hidden = ("min", "max", "GFLOP/s", "kvoxel/s") if busy else ("min", "max")
+    print_table(headers, rows, right=headers[3:], gap=1, hide_first=hidden)
 
 
 def cells(item: Measurement) -> tuple[str, ...]:
@@ -159,3 +170,9 @@ def cells(item: Measurement) -> tuple[str, ...]:
         f"{item.relative_error:.1e}",
         peak,
     )
+
+
+def busy_cells(item: Measurement) -> tuple[str, ...]:
+    """Return the end of a row, in the order of `BUSY_HEADERS`."""
+    assert item.seconds_busy is not None
+    return (f"{item.seconds_busy * 1e3:.1f}", f"{item.seconds_busy / item.seconds:.2f}")

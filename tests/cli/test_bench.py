@@ -89,6 +89,16 @@ def test_a_busy_machine_is_said(run_zoo, monkeypatch):
     )
 
 
+def test_times_beside_other_work_stand_in_their_own_columns(run_zoo):
+    options = ("--size", "1", "--no-training", "--precision", "float32", "--busy", "1", *SHORT)
+    code, out, _ = run_zoo("bench", *TINY, *options)
+    (header,) = [line for line in out.splitlines() if line.startswith("mode")]
+    assert code == 0
+    assert header.split()[-3:] == ["busy", "ms", "busy/idle"]
+    item = Measurement("inference", "plain", "float32", 0.5, 0.25, 1.0, 5, 2e6, 10.0, 1.0, 0.0, None, seconds_busy=1.25)
+    assert bench_verb.busy_cells(item) == ("1250.0", "2.50")
+
+
 def test_memory_is_written_in_megabytes():
     item = Measurement("inference", "plain", "float32", 0.5, 0.25, 1.0, 5, 2e6, 10.0, 1.0, 0.0, 123_456_789)
     row = dict(zip(bench_verb.HEADERS, bench_verb.cells(item), strict=True))
