@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from performance import alternatives, networks, patches, peers, startup
+from performance import alternatives, busy, networks, patches, peers, startup
 from performance.common import Section
 
 SECTIONS = {
     "inference": Section("Inference", networks.measure_inference, networks.render_inference),
     "training": Section("Training step", networks.measure_training, networks.render_training),
+    "busy": Section("Beside other work", busy.measure, busy.render),
     "peers": Section("Beside others", peers.measure, peers.render),
     "families": Section("Other families", networks.measure_families, networks.render_families),
     "alternatives": Section("What generic means give other families", alternatives.measure, alternatives.render),

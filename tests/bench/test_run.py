@@ -428,7 +428,7 @@ def performance():
     folder = str(REPOSITORY / "scripts")
     sys.path.insert(0, folder)
     try:
-        names = ("common", "networks", "page", "peers", "sections", "startup", "patches")
+        names = ("busy", "common", "networks", "page", "peers", "sections", "startup", "patches")
         yield {name: importlib.import_module(f"performance.{name}") for name in names}
     finally:
         sys.path.remove(folder)
@@ -556,6 +556,17 @@ def test_loading_is_compared_in_time_and_memory(performance):
     rows = rows_of(performance["startup"].render_loading(data))
     assert ["load", "1.20 s", "200 ms", "6.00x", "≥ 6x"] in rows
     assert ["peak memory", "600 MB", "150 MB", "0.25x", "≤ 0.5x"] in rows
+
+
+def test_times_beside_other_work_are_compared_with_idle_ones(performance):
+    items = [
+        {"implementation": name, "seconds": idle, "seconds_busy": busy}
+        for name, idle, busy in (("plain", 0.4, 1.0), ("default", 0.2, 0.3))
+    ]
+    data = {"size": 48, "busy": 2, "measurements": {"torch's own": items, "zoo's": items}}
+    rows = rows_of(performance["busy"].render(data))
+    assert rows[4] == ["plain", "zoo's", "400 ms", "1.00 s", "2.50x", ""]
+    assert rows[5] == ["default", "zoo's", "200 ms", "300 ms", "1.50x", "≤ 2.5x"]
 
 
 def test_commands_are_compared_with_importing_torch(performance):
