@@ -81,7 +81,7 @@ def test_an_illegal_name_is_refused(name):
     ],
 )
 def test_a_wrong_change_is_refused_before_anything_is_built(monkeypatch, changes, error, message):
-    monkeypatch.setattr(build, "measure", lambda spec: pytest.fail("measured"))
+    monkeypatch.setattr(build, "measure_expectation", lambda spec: pytest.fail("measured"))
     with pytest.raises(error, match=message):
         new_spec("mine", base="mednext-S", changes=changes)
 
