@@ -100,7 +100,7 @@ def test_the_rows_of_experiments_say_what_their_specs_declare():
 )
 def test_a_broken_task_is_named_and_the_others_are_listed(add_spec, text, message):
     names = [row.name for row in read_task_rows().rows]
-    path = add_spec("broken", kind="tasks", text=text)
+    path = add_spec("broken", kind="task", text=text)
     listing = read_task_rows()
     assert [row.name for row in listing.rows] == names
     ((where, reason),) = listing.broken

@@ -219,7 +219,7 @@ def test_the_kind_of_a_reference_is_found_out(tmp_path, run_folder):
 
 def test_a_name_of_two_kinds_must_say_which(add_spec):
     add_spec("twice")
-    add_spec("twice", {"summary": "A task."}, kind="tasks")
+    add_spec("twice", {"summary": "A task."}, kind="task")
     with pytest.raises(SpecError, match=r"'twice' is a model and a task, say which with --kind model"):
         find_spec("twice")
     assert isinstance(find_spec("twice", kind="task"), TaskSpec)

@@ -24,13 +24,13 @@ def second_catalog(folder: Path) -> Iterator[Add]:
     patch.setattr(catalog, "catalogs", lambda: (*builtin, other))
     catalog.entries.cache_clear()
 
-    def add(stem: str, changes: dict[str, Any] | None = None, *, kind: str = "models", text: str | None = None) -> Path:
+    def add(stem: str, changes: dict[str, Any] | None = None, *, kind: str = "model", text: str | None = None) -> Path:
         """Add a copy of mednext-S (or the task mito) as `stem`.yaml, with top-level `changes`, or the `text` given."""
         catalog.entries.cache_clear()
-        path = folder / "specs" / kind / ("mednext" if kind == "models" else "") / f"{stem}.yaml"
+        path = folder / "specs" / f"{kind}s" / ("mednext" if kind == "model" else "") / f"{stem}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         if text is None:
-            original = catalog.find(kind, "mednext-S" if kind == "models" else "mito", catalog="zoo").path
+            original = catalog.find(kind, "mednext-S" if kind == "model" else "mito", catalog="zoo").path
             text = dump_yaml(read_yaml(original) | {"name": stem.partition("@")[0]} | (changes or {}))
         path.write_text(text)
         catalog.entries.cache_clear()
