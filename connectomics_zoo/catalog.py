@@ -100,6 +100,11 @@ def entries(kind: SpecKind) -> tuple[Entry, ...]:
     return tuple(result)
 
 
+def names_of(*kinds: SpecKind) -> set[str]:
+    """Return the names of all specs of these kinds, in every catalogue; no file is read."""
+    return {entry.name for kind in kinds for entry in entries(kind)}
+
+
 def find(kind: SpecKind, name: str, *, version: str | None = None, catalog: str | None = None) -> Entry:
     """Return the one entry called `name` (`catalog` and an older `version` narrow it).
 
@@ -120,7 +125,7 @@ def find(kind: SpecKind, name: str, *, version: str | None = None, catalog: str 
     if named:
         versions = [item.version for item in named if item.version]
         raise UnknownNameError(f"{kind} {name!r} has no version {version!r}: {nearest(version or '', versions)}")
-    raise UnknownNameError(f"unknown {kind} {name!r}: {nearest(name, {item.name for item in entries(kind)})}")
+    raise UnknownNameError(f"unknown {kind} {name!r}: {nearest(name, names_of(kind))}")
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from connectomics_zoo.errors import InputSizeError, LimitError, MissingPackageError
 from connectomics_zoo.fastpath import plain_only
 from connectomics_zoo.network.acceleration import prepare_inference
-from connectomics_zoo.network.hardware import cpu_has_bfloat16
+from connectomics_zoo.network.hardware import cpu_has_bfloat16, cuda_has_bfloat16
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.weights.load import load
 
@@ -51,10 +51,8 @@ def variants(precisions: tuple[BenchPrecision, ...]) -> tuple[Variant, ...]:
 
 def supported_precisions(device: torch.device) -> tuple[BenchPrecision, ...]:
     """Return the precisions that `device` computes in by itself."""
-    if device.type == "cpu":
-        has_bfloat16 = cpu_has_bfloat16()
-    else:
-        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    on_cpu, on_cuda = device.type == "cpu", device.type == "cuda"
+    has_bfloat16 = (on_cpu and cpu_has_bfloat16()) or (on_cuda and cuda_has_bfloat16())
     return ("float32", "bfloat16") if has_bfloat16 else ("float32",)
 
 

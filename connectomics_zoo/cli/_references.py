@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import click
     from click.shell_completion import CompletionItem
 
-    from connectomics_zoo.specs.listing import SpecKind
+    from connectomics_zoo.catalog import SpecKind
 
 
 def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -35,7 +35,7 @@ def complete_listed(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 
 def _known(kind: SpecKind) -> dict[str, str]:
-    from connectomics_zoo.specs.listing import names_of
+    from connectomics_zoo.catalog import names_of
 
     return dict.fromkeys(sorted(names_of(kind)), kind)
 

@@ -41,7 +41,7 @@ def parse_size(context: click.Context | None, parameter: click.Parameter | None,
     Raises:
         SpecError: it is neither.
     """
-    from connectomics_zoo.files.yaml import MAX_EDGE
+    from connectomics_zoo.schema.limits import MAX_EDGE
 
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and len(part) <= 6 and 1 <= int(part) <= MAX_EDGE for part in parts):

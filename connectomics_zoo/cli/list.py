@@ -7,21 +7,20 @@ from collections.abc import Callable
 
 import click
 
+from connectomics_zoo.catalog import SpecKind, names_of
 from connectomics_zoo.cli._console import note, print_json, print_text
 from connectomics_zoo.cli._references import complete_listed
 from connectomics_zoo.cli._table import fits, print_table
 from connectomics_zoo.errors import UnknownNameError, ZooError, nearest
-from connectomics_zoo.files.yaml import MAX_EDGE
+from connectomics_zoo.schema.limits import MAX_EDGE
 from connectomics_zoo.specs.listing import (
     FIELDS,
     ExperimentRow,
     Listing,
     ModelRow,
     Row,
-    SpecKind,
     TaskRow,
     filter_rows,
-    names_of,
     read_experiment_rows,
     read_rows,
     read_task_rows,

@@ -29,9 +29,9 @@ def command(refs: tuple[str, ...], check: bool) -> None:
     """
     from connectomics_zoo.errors import CheckFailedError
     from connectomics_zoo.weights.lock import is_news, lock_weights
-    from connectomics_zoo.weights.lock_file import LOCK_FILE, read_weights_lock, write_weights_lock
+    from connectomics_zoo.weights.lock_file import WEIGHTS_LOCK, read_weights_lock, write_weights_lock
 
-    file = Path(LOCK_FILE)
+    file = Path(WEIGHTS_LOCK)
     before = read_weights_lock(file).weights if file.exists() or check or not refs else {}
     found = [lock_weights(ref) for ref in (refs or before)]
     changed = [item.name for item in found if is_news(item, before.get(item.name))]

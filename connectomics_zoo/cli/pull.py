@@ -33,11 +33,11 @@ def command(refs: tuple[str, ...], to: Path | None, frozen: bool, as_json: bool)
     if to is not None and len(refs) != 1:
         raise click.UsageError(f"--to makes one folder, and there are {len(refs)} references: give one.")
     from connectomics_zoo.pull.run import pull
-    from connectomics_zoo.weights.lock_file import LOCK_FILE, read_weights_lock
+    from connectomics_zoo.weights.lock_file import WEIGHTS_LOCK, read_weights_lock
 
     if not refs and not frozen:
         raise click.UsageError("nothing to pull: name a model, name.tag or hf://org/repo, or give --frozen.")
-    wanted = refs or tuple(read_weights_lock(Path(LOCK_FILE)).weights)
+    wanted = refs or tuple(read_weights_lock(Path(WEIGHTS_LOCK)).weights)
     reports = [pull(ref, to=to, frozen=frozen) for ref in wanted]
     if as_json:
         print_json([dataclasses.asdict(report) for report in reports])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from connectomics_zoo.schema.json_schema import TYPES, SpecKind, schema_text
+from connectomics_zoo.catalog import SpecKind
+from connectomics_zoo.schema.json_schema import TYPES, schema_text
 
 
 @click.command()

@@ -58,11 +58,9 @@ def command(
         )
         return
     if dry_run:
-        from connectomics_zoo.files.yaml import dump_yaml
-        from connectomics_zoo.train.resolve import continue_run, resolve_run
+        from connectomics_zoo.train import complete_spec
 
-        run = continue_run(ref, changes) if resume else resolve_run(ref, changes)
-        print_yaml(dump_yaml(run.model_dump(mode="json", exclude_none=True)))
+        print_yaml(complete_spec(ref, changes, resume=resume))
         return
     from connectomics_zoo.cli._progress import show_progress
     from connectomics_zoo.train import train

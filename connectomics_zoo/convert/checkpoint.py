@@ -25,7 +25,7 @@ from torch import serialization
 from connectomics_zoo.convert.key_map import KeyMap
 from connectomics_zoo.errors import LimitError, WeightsError, ZooError
 from connectomics_zoo.files.safetensors import PICKLES
-from connectomics_zoo.schema.base import MAX_WEIGHTS_BYTES
+from connectomics_zoo.schema.limits import MAX_WEIGHTS_BYTES
 from connectomics_zoo.weights.storage import read_weights
 
 MAX_PICKLE_BYTES = 64 * 2**20

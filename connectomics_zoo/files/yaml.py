@@ -18,9 +18,6 @@ from connectomics_zoo.errors import LimitError, SpecError
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
 
-MAX_EDGE = 65536
-"""The largest number of voxels along an axis that a spec can state; a size rule that steps over it has one size."""
-
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

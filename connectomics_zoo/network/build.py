@@ -243,6 +243,11 @@ def measure_static_expectation(spec: ModelSpec) -> Expectation:
     )
 
 
+def with_counts(spec: ModelSpec) -> ModelSpec:
+    """Return `spec` with the counts of its network, which one whose network was changed lacks until it is measured."""
+    return spec if spec.expect is not None else spec.model_copy(update={"expect": measure_static_expectation(spec)})
+
+
 def measure_expectation(spec: ModelSpec) -> Expectation:
     """Return everything that `expect` declares, from real builds; takes a forward pass at the smallest size."""
     single = build_meta(spec, deep_supervision=False)

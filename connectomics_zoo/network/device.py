@@ -12,7 +12,7 @@ from connectomics_zoo.errors import (
     SpecError,
     UnknownNameError,
 )
-from connectomics_zoo.network.hardware import cpu_has_bfloat16
+from connectomics_zoo.network.hardware import cpu_has_bfloat16, cuda_has_bfloat16
 from connectomics_zoo.schema.experiment import RunSpec
 
 Engine = Literal["torch", "openvino"]
@@ -63,7 +63,7 @@ def prediction_precision(asked: AskedPrecision, *, run: RunSpec, device: torch.d
     if asked == "auto":
         return _own_precision(run, device)
     possible = _PRECISIONS.get(device.type, ("float32",))
-    if asked not in possible or (asked == "bfloat16" and device.type == "cuda" and not _cuda_has_bfloat16()):
+    if asked not in possible or (asked == "bfloat16" and device.type == "cuda" and not cuda_has_bfloat16()):
         others = " or ".join(["auto", *(name for name in possible if name != asked)])
         raise SpecError(f"precision {asked} is not possible on {device}, give {others}.")
     if asked == "bfloat16" and device.type == "cpu" and not cpu_has_bfloat16():
@@ -74,13 +74,6 @@ def prediction_precision(asked: AskedPrecision, *, run: RunSpec, device: torch.d
 def _own_precision(run: RunSpec, device: torch.device) -> Precision:
     if device.type == "cuda" and run.training.precision == "16-mixed":
         return "float16"
-    if device.type == "cuda" and run.training.precision == "bf16-mixed" and _cuda_has_bfloat16():
+    if device.type == "cuda" and run.training.precision == "bf16-mixed" and cuda_has_bfloat16():
         return "bfloat16"
     return "float32"
-
-
-def _cuda_has_bfloat16() -> bool:
-    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-
-
-_Precision = Literal["32-true", "16-mixed", "bf16-mixed"]

@@ -14,6 +14,11 @@ def cpu_has_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def cuda_has_bfloat16() -> bool:
+    """Return whether the current GPU computes in bfloat16 itself."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Return whether `error` says that a device's memory does not suffice; a CPU's is an ordinary RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

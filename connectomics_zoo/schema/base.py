@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from connectomics_zoo.errors import nearest
-from connectomics_zoo.files.yaml import MAX_EDGE as MAX_EDGE  # builders see the schema alone
+from connectomics_zoo.schema.limits import MAX_EDGE
 
 
 class Node(BaseModel):
@@ -88,9 +88,6 @@ RepoId = Annotated[
 
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 """A commit: 40 hexadecimal digits."""
-
-MAX_WEIGHTS_BYTES = 64 * 2**30
-"""The largest weights file that a spec can declare."""
 
 _Edge = Annotated[int, Field(ge=1, le=MAX_EDGE)]
 

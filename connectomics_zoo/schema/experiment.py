@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 from pydantic import Field, create_model, model_validator
 
-from connectomics_zoo.schema.base import Name, Node, Sentence, Size, Version
+from connectomics_zoo.schema.base import Name, Node, Sentence, Size
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.training import TrainingSpec
@@ -219,6 +219,3 @@ class RunSpec(Node):
 
 Spec = ModelSpec | TaskSpec | ExperimentSpec | RunSpec
 """What a spec file holds, one of these kinds."""
-
-
-__all__ = ["DataSpec", "ExperimentSpec", "PredictionSpec", "Region", "RunSpec", "Spec", "Version", "VolumePair"]

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
 from connectomics_zoo import catalog
-from connectomics_zoo.catalog import SpecKind as SpecKind
+from connectomics_zoo.catalog import SpecKind
 from connectomics_zoo.schema.augmentation import PRESETS, AugmentationSpec
 from connectomics_zoo.schema.base import readable_path
 from connectomics_zoo.schema.builder import builder_module

@@ -13,9 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from connectomics_zoo.files.yaml import MAX_EDGE
 from connectomics_zoo.schema.base import (
-    MAX_WEIGHTS_BYTES,
     Name,
     Node,
     RepoId,
@@ -27,6 +25,7 @@ from connectomics_zoo.schema.base import (
     Version,
 )
 from connectomics_zoo.schema.builder import BuilderConfig, builder_module
+from connectomics_zoo.schema.limits import MAX_EDGE, MAX_WEIGHTS_BYTES
 from connectomics_zoo.schema.training import TrainingSpec
 
 

@@ -9,6 +9,9 @@ from pydantic import Field
 from connectomics_zoo.schema.augmentation import AugmentationChanges
 from connectomics_zoo.schema.base import Node, Size
 
+TrainingPrecision = Literal["32-true", "16-mixed", "bf16-mixed"]
+"""Arithmetic of training, in Lightning's words."""
+
 
 class TrainingSpec(Node):
     """How a network is trained."""
@@ -25,7 +28,7 @@ class TrainingSpec(Node):
     """Optimiser steps over which the rate rises linearly from zero."""
     gradient_clip: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """Largest norm of the gradient; 0 leaves it as it is."""
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "bf16-mixed"
+    precision: TrainingPrecision = "bf16-mixed"
     """Arithmetic; where the device lacks it, training says so and uses the nearest safe one."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Weight of the past in the running average of the weights that is validated and kept; 0 keeps none."""

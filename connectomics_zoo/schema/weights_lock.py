@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from connectomics_zoo.schema.base import MAX_WEIGHTS_BYTES, Name, Node, RepoId, Revision, Sha256
+from connectomics_zoo.schema.base import Name, Node, RepoId, Revision, Sha256
+from connectomics_zoo.schema.limits import MAX_WEIGHTS_BYTES
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 

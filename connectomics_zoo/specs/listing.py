@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_type_hints
 
 from connectomics_zoo import catalog
-from connectomics_zoo.catalog import SpecKind as SpecKind
+from connectomics_zoo.catalog import SpecKind
 from connectomics_zoo.errors import LimitError, SpecError, UnknownNameError, nearest
 from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.specs.where import compile_where
@@ -102,11 +102,6 @@ class Listing(Generic[Row]):
 
     rows: list[Row]
     broken: list[Broken]
-
-
-def names_of(*kinds: SpecKind) -> set[str]:
-    """Return the names of all specs of these kinds, in every catalogue; no file is read."""
-    return {entry.name for kind in kinds for entry in catalog.entries(kind)}
 
 
 def read_rows(*, all_versions: bool = False) -> Listing[ModelRow]:

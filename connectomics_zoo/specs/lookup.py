@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from connectomics_zoo import catalog
-from connectomics_zoo.catalog import SPEC_KINDS, SpecKind
+from connectomics_zoo.catalog import SPEC_KINDS, SpecKind, names_of
 from connectomics_zoo.errors import SpecError, UnknownNameError, WeightsError, nearest
 from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.hub import fetch_spec
@@ -22,7 +22,6 @@ from connectomics_zoo.schema.experiment import ExperimentSpec, RunSpec, Spec
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.validation import validate
-from connectomics_zoo.specs.listing import names_of
 from connectomics_zoo.specs.reference import Reference, parse_reference
 
 LookupKind = SpecKind | Literal["run"]

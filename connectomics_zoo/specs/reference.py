@@ -72,7 +72,7 @@ def parse_reference(text: str | Path | Reference) -> Reference:
             "run folder."
         )
     if is_there(path) and path.is_dir():
-        if match["name"] not in {entry.name for entry in catalog.entries("model")}:
+        if match["name"] not in catalog.names_of("model"):
             return Reference(text=text, path=path)
         raise UnknownNameError(
             f"{text!r} is a model and a folder here, write ./{text} or {_home(match['name'])}:{text}."

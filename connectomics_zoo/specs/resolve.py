@@ -36,8 +36,8 @@ def resolve_model(
 ) -> ModelSpec:
     """Return the model's spec with overrides: complete, with the interface that the new architecture has.
 
-    Where an override changes the network, what was measured of the declared one is dropped; `build.measure`
-    measures it anew. The recipe's patch size is raised to the next legal size where it is no longer legal.
+    Where an override changes the network, what was measured of the declared one is dropped (`network.build`
+    has what measures it anew). The recipe's patch size is raised to the next legal size where it is no longer legal.
 
     Raises:
         UnknownNameError: `arch` has a key that the builder does not have.

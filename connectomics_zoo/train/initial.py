@@ -13,9 +13,8 @@ from connectomics_zoo.files.safetensors import PICKLES
 from connectomics_zoo.network.build import build
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.volumes.voxel_size import VOXEL_SIZE_TOLERANCE, lengths
-from connectomics_zoo.weights.load import INIT_ALLOWANCE
 from connectomics_zoo.weights.pretrained import Pretrained, embedded_run, find_pretrained
-from connectomics_zoo.weights.storage import largest_file, read_weights
+from connectomics_zoo.weights.storage import largest_start, read_weights
 from connectomics_zoo.weights.transfer import LoadReport, build_with_weights, find_roles
 
 _log = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ def first_network(run: RunSpec, *, resume: bool) -> tuple[nn.Module, LoadReport 
     if run.init_from is None or resume:
         return build(run.model, deep_supervision=deep_supervision), None
     found = _find(run.init_from, run)
-    weights = read_weights(found.path, max_bytes=INIT_ALLOWANCE * largest_file(run.model))
+    weights = read_weights(found.path, max_bytes=largest_start(run.model))
     network, report = build_with_weights(
         run.model, weights, deep_supervision=deep_supervision, source=run.init_from, resample_kernels=True
     )

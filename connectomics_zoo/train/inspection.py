@@ -1,27 +1,86 @@
-"""Looks at the volumes of a run before it begins, and warns of what is legal and yet hardly meant."""
+"""Looks at the volumes of a run before it begins: refuses what is wrong, and warns of what is hardly meant."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 import math
+from contextlib import ExitStack
 
 import numpy as np
 
+from connectomics_zoo.errors import SpecError
 from connectomics_zoo.schema.experiment import DataSpec, RunSpec
 from connectomics_zoo.schema.task import ChannelSpec, TaskSpec
-from connectomics_zoo.tasks.targets import make_targets
+from connectomics_zoo.tasks.targets import check_voxel_size, make_targets
+from connectomics_zoo.volumes import Volume, check_mask, check_pair, open_volume
 from connectomics_zoo.volumes.box import Box, region_box
 from connectomics_zoo.volumes.checks import count_changes, grey_problem
-from connectomics_zoo.volumes.pair_reader import PairReader
+from connectomics_zoo.volumes.intensity import scale_intensity
+from connectomics_zoo.volumes.pair_reader import PairReader, network_box
+from connectomics_zoo.volumes.truth import read_truth
 
 _log = logging.getLogger(__name__)
 
 BLOCK = 64
 """Edge of the blocks that labels are looked at in, in voxels of the volume."""
 
+SCANNED_VOXELS = 2**28
+"""Float volumes up to this size are looked through for NaN before anything is made, larger ones as they are read."""
+
 ENOUGH_BLOCKS, MOST_BLOCKS = 4, 256
 """Blocks of labels after which all is well if every target varies, and after which no more are looked at."""
+
+
+def inspect_volumes(data: DataSpec, *, task: TaskSpec) -> tuple[int, tuple[float, float, float] | None]:
+    """Open every pair, check it, and return the number of channels and the voxel size that they share.
+
+    Raises:
+        ZooError: a volume, a region, or what they have in common is wrong.
+    """
+    channels: set[int] = set()
+    voxel_sizes: set[tuple[float, float, float]] = set()
+    for pair in (*data.train, *data.validation):
+        with ExitStack() as opened:
+            image, label, mask = (
+                None if location is None else opened.enter_context(_open(location, data))
+                for location in (pair.image, pair.label, pair.mask)
+            )
+            assert image is not None
+            assert label is not None
+            check_pair(image, label, continuous=has_values(task))
+            if mask is not None:
+                check_mask(image, mask)
+            box = region_box(pair.region, shape=image.shape, location=image.location)
+            network_box(pair.region, image.shape, data.downsample)
+            if box.voxels <= SCANNED_VOXELS:
+                _scan(image, label, mask, box, data=data, task=task)
+            channels.add(image.channels or 1)
+            check_voxel_size(task, image.voxel_size_nm)
+            if image.voxel_size_nm is not None:
+                voxel_sizes.add(image.voxel_size_nm)
+    if len(channels) > 1:
+        raise SpecError(f"the images have {sorted(channels)} channels, all must have the same number.")
+    if len(voxel_sizes) > 1:
+        raise SpecError(
+            f"the images have the voxel sizes {sorted(voxel_sizes)} nm, all must have the same: resample them."
+        )
+    return channels.pop(), voxel_sizes.pop() if voxel_sizes else None
+
+
+def _open(location: str, data: DataSpec) -> Volume:
+    return open_volume(location, root=data.folder, voxel_size_nm=data.voxel_size_nm)
+
+
+def _scan(image: Volume, label: Volume, mask: Volume | None, box: Box, *, data: DataSpec, task: TaskSpec) -> None:
+    """Read what is made of floats, whose values may be anything, section by section."""
+    for row in range(box.start[0], box.stop[0]):
+        section = box.replace(z=(row, row + 1))
+        if image.dtype.kind == "f":
+            scale_intensity(image.read(section), dtype=image.dtype, intensity_range=data.intensity_range)
+        if has_values(task):
+            labels, annotated = read_truth(label, mask, section, unlabelled=data.unlabelled)
+            make_targets(labels, task=task, voxel_size_nm=None, annotated=annotated)
 
 
 def warn_of_overlap(data: DataSpec) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import platform
 from collections.abc import Mapping
-from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from connectomics_zoo.catalog import names_of
 from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
 from connectomics_zoo.runs.folder import SPEC_FILE, get_run
 from connectomics_zoo.schema.builder import encoder_modules
@@ -18,24 +17,12 @@ from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.training import TrainingSpec
 from connectomics_zoo.schema.validation import validate
-from connectomics_zoo.specs.listing import names_of
 from connectomics_zoo.specs.lookup import Resolved, find, get_spec, get_task, resolve
 from connectomics_zoo.specs.overrides import merge
 from connectomics_zoo.specs.reference import parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.tasks.affinities import affinity_channels, convention_of
-from connectomics_zoo.tasks.targets import check_voxel_size, make_targets
-from connectomics_zoo.train.inspection import has_values
-from connectomics_zoo.volumes import Volume, check_mask, check_pair, open_volume
-from connectomics_zoo.volumes.box import Box, region_box
-from connectomics_zoo.volumes.intensity import scale_intensity
-from connectomics_zoo.volumes.pair_reader import network_box
-from connectomics_zoo.volumes.truth import read_truth
-
-_log = logging.getLogger(__name__)
-
-SCANNED_VOXELS = 2**28
-"""Float volumes up to this size are looked through for NaN before anything is made, larger ones as they are read."""
+from connectomics_zoo.train.inspection import inspect_volumes
 
 
 def resolve_run(ref: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
@@ -195,57 +182,6 @@ def _with_threshold(task: TaskSpec, threshold: float | None) -> TaskSpec:
             "out."
         )
     return task.model_copy(update={"decode": task.decode.model_copy(update={"threshold": threshold})})
-
-
-def inspect_volumes(data: DataSpec, *, task: TaskSpec) -> tuple[int, tuple[float, float, float] | None]:
-    """Open every pair, check it, and return the number of channels and the voxel size that they share.
-
-    Raises:
-        ZooError: a volume, a region, or what they have in common is wrong.
-    """
-    channels: set[int] = set()
-    voxel_sizes: set[tuple[float, float, float]] = set()
-    for pair in (*data.train, *data.validation):
-        with ExitStack() as opened:
-            image, label, mask = (
-                None if location is None else opened.enter_context(_open(location, data))
-                for location in (pair.image, pair.label, pair.mask)
-            )
-            assert image is not None
-            assert label is not None
-            check_pair(image, label, continuous=has_values(task))
-            if mask is not None:
-                check_mask(image, mask)
-            box = region_box(pair.region, shape=image.shape, location=image.location)
-            network_box(pair.region, image.shape, data.downsample)
-            if box.voxels <= SCANNED_VOXELS:
-                _scan(image, label, mask, box, data=data, task=task)
-            channels.add(image.channels or 1)
-            check_voxel_size(task, image.voxel_size_nm)
-            if image.voxel_size_nm is not None:
-                voxel_sizes.add(image.voxel_size_nm)
-    if len(channels) > 1:
-        raise SpecError(f"the images have {sorted(channels)} channels, all must have the same number.")
-    if len(voxel_sizes) > 1:
-        raise SpecError(
-            f"the images have the voxel sizes {sorted(voxel_sizes)} nm, all must have the same: resample them."
-        )
-    return channels.pop(), voxel_sizes.pop() if voxel_sizes else None
-
-
-def _open(location: str, data: DataSpec) -> Volume:
-    return open_volume(location, root=data.folder, voxel_size_nm=data.voxel_size_nm)
-
-
-def _scan(image: Volume, label: Volume, mask: Volume | None, box: Box, *, data: DataSpec, task: TaskSpec) -> None:
-    """Read what is made of floats, whose values may be anything, section by section."""
-    for row in range(box.start[0], box.stop[0]):
-        section = box.replace(z=(row, row + 1))
-        if image.dtype.kind == "f":
-            scale_intensity(image.read(section), dtype=image.dtype, intensity_range=data.intensity_range)
-        if has_values(task):
-            labels, annotated = read_truth(label, mask, section, unlabelled=data.unlabelled)
-            make_targets(labels, task=task, voxel_size_nm=None, annotated=annotated)
 
 
 def _check_recipe(training: TrainingSpec, data: DataSpec, *, model: ModelSpec, task: TaskSpec, source: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from connectomics_zoo.errors import OutputError, UnknownNameError
 from connectomics_zoo.runs.claim import claim_new, claim_resumed
+from connectomics_zoo.runs.folder import run_text
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.train.inspection import warn_of_labels, warn_of_overlap, warn_of_padding
@@ -64,7 +65,7 @@ def train(
         return fit_run(run, folder=folder, resume=resume, device=device, progress=progress, notify=notify)
 
     if fast_dev_run:
-        return fit(continue_run(ref, changes) if resume else resolve_run(ref, changes), None)
+        return fit(_complete_run(ref, changes, resume=resume), None)
     if resume:
         with claim_resumed(Path(ref)):  # before its spec is read, which another process may be about to change
             return fit(continue_run(ref, changes), Path(ref))
@@ -103,12 +104,30 @@ def preview_patches(
     from connectomics_zoo.pictures.drawing import check_picture
 
     check_picture(Path(path))
-    run = continue_run(ref, overrides or {}) if resume else resolve_run(ref, overrides or {})
+    run = _complete_run(ref, overrides or {}, resume=resume)
     warn_of_padding(run)
     warn_of_labels(run)
     from connectomics_zoo.train.preview import draw_preview
 
     draw_preview(run, Path(path))
+
+
+def complete_spec(ref: str | Path, overrides: Mapping[str, Any] | None = None, *, resume: bool = False) -> str:
+    """Return the spec of the run that `train` would train, as YAML, and train nothing.
+
+    Args:
+        ref: an experiment or a model; with `resume`, a run folder.
+        overrides: nested fields to change, as for `train`.
+        resume: take the run folder `ref`.
+
+    Raises:
+        ZooError: something is wrong with the arguments.
+    """
+    return run_text(_complete_run(ref, overrides or {}, resume=resume))
+
+
+def _complete_run(ref: str | Path, changes: Mapping[str, Any], *, resume: bool) -> RunSpec:
+    return continue_run(ref, changes) if resume else resolve_run(ref, changes)
 
 
 def _new_folder(run: RunSpec, output: str | Path | None) -> Path:

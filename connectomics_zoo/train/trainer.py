@@ -24,9 +24,8 @@ from connectomics_zoo.errors import (
     UnknownNameError,
     ZooError,
 )
-from connectomics_zoo.network.build import measure_static_expectation
-from connectomics_zoo.network.device import _Precision
-from connectomics_zoo.network.hardware import cpu_has_bfloat16
+from connectomics_zoo.network.build import with_counts
+from connectomics_zoo.network.hardware import cpu_has_bfloat16, cuda_has_bfloat16
 from connectomics_zoo.predict.run import check_views
 from connectomics_zoo.runs.checkpoint import read_checkpoint
 from connectomics_zoo.runs.folder import CHECKPOINT_FILE, LOGS, write_run
@@ -37,6 +36,7 @@ from connectomics_zoo.schema.builder import prefers_bfloat16
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.progress import Progress
+from connectomics_zoo.schema.training import TrainingPrecision
 from connectomics_zoo.train.averaging import AverageWeights
 from connectomics_zoo.train.callbacks import KeepCheckpoint, KeepWeights, ReportProgress, StopEarly
 from connectomics_zoo.train.curve import draw_curve
@@ -72,10 +72,7 @@ def fit_run(
     network, loaded = first_network(run, resume=resume)
     if loaded is not None and notify is not None:
         notify(f"starts from {loaded.summary()}")
-    if run.model.expect is None:
-        run = run.model_copy(
-            update={"model": run.model.model_copy(update={"expect": measure_static_expectation(run.model)})}
-        )
+    run = run.model_copy(update={"model": with_counts(run.model)})
     precision, accelerator = training_precision(run.training.precision, device, model=run.model)
     run = run.model_copy(update={"trained_on": _trained_on(run, f"{_device_name(accelerator)}, {precision}", resume)})
     warn_of_waiting(run.training.workers, accelerator=accelerator)
@@ -135,7 +132,7 @@ def _callbacks(
     return keep, callbacks
 
 
-def training_precision(wanted: _Precision, device: str, *, model: ModelSpec) -> tuple[_Precision, str]:
+def training_precision(wanted: TrainingPrecision, device: str, *, model: ModelSpec) -> tuple[TrainingPrecision, str]:
     """Return the arithmetic and Lightning accelerator for `device`; what it cannot do is replaced, with a warning.
 
     CPUs compute in float32, where most networks are faster, but for bfloat16 on a CPU that has it and with a network
@@ -147,7 +144,7 @@ def training_precision(wanted: _Precision, device: str, *, model: ModelSpec) -> 
     if not available[device]:
         raise UnknownNameError(f"the device {device!r} is not available here, give auto or cpu.")
     if device == "cuda":
-        if wanted == "bf16-mixed" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        if wanted == "bf16-mixed" and not cuda_has_bfloat16():
             _log.warning("this GPU has no bfloat16, training in 16-mixed instead of %s", wanted)
             return "16-mixed", device
         return wanted, device
@@ -185,7 +182,7 @@ def warn_of_waiting(workers: int, *, accelerator: str) -> None:
 
 def _trainer(
     run: RunSpec,
-    precision: _Precision,
+    precision: TrainingPrecision,
     accelerator: str,
     *,
     fast_dev_run: int,

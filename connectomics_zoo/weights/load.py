@@ -11,17 +11,14 @@ from torch import nn
 
 from connectomics_zoo.errors import SpecError, WeightsError, ZooError
 from connectomics_zoo.files.safetensors import PICKLES
-from connectomics_zoo.network.build import build, measure_static_expectation
+from connectomics_zoo.network.build import build, with_counts
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.specs.lookup import get_spec
 from connectomics_zoo.specs.reference import Reference, parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.weights.pretrained import Frozen, Pretrained, find_pretrained
-from connectomics_zoo.weights.storage import largest_file, read_weights
+from connectomics_zoo.weights.storage import largest_file, largest_start, read_weights
 from connectomics_zoo.weights.transfer import LoadReport, build_with_weights
-
-INIT_ALLOWANCE = 8
-"""How many times as large as the network's own a file to start from may be: it may have more channels."""
 
 
 def load(
@@ -63,7 +60,7 @@ def load(
         HubError: the Hub does not give them.
         ZooError: the device cannot be used.
     """
-    _refuse_no_truth("deep_supervision", deep_supervision)
+    _require_bool("deep_supervision", deep_supervision)
     _check_device(device)
     reference = ref if isinstance(ref, ModelSpec) else parse_reference(ref)
     trained = _trained(reference, pretrained, frozen=frozen)
@@ -93,7 +90,7 @@ def load(
             name=trained.source,
             device=device,
         )
-    spec = _measured(spec)
+    spec = with_counts(spec)
     network = build(spec, deep_supervision=deep_supervision)
     report = LoadReport("initialisation", reinitialised=tuple(network.state_dict()))
     return _finish(network, spec, report, device=device)
@@ -123,10 +120,10 @@ def load_file(
     Raises:
         WeightsError: the file cannot be read or does not fit.
     """
-    spec = _measured(spec)  # by which the largest file is known, too
+    spec = with_counts(spec)  # by which the largest file is known, too
     network, report = build_with_weights(
         spec,
-        read_weights(path, max_bytes=largest_file(spec) * (INIT_ALLOWANCE if resample_kernels else 1)),
+        read_weights(path, max_bytes=largest_start(spec) if resample_kernels else largest_file(spec)),
         deep_supervision=deep_supervision,
         source=name or str(path),
         resample_kernels=resample_kernels,
@@ -143,19 +140,14 @@ def _finish(network: nn.Module, spec: ModelSpec, report: LoadReport, *, device: 
     return _moved(network, torch.device(device)).eval()
 
 
-def _measured(spec: ModelSpec) -> ModelSpec:
-    """Return `spec` with the counts of its network, which a spec with other channels or architecture lacks."""
-    return spec if spec.expect is not None else spec.model_copy(update={"expect": measure_static_expectation(spec)})
-
-
 def _moved(network: nn.Module, device: torch.device) -> nn.Module:
     """`network.to(device)`, which takes its time even where all is there already."""
     there = all(tensor.device == device for tensor in (*network.parameters(), *network.buffers()))
     return network if there else network.to(device)
 
 
-def _refuse_no_truth(name: str, value: object) -> None:
-    """Refuse what only counts as true or false: the text 'false' would be true."""
+def _require_bool(name: str, value: object) -> None:
+    """Refuse what only counts as true or false, such as the text 'false', which would be true."""
     if value is not None and not isinstance(value, bool):
         raise SpecError(f"{name} is {value!r}, it must be True, False or None.")
 
@@ -177,9 +169,14 @@ def _check_device(device: str | torch.device) -> None:
 
 def _trained(reference: Reference | ModelSpec, pretrained: bool | str, *, frozen: Frozen) -> Pretrained | None:
     """Return the weights that the reference itself asks for, or None."""
-    tag = pretrained if isinstance(pretrained, str) else None
     if isinstance(reference, ModelSpec):
-        return find_pretrained(reference, tag, frozen=frozen) if pretrained else None
+        if pretrained:
+            raise WeightsError(
+                f"{reference.name}: weights lie beside a spec's file, load it by name or path for "
+                f"pretrained={pretrained!r}."
+            )
+        return None
+    tag = pretrained if isinstance(pretrained, str) else None
     brings = reference.hub is not None or (reference.path is not None and reference.path.is_dir())
     own = "its own weights" if brings else reference.tag
     if tag is not None and own not in (None, tag):

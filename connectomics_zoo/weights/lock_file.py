@@ -17,7 +17,7 @@ from connectomics_zoo.schema.weights_lock import LockedNetwork, LockedWeights, W
 from connectomics_zoo.specs.identity import has_digest_of_0_1_0, network_changes
 from connectomics_zoo.specs.releases import find_released
 
-LOCK_FILE = "zoo.lock"
+WEIGHTS_LOCK = "zoo.lock"
 """Its usual name, in the folder that one works in."""
 
 LOCK_VERSION: Literal[2] = 2

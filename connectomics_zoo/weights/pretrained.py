@@ -17,7 +17,7 @@ from connectomics_zoo.specs.identity import is_same_network
 from connectomics_zoo.specs.lookup import Resolved, check_tag, resolve
 from connectomics_zoo.specs.reference import Reference, parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
-from connectomics_zoo.weights.lock_file import LOCK_FILE, OpenLock, locked, network_difference, read_weights_lock
+from connectomics_zoo.weights.lock_file import WEIGHTS_LOCK, OpenLock, locked, network_difference, read_weights_lock
 from connectomics_zoo.weights.storage import largest_file
 
 Frozen = bool | str | Path
@@ -49,9 +49,7 @@ class Pretrained:
         return file_sha256(self.path) if self.entry is None else self.entry.sha256
 
 
-def find_pretrained(
-    ref: str | Path | Reference | ModelSpec, tag: str | None = None, *, frozen: Frozen = False
-) -> Pretrained:
+def find_pretrained(ref: str | Path | Reference, tag: str | None = None, *, frozen: Frozen = False) -> Pretrained:
     """Return the trained weights of a reference, downloaded if need be, and checked.
 
     Args:
@@ -66,15 +64,11 @@ def find_pretrained(
         HubError: the Hub does not give them.
         SpecError: a spec or the lock file cannot be read.
     """
-    if isinstance(ref, ModelSpec):
-        raise WeightsError(
-            f"{ref.name}: weights lie beside a spec's file, load it by name or path for pretrained={tag or True!r}."
-        )
     reference = parse_reference(ref)
     folder = reference.path if reference.path is not None and reference.path.is_dir() else None
     lock = None
     if frozen is not False:
-        path = Path(LOCK_FILE if frozen is True else frozen)
+        path = Path(WEIGHTS_LOCK if frozen is True else frozen)
         if reference.path is not None:
             what = "a spec's file" if folder is None else "a folder"
             raise WeightsError(f"{reference.text}: {what} is not in {path}, leave out either it or frozen.")

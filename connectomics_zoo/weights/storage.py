@@ -63,6 +63,11 @@ def largest_file(spec: ModelSpec) -> int:
     return 8 * elements + MAX_HEADER
 
 
+def largest_start(spec: ModelSpec) -> int:
+    """Return the bytes that a file to start from can have: its network may have more channels than that of `spec`."""
+    return 8 * largest_file(spec)
+
+
 def write_weights(network: nn.Module, path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
     """Write the network's state dict to `path` as safetensors; at no moment does a half-written file have that name.
 

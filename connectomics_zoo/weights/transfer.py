@@ -1,4 +1,4 @@
-"""Reads, writes and transfers weights: strictly, with a report in which every tensor has its place."""
+"""Puts weights into a network: strictly, with a report in which every tensor has its place."""
 
 from __future__ import annotations
 

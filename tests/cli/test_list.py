@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from connectomics_zoo.cli import list as list_verb
-from connectomics_zoo.files.yaml import MAX_EDGE
+from connectomics_zoo.schema.limits import MAX_EDGE
 from connectomics_zoo.schema.model import SizeRule
 from connectomics_zoo.specs.listing import FIELDS, read_rows
 

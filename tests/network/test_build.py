@@ -15,7 +15,6 @@ from support.paths import SHARED
 from torch import nn
 
 from connectomics_zoo.errors import InputSizeError, ZooError
-from connectomics_zoo.files.yaml import MAX_EDGE
 from connectomics_zoo.network import build as build_module
 from connectomics_zoo.network.build import (
     InputGuard,
@@ -33,6 +32,7 @@ from connectomics_zoo.network.build import (
 )
 from connectomics_zoo.network.seeding import seed_parameters, seeded_array, seeded_input
 from connectomics_zoo.schema.builder import channel_vectors
+from connectomics_zoo.schema.limits import MAX_EDGE
 from connectomics_zoo.schema.model import ModelSpec, SizeRule
 from connectomics_zoo.specs.lookup import get_spec
 from connectomics_zoo.specs.resolve import resolve_model

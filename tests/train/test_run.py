@@ -34,8 +34,7 @@ from connectomics_zoo.specs.listing import list_models
 from connectomics_zoo.specs.lookup import get_spec, spec_path
 from connectomics_zoo.specs.reference import parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
-from connectomics_zoo.train import resolve as resolve_module
-from connectomics_zoo.train import train
+from connectomics_zoo.train import inspection, train
 from connectomics_zoo.train import trainer as training_run
 from connectomics_zoo.train.callbacks import KeepWeights
 from connectomics_zoo.train.data import Patch
@@ -241,7 +240,7 @@ def test_nan_met_in_a_patch_ends_with_one_sentence_and_a_resumable_run(tmp_path,
         del file["raw"]
         image[:16] = np.nan
         file["raw"] = image
-    monkeypatch.setattr(resolve_module, "SCANNED_VOXELS", 0)
+    monkeypatch.setattr(inspection, "SCANNED_VOXELS", 0)
     with pytest.raises(VolumeError) as caught:
         train("mednext-S", request(path, workers=workers), output=tmp_path / "run", device="cpu")
     assert str(caught.value).startswith(f"{path}:raw: holds nan at (z, y, x) = (0, ")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from connectomics_zoo.schema.base import MAX_EDGE
 from connectomics_zoo.schema.builder import BuilderConfig, Interface, OutputGeometry, refuse_too_many
+from connectomics_zoo.schema.limits import MAX_EDGE
 from connectomics_zoo.schema.pytc import PytcArchitecture, PytcRequest
 from zoo.builders import _pytc
 from zoo.builders._shared import Groups, Norm, Probability, check_groups, monai_norm, untold_norm, weights

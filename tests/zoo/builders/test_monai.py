@@ -429,7 +429,7 @@ def test_interfaces_need_neither_torch_nor_monai():
     code = (
         "import sys; from connectomics_zoo import catalog; from connectomics_zoo.specs.lookup import get_spec\n"
         "from connectomics_zoo.schema.builder import builder_module\n"
-        "specs = [get_spec(entry.name) for entry in catalog.entries('models') if entry.version is None]\n"
+        "specs = [get_spec(entry.name) for entry in catalog.entries('model') if entry.version is None]\n"
         "names = {spec.builder for spec in specs if builder_module(spec.builder).interface(spec.arch)}\n"
         "print(len(names), [name for name in ('torch', 'monai', 'numpy') if name in sys.modules])"
     )
