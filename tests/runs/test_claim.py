@@ -67,7 +67,7 @@ def test_locks_of_killed_processes_alone_leave_a_folder_empty(tmp_path):
 def test_a_folder_that_another_process_has_just_made_stays(tmp_path):
     with LockHolder() as other:
         (tmp_path / "run").mkdir()
-        other.tell(tmp_path / "run")
+        other.send(tmp_path / "run")
         assert other.answer() == "holds"
         with pytest.raises(OutputError, match="is in use by the process"), claim_new(tmp_path / "run"):
             pass

@@ -29,14 +29,14 @@ def holder_in(folder):
 
 def test_a_folder_in_use_is_refused_with_the_process_that_holds_it(tmp_path):
     with LockHolder() as other:
-        other.tell(tmp_path)
+        other.send(tmp_path)
         assert other.answer() == "holds"
         who = f"the process {other.process.pid} on {socket.gethostname()}"
         held = rf"{tmp_path}: is in use by {who} since 20\d\d-\S+ \S+"
         with pytest.raises(OutputError, match=held + ", wait until that ends or choose another folder with --output"):
             lock_folder(tmp_path).__enter__()
         assert holder_in(tmp_path) == other.process.pid
-        other.tell("go on")
+        other.send("go on")
         assert other.answer() == "released"
     with lock_folder(tmp_path):
         assert holder_in(tmp_path) == os.getpid()
@@ -70,7 +70,7 @@ def test_a_lock_that_somebody_else_has_meanwhile_is_not_released(tmp_path):
 @pytest.mark.parametrize("is_reaped", [True, False])
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path, is_reaped):
     with LockHolder() as other:
-        other.tell(tmp_path)
+        other.send(tmp_path)
         assert other.answer() == "holds"
         other.process.send_signal(signal.SIGKILL)
         if is_reaped:
@@ -171,13 +171,13 @@ def test_of_several_processes_that_start_together_exactly_one_wins(tmp_path, lef
             for name in left:
                 write_lock(folder, name=name, **GONE)
             for other in others:
-                other.tell(folder)
+                other.send(folder)
             answers = [other.answer() for other in others]
             assert answers.count("holds") == 1, answers
             # Those who take over may name one that is about to give up, too.
             assert sum("is in use by the process" in answer for answer in answers) == 2, answers
             for other in others:
-                other.tell("go on")
+                other.send("go on")
             assert sorted(other.answer() for other in others) == ["gave up", "gave up", "released"]
             assert list(folder.iterdir()) == []
 
@@ -190,7 +190,7 @@ def test_a_lock_that_another_process_has_just_taken_over_is_not_taken_from_it(tm
         def be_slow(process):
             monkeypatch.setattr(lock, "find_state", find_state)
             state = find_state(process)
-            other.tell(tmp_path)
+            other.send(tmp_path)
             assert other.answer() == "holds"
             return state
 

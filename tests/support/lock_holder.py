@@ -37,7 +37,7 @@ class LockHolder:
         )
         assert self.answer() == "ready"
 
-    def notify(self, line):
+    def send(self, line):
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
 
