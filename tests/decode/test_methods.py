@@ -98,7 +98,7 @@ def test_what_no_affinity_joins_is_background(method):
 @pytest.mark.parametrize("stride", [(1, 1, 1), (1, 3, 2)])
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
 def test_the_mutex_watershed_is_that_of_another_library(threshold, stride):
-    mwatershed = pytest.importorskip("mwatershed")
+    mwatershed = pytest.importorskip("mwatershed", reason="mwatershed, an extra of the tests, is not installed")
     task = affinity_task(method="mutex", threshold=threshold, stride=list(stride), stored="destination")
     values = noisy_values(voronoi_labels(), task)
     channels = read_channels(values, task=task)

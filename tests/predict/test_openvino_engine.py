@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 
@@ -15,13 +14,6 @@ from support.volume_files import read_all
 from connectomics_zoo.errors import MissingPackageError, SpecError, ZooError
 from connectomics_zoo.predict import network as predict_network
 from connectomics_zoo.predict import openvino_engine, predict
-
-
-@pytest.fixture(scope="module")
-def openvino():
-    if importlib.util.find_spec("openvino") is None:
-        pytest.skip("OpenVINO, an extra, is not installed")
-    return openvino_engine.import_openvino()
 
 
 @pytest.fixture

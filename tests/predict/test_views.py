@@ -14,7 +14,7 @@ from support.volume_files import read_all
 
 from connectomics_zoo.errors import SpecError
 from connectomics_zoo.predict import network as predict_network
-from connectomics_zoo.predict import openvino_engine, plan, predict
+from connectomics_zoo.predict import plan, predict
 from connectomics_zoo.predict import views as predict_views
 from connectomics_zoo.predict.views import DESCRIPTOR_AXES, merge_views, plan_views
 from connectomics_zoo.runs.folder import get_run
@@ -386,9 +386,7 @@ def test_a_run_of_sections_is_predicted_in_its_flips_and_turns(tmp_path):
     np.testing.assert_allclose(read_all(tmp_path / "turned_out.h5"), expected, atol=1e-5)
 
 
-def test_openvino_sees_the_same_views(tmp_path, monkeypatch):
-    pytest.importorskip("openvino", reason="OpenVINO, an extra, is not installed")
-    openvino_engine.import_openvino()
+def test_openvino_sees_the_same_views(openvino, tmp_path, monkeypatch):
     run = make_run(tmp_path / "run", task=affinity_task([(1, 0, 0), (0, -2, 0), (0, 0, 2)]))
     network = torch.nn.Conv3d(1, 4, 3, padding=1)  # OpenVINO takes seconds to convert a larger one
     network.spec = get_run(run).model

@@ -206,7 +206,7 @@ def test_a_lock_that_another_process_has_just_taken_over_is_not_taken_from_it(tm
 _COMMAND = "from connectomics_zoo.cli.main import main; main()"
 
 
-def test_of_two_trainings_into_one_folder_the_loser_exits_with_2_and_the_folder_is_the_winner_s(tmp_path):
+def test_of_two_trainings_into_one_folder_the_loser_exits_with_2_and_the_folder_is_the_winner_s(tmp_path, run_zoo):
     path = write_volume(tmp_path / "v.h5")
     blocks = str(TINY["block_counts"]).replace(" ", "")
     arguments = [
@@ -215,13 +215,14 @@ def test_of_two_trainings_into_one_folder_the_loser_exits_with_2_and_the_folder_
         *("training.patch_size=[16,32,32]", "training.batch_size=1", "training.max_steps=4"),
     ]
 
-    def start(seed, output):
-        command = ["train", "mednext-S", *arguments, f"training.seed={seed}", "--output", output, "--device", "cpu"]
-        return subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+    def command(seed, output):
+        return ["train", "mednext-S", *arguments, f"training.seed={seed}", "--output", str(output), "--device", "cpu"]
 
-    both = {seed: start(seed, str(tmp_path / "run")) for seed in (1, 2)}
+    def start(seed):
+        words = [sys.executable, "-c", _COMMAND, *command(seed, tmp_path / "run")]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    both = {seed: start(seed) for seed in (1, 2)}
     errors = {seed: process.communicate()[1] for seed, process in both.items()}
     codes = {seed: process.returncode for seed, process in both.items()}
     assert sorted(codes.values()) == [0, 2], errors
@@ -231,8 +232,7 @@ def test_of_two_trainings_into_one_folder_the_loser_exits_with_2_and_the_folder_
         errors[loser],
     )
     assert get_run(tmp_path / "run").training.seed == winner
-    alone = start(winner, str(tmp_path / "alone"))
-    assert alone.communicate()[1] is not None
+    assert run_zoo(*command(winner, tmp_path / "alone"))[0] == 0
     kept, expected = (read_weights(tmp_path / name / "model.safetensors") for name in ("run", "alone"))
     assert all(kept[key].equal(expected[key]) for key in expected)
     names, others = ({file.name for file in (tmp_path / folder).iterdir()} for folder in ("run", "alone"))

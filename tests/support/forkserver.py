@@ -96,9 +96,11 @@ def _import_everything() -> None:
 
 def _serve(listener: socket.socket, environment: dict[str, str]) -> list[str]:
     """Fork for every command; return in a child, with the words of its command."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
     while True:
         ready, _, _ = select.select([listener, 0], [], [])
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:  # who has ended is a zombie no more, and counts in our time
+                pass
         if 0 in ready:
             sys.exit()
         connection, _ = listener.accept()
@@ -110,7 +112,6 @@ def _serve(listener: socket.socket, environment: dict[str, str]) -> list[str]:
 
 def _attend(connection: socket.socket, environment: dict[str, str]) -> list[str]:
     """Fork for one command and tell the client its end; return in the child, with the words of the command."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _, files, _, _ = socket.recv_fds(connection, 1, 3)
     command: dict[str, Any] = json.loads(connection.makefile("rb").readline())
     if _read_early(command["environment"]) != _read_early(environment):
