@@ -81,6 +81,3 @@ def _own_precision(run: RunSpec, device: torch.device) -> Precision:
 
 def _cuda_has_bfloat16() -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-
-
-_Precision = Literal["32-true", "16-mixed", "bf16-mixed"]

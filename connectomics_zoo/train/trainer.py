@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -25,7 +25,6 @@ from connectomics_zoo.errors import (
     ZooError,
 )
 from connectomics_zoo.network.build import measure_static_expectation
-from connectomics_zoo.network.device import _Precision
 from connectomics_zoo.network.hardware import cpu_has_bfloat16
 from connectomics_zoo.predict.run import check_views
 from connectomics_zoo.runs.checkpoint import read_checkpoint
@@ -44,6 +43,8 @@ from connectomics_zoo.train.data import training_loader, validation_loader
 from connectomics_zoo.train.initial import first_network
 from connectomics_zoo.train.module import SegmentationModule
 from connectomics_zoo.train.report import TrainReport
+
+_LightningPrecision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 _log = logging.getLogger(__name__)
 
@@ -135,7 +136,9 @@ def _callbacks(
     return keep, callbacks
 
 
-def training_precision(wanted: _Precision, device: str, *, model: ModelSpec) -> tuple[_Precision, str]:
+def training_precision(
+    wanted: _LightningPrecision, device: str, *, model: ModelSpec
+) -> tuple[_LightningPrecision, str]:
     """Return the arithmetic and Lightning accelerator for `device`; what it cannot do is replaced, with a warning.
 
     CPUs compute in float32, where most networks are faster, but for bfloat16 on a CPU that has it and with a network
@@ -185,7 +188,7 @@ def warn_of_waiting(workers: int, *, accelerator: str) -> None:
 
 def _trainer(
     run: RunSpec,
-    precision: _Precision,
+    precision: _LightningPrecision,
     accelerator: str,
     *,
     fast_dev_run: int,
