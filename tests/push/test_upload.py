@@ -285,7 +285,7 @@ def test_a_spec_that_cannot_be_written_afterwards_loses_nothing(run, spec_file, 
         raise OutputError("the disk is full.")
 
     with monkeypatch.context() as patch:
-        patch.setattr("connectomics_zoo.push.entry.write", full)
+        patch.setattr("connectomics_zoo.push.entry.write_changes", full)
         with pytest.raises(OutputError, match=rf"the disk is full\. What was pushed is hf://{REPO}@[0-9a-f]{{40}}"):
             pushed(run, spec=spec_file)
     report = pushed(run, spec=spec_file)
