@@ -13,7 +13,7 @@ from connectomics_zoo.cli._table import print_table
 from connectomics_zoo.errors import SpecError
 
 if TYPE_CHECKING:
-    from connectomics_zoo.evaluate import Report
+    from connectomics_zoo.evaluate import EvaluateReport
 
 NAMES = {
     "dice": "Dice",
@@ -184,7 +184,7 @@ def command(
         _print_table(report)
 
 
-def _print_table(report: Report) -> None:
+def _print_table(report: EvaluateReport) -> None:
     where = ", ".join(f"{axis}={first}:{stop}" for axis, (first, stop) in zip("zyx", report.region, strict=True))
     ignored = f", {report.ignored_voxels} ignored" if report.ignored_voxels else ""
     ignored += f" (mask {report.mask})" if report.mask is not None else ""

@@ -31,14 +31,18 @@ from connectomics_zoo.volumes import (
     Placement,
     StoredPrediction,
     Volume,
+    VoxelSize,
+    WritableVolume,
     check_mask,
     create_volume,
     open_volume,
 )
+from connectomics_zoo.volumes.alignment import aligned_box
 from connectomics_zoo.volumes.location import split_location
-from connectomics_zoo.volumes.placement import aligned_box, placement_of
-from connectomics_zoo.volumes.prediction import read_prediction, this_program
+from connectomics_zoo.volumes.placement import placement_of
+from connectomics_zoo.volumes.prediction import this_program
 from connectomics_zoo.volumes.truth import Truth, read_truth
+from connectomics_zoo.volumes.values import read_prediction
 from connectomics_zoo.volumes.writing import refuse_own_input
 
 
@@ -122,41 +126,23 @@ def decode(
         OutputError: `out` cannot be written.
         MissingPackageError: the library of the method is not installed.
     """
-    if task is not None and run is not None:
-        raise SpecError("task and run are both given, and a run has its task: leave one out.")
-    if ignore_labels and tune_on is None:
-        raise SpecError("ignore_labels have no effect without a truth to tune on, leave them out.")
-    if mask is not None and tune_on is None:
-        raise SpecError("the mask has no effect without a truth to tune on, leave it out.")
+    _check_options(task=task, run=run, tune_on=tune_on, ignore_labels=ignore_labels, mask=mask)
     spec = None if run is None else get_run(run)
     if mask is None and tune_on is not None and spec is not None:
         mask = _mask_of(spec, tune_on)
     with open_volume(prediction) as predicted:
         for source in (predicted.location, *(str(place) for place in (tune_on, mask) if place is not None)):
             refuse_own_input(source, out)
-        if predicted.content in ("label", "instances"):
-            raise VolumeError(
-                f"{predicted.location}: holds labels, as the file says, and objects are made of probabilities: decode "
-                "a prediction that was made without --output label."
-            )
+        _refuse_labels(predicted)
         base = find_task(predicted, task=task, run=spec)
         tuned = None if run is None else read_tuned(Path(run))
         saved = None if tuned is None else tuned.decode
         chosen = with_settings(base, saved=saved, method=method, changes=changes or {})
         box, placement, truth_of = _parts(predicted, tune_on, mask, region)
         refuse_too_large(chosen, shape=box.shape, stored=predicted.dtype, location=predicted.location)
-        create = partial(
-            create_volume,
-            out,
-            shape=box.shape,
-            # Objects cannot be more than voxels.
-            dtype=np.uint32 if box.voxels < 2**32 else np.uint64,
-            channels=None,
-            voxel_size_nm=predicted.voxel_size_nm,
-            overwrite=overwrite,
-        )
+        create = _creator(out, box, voxel_size_nm=predicted.voxel_size_nm, overwrite=overwrite)
         create().discard()  # what cannot be written is refused before anything is read
-        channels = _read(predicted, box, chosen)
+        channels = read_channels(read_prediction(predicted, box, task=chosen), task=chosen)
         best, trials = chosen.decode, list[Trial]()
         if truth_of is not None:
             best, trials = _tune(
@@ -169,7 +155,7 @@ def decode(
                 progress=progress,
             )
         # What the volume says of its decoding is known only now.
-        with create(stored=_stated(predicted, chosen.name, best, placement)) as target:
+        with create(stored=_stored(predicted, chosen.name, best, placement)) as target:
             begin = time.perf_counter()
             labels = segment(channels, decode=best)
             seconds = time.perf_counter() - begin
@@ -194,14 +180,51 @@ def decode(
     )
 
 
+def _check_options(
+    *,
+    task: str | Path | None,
+    run: str | Path | None,
+    tune_on: str | Path | None,
+    ignore_labels: Sequence[int],
+    mask: str | Path | None,
+) -> None:
+    """Refuse options that contradict each other, or would have no effect."""
+    if task is not None and run is not None:
+        raise SpecError("task and run are both given, and a run has its task: leave one out.")
+    if ignore_labels and tune_on is None:
+        raise SpecError("ignore_labels have no effect without a truth to tune on, leave them out.")
+    if mask is not None and tune_on is None:
+        raise SpecError("the mask has no effect without a truth to tune on, leave it out.")
+
+
+def _refuse_labels(predicted: Volume) -> None:
+    if predicted.content in ("label", "instances"):
+        raise VolumeError(
+            f"{predicted.location}: holds labels, as the file says, and objects are made of probabilities: decode "
+            "a prediction that was made without --output label."
+        )
+
+
+def _creator(
+    out: str | Path, box: Box, *, voxel_size_nm: VoxelSize | None, overwrite: bool
+) -> Callable[..., WritableVolume]:
+    """Return `create_volume` for the objects in `box`; what they say of themselves (`stored`) is still to be given."""
+    return partial(
+        create_volume,
+        out,
+        shape=box.shape,
+        # Objects cannot be more than voxels.
+        dtype=np.uint32 if box.voxels < 2**32 else np.uint64,
+        channels=None,
+        voxel_size_nm=voxel_size_nm,
+        overwrite=overwrite,
+    )
+
+
 def _ignored(labels: Sequence[int], run: RunSpec | None) -> list[int]:
     """Return the labels that count for no setting: those asked for, and the run's for what is not annotated."""
     unlabelled = None if run is None else run.data.unlabelled
     return [*labels, *(() if unlabelled is None else (unlabelled,))]
-
-
-def _read(predicted: Volume, box: Box, task: TaskSpec) -> Channels:
-    return read_channels(read_prediction(predicted, box, task=task), task=task)
 
 
 def _tune(
@@ -229,7 +252,7 @@ def _tune(
     )
 
 
-def _stated(predicted: Volume, task: str, decode: DecodeSpec, placement: Placement | None) -> StoredPrediction:
+def _stored(predicted: Volume, task: str, decode: DecodeSpec, placement: Placement | None) -> StoredPrediction:
     """Return what the objects say of themselves: how the prediction came to be, and how they were made of it."""
     made = predicted.stored().provenance or Provenance()
     decoding = Decoding(task=task, decode=decode, program=this_program())

@@ -1,5 +1,5 @@
 """Scores of predictions: overlap of foregrounds and classes, splits and merges of objects."""
 
-from connectomics_zoo.evaluate.run import Report, evaluate
+from connectomics_zoo.evaluate.run import EvaluateReport, evaluate
 
-__all__ = ["Report", "evaluate"]
+__all__ = ["EvaluateReport", "evaluate"]

@@ -10,7 +10,7 @@ import numpy as np
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.scores.contingency import Contingency
 from connectomics_zoo.volumes import StoredPrediction, Volume
-from connectomics_zoo.volumes.prediction import as_byte
+from connectomics_zoo.volumes.values import as_byte
 
 ScoreKind = Literal["semantic", "instances"]
 
@@ -36,7 +36,7 @@ def interpret(
     kind: ScoreKind | None,
     threshold: float | None,
     cut: float | None,
-    said: StoredPrediction,
+    stored: StoredPrediction,
 ) -> Reading:
     """Decide what is scored from what the file says, the data type and the numbers of labels, or refuse to guess.
 
@@ -46,7 +46,7 @@ def interpret(
         kind: what is to be scored, None for what it is.
         threshold: what was asked for.
         cut: what floats were cut at; None where there are none.
-        said: what the prediction says of itself: the threshold where none was asked for, and the scale of uint8.
+        stored: what the prediction says of itself: the threshold where none was asked for, and the scale of uint8.
     """
     if cut is not None:
         if kind == "instances":
@@ -75,7 +75,7 @@ def interpret(
                 f"{predicted.location}: holds probabilities, as the file says, and instances are labels: make objects "
                 "first (zoo decode), or score the foreground (--kind semantic)."
             )
-        return _bytes_above(threshold, said, source=", as the file says")
+        return _bytes_above(threshold, stored, source=", as the file says")
     is_label = predicted.content == "label"
     several = min(len(np.unique(table.prediction)), len(np.unique(table.truth))) > 2
     if kind is None and threshold is None and several and is_bytes:
@@ -89,7 +89,7 @@ def interpret(
     if several and threshold is None:
         return Reading("semantic", "classes, one for each label", None)
     if is_bytes and highest > 1 and not is_label:
-        return _bytes_above(threshold, said, source="")
+        return _bytes_above(threshold, stored, source="")
     return Reading("semantic", f"{'labels, as the file says' if is_label else 'a mask'}, foreground above 0", 0)
 
 
@@ -100,9 +100,9 @@ def _declared_objects(kind: ScoreKind | None) -> Reading:
     return Reading("instances", f"{OBJECTS}, as the file says", None)
 
 
-def _bytes_above(threshold: float | None, said: StoredPrediction, *, source: str) -> Reading:
+def _bytes_above(threshold: float | None, stored: StoredPrediction, *, source: str) -> Reading:
     """Read uint8 as probabilities; `source` says where that is known from."""
-    cut = said.cut if threshold is None else threshold
-    above = as_byte(cut, scale=said.first_scale)
+    cut = stored.cut if threshold is None else threshold
+    above = as_byte(cut, scale=stored.first_scale)
     text = f"probabilities in uint8{source}, foreground above {cut:g} ({above:g} of 255)"
     return Reading("semantic", text, above, cut)

@@ -21,9 +21,9 @@ from connectomics_zoo.scores.scores import class_scores, foreground_scores, obje
 from connectomics_zoo.scores.skeletons import Skeletons, read_skeletons
 from connectomics_zoo.tasks.targets.labels import IGNORED
 from connectomics_zoo.volumes import Volume, VoxelSize, check_mask, open_volume
+from connectomics_zoo.volumes.alignment import aligned_box
 from connectomics_zoo.volumes.box import AnyRegion, Box
 from connectomics_zoo.volumes.checks import count_changes, grey_problem
-from connectomics_zoo.volumes.placement import aligned_box
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ MAX_CLASSES = 256
 
 
 @dataclass(frozen=True)
-class Report:
+class EvaluateReport:
     """The scores, and what they are scores of."""
 
     prediction: str
@@ -76,7 +76,7 @@ def evaluate(
     skeletons: str | Path | None = None,
     merge_nodes: int = 0,
     voxel_size_nm: VoxelSize | None = None,
-) -> Report:
+) -> EvaluateReport:
     """Score `prediction` against `truth`, skeletons or both; without `relabel`, no volume is in memory as a whole.
 
     A semantic score has Dice, IoU, precision and recall of the foreground (truth > 0), or of every class where
@@ -200,7 +200,7 @@ def _compared(
     ignore_labels: Sequence[int] | None,
     unlabelled: int | None,
     relabel: bool,
-) -> Report:
+) -> EvaluateReport:
     """Score the prediction against the truth, from the one table of their pairs of labels."""
     ignored = (*(ignore_labels or ()), *(() if unlabelled is None else (unlabelled,)))
     if mask is not None:
@@ -208,8 +208,8 @@ def _compared(
     read: Callable[[Box], NDArray[Any]] = true.read
     if relabel:
         read, ignored = relabelled(true, mask, box, ignored=ignored), (IGNORED,)
-    said = predicted.stored()
-    cut = (said.cut if threshold is None else threshold) if predicted.dtype.kind == "f" else None
+    stored = predicted.stored()
+    cut = (stored.cut if threshold is None else threshold) if predicted.dtype.kind == "f" else None
     changes = [0, 0]
 
     def tables() -> Iterator[Contingency]:
@@ -228,7 +228,7 @@ def _compared(
     grey = grey_problem(changes[0], changes[1])
     if grey is not None:
         _log.warning("%s: %s; it is scored all the same.", true.location, grey)
-    reading = interpret(predicted, counted, kind=kind, threshold=threshold, cut=cut, said=said)
+    reading = interpret(predicted, counted, kind=kind, threshold=threshold, cut=cut, stored=stored)
     compared = counted
     scores, classes = _scores(counted, reading, truth=true.location)
     if reading.kind == "instances":
@@ -236,7 +236,7 @@ def _compared(
         # Background is no object, but what is predicted in it is a false one: the table keeps it for `object_scores`.
         compared = counted if ignore_labels is not None else leave_out(counted, (0,), truth=true.location)
         scores = partition_scores(compared) | scores
-    return Report(
+    return EvaluateReport(
         prediction=predicted.location,
         truth=true.location,
         skeletons=None,
@@ -252,14 +252,14 @@ def _compared(
     )
 
 
-def _unscored(predicted: Volume, *, box: Box) -> Report:
+def _unscored(predicted: Volume, *, box: Box) -> EvaluateReport:
     """Return the report of a segmentation without a truth, which has no scores yet."""
     if predicted.dtype.kind == "f" or predicted.content == "probability":
         raise VolumeError(
             f"{predicted.location}: holds probabilities ({predicted.dtype}), and skeletons score labels: segment it "
             "first."
         )
-    return Report(
+    return EvaluateReport(
         prediction=predicted.location,
         truth=None,
         skeletons=None,

@@ -33,9 +33,9 @@ from connectomics_zoo.pictures.drawing import (
 from connectomics_zoo.scores.contingency import count_pairs
 from connectomics_zoo.tasks.targets.labels import connected_objects
 from connectomics_zoo.volumes import Box, Volume, VoxelSize, check_mask, open_volume
+from connectomics_zoo.volumes.alignment import aligned_box
 from connectomics_zoo.volumes.box import AnyRegion
-from connectomics_zoo.volumes.placement import aligned_box
-from connectomics_zoo.volumes.prediction import read_bytes
+from connectomics_zoo.volumes.values import read_bytes
 
 PANEL_INCHES = 4.0
 MAX_SECTIONS = 8
@@ -160,12 +160,12 @@ def draw_volumes(
             labels, known = connected_objects(labels)[between], known[between]
         raw = _stack(grey, drawn)
         found = _stack(predicted, [section.relative_to(offset) for section in drawn])
-        said = predicted.stored()
+        stored = predicted.stored()
         guess = not objects and predicted.content is None and len(np.unique(labels)) <= 2
         if predicted.dtype == np.uint8 and (
             predicted.content == "probability" or (found.max() > 1 and (threshold is not None or guess))
         ):
-            found = read_bytes(found, scale=said.first_scale)
+            found = read_bytes(found, scale=stored.first_scale)
         draw_comparison(
             path,
             raw=raw,
@@ -173,7 +173,7 @@ def draw_volumes(
             prediction=found,
             known=known,
             objects=objects,
-            threshold=said.cut if threshold is None else threshold,
+            threshold=stored.cut if threshold is None else threshold,
             voxel_size_nm=grey.voxel_size_nm or true.voxel_size_nm,
             section_names=[f"z = {row}" for row in rows],
             title=title,

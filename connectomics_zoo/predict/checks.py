@@ -14,7 +14,7 @@ from connectomics_zoo.network.device import AskedPrecision, Engine
 from connectomics_zoo.schema.experiment import Merge, PredictionSpec, RunSpec, Views
 from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.volumes import Volume
-from connectomics_zoo.volumes.voxel_size import VOXEL_SIZE_TOLERANCE, lengths
+from connectomics_zoo.volumes.voxel_size import TRAINED_TOLERANCE, is_near_trained, lengths
 
 Output = Literal["probability", "label"]
 DType = Literal["uint8", "float16", "float32"]
@@ -36,9 +36,8 @@ def prediction_spec(
         SpecError: the overlap or the views are not possible.
         InputSizeError: the network does not accept the window.
     """
-    pinned = spec.prediction.window or spec.training.patch_size
     asked = {
-        "window": list(pinned if window is None else window),
+        "window": list(spec.window if window is None else window),
         "overlap": overlap,
         "views": views,
         "merge": merge,
@@ -59,8 +58,8 @@ def prediction_spec(
             f"{spec.model.name} does not accept the window {list(chosen.window)}, legal are {rule.describe()} voxels: "
             f"give {list(rule.round_up(chosen.window))}."
         )
-    if chosen.window != pinned:
-        _log.warning("window %s instead of the run's %s: the predictions will differ", chosen.window, pinned)
+    if chosen.window != spec.window:
+        _log.warning("window %s instead of the run's %s: the predictions will differ", chosen.window, spec.window)
     return chosen
 
 
@@ -125,7 +124,7 @@ def check_volume(source: Volume, spec: RunSpec) -> None:
     here, trained = source.voxel_size_nm, spec.data.voxel_size_nm
     if here is None or trained is None:
         return
-    if any(abs(one / other - 1) > VOXEL_SIZE_TOLERANCE for one, other in zip(here, trained, strict=True)):
+    if not is_near_trained(here, trained):
         raise VolumeError(
             f"{source.location}: has voxels of {lengths(here)} nm (z, y, x), and {spec.name} was trained on "
             f"{lengths(trained)} nm: resample the volume, or correct its voxel size if that is wrong."
@@ -165,7 +164,7 @@ def check_turns(spec: RunSpec, chosen: PredictionSpec, *, voxel_size_nm: tuple[f
         )
     _, height, width = voxel_size_nm or (1.0, 1.0, 1.0)
     height, width = height * spec.data.downsample[1], width * spec.data.downsample[2]
-    if abs(height / width - 1) > VOXEL_SIZE_TOLERANCE:
+    if abs(height / width - 1) > TRAINED_TOLERANCE:
         raise SpecError(
             "views flips_and_turns need voxels as high as wide, and the network's are "
             f"{height:g} x {width:g} nm (y, x): give views flips."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 import warnings
 from collections.abc import Callable
@@ -81,10 +82,14 @@ def import_openvino() -> Any:
 
 
 def _converted(openvino: Any, network: nn.Module, *, shape: tuple[int, ...]) -> Any:
-    with plain_only(), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both warn of what they themselves do
-        program = torch.export.export(network, (torch.empty(shape),), strict=False)
-        model = openvino.convert_model(program)
+    level = logging.root.level
+    try:
+        with plain_only(), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # both warn of what they themselves do
+            program = torch.export.export(network, (torch.empty(shape),), strict=False)
+            model = openvino.convert_model(program)
+    finally:
+        logging.root.setLevel(level)  # a conversion that fails leaves it at ERROR, and no warning is seen any more
     model.reshape(list(shape))
     return model
 

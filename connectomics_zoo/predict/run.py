@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from connectomics_zoo.errors import VolumeError
@@ -27,9 +28,9 @@ from connectomics_zoo.predict.checks import (
 from connectomics_zoo.predict.network import make_forward
 from connectomics_zoo.predict.plan import Geometry, make_geometry
 from connectomics_zoo.predict.slide import Finished, Forward, predict_column
-from connectomics_zoo.predict.stated import make_provenance, stated
-from connectomics_zoo.predict.views import plan_views
-from connectomics_zoo.schema.experiment import Merge, RunSpec, Views
+from connectomics_zoo.predict.stored import make_provenance, make_stored
+from connectomics_zoo.predict.views import View, plan_views
+from connectomics_zoo.schema.experiment import Merge, PredictionSpec, RunSpec, Views
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.provenance import Provenance
 from connectomics_zoo.tasks.voxelwise import decode_voxels, decoded_channels
@@ -37,10 +38,10 @@ from connectomics_zoo.volumes import Volume, WritableVolume, create_volume, open
 from connectomics_zoo.volumes.box import AnyRegion, Box, region_box
 from connectomics_zoo.volumes.intensity import scale_intensity
 from connectomics_zoo.volumes.placement import placement_of
-from connectomics_zoo.volumes.prediction import store_values
+from connectomics_zoo.volumes.values import store_values
 from connectomics_zoo.volumes.voxel_size import lengths
 from connectomics_zoo.volumes.writing import refuse_own_input
-from connectomics_zoo.weights.pretrained import Frozen, find_run
+from connectomics_zoo.weights.pretrained import Frozen, Pretrained, find_run
 
 _log = logging.getLogger(__name__)
 
@@ -89,13 +90,24 @@ class PredictReport:
 
 @dataclass(frozen=True)
 class _Job:
-    """What is predicted of which part, and how it is written; checked."""
+    """What is predicted of which part, how it is computed and how it is written; checked."""
 
+    trained: Pretrained
     spec: RunSpec
+    chosen: PredictionSpec
     geometry: Geometry
+    device: torch.device
+    engine: Engine
+    precision: Precision
     output: Output
     dtype: DType
     batch_size: int
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """The window, in network voxels."""
+        assert self.chosen.window is not None
+        return self.chosen.window
 
 
 def predict(
@@ -157,7 +169,6 @@ def predict(
     spec, trained = find_run(run, frozen=frozen)
     spec = with_intensity_range(spec, intensity_range)
     chosen = prediction_spec(spec, window=window, overlap=overlap, views=views, merge=merge)
-    assert chosen.window is not None
     check_request(spec, batch_size=batch_size, output=output, dtype=dtype, engine=engine, precision=precision)
     seen = plan_views(chosen.views, task=spec.task, axes=spec.model.input.axes)
     with open_volume(volume) as source:
@@ -166,43 +177,25 @@ def predict(
         refuse_own_input(source.location, out)
         where = choose_device(device, engine=engine)
         used = prediction_precision(precision, run=spec, device=where)
-        geometry = _geometry(source, spec, window=chosen.window, overlap=chosen.overlap, region=region)
-        job = _Job(spec, geometry, output=output, dtype=dtype, batch_size=batch_size)
-        forward = make_forward(
+        job = _Job(
             trained,
             spec,
-            window=chosen.window,
-            views=seen,
-            merge=chosen.merge,
-            engine=engine,
+            chosen,
+            _geometry(source, spec, chosen=chosen, region=region),
             device=where,
+            engine=engine,
             precision=used,
+            output=output,
+            dtype=dtype,
+            batch_size=batch_size,
         )
+        forward = _forward(job, views=seen)
         made = make_provenance(trained, spec, chosen=chosen, precision=used, output=output)
         begin = time.perf_counter()
         with _create_output(out, job, source=source, made=made, overwrite=overwrite) as target:
             windows, columns = _predict_columns(job, source, target, forward=forward, progress=progress)
         seconds = time.perf_counter() - begin
-    return PredictReport(
-        run=trained.name,
-        volume=source.location,
-        out=target.location,
-        output=output,
-        shape=target.shape if target.channels is None else (target.channels, *target.shape),
-        dtype=dtype,
-        voxel_size_nm=target.voxel_size_nm,
-        window=chosen.window,
-        overlap=chosen.overlap,
-        views=chosen.views,
-        merge=chosen.merge,
-        windows=windows,
-        columns=columns,
-        device=str(where),
-        engine=engine,
-        precision=used,
-        seconds=round(seconds, 3),
-        voxels_per_second=round(int(np.prod(target.shape)) / seconds, 1),
-    )
+    return _report(job, source, target, windows=windows, columns=columns, seconds=seconds)
 
 
 def check_views(run: RunSpec) -> None:
@@ -215,15 +208,29 @@ def check_views(run: RunSpec) -> None:
     plan_views(run.prediction.views, task=run.task, axes=run.model.input.axes)
 
 
-def _geometry(source: Volume, spec: RunSpec, *, window: tuple[int, ...], overlap: float, region: AnyRegion) -> Geometry:
+def _geometry(source: Volume, spec: RunSpec, *, chosen: PredictionSpec, region: AnyRegion) -> Geometry:
+    assert chosen.window is not None
     # A 2-D network looks at one section at a time.
-    z, y, x = (1, *window)[-3:]
+    z, y, x = (1, *chosen.window)[-3:]
     return make_geometry(
         shape=source.shape,
         factors=spec.data.downsample,
         window=(z, y, x),
-        overlap=overlap,
+        overlap=chosen.overlap,
         box=region_box(region, shape=source.shape, location=source.location),
+    )
+
+
+def _forward(job: _Job, *, views: tuple[View, ...]) -> Forward:
+    return make_forward(
+        job.trained,
+        job.spec,
+        window=job.window,
+        views=views,
+        merge=job.chosen.merge,
+        engine=job.engine,
+        device=job.device,
+        precision=job.precision,
     )
 
 
@@ -242,7 +249,7 @@ def _create_output(out: str | Path, job: _Job, *, source: Volume, made: Provenan
         dtype=job.dtype,
         channels=None if channels == 1 else channels,
         voxel_size_nm=voxel_size_nm,
-        stored=stated(job.spec, output=job.output, dtype=job.dtype, placement=placement, provenance=made),
+        stored=make_stored(job.spec, output=job.output, dtype=job.dtype, placement=placement, provenance=made),
         chunks=None if is_tiff else plan.chunk_shape(job.geometry),
         overwrite=overwrite,
     )
@@ -289,6 +296,31 @@ def _predict_columns(
             _write(target, finished, job=job)
             del finished  # not kept while the network runs
     return total, len(columns)
+
+
+def _report(
+    job: _Job, source: Volume, target: WritableVolume, *, windows: int, columns: int, seconds: float
+) -> PredictReport:
+    return PredictReport(
+        run=job.trained.name,
+        volume=source.location,
+        out=target.location,
+        output=job.output,
+        shape=target.shape if target.channels is None else (target.channels, *target.shape),
+        dtype=job.dtype,
+        voxel_size_nm=target.voxel_size_nm,
+        window=job.window,
+        overlap=job.chosen.overlap,
+        views=job.chosen.views,
+        merge=job.chosen.merge,
+        windows=windows,
+        columns=columns,
+        device=str(job.device),
+        engine=job.engine,
+        precision=job.precision,
+        seconds=round(seconds, 3),
+        voxels_per_second=round(int(np.prod(target.shape)) / seconds, 1),
+    )
 
 
 def _scale(source: Volume, spec: RunSpec) -> Callable[[NDArray[Any]], NDArray[np.float32]]:

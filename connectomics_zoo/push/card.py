@@ -9,8 +9,9 @@ import shlex
 from huggingface_hub import EvalResult, ModelCardData
 
 from connectomics_zoo.hub import HubReference
+from connectomics_zoo.push.folder import PICTURE_FILE
 from connectomics_zoo.push.licences import hub_licence, licence_meaning
-from connectomics_zoo.push.measured import PICTURE_FILE, Measured
+from connectomics_zoo.push.measured import Measured
 from connectomics_zoo.push.provenance import describe_dataset, describe_part, describe_recipe, describe_split
 from connectomics_zoo.push.trained import Trained
 from connectomics_zoo.runs.folder import (
@@ -26,7 +27,6 @@ from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.tasks.activations import SCALE
 
 LIBRARY = "connectomics-zoo"
-CARD_FILE = "README.md"
 _PIPELINE = "image-segmentation"
 
 _ACTIVATIONS = {
@@ -36,7 +36,7 @@ _ACTIVATIONS = {
     "tanh": "{}.tanh()",
     "none": "{}",
 }
-"""The code of each activation of `losses.activate`."""
+"""The code of each activation, as `activate` computes it."""
 
 
 def card_text(
@@ -135,9 +135,8 @@ def _uncapitalised(sentence: str) -> str:
 def _usage(trained: Trained, *, repo: str | None, revision: str | None, size: int) -> str:
     model = trained.public.model
     reference = str(HubReference(repo or "ORG/NAME", revision or "REVISION", None))
-    window = trained.public.prediction.window or trained.public.training.patch_size
-    shape = ", ".join(map(str, (1, model.input.channels, *window)))
-    network = ", ".join(map(str, (1, model.outputs[0].channels, *window)))
+    shape = ", ".join(map(str, (1, model.input.channels, *trained.public.window)))
+    network = ", ".join(map(str, (1, model.outputs[0].channels, *trained.public.window)))
     axes = ", ".join(model.input.axes.upper())
     pull = (
         f"\n`REVISION` stands for the commit, 40 hexadecimal digits: `zoo pull hf://{repo or 'ORG/NAME'}` prints the "
@@ -321,7 +320,7 @@ def _limits(trained: Trained) -> str:
         "Grey-value volumes of electron microscopy, as in the data above: other staining, contrast, tissue or "
         "microscope can give anything. Score it on labels of your own (`zoo evaluate`) before you rely on it."
     )
-    window = " x ".join(map(str, run.prediction.window or run.training.patch_size))
+    window = " x ".join(map(str, run.window))
     lines.append(
         f"Windows of {window} network voxels, as in training: with others the results differ, by their context and by "
         f"norms that take statistics over the window. Legal are {model.input.size.describe()} "

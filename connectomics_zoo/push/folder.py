@@ -1,4 +1,4 @@
-"""The folder of a preview: what may lie in it, and files that get into it whole or not at all."""
+"""What is pushed, as files: their names, and the folder of a preview, which they get into whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 
 from connectomics_zoo.errors import OutputError
 from connectomics_zoo.files.atomic import output_errors, whole_file
-from connectomics_zoo.push.card import CARD_FILE
-from connectomics_zoo.push.measured import PICTURE_FILE
 from connectomics_zoo.runs.folder import (
     CURVE_FILE,
     METRICS_FILE,
@@ -18,6 +16,12 @@ from connectomics_zoo.runs.folder import (
     TUNED_FILE,
     WEIGHTS_FILE,
 )
+
+CARD_FILE = "README.md"
+"""The model card, which the Hub shows as the repository's page."""
+
+PICTURE_FILE = "prediction.png"
+"""The picture of a prediction beside the truth."""
 
 OPTIONAL_FILES = (PICTURE_FILE, CURVE_FILE, TUNED_FILE)
 """What some runs have: of an earlier push it is taken away if this one has it not."""

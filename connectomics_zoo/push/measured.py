@@ -16,6 +16,7 @@ from connectomics_zoo.errors import VolumeError, ZooError
 from connectomics_zoo.network.build import count_parameters, fingerprint, probe_network, probe_shape
 from connectomics_zoo.pictures.comparison import draw_comparison
 from connectomics_zoo.predict import predict
+from connectomics_zoo.push.folder import PICTURE_FILE
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ParameterCounts, Probe
 from connectomics_zoo.tasks.targets import make_targets
@@ -24,10 +25,8 @@ from connectomics_zoo.verify.run import score_objects
 from connectomics_zoo.volumes import open_volume
 from connectomics_zoo.volumes.box import region_box
 from connectomics_zoo.volumes.pair_reader import PairReader
-from connectomics_zoo.volumes.prediction import read_prediction
+from connectomics_zoo.volumes.values import read_prediction
 from connectomics_zoo.weights.load import load
-
-PICTURE_FILE = "prediction.png"
 
 MOST_PIXELS = 1024
 """Voxels of a section that are predicted and drawn along each axis: the middle ones."""
@@ -127,9 +126,8 @@ def _draw(folder: Path, run: RunSpec, reader: PairReader) -> None:
     """Draw image, truth, prediction and errors of the middle of the first validation region."""
     image = reader.image
     # As deep as a window.
-    window = run.prediction.window or run.training.patch_size
     box = region_box(reader.pair.region, shape=image.shape, location=image.location).middle(
-        (window[0] * run.data.downsample[0], MOST_PIXELS, MOST_PIXELS)
+        (run.window[0] * run.data.downsample[0], MOST_PIXELS, MOST_PIXELS)
     )
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch) / "prediction.h5"

@@ -21,7 +21,7 @@ def provenance(trained: Trained, *, sha256: str, size: int) -> dict[str, Any]:
     """Return where the weights come from: data, split, recipe, seed, versions, and the digest of their file."""
     run = trained.public
     data = run.data.model_dump(mode="json", exclude={"root"}, exclude_none=True)
-    story = {
+    origin = {
         "weights": {"sha256": sha256, "size": size, "dtype": "float16" if trained.half else "float32"},
         "model": run.model.reference,
         "task": run.task.name,
@@ -39,8 +39,8 @@ def provenance(trained: Trained, *, sha256: str, size: int) -> dict[str, Any]:
         "pushed_with": code_version(),
     }
     if trained.public_tuned is not None:
-        story["decode"] = trained.public_tuned.model_dump(mode="json", exclude_none=True)
-    return story
+        origin["decode"] = trained.public_tuned.model_dump(mode="json", exclude_none=True)
+    return origin
 
 
 def code_version() -> dict[str, str]:
@@ -90,11 +90,8 @@ def describe_recipe(trained: Trained) -> str:
     """Return how the weights were trained, in one sentence."""
     recipe = trained.public.training
     patch = " x ".join(map(str, recipe.patch_size))
-    voxels = (
-        ""
-        if trained.public.data.network_voxel_nm is None
-        else (f" of {' x '.join(f'{edge:g}' for edge in trained.public.data.network_voxel_nm)} nm")
-    )
+    voxel_nm = trained.public.data.network_voxel_nm
+    voxels = "" if voxel_nm is None else f" of {' x '.join(f'{edge:g}' for edge in voxel_nm)} nm"
     start = "" if trained.public.init_from is None else f" from {trained.public.init_from}"
     decode = trained.public.task.decode
     objects = f"; decoded by {decode.method}" + ("" if decode.threshold is None else f" at {decode.threshold:g}")

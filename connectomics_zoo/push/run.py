@@ -16,7 +16,6 @@ from connectomics_zoo.files.digests import file_sha256
 from connectomics_zoo.files.yaml import MAX_BYTES
 from connectomics_zoo.hub import HubReference, fetch, find_commit
 from connectomics_zoo.push import upload
-from connectomics_zoo.push.card import CARD_FILE
 from connectomics_zoo.push.entry import (
     changed_text,
     hub_entry,
@@ -27,8 +26,15 @@ from connectomics_zoo.push.entry import (
     rounded,
     write_entry,
 )
-from connectomics_zoo.push.folder import OPTIONAL_FILES, copy_files, file_sizes, refuse_other_content
-from connectomics_zoo.push.measured import PICTURE_FILE, Notify, measure_numbers, measure_objects
+from connectomics_zoo.push.folder import (
+    CARD_FILE,
+    OPTIONAL_FILES,
+    PICTURE_FILE,
+    copy_files,
+    file_sizes,
+    refuse_other_content,
+)
+from connectomics_zoo.push.measured import Notify, measure_numbers, measure_objects
 from connectomics_zoo.push.package import Package, make_package, refuse_leaks_of
 from connectomics_zoo.push.trained import PushRequest, Trained, read_trained, require_verified, write_trained
 from connectomics_zoo.runs.folder import PREVIEW, SPEC_FILE, TUNED_FILE, WEIGHTS_FILE
@@ -104,10 +110,8 @@ def push(
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         package = make_package(trained, Path(scratch), pictures=pictures, notify=_keeping(notes, notify))
-        entry = package.entry
         if spec is not None:
-            refuse_other_weights(read_own_spec(spec, trained), trained.tag, sha256=entry.sha256, repo=repo)
-            changed_text(spec, trained.tag, hub_entry(entry, repo=repo, revision="0" * 40))  # before anything goes up
+            _refuse_entry(spec, package, repo=repo)
         revision = _pushed_revision(repository, package)
         if tag is not None:
             upload.refuse_tag(repository, tag, revision=revision)
@@ -118,17 +122,14 @@ def push(
         if tag is not None:
             upload.add_tag(repository, tag, revision=revision)
         sizes = file_sizes(package.paths(CARD_FILE))
-    pushed = hub_entry(entry, repo=repo, revision=revision)
+    entry = hub_entry(package.entry, repo=repo, revision=revision)
     reference = str(HubReference(repo, revision, None))
     if spec is not None:
-        try:
-            write_entry(spec, trained.tag, pushed)
-        except ZooError as error:
-            raise type(error)(f"{error} What was pushed is {reference}: push again to write its entry.") from None
+        _write_pushed(spec, trained.tag, entry, reference=reference)
     return PushReport(
         run=str(request.run),
         tag=trained.tag,
-        entry=plain_entry(pushed),
+        entry=plain_entry(entry),
         files=sizes,
         notes=tuple(notes),
         repo=repo,
@@ -169,12 +170,11 @@ def preview(
             if name not in files:
                 (folder / name).unlink(missing_ok=True)
         sizes = file_sizes(files)
-    entry = {**plain_entry(package.entry), "source": "hub"}
-    entry = {"source": entry.pop("source"), "repo": repo, **entry}
+    place = {"source": "hub", "repo": repo}
     return PushReport(
         run=str(request.run),
         tag=trained.tag,
-        entry=entry,
+        entry=place | plain_entry(package.entry) | place,
         files=sizes,
         notes=tuple(notes),
         repo=repo,
@@ -254,6 +254,21 @@ def check_repo(repo: str) -> None:
             f"{repo!r} is no repository, write org/name (letters, digits, single -, _ and .; a user's name is an org "
             "too), or the path of a spec file that ends in .yaml."
         ) from None
+
+
+def _refuse_entry(spec: Path, package: Package, *, repo: str) -> None:
+    """Refuse an entry that could not be written into the file `spec`, before anything is uploaded."""
+    trained, entry = package.trained, package.entry
+    refuse_other_weights(read_own_spec(spec, trained), trained.tag, sha256=entry.sha256, repo=repo)
+    changed_text(spec, trained.tag, hub_entry(entry, repo=repo, revision="0" * 40))
+
+
+def _write_pushed(spec: Path, tag: str, entry: WeightsEntry, *, reference: str) -> None:
+    """Write the entry of what was pushed, and say in an error that it is on the Hub all the same."""
+    try:
+        write_entry(spec, tag, entry)
+    except ZooError as error:
+        raise type(error)(f"{error} What was pushed is {reference}: push again to write its entry.") from None
 
 
 def _commit(repository: upload.Repository, package: Package, *, revision: str | None, message: str) -> tuple[str, int]:

@@ -207,6 +207,11 @@ class RunSpec(Node):
     trained_on: Annotated[str, Field(min_length=1)] | None = None
     """The device, and the arithmetic in it, which may not be what `training.precision` asks for: `cpu, 32-true`."""
 
+    @property
+    def window(self) -> tuple[int, ...]:
+        """Window of its predictions in network voxels: the one that is stated, else the training patch."""
+        return self.prediction.window or self.training.patch_size
+
     @model_validator(mode="before")
     @classmethod
     def _threshold_of_argmax(cls, value: Any) -> Any:

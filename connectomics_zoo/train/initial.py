@@ -12,7 +12,7 @@ from torch import nn
 from connectomics_zoo.files.safetensors import PICKLES
 from connectomics_zoo.network.build import build
 from connectomics_zoo.schema.experiment import RunSpec
-from connectomics_zoo.volumes.voxel_size import VOXEL_SIZE_TOLERANCE, lengths
+from connectomics_zoo.volumes.voxel_size import is_near_trained, lengths
 from connectomics_zoo.weights.pretrained import Pretrained, embedded_run, find_pretrained
 from connectomics_zoo.weights.storage import largest_start, read_weights
 from connectomics_zoo.weights.transfer import LoadReport, build_with_weights, find_roles
@@ -83,7 +83,7 @@ def _warn_of_voxels(trained: RunSpec | None, run: RunSpec) -> None:
     now = run.data.network_voxel_nm
     if before is None or now is None:
         return
-    if any(abs(one / other - 1) > VOXEL_SIZE_TOLERANCE for one, other in zip(now, before, strict=True)):
+    if not is_near_trained(now, before):
         _log.warning(
             "%s was trained on network voxels of %s nm (z, y, x) and goes on with %s nm: data.downsample, or resampled "
             "volumes, bring them nearer",

@@ -27,9 +27,8 @@ from connectomics_zoo.volumes.prediction import (
     read_stored,
 )
 from connectomics_zoo.volumes.tiff import TiffArray, TiffFolder
+from connectomics_zoo.volumes.voxel_size import is_same_voxel_size
 from connectomics_zoo.volumes.zarr_store import ZarrArray
-
-_VOXEL_SIZE_TOLERANCE = 0.01
 
 
 class _OpenArray(Protocol):
@@ -69,6 +68,7 @@ class Volume:
         self.placement: Placement | None = declared_placement(array.attributes, shape=self.shape)
         """Of which part of which volume it was predicted; None where it does not say, or of all of it."""
         self._texts = declared_texts(array.attributes)
+        self._stored: StoredPrediction | None = None
         self._array: _OpenArray | None = array
         self._process = os.getpid()
 
@@ -88,7 +88,11 @@ class Volume:
         Raises:
             SpecError: the task is no valid spec, or how the values are stored is not understood.
         """
-        return read_stored(self._texts, content=self.content, placement=self.placement, location=self.location)
+        if self._stored is None:
+            self._stored = read_stored(
+                self._texts, content=self.content, placement=self.placement, location=self.location
+            )
+        return self._stored
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         """Return the voxels of `box` as (Z, Y, X) or (C, Z, Y, X), in native byte order.
@@ -196,18 +200,12 @@ def _checked_axes(array: _OpenArray, *, location: str) -> str:
 
 
 def _agreed_voxel_size(found: VoxelSize | None, given: VoxelSize | None, *, location: str) -> VoxelSize | None:
-    if found is not None and given is not None and not _nearly_equal(found, given):
+    if found is not None and given is not None and not is_same_voxel_size(found, given):
         raise VolumeError(
             f"{location}: says that its voxels are {_format(found)} nm, and voxel_size_nm is {_format(given)}, "
             "correct one or leave voxel_size_nm out."
         )
     return found if found is not None else given
-
-
-def _nearly_equal(first: VoxelSize, second: VoxelSize) -> bool:
-    return all(
-        abs(one - other) <= _VOXEL_SIZE_TOLERANCE * max(one, other) for one, other in zip(first, second, strict=True)
-    )
 
 
 def _format(voxel_size_nm: VoxelSize) -> str:
@@ -239,7 +237,7 @@ def check_pair(image: Volume, label: Volume, *, continuous: bool = False) -> Non
         )
     if image.voxel_size_nm is None or label.voxel_size_nm is None:
         return
-    if not _nearly_equal(image.voxel_size_nm, label.voxel_size_nm):
+    if not is_same_voxel_size(image.voxel_size_nm, label.voxel_size_nm):
         raise VolumeError(
             f"{both}: image and label say that their voxels are {_format(image.voxel_size_nm)} and "
             f"{_format(label.voxel_size_nm)} nm, and they must be equal, correct one."

@@ -1,9 +1,23 @@
-"""Voxel sizes: when two are the same, and how they are written."""
+"""Voxel sizes: when two are the same, when they suit a network, and how they are written."""
 
 from __future__ import annotations
 
-VOXEL_SIZE_TOLERANCE = 0.1
+_SAME = 0.01
+"""Fraction by which two statements of one voxel size may differ."""
+
+TRAINED_TOLERANCE = 0.1
 """Fraction by which a volume's voxels may differ from those that the network was trained on."""
+
+
+def is_same_voxel_size(first: tuple[float, float, float], second: tuple[float, float, float]) -> bool:
+    """Whether two voxel sizes (z, y, x) say the same, but for rounding."""
+    return all(abs(one - other) <= _SAME * max(one, other) for one, other in zip(first, second, strict=True))
+
+
+def is_near_trained(here: tuple[float, ...], trained: tuple[float, ...]) -> bool:
+    """Whether voxels (z, y, x) are about as large as those that a network was trained on."""
+    pairs = zip(here, trained, strict=True)
+    return all(abs(one / other - 1) <= TRAINED_TOLERANCE for one, other in pairs)
 
 
 def lengths(voxel_size_nm: tuple[float, float, float]) -> str:

@@ -23,7 +23,7 @@ from connectomics_zoo.volumes.tiff import TiffSink
 from connectomics_zoo.volumes.zarr_store import ZarrSink, zarr_arrays
 
 _CHUNKS = (64, 128, 128)
-_NOTHING_STATED = StoredPrediction()
+_NOTHING = StoredPrediction()
 
 
 class _Sink(Protocol):
@@ -128,7 +128,7 @@ def create_volume(
     dtype: npt.DTypeLike,
     channels: int | None,
     voxel_size_nm: VoxelSize | None,
-    stored: StoredPrediction = _NOTHING_STATED,
+    stored: StoredPrediction = _NOTHING,
     chunks: tuple[int, int, int] | None = None,
     overwrite: bool = False,
 ) -> WritableVolume:

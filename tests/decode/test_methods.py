@@ -19,7 +19,7 @@ from connectomics_zoo.errors import MissingPackageError, SpecError
 from connectomics_zoo.schema.task import DecodeSpec
 from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.tasks.affinities import convention_of
-from connectomics_zoo.volumes.prediction import read_values, store_values
+from connectomics_zoo.volumes.values import read_values, store_values
 
 FIB25 = SHARED / "data/fib25/fib25_sample2_z000-199.h5"
 

@@ -11,7 +11,7 @@ from connectomics_zoo.errors import OutputError
 from connectomics_zoo.predict import predict
 from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.volumes import open_volume
-from connectomics_zoo.volumes.prediction import read_values
+from connectomics_zoo.volumes.values import read_values
 
 
 @pytest.fixture(scope="module")

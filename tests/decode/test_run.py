@@ -28,7 +28,8 @@ from connectomics_zoo.files.yaml import dump_yaml
 from connectomics_zoo.schema.task import DECODE_FIELDS, DECODE_STARTS, OBJECT_METHODS
 from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.volumes import open_volume
-from connectomics_zoo.volumes.prediction import StoredPrediction, read_task, read_values, store_values, to_attributes
+from connectomics_zoo.volumes.prediction import StoredPrediction, read_task, to_attributes
+from connectomics_zoo.volumes.values import read_values, store_values
 
 LABELS = voronoi_labels((12, 24, 24), objects=8)
 
@@ -335,7 +336,7 @@ def test_a_damaged_task_in_a_file_is_refused(tmp_path, prediction, run_zoo, text
 
 def test_what_does_not_fit_into_the_memory_is_refused_before_it_is_read(tmp_path, prediction, run_zoo, monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda: 2**19)
-    monkeypatch.setattr("connectomics_zoo.decode.run._read", lambda *_: pytest.fail("was read"))
+    monkeypatch.setattr("connectomics_zoo.decode.run.read_prediction", lambda *_, **__: pytest.fail("was read"))
     code, _, err = run_zoo("decode", prediction, tmp_path / "out.h5")
     assert code == 2
     assert "decoding 12 x 24 x 24 voxels by components takes about" in err
@@ -355,7 +356,7 @@ def test_the_free_memory_is_read_where_the_system_says_it(tmp_path):
 @pytest.mark.parametrize("name", ["out.h5", "out.tif", "out.zarr"])
 def test_a_place_that_is_taken_is_refused_before_the_prediction_is_read(tmp_path, prediction, monkeypatch, name):
     zoo.decode(prediction, tmp_path / name)
-    monkeypatch.setattr("connectomics_zoo.decode.run._read", lambda *_: pytest.fail("was read"))
+    monkeypatch.setattr("connectomics_zoo.decode.run.read_prediction", lambda *_, **__: pytest.fail("was read"))
     with pytest.raises(OutputError, match="exists already"):
         zoo.decode(prediction, tmp_path / name, tune_on=write_labels(tmp_path / "truth.h5", LABELS))
 

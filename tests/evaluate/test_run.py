@@ -454,7 +454,7 @@ def test_a_prediction_is_cut_where_the_task_that_it_carries_says(tmp_path):
     for name, stored in (("float", values.astype(np.float32)), ("uint8", np.rint(255 * values).astype(np.uint8))):
         for carried, dice in ((task, 1), (None, 0)):
             place = tmp_path / f"{name}-{dice}.h5"
-            options = {"channels": None, "voxel_size_nm": None, "says": StoredPrediction("probability", carried)}
+            options = {"channels": None, "voxel_size_nm": None, "stored": StoredPrediction("probability", carried)}
             with create_volume(place, shape=TRUTH.shape, dtype=stored.dtype, **options) as volume:
                 volume.write(volume.whole, stored)
             report = evaluate(place, truth)

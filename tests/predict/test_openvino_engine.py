@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 
@@ -109,6 +110,13 @@ def test_a_network_that_cannot_be_converted_is_refused_in_one_sentence(openvino,
         predict(make_run(tmp_path / "run"), image, tmp_path / "out.h5", engine="openvino")
     assert "\n" not in str(e.value)
     assert not (tmp_path / "out.h5").exists()
+
+
+def test_a_refused_conversion_leaves_the_level_of_logging_as_it_was(openvino):
+    level = logging.root.level
+    with pytest.raises(ZooError, match="cannot be converted"):
+        openvino_engine.convert(Bessel(), shape=(1, 1, 4, 4, 4), precision="float32", name="bessel")
+    assert logging.root.level == level
 
 
 def test_without_openvino_the_error_says_how_to_install_it(run_zoo, tmp_path, image, monkeypatch):

@@ -10,7 +10,8 @@ from connectomics_zoo.scores.contingency import count_pairs
 from connectomics_zoo.scores.scores import partition_scores
 from connectomics_zoo.tasks.affinities import compute_affinities, convention_of
 from connectomics_zoo.volumes import create_volume
-from connectomics_zoo.volumes.prediction import StoredPrediction, store_values
+from connectomics_zoo.volumes.prediction import StoredPrediction
+from connectomics_zoo.volumes.values import store_values
 
 STEPS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (3, 0, 0), (0, 7, 0), (0, 0, 7))
 """The offsets (z, y, x) of the tests; the first three attract."""

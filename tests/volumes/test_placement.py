@@ -13,7 +13,7 @@ from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.evaluate import evaluate
 from connectomics_zoo.pictures import comparison
 from connectomics_zoo.volumes import Box, Placement, StoredPrediction, create_volume, open_volume
-from connectomics_zoo.volumes.prediction import store_values
+from connectomics_zoo.volumes.values import store_values
 
 LABELS = voronoi_labels((16, 24, 24), objects=10)
 PLACE = Box((4, 0, 8), (12, 24, 20))

@@ -26,20 +26,13 @@ from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.evaluate import evaluate
 from connectomics_zoo.pictures import comparison
 from connectomics_zoo.predict import predict
-from connectomics_zoo.predict.stated import make_provenance
+from connectomics_zoo.predict.stored import make_provenance
 from connectomics_zoo.schema.experiment import PredictionSpec
 from connectomics_zoo.schema.provenance import Decoding, Provenance, UsedWeights
 from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.volumes import Box, Placement, StoredPrediction, open_volume
-from connectomics_zoo.volumes.prediction import (
-    as_byte,
-    read_prediction,
-    read_stored,
-    read_values,
-    scale_of,
-    store_values,
-    to_attributes,
-)
+from connectomics_zoo.volumes.prediction import read_stored, to_attributes
+from connectomics_zoo.volumes.values import as_byte, read_prediction, read_values, scale_of, store_values
 from connectomics_zoo.weights.pretrained import find_run
 
 PROGRAM = f"connectomics-zoo {importlib.metadata.version('connectomics-zoo')}"

@@ -7,7 +7,8 @@ from connectomics_zoo.predict.checks import DType, Output
 from connectomics_zoo.schema.experiment import PredictionSpec, RunSpec
 from connectomics_zoo.schema.provenance import Decoding, Provenance, UsedWeights
 from connectomics_zoo.volumes import Content, Placement, StoredPrediction
-from connectomics_zoo.volumes.prediction import scale_of, this_program
+from connectomics_zoo.volumes.prediction import this_program
+from connectomics_zoo.volumes.values import scale_of
 from connectomics_zoo.weights.pretrained import Pretrained
 
 
@@ -39,7 +40,7 @@ def make_provenance(
     )
 
 
-def stated(
+def make_stored(
     run: RunSpec, *, output: Output, dtype: DType, placement: Placement | None, provenance: Provenance
 ) -> StoredPrediction:
     """Return what the volume that is written says of itself.
