@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from connectomics_zoo.network.cores import usable_cores
+from connectomics_zoo.network.threads import usable_cores
 
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "sve", "bf16")
 """Instruction sets that decide how fast networks are on a CPU, as Linux calls them."""

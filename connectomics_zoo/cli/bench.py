@@ -133,7 +133,7 @@ def command(
 
 def _warn_if_busy() -> None:
     from connectomics_zoo.bench.machine import load_average
-    from connectomics_zoo.network.cores import usable_cores
+    from connectomics_zoo.network.threads import usable_cores
 
     load, cores = load_average(), usable_cores()
     if load is not None and load > BUSY_LOAD * cores:

@@ -8,8 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
-from connectomics_zoo.cli._threads import WAITING
-from connectomics_zoo.network.cores import usable_cores
+from connectomics_zoo.network.threads import WAITING, usable_cores
 from performance.common import Settings, aim, seconds, table, this_machine, times
 
 AIM = 2.5

@@ -9,7 +9,7 @@ import pytest
 from connectomics_zoo.bench import machine
 from connectomics_zoo.bench.report import Measurement
 from connectomics_zoo.cli import bench as bench_verb
-from connectomics_zoo.network import cores
+from connectomics_zoo.network import threads
 
 TINY = ("arch.base_channels=2", "arch.block_counts=[1, 1, 1, 1, 1, 1, 1, 1, 1]")
 SHORT = ("--rounds", "1", "--no-memory", "--device", "cpu")
@@ -81,7 +81,7 @@ def test_bad_values_are_one_sentence(run_zoo, arguments, sentence):
 
 def test_a_busy_machine_is_said(run_zoo, monkeypatch):
     monkeypatch.setattr(machine, "load_average", lambda: 7.0)
-    monkeypatch.setattr(cores, "usable_cores", lambda: 2)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
     code, _, err = run_zoo("bench", *TINY, "--size", "1", "--no-training", "--precision", "float32", *SHORT)
     assert code == 0
     assert err == (

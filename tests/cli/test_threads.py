@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from connectomics_zoo.cli._threads import WAITING, settle_threads
-from connectomics_zoo.network import cores
+from connectomics_zoo.cli._threads import settle_threads
+from connectomics_zoo.network import threads
+from connectomics_zoo.network.threads import WAITING
 
 
 @pytest.fixture
@@ -21,8 +22,8 @@ def quota(tmp_path, monkeypatch):
         group.mkdir(parents=True)
         (group / name).write_text(text)
         (tmp_path / "membership").write_text("0::/job\n")
-        monkeypatch.setattr(cores, "_CONTROL_GROUPS", tmp_path / "cgroup")
-        monkeypatch.setattr(cores, "_MEMBERSHIP", tmp_path / "membership")
+        monkeypatch.setattr(threads, "_CONTROL_GROUPS", tmp_path / "cgroup")
+        monkeypatch.setattr(threads, "_MEMBERSHIP", tmp_path / "membership")
 
     return limit
 

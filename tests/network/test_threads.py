@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from connectomics_zoo.network import cores
-from connectomics_zoo.network.cores import core_quota, usable_cores
+from connectomics_zoo.network import threads
+from connectomics_zoo.network.threads import core_quota, usable_cores
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def machine(tmp_path, monkeypatch):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         (tmp_path / "membership").write_text(membership)
-        monkeypatch.setattr(cores, "_CONTROL_GROUPS", tmp_path / "cgroup")
-        monkeypatch.setattr(cores, "_MEMBERSHIP", tmp_path / "membership")
+        monkeypatch.setattr(threads, "_CONTROL_GROUPS", tmp_path / "cgroup")
+        monkeypatch.setattr(threads, "_MEMBERSHIP", tmp_path / "membership")
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
 
     return make

@@ -1,10 +1,18 @@
-"""How many cores this process may use: those that it may run on, and the quota of its container or job."""
+"""Threads of the CPU: how many this process may have, and how they wait for each other; without torch."""
 
 from __future__ import annotations
 
 import math
 import os
 from pathlib import Path
+
+WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
+"""How long a thread that waits for the others stays on its core: rounds of GNU's OpenMP, which torch uses on Linux, and
+milliseconds of Intel's and LLVM's, which it uses elsewhere.
+
+By default they wait for long, since nothing else is meant to run. Beside other work, on a laptop or a login node, each
+waits then for a thread that has no core while it holds the core itself, and a network takes up to ten times as long.
+"""
 
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
