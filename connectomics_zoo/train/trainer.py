@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -44,8 +44,6 @@ from connectomics_zoo.train.data import training_loader, validation_loader
 from connectomics_zoo.train.initial import first_network
 from connectomics_zoo.train.module import SegmentationModule
 from connectomics_zoo.train.report import TrainReport
-
-_LightningPrecision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 _log = logging.getLogger(__name__)
 
