@@ -25,9 +25,8 @@ Examples:
 \b
 The spec of a network of PyTorch Connectomics, from its configuration, in Python:
   from pathlib import Path
-  from connectomics_zoo.files.yaml import dump_yaml
   network = zoo.build_model(config)
-  Path("my-rsunet.yaml").write_text(dump_yaml(network.spec.model_dump(mode="json")))
+  Path("my-rsunet.yaml").write_text(network.spec.model_dump_json())
 """
 
 
