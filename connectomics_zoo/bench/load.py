@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_BUSY = "import sys\nsys.stdout.write('.')\nsys.stdout.flush()\nwhile True: pass"
+_BUSY = """
+import os, sys
+parent = int(sys.argv[1])
+sys.stdout.write(".")
+sys.stdout.flush()
+while os.getppid() == parent:
+    for _ in range(10**6):
+        pass
+"""
+"""Computes as long as the process that started it lives, however that ends."""
 
 
 @contextmanager
@@ -16,7 +26,7 @@ def busy_processes(count: int) -> Iterator[None]:
     running: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(count):
-            process = subprocess.Popen([sys.executable, "-I", "-c", _BUSY], stdout=subprocess.PIPE)
+            process = subprocess.Popen([sys.executable, "-I", "-c", _BUSY, str(os.getpid())], stdout=subprocess.PIPE)
             running.append(process)
         for process in running:
             assert process.stdout is not None

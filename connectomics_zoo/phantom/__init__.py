@@ -4,6 +4,6 @@ Everything is built in physical units on a grid that is fine along z, and then c
 shows the mean through its thickness, its labels are those of its middle. Axes are (z, y, x), lengths nm.
 """
 
-from connectomics_zoo.phantom.making import Phantom, make_phantom, write_phantom
+from connectomics_zoo.phantom.run import Phantom, make_phantom, write_phantom
 
 __all__ = ["Phantom", "make_phantom", "write_phantom"]

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import logging
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -248,6 +249,27 @@ def test_busy_processes_compute_until_the_end_and_not_longer():
             ticks.append(_user_time(busy))
         assert ticks[-1] > ticks[0]
     assert busy not in _children()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in Linux's /proc")
+def test_busy_processes_end_with_a_process_that_is_killed():
+    code = (
+        "import pathlib, time\n"
+        "from connectomics_zoo.bench.load import busy_processes\n"
+        "with busy_processes(1):\n"
+        "    print(*(p.read_text() for p in pathlib.Path('/proc/self/task').glob('*/children')), flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        busy = parent.stdout.readline().split()[0]
+        parent.kill()
+    state = Path(f"/proc/{busy}/stat")
+    for _ in range(2400):
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("it computes on")
 
 
 def _children():
