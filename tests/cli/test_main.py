@@ -372,3 +372,24 @@ def test_a_network_that_is_too_large_is_refused_before_torch_is_imported():
     assert run.returncode == 2
     assert "asks for about 3.7e+12 parameters" in run.stderr
     assert "AssertionError" not in run.stderr
+
+
+def test_sigterm_ends_a_verb_as_ctrl_c_does():
+    """With what it has begun to write taken away again."""
+    code = (
+        "import os, signal, sys\n"
+        "from connectomics_zoo.cli import main as module\n"
+        "def stop(*args, **options):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        signal.pause()\n"
+        "    finally:\n"
+        "        print('cleaned')\n"
+        "import connectomics_zoo.predict\n"
+        "connectomics_zoo.predict.predict = stop\n"
+        "sys.argv = ['zoo', 'predict', 'run', 'a.tif', 'b.tif']\n"
+        "module.main()\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout) == (130, "cleaned\n")
+    assert run.stderr.endswith("zoo: stopped.\n")
