@@ -120,6 +120,11 @@ def main() -> None:
             raise
         note(_sentence(error))
         sys.exit(error.exit_code if isinstance(error, ZooError) else 2)
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error) or os.environ.get("ZOO_DEBUG") == "1":
+            raise
+        note(_sentence(MemoryError()))  # which torch does not raise
+        sys.exit(2)
     if code:
         sys.exit(code)
 

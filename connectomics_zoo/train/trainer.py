@@ -24,7 +24,7 @@ from connectomics_zoo.errors import (
     ZooError,
 )
 from connectomics_zoo.network.build import with_counts
-from connectomics_zoo.network.hardware import cpu_has_bfloat16, cuda_has_bfloat16
+from connectomics_zoo.network.hardware import cpu_has_bfloat16, cuda_has_bfloat16, is_out_of_memory
 from connectomics_zoo.predict.run import check_views
 from connectomics_zoo.runs.checkpoint import Checkpoint, has_checkpoint, read_checkpoint
 from connectomics_zoo.runs.folder import CHECKPOINT_FILE, CURVE_FILE, LOGS, write_run
@@ -262,10 +262,12 @@ def _fit(
     except ZooError as error:
         # A loader's worker wraps an error in its traceback, which ends in the sentence.
         raise type(error)(error.args[0].splitlines()[-1].removeprefix(f"{_full_name(error)}: ")) from None
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
         raise LimitError(
-            f"the device has not enough memory for batches of {recipe.batch_size} patches of {list(recipe.patch_size)} "
-            f"with {run.model.name}, lower training.batch_size or training.patch_size."
+            f"the {'device' if on_gpu else 'CPU'} has not enough memory for batches of {recipe.batch_size} patches of "
+            f"{list(recipe.patch_size)} with {run.model.name}, lower training.batch_size or training.patch_size."
         ) from None
     except SystemExit:  # how Lightning ends after SIGINT and SIGTERM
         raise KeyboardInterrupt from None
