@@ -123,6 +123,11 @@ def test_the_exit_code_of_a_verb_is_that_of_the_process(run_zoo, monkeypatch):
         (KeyboardInterrupt("run: stopped after 3 steps, go on with --resume."), 130, "run: stopped after 3 steps, .*"),
         (MemoryError(), 2, "not enough memory, do a smaller part at a time or free some."),
         (np.empty, 2, r"not enough memory \(Unable to allocate .*\), do a smaller part at a time or free some."),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+            2,
+            "not enough memory, do a smaller part at a time or free some.",
+        ),
         (OSError(28, "No space left on device", "a.h5"), 2, "a.h5: No space left on device, mend that and try again."),
         (CheckFailedError("2 check(s) failed."), 1, r"2 check\(s\) failed."),
     ],

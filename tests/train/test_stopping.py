@@ -128,6 +128,22 @@ def test_a_signal_within_a_step_of_several_batches_waits_for_all_of_them(volume,
     assert_same(results(train(tmp_path / "run", resume=True)), whole)
 
 
+def test_dropout_goes_on_with_the_random_numbers_that_it_would_have_had(volume, tmp_path, monkeypatch):
+    original = SegmentationModule.forward
+
+    def forward(self, x):
+        return original(self, torch.nn.functional.dropout(x, training=self.training))
+
+    monkeypatch.setattr(SegmentationModule, "forward", forward)
+    changes = request(volume, max_steps=4, validate_every=2)
+    whole = results(train("mednext-S", changes, output=tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        signal_in(patch, "optimizer", call=3)
+        with pytest.raises(KeyboardInterrupt, match="run: stopped after 3 steps"):
+            train("mednext-S", changes, output=tmp_path / "run")
+    assert_same(results(train(tmp_path / "run", resume=True)), whole)
+
+
 def test_a_signal_in_the_last_step_lets_the_run_end(volume, tmp_path, monkeypatch, unstopped):
     signal_in(monkeypatch, "optimizer", call=9)
     assert_same(results(train("mednext-S", request(volume, **RECIPE), output=tmp_path / "run")), unstopped)
