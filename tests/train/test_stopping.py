@@ -150,16 +150,18 @@ def test_a_signal_in_the_last_step_lets_the_run_end(volume, tmp_path, monkeypatc
 
 
 def test_a_signal_to_the_whole_group_leaves_the_workers_their_work(volume, tmp_path):
-    changes = request(volume, max_steps=3, validate_every=3, workers=2)
+    changes = request(volume, max_steps=3, validate_every=1, workers=2)
+    seen = []
 
     def progress(state):
-        if state.done == 1:
+        seen.append(state.done)
+        if seen.count(2) == 1 and state.done == 2:  # before a validation, whose workers have been there since the first
             workers = multiprocessing.active_children()
             assert len(workers) >= 2
             for process in (*workers, multiprocessing.current_process()):
                 os.kill(process.pid, signal.SIGTERM)
 
-    with pytest.raises(KeyboardInterrupt, match="run: stopped after 1 steps"):
+    with pytest.raises(KeyboardInterrupt, match="run: stopped after 2 steps"):
         train("mednext-S", changes, output=tmp_path / "run", progress=progress)
     assert train(tmp_path / "run", resume=True).steps == 3
 
