@@ -30,7 +30,6 @@ from connectomics_zoo.network.build import build
 from connectomics_zoo.phantom import make_phantom, write_phantom
 from connectomics_zoo.runs.folder import CHECKPOINT_FILE, LOCK_FILE, get_run
 from connectomics_zoo.runs.logs import read_series
-from connectomics_zoo.schema.experiment import Region
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.specs.listing import list_models
 from connectomics_zoo.specs.lookup import get_spec, spec_path
@@ -407,41 +406,3 @@ def test_a_cpu_without_memory_is_one_sentence(volume, tmp_path, monkeypatch, err
     monkeypatch.setattr(SegmentationModule, "training_step", fail)
     with pytest.raises(LimitError, match=r"^the CPU has not enough memory for batches of 1 patches of \[16, 32"):
         train("mednext-S", request(volume), output=tmp_path / "run", device="cpu")
-
-
-OLD = (
-    "schema_version: 1\nname: own\nsummary: Own.\nmodel: mednext-S\ntask: mito\n"
-    "data:\n  root: ???\n  license: MIT\n  attribution: Somebody\n  voxel_size_nm: [50, 4, 4]\n"
-    "  train: {image: 'old.h5:raw', label: 'old.h5:mito', region: {z: [0, 3]}}\n"
-    "  validation: {image: 'old.h5:raw', label: 'old.h5:mito', region: {z: [3, 5]}}\n"
-    "training: {patch_size: [16, 32, 32]}\n"
-)
-
-
-def test_a_replaced_volume_takes_its_region_licence_and_attribution_with_it(volume, tmp_path, caplog):
-    (tmp_path / "own.yaml").write_text(OLD)
-    pair = {"image": f"{volume}:raw", "label": f"{volume}:mito"}
-    arch = {"base_channels": 2}
-    run = resolve_run(str(tmp_path / "own.yaml"), {"arch": arch, "data": {"train": pair, "validation": pair}})
-    assert run.data.train[0].region == run.data.validation[0].region == Region()
-    assert run.data.model_dump(include={"license", "attribution", "voxel_size_nm", "root"}) == {
-        "license": None,
-        "attribution": None,
-        "voxel_size_nm": None,
-        "root": None,
-    }
-    assert "data.train.0.region" in caplog.text
-    given = {"train": {**pair, "region": {"z": [0, 2]}}, "validation": [pair], "license": "CC0-1.0"}
-    run = resolve_run(str(tmp_path / "own.yaml"), {"arch": arch, "data": given})
-    assert (run.data.train[0].region.z, run.data.license) == ((0, 2), "CC0-1.0")
-
-
-def test_a_volume_that_stays_keeps_what_is_said_of_it(volume, tmp_path):
-    (tmp_path / "own.yaml").write_text(OLD.replace("old.h5", "v.h5"))
-    pair = {"image": f"{volume}:raw", "label": f"{volume}:mito"}
-    arch, root = {"base_channels": 2}, str(tmp_path)
-    kept = resolve_run(str(tmp_path / "own.yaml"), {"arch": arch, "data": {"root": root}}).data
-    assert (kept.train[0].region.z, kept.license, kept.voxel_size_nm) == ((0, 3), "MIT", (50, 4, 4))
-    mixed = resolve_run(str(tmp_path / "own.yaml"), {"arch": arch, "data": {"root": root, "train": pair}}).data
-    assert (mixed.train[0].region.z, mixed.validation[0].region.z) == (None, (3, 5))
-    assert (mixed.license, mixed.voxel_size_nm) == (None, (50, 4, 4))
