@@ -19,7 +19,6 @@ from support.tiny_training import make_run, request, write_volume
 import zoo
 from connectomics_zoo.errors import (
     CheckFailedError,
-    LimitError,
     OutputError,
     SpecError,
     UnknownNameError,
@@ -394,15 +393,3 @@ def test_an_experiment_may_have_a_threshold_of_its_own(tmp_path):
     assert resolve_run("mednext-S", changes).task.decode.threshold == 0.5
     with pytest.raises(SpecError, match=r"threshold 0\.35 has no effect: the task binary is decoded by argmax"):
         resolve_run("mednext-S", {**changes, "threshold": 0.35, "task": "binary"})
-
-
-@pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")]
-)
-def test_a_cpu_without_memory_is_one_sentence(volume, tmp_path, monkeypatch, error):
-    def fail(*_):
-        raise error
-
-    monkeypatch.setattr(SegmentationModule, "training_step", fail)
-    with pytest.raises(LimitError, match=r"^the CPU has not enough memory for batches of 1 patches of \[16, 32"):
-        train("mednext-S", request(volume), output=tmp_path / "run", device="cpu")

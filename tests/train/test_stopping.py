@@ -12,6 +12,7 @@ import pytest
 import torch
 from support.tiny_training import request, write_volume
 
+from connectomics_zoo.errors import LimitError
 from connectomics_zoo.runs.checkpoint import write_checkpoint
 from connectomics_zoo.runs.folder import CHECKPOINT_FILE, CURVE_FILE, LOG_FILE, METRICS_FILE, WEIGHTS_FILE
 from connectomics_zoo.train import callbacks as callbacks_module
@@ -206,3 +207,15 @@ def test_checkpoints_need_no_folder_for_temporary_files(volume, tmp_path, monkey
         monkeypatch.setattr(f"tempfile.{name}", fail)
     train("mednext-S", request(volume, max_steps=1), output=tmp_path / "run")
     assert (tmp_path / "run" / CHECKPOINT_FILE).is_file()
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_cpu_without_memory_is_one_sentence(volume, tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(SegmentationModule, "training_step", fail)
+    with pytest.raises(LimitError, match=r"^the CPU has not enough memory for batches of 1 patches of \[16, 32"):
+        train("mednext-S", request(volume), output=tmp_path / "run", device="cpu")
