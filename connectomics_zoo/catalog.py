@@ -148,5 +148,8 @@ def builder_import_path(name: str) -> str:
     """
     index = builders()
     if name not in index:
-        raise UnknownNameError(f"unknown builder {name!r}: {nearest(name, index)}")
+        raise UnknownNameError(
+            f"unknown builder {name!r}: {nearest(name, index)} If its spec is of another "
+            "package, install that package, whose catalogue has the builder."
+        )
     return index[name]

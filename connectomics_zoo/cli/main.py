@@ -8,6 +8,7 @@ import importlib
 import io
 import logging
 import os
+import signal
 import sys
 import warnings
 from typing import Any, cast
@@ -104,6 +105,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # × and … where the terminal or pipe has no Unicode
     settle_threads()
+    _end_on_sigterm_as_on_ctrl_c()
     # At the end Python would look for garbage in all that torch and MONAI have made, for a second, before it exits.
     atexit.register(gc.freeze)
     _note_what_libraries_say()
@@ -118,8 +120,19 @@ def main() -> None:
             raise
         note(_sentence(error))
         sys.exit(error.exit_code if isinstance(error, ZooError) else 2)
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error) or os.environ.get("ZOO_DEBUG") == "1":
+            raise
+        note(_sentence(MemoryError()))  # which torch does not raise
+        sys.exit(2)
     if code:
         sys.exit(code)
+
+
+def _end_on_sigterm_as_on_ctrl_c() -> None:
+    """Let SIGTERM, by which job schedulers end a program, leave nothing half done either."""
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _sentence(error: Exception) -> str:

@@ -333,4 +333,5 @@ def _limits(trained: Trained) -> str:
 
 def _citation(trained: Trained) -> str:
     source = trained.public.model.source
-    return f"## Citation\n\n{source.paper}: <{source.url}>\n\n```bibtex\n{source.bibtex.rstrip()}\n```\n"
+    text = f"## Citation\n\n{source.paper}: <{source.url}>\n"
+    return text if source.bibtex is None else f"{text}\n```bibtex\n{source.bibtex.rstrip()}\n```\n"

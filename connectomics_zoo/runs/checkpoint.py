@@ -10,7 +10,7 @@ from typing import Any
 
 from connectomics_zoo.errors import UnknownNameError, WeightsError
 from connectomics_zoo.files.atomic import output_errors, whole_file
-from connectomics_zoo.runs.folder import CHECKPOINT_FILE
+from connectomics_zoo.runs.folder import CHECKPOINT_FILE, WEIGHTS_FILE
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,17 @@ def has_checkpoint(folder: Path) -> bool:
     return (folder / CHECKPOINT_FILE).is_file()
 
 
-def require_checkpoint(folder: Path) -> None:
-    """Refuse a run folder that cannot be resumed.
+def check_resumable(folder: Path) -> None:
+    """Refuse a run folder that has results and no checkpoint; where it has neither, the run begins with its first step.
 
     Raises:
-        UnknownNameError: it has no checkpoint.
+        UnknownNameError: it cannot be resumed.
     """
-    if not has_checkpoint(folder):
-        raise UnknownNameError(f"{folder} has no {CHECKPOINT_FILE} to resume from, train it anew.")
+    if not has_checkpoint(folder) and (folder / WEIGHTS_FILE).exists():
+        raise UnknownNameError(
+            f"{folder} has no {CHECKPOINT_FILE} to resume from: train anew in another folder, with "
+            f"init_from={folder} to start from its weights."
+        )
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -51,7 +54,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return Checkpoint(steps=int(state["global_step"]), callbacks=dict(state["callbacks"]))
     except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError):
-        raise WeightsError(f"{path}: is no checkpoint of a run, or damaged: train it anew.") from None
+        raise WeightsError(f"{path}: is no checkpoint of a run, or damaged: train it anew in another folder.") from None
 
 
 def write_checkpoint(folder: Path, write: Callable[[Path], None]) -> None:

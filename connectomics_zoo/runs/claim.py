@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from connectomics_zoo.errors import OutputError
-from connectomics_zoo.runs.checkpoint import require_checkpoint
-from connectomics_zoo.runs.folder import require_run
+from connectomics_zoo.runs.checkpoint import check_resumable, has_checkpoint
+from connectomics_zoo.runs.folder import SPEC_FILE, WEIGHTS_FILE, require_run
 from connectomics_zoo.runs.lock import is_lock, lock_folder
 
 
@@ -44,14 +44,16 @@ def claim_resumed(folder: Path) -> Iterator[None]:
     """Hold the lock of a run folder during the block, in which the run goes on.
 
     Raises:
-        UnknownNameError: it is no run folder, or has no checkpoint.
+        UnknownNameError: it is no run folder, or has weights and no checkpoint.
         OutputError: it is in use, or cannot be written.
     """
     require_run(folder)
-    require_checkpoint(folder)
+    check_resumable(folder)
     with lock_folder(folder):
         yield
 
 
 def _in_the_way(folder: Path) -> OutputError:
-    return OutputError(f"{folder} exists and is not empty, choose another folder or resume it with --resume.")
+    can_resume = (folder / SPEC_FILE).is_file() and (has_checkpoint(folder) or not (folder / WEIGHTS_FILE).exists())
+    advice = f" or resume it with zoo train {folder} --resume" if can_resume else ""
+    return OutputError(f"{folder} exists and is not empty, choose another folder{advice}.")

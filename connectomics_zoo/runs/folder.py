@@ -29,7 +29,7 @@ LOGS = "logs"
 """The folder of CSV and TensorBoard logs."""
 
 LOG_FILE = f"{LOGS}/metrics.csv"
-"""The CSV log of the last stretch, from the start or the last resume to the end."""
+"""The CSV log, from the first step on."""
 
 LOAD_REPORT_FILE = "load_report.json"
 """What became of each tensor of the weights that the run started from, where it started from some."""

@@ -196,8 +196,8 @@ class Source(Node):
     """The implementation that builds the network, and the original where that differs."""
     license: Sentence
     """Licence of that implementation (SPDX identifier)."""
-    bibtex: Annotated[str, StringConstraints(min_length=10, max_length=4000)]
-    """Citation."""
+    bibtex: Annotated[str, StringConstraints(min_length=10, max_length=4000)] | None = None
+    """Citation, where there is one."""
 
 
 class ModelSpec(Node):

@@ -35,6 +35,17 @@ TARGET_FIELDS: dict[str, tuple[str, ...]] = {
 CONTINUOUS_TARGETS = ("value", "distance", "lsd")
 """The kinds of target that are a number, not yes or no."""
 
+EXCLUSIVE_TARGETS = tuple(
+    frozenset(pair)
+    for pair in (
+        ("background", "foreground"),
+        ("background", "presynapse"),
+        ("background", "postsynapse"),
+        ("presynapse", "postsynapse"),
+    )
+)
+"""The kinds of target of which a voxel is never both; a softmax says that it is one of them alone."""
+
 ObjectMethod = Literal["components", "watershed", "mutex", "agglomeration"]
 
 OBJECT_METHODS: tuple[ObjectMethod, ...] = get_args(ObjectMethod)
@@ -277,6 +288,7 @@ class TaskSpec(Node):
         softmax = [channel.activation == "softmax" for channel in self.channels]
         if sum(softmax) == 1:
             raise ValueError("one channel alone has the activation 'softmax', use 'sigmoid' or give at least two")
+        self._check_softmax()
         for channel in self.channels:
             self._check_losses(channel)
         affinities = [channel for channel in self.channels if channel.target.kind == "affinity"]
@@ -299,6 +311,18 @@ class TaskSpec(Node):
             )
         if "value" in kinds and self.labels != LabelSpec():
             raise ValueError("labels.relabel and labels.erosion have no meaning for the target 'value', leave them out")
+
+    def _check_softmax(self) -> None:
+        """Refuse classes of which a voxel can be two."""
+        classes = [channel for channel in self.channels if channel.activation == "softmax"]
+        for first, second in itertools.combinations(classes, 2):
+            if frozenset((first.target.kind, second.target.kind)) not in EXCLUSIVE_TARGETS:
+                raise ValueError(
+                    f"a voxel can be both {first.name!r} ({first.target.kind}) and {second.name!r} "
+                    f"({second.target.kind}), and softmax makes it one of them: give these channels the activation "
+                    "'sigmoid', or targets that exclude each other (background and foreground, or background, "
+                    "presynapse and postsynapse)"
+                )
 
     def _check_losses(self, channel: ChannelSpec) -> None:
         for loss in channel.losses:

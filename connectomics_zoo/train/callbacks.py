@@ -8,20 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from torch import Tensor
 
 from connectomics_zoo.runs.checkpoint import has_checkpoint, write_checkpoint
 from connectomics_zoo.runs.folder import WEIGHTS_FILE
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.train.averaging import AverageWeights
 from connectomics_zoo.train.module import SegmentationModule
+from connectomics_zoo.train.stopping import StopBetweenSteps, is_validated
 from connectomics_zoo.weights.storage import write_weights
 
 
 class ReportProgress(L.Callback):
-    """Calls `report` before the first step, and after every step and validation."""
+    """Calls `report` before the first step, and after every step and validation.
 
-    def __init__(self, report: Callable[[Progress], None]) -> None:
+    Args:
+        report: is called; KeyboardInterrupt that it raises is taken as the signal.
+        stop: ends the run then.
+    """
+
+    def __init__(self, report: Callable[[Progress], None], *, stop: StopBetweenSteps) -> None:
         self.report = report
+        self.stop = stop
         self.last_step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -44,7 +53,10 @@ class ReportProgress(L.Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         numbers = {"loss": metrics["train/loss"]} if "train/loss" in metrics else {}
         numbers |= {name: value for name, value in metrics.items() if name.startswith("val/")}
-        self.report(Progress(trainer.global_step, trainer.max_steps, unit="steps", numbers=numbers))
+        try:
+            self.report(Progress(trainer.global_step, trainer.max_steps, unit="steps", numbers=numbers))
+        except KeyboardInterrupt:
+            self.stop.ask()
 
 
 class KeepWeights(L.Callback):
@@ -131,20 +143,34 @@ class StopEarly(L.Callback):
 class KeepCheckpoint(L.Callback):
     """Writes the checkpoint for resuming every `every` steps, at the end, and when the run is stopped.
 
-    Comes last among a trainer's callbacks, whose state it holds.
+    Comes after the callbacks whose state it holds. It also holds the state of torch's random numbers, from which
+    dropout is drawn.
 
     Args:
         folder: the run folder.
         every: steps between two checkpoints.
         accumulate: batches in a step.
+        stop: knows whether a step is in work.
     """
 
-    def __init__(self, folder: Path, *, every: int, accumulate: int) -> None:
+    def __init__(self, folder: Path, *, every: int, accumulate: int, stop: StopBetweenSteps) -> None:
         self.folder = folder
         self.every = every
         self.accumulate = accumulate
+        self.stop = stop
         self.started = False
         self.written_at = -1
+        self.random: dict[str, Tensor] = {}
+        """States of torch's generators in the run that is resumed, by device."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Keep the random numbers across a resume."""
+        states = {"cpu": torch.get_rng_state()}
+        return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        """Take up the random numbers of the run that is resumed, when its first step begins."""
+        self.random = state_dict
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A new run has its state from here on, and can be stopped before its first step."""
@@ -154,6 +180,10 @@ class KeepCheckpoint(L.Callback):
         """From here on the trainer holds the run's state: a resumed checkpoint has been read."""
         self.started = True
         self.written_at = trainer.global_step if has_checkpoint(self.folder) else -1
+        if "cpu" in self.random:
+            torch.set_rng_state(self.random["cpu"])
+        if "cuda" in self.random and torch.cuda.is_available():
+            torch.cuda.set_rng_state(self.random["cuda"])
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
         """Write at every `every`-th step, unless a validation follows that belongs to the state."""
@@ -170,20 +200,18 @@ class KeepCheckpoint(L.Callback):
         self._write(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Write the state in which the run was stopped, by a signal or a damaged volume; not a diverged one."""
-        if self.started and not isinstance(exception, FloatingPointError):
+        """Write the state in which the run was stopped, by a signal or a damaged volume; not that within a step."""
+        if self.started and not self.stop.in_work:
             self._write(trainer)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Begin the step anew in which the run was stopped, if it had some of its batches: their gradients are lost."""
+        """Count whole steps alone: where the run was stopped, Lightning had counted the next batch, or not yet this."""
         state, steps = checkpoint["loops"]["fit_loop"], checkpoint["global_step"]
         batches = state["epoch_loop.batch_progress"]
-        if 0 < steps * self.accumulate == batches["total"]["completed"]:
-            return
         for count in (batches["total"], batches["current"]):
             count.update(dict.fromkeys(count, steps * self.accumulate))
         # Where the last step ended in a validation, Lightning passes through its end once more, and counts it again.
-        validated = trainer.enable_validation and steps % min(self.every, trainer.max_steps) == 0
+        validated = is_validated(trainer, step=steps, every=self.every)
         state["epoch_loop.state_dict"]["_batches_that_stepped"] = steps - validated
 
     def _write(self, trainer: L.Trainer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -233,6 +234,7 @@ def training_loader(run: RunSpec, *, skip: int = 0, pin_memory: bool = False) ->
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_parent,
     )
 
 
@@ -242,7 +244,19 @@ def validation_loader(run: RunSpec, *, pin_memory: bool = False) -> DataLoader[P
         return None
     patches = ValidationPatches(run)
     workers = min(run.training.workers, len(patches))
-    return DataLoader(patches, num_workers=workers, persistent_workers=workers > 0, pin_memory=pin_memory)
+    return DataLoader(
+        patches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_parent,
+    )
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """Let a worker live on when its whole process group is signalled: the step in work needs its patches."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def grid_boxes(region: Box, size: tuple[int, ...], whole: Box) -> list[tuple[Box, Box]]:

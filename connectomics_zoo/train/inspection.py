@@ -107,12 +107,16 @@ def warn_of_padding(run: RunSpec) -> None:
     for pair in run.data.train:
         box = PairReader(pair, run.data).box
         if any(length < edge for length, edge in zip(box.shape, run.training.patch_size, strict=True)):
+            minimum = run.model.input.size.minimum
+            fits = all(length >= edge for length, edge in zip(box.shape, minimum, strict=True))
             _log.warning(
-                "%s has %s network voxels and the patch %s: the missing ones are reflections, a smaller "
-                "training.patch_size needs none",
+                "%s has %s network voxels and the patch %s: the missing ones are reflections, %s",
                 pair.image,
                 " x ".join(map(str, box.shape)),
                 " x ".join(map(str, run.training.patch_size)),
+                "a smaller training.patch_size needs none"
+                if fits
+                else f"which {run.model.name} needs at least for its smallest patch, {' x '.join(map(str, minimum))}",
             )
 
 

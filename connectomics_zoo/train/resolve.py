@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -23,6 +24,9 @@ from connectomics_zoo.specs.reference import parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.tasks.affinities import affinity_channels, convention_of
 from connectomics_zoo.train.inspection import inspect_volumes
+from connectomics_zoo.train.replaced import without_replaced
+
+_log = logging.getLogger(__name__)
 
 
 def resolve_run(ref: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
@@ -38,7 +42,10 @@ def resolve_run(ref: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
         ZooError: a name, key, value, file, or volume is wrong; nothing has been written.
     """
     base = _find_base(ref)
-    experiment = validate(ExperimentSpec, merge(_document_of(base), overrides), source=str(ref))
+    document, dropped = without_replaced(_document_of(base), overrides)
+    if dropped:
+        _log.warning("%s does not apply to other volumes and is left out, give what does", ", ".join(dropped))
+    experiment = validate(ExperimentSpec, merge(document, overrides), source=str(ref))
     # The model that the base is of has been read, unless an override names another one.
     is_own = not isinstance(base.spec, ExperimentSpec) and experiment.model == base.reference.text
     return complete(experiment, model=base.model if is_own else get_spec(experiment.model), source=str(ref))

@@ -20,18 +20,17 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from connectomics_zoo.errors import (
     CheckFailedError,
     LimitError,
-    SpecError,
     UnknownNameError,
     ZooError,
 )
 from connectomics_zoo.network.build import with_counts
-from connectomics_zoo.network.hardware import cpu_has_bfloat16, cuda_has_bfloat16
+from connectomics_zoo.network.hardware import cpu_has_bfloat16, cuda_has_bfloat16, is_out_of_memory
 from connectomics_zoo.predict.run import check_views
-from connectomics_zoo.runs.checkpoint import read_checkpoint
-from connectomics_zoo.runs.folder import CHECKPOINT_FILE, LOGS, write_run
+from connectomics_zoo.runs.checkpoint import Checkpoint, has_checkpoint, read_checkpoint
+from connectomics_zoo.runs.folder import CHECKPOINT_FILE, CURVE_FILE, LOGS, write_run
 from connectomics_zoo.runs.load_report import write_load_report
-from connectomics_zoo.runs.logs import keep_log
-from connectomics_zoo.runs.metrics import write_metrics
+from connectomics_zoo.runs.logs import drop_old_logs, set_log_aside
+from connectomics_zoo.runs.metrics import has_metrics, write_metrics
 from connectomics_zoo.schema.builder import prefers_bfloat16
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec
@@ -39,11 +38,13 @@ from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.training import TrainingPrecision
 from connectomics_zoo.train.averaging import AverageWeights
 from connectomics_zoo.train.callbacks import KeepCheckpoint, KeepWeights, ReportProgress, StopEarly
+from connectomics_zoo.train.checkpoint_writer import WriteInPlace
 from connectomics_zoo.train.curve import draw_curve
 from connectomics_zoo.train.data import training_loader, validation_loader
 from connectomics_zoo.train.initial import first_network
 from connectomics_zoo.train.module import SegmentationModule
 from connectomics_zoo.train.report import TrainReport
+from connectomics_zoo.train.stopping import StopBetweenSteps
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +69,10 @@ def fit_run(
         notify: is told what became of the weights to start from, and why the run ended early.
     """
     check_views(run)  # which would be found when the training is over
+    checkpoint = read_checkpoint(folder) if resume and folder is not None and has_checkpoint(folder) else None
+    if folder is not None and checkpoint is not None and (end := _end_of(checkpoint, run)) is not None:
+        return _finish_again(run, folder, checkpoint, end=end, notify=notify)
+    resume = checkpoint is not None
     L.seed_everything(run.training.seed, workers=True, verbose=False)
     network, loaded = first_network(run, resume=resume)
     if loaded is not None and notify is not None:
@@ -86,25 +91,51 @@ def fit_run(
         _fit(trainer, module, run, checkpoint=None, steps_done=0)
         return TrainReport(folder=Path(), steps=trainer.global_step, metrics={})
 
-    steps_done = _steps_done(folder, run) if resume else 0
     write_run(run, folder)
     if loaded is not None:
         write_load_report(folder, {**asdict(loaded), "adapted": dict(loaded.adapted)})
-    keep, callbacks = _callbacks(run, folder, progress)
-    if resume:
-        keep_log(folder, step=steps_done)
+    steps_done = 0 if checkpoint is None else checkpoint.steps
+    loggers = _loggers(folder, steps_done=steps_done)
+    stop = StopBetweenSteps(every=run.training.validate_every, notify=notify)
+    keep, callbacks = _callbacks(run, folder, progress, stop=stop)
     with _quiet():
-        trainer = _trainer(run, precision, accelerator, fast_dev_run=0, callbacks=callbacks, loggers=_loggers(folder))
+        trainer = _trainer(run, precision, accelerator, fast_dev_run=0, callbacks=callbacks, loggers=loggers)
     try:
-        _fit(trainer, module, run, checkpoint=folder / CHECKPOINT_FILE if resume else None, steps_done=steps_done)
+        with stop.listening():
+            _fit(trainer, module, run, checkpoint=folder / CHECKPOINT_FILE if resume else None, steps_done=steps_done)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{folder}: stopped after {trainer.global_step} steps, go on with --resume.") from None
+        raise KeyboardInterrupt(_advice_after_stop(folder)) from None
     report = TrainReport(folder=folder, steps=trainer.global_step, metrics=keep.best)
-    write_metrics(report.metrics, folder, steps=report.steps)
-    draw_curve(folder, title=run.name, metric=run.task.metrics[0])
+    _finish(report, run)
     if notify is not None and any(isinstance(item, StopEarly) and item.stopped for item in callbacks):
         notify(_early_end(report, run))
     return report
+
+
+def _finish(report: TrainReport, run: RunSpec) -> None:
+    """Write what a run folder has when its training has ended."""
+    write_metrics(report.metrics, report.folder, steps=report.steps)
+    draw_curve(report.folder, title=run.name, metric=run.task.metrics[0])
+
+
+def _finish_again(
+    run: RunSpec, folder: Path, checkpoint: Checkpoint, *, end: str, notify: Callable[[str], None] | None
+) -> TrainReport:
+    """Return the report of a run that is at its end; if it was killed there, write what it has not written."""
+    report = TrainReport(
+        folder=folder, steps=checkpoint.steps, metrics=dict(checkpoint.callbacks["KeepWeights"]["best"])
+    )
+    if not (has_metrics(folder) and (folder / CURVE_FILE).is_file()):
+        _finish(report, run)
+    if notify is not None:
+        notify(f"{folder}: {end}")
+    return report
+
+
+def _advice_after_stop(folder: Path) -> str:
+    if not has_checkpoint(folder):
+        return f"{folder}: stopped before the first checkpoint, begin again with --resume."
+    return f"{folder}: stopped after {read_checkpoint(folder).steps} steps, go on with --resume."
 
 
 def _early_end(report: TrainReport, run: RunSpec) -> str:
@@ -115,7 +146,7 @@ def _early_end(report: TrainReport, run: RunSpec) -> str:
 
 
 def _callbacks(
-    run: RunSpec, folder: Path, progress: Callable[[Progress], None] | None
+    run: RunSpec, folder: Path, progress: Callable[[Progress], None] | None, *, stop: StopBetweenSteps
 ) -> tuple[KeepWeights, list[L.Callback]]:
     """Return the callbacks in the order in which they must be called, and the one that keeps the weights."""
     recipe, metric = run.training, run.task.metrics[0]
@@ -126,9 +157,10 @@ def _callbacks(
     callbacks: list[L.Callback] = [keep] if average is None else [average, keep]
     if recipe.early_stopping:
         callbacks.append(StopEarly(metric=metric, patience=recipe.early_stopping))
-    callbacks.append(KeepCheckpoint(folder, every=recipe.validate_every, accumulate=recipe.accumulate))
+    callbacks.append(KeepCheckpoint(folder, every=recipe.validate_every, accumulate=recipe.accumulate, stop=stop))
     if progress is not None:
-        callbacks.append(ReportProgress(progress))
+        callbacks.append(ReportProgress(progress, stop=stop))
+    callbacks.append(stop)
     return keep, callbacks
 
 
@@ -194,7 +226,7 @@ def _trainer(
         accelerator=accelerator,
         devices=1,
         # Lightning's own requeueing under SLURM knows nothing of run folders.
-        plugins=[LightningEnvironment()],
+        plugins=[LightningEnvironment(), WriteInPlace()],
         precision=precision,
         max_steps=recipe.max_steps,
         max_epochs=-1,
@@ -228,10 +260,12 @@ def _fit(
     except ZooError as error:
         # A loader's worker wraps an error in its traceback, which ends in the sentence.
         raise type(error)(error.args[0].splitlines()[-1].removeprefix(f"{_full_name(error)}: ")) from None
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
         raise LimitError(
-            f"the device has not enough memory for batches of {recipe.batch_size} patches of {list(recipe.patch_size)} "
-            f"with {run.model.name}, lower training.batch_size or training.patch_size."
+            f"the {'device' if on_gpu else 'CPU'} has not enough memory for batches of {recipe.batch_size} patches of "
+            f"{list(recipe.patch_size)} with {run.model.name}, lower training.batch_size or training.patch_size."
         ) from None
     except SystemExit:  # how Lightning ends after SIGINT and SIGTERM
         raise KeyboardInterrupt from None
@@ -241,23 +275,17 @@ def _full_name(error: ZooError) -> str:
     return f"{type(error).__module__}.{type(error).__qualname__}"
 
 
-def _steps_done(folder: Path, run: RunSpec) -> int:
-    """Steps that the run to be resumed has behind it.
-
-    Raises:
-        SpecError: it is at its end.
-        WeightsError: its checkpoint is damaged.
-    """
-    checkpoint = read_checkpoint(folder)
+def _end_of(checkpoint: Checkpoint, run: RunSpec) -> str | None:
+    """Return why a run is at its end and how it could go on, or None if it is not there."""
     steps, waited = checkpoint.steps, int(checkpoint.callbacks.get("StopEarly", {"waited": 0})["waited"])
     if steps >= run.training.max_steps:
-        raise SpecError(f"{folder} has done {steps} steps, give training.max_steps=N with a larger N to go on.")
+        return f"has done its {steps} steps, give training.max_steps=N with a larger N to go on."
     if 0 < run.training.early_stopping <= waited:
-        raise SpecError(
-            f"{folder} has ended early, after {waited} validations without a better score: give "
+        return (
+            f"has ended early, after {waited} validations without a better score: give "
             "training.early_stopping=N with a larger N, or 0, to go on."
         )
-    return steps
+    return None
 
 
 @contextmanager
@@ -277,8 +305,14 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _loggers(folder: Path) -> list[Any]:
-    return [
-        CSVLogger(folder, name="", version=LOGS, prefix="", flush_logs_every_n_steps=10),
-        TensorBoardLogger(folder, name="", version=LOGS, default_hp_metric=False),
-    ]
+def _loggers(folder: Path, *, steps_done: int) -> list[Any]:
+    """Return the loggers of a run; the CSV log begins with the rows of the steps that are done."""
+    table = CSVLogger(folder, name="", version=LOGS, prefix="", flush_logs_every_n_steps=10)
+    rows = set_log_aside(folder, step=steps_done)
+    with _quiet():
+        for row in rows:
+            values: dict[str, Any] = {name: value for name, value in row.items() if name != "step" and value}
+            table.experiment.log_metrics(values, step=int(row["step"]))
+        table.save()
+    drop_old_logs(folder)
+    return [table, TensorBoardLogger(folder, name="", version=LOGS, default_hp_metric=False)]

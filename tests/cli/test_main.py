@@ -123,6 +123,11 @@ def test_the_exit_code_of_a_verb_is_that_of_the_process(run_zoo, monkeypatch):
         (KeyboardInterrupt("run: stopped after 3 steps, go on with --resume."), 130, "run: stopped after 3 steps, .*"),
         (MemoryError(), 2, "not enough memory, do a smaller part at a time or free some."),
         (np.empty, 2, r"not enough memory \(Unable to allocate .*\), do a smaller part at a time or free some."),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+            2,
+            "not enough memory, do a smaller part at a time or free some.",
+        ),
         (OSError(28, "No space left on device", "a.h5"), 2, "a.h5: No space left on device, mend that and try again."),
         (CheckFailedError("2 check(s) failed."), 1, r"2 check\(s\) failed."),
     ],
@@ -372,3 +377,24 @@ def test_a_network_that_is_too_large_is_refused_before_torch_is_imported():
     assert run.returncode == 2
     assert "asks for about 3.7e+12 parameters" in run.stderr
     assert "AssertionError" not in run.stderr
+
+
+def test_sigterm_ends_a_verb_as_ctrl_c_does():
+    """With what it has begun to write taken away again."""
+    code = (
+        "import os, signal, sys\n"
+        "from connectomics_zoo.cli import main as module\n"
+        "def stop(*args, **options):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        signal.pause()\n"
+        "    finally:\n"
+        "        print('cleaned')\n"
+        "import connectomics_zoo.predict\n"
+        "connectomics_zoo.predict.predict = stop\n"
+        "sys.argv = ['zoo', 'predict', 'run', 'a.tif', 'b.tif']\n"
+        "module.main()\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout) == (130, "cleaned\n")
+    assert run.stderr.endswith("zoo: stopped.\n")

@@ -40,6 +40,7 @@ def run(tmp_path_factory) -> Path:
 
 
 def channels_task(*activations: str, method: str = "threshold") -> TaskSpec:
+    classes = ("background", "presynapse", "postsynapse")
     loss = {"sigmoid": "bce", "softmax": "cross_entropy", "none": "mse"}
     return TaskSpec.model_validate(
         {
@@ -50,7 +51,7 @@ def channels_task(*activations: str, method: str = "threshold") -> TaskSpec:
                 {
                     "name": f"c{index}",
                     "activation": kind,
-                    "target": {"kind": "foreground"},
+                    "target": {"kind": classes[index] if kind == "softmax" else "foreground"},
                     "losses": [{"kind": loss[kind]}],
                 }
                 for index, kind in enumerate(activations)

@@ -8,7 +8,7 @@ from support.tiny_training import make_run
 
 from connectomics_zoo.errors import OutputError, UnknownNameError
 from connectomics_zoo.runs.claim import claim_new, claim_resumed
-from connectomics_zoo.runs.folder import CHECKPOINT_FILE, LOCK_FILE, write_run
+from connectomics_zoo.runs.folder import CHECKPOINT_FILE, LOCK_FILE, WEIGHTS_FILE, write_run
 from connectomics_zoo.runs.lock import TAKEOVER
 
 
@@ -37,7 +37,7 @@ def test_a_new_folder_in_which_nothing_was_written_is_taken_away_with_the_folder
 def test_a_folder_with_something_in_it_is_refused_and_stays_as_it_is(tmp_path, content):
     (tmp_path / content).touch()
     with (
-        pytest.raises(OutputError, match="exists and is not empty, choose another folder or resume it with --resume"),
+        pytest.raises(OutputError, match=r"exists and is not empty, choose another folder\.$"),
         claim_new(tmp_path),
     ):
         pass
@@ -74,18 +74,30 @@ def test_a_folder_that_another_process_has_just_made_stays(tmp_path):
         assert names_in(tmp_path) == ["run", f"run/{LOCK_FILE}"]
 
 
-def test_only_a_run_with_a_checkpoint_is_resumed_and_nothing_else_gets_a_lock(tmp_path):
+def test_only_a_run_with_nothing_to_lose_is_resumed_without_a_checkpoint(tmp_path):
     with pytest.raises(UnknownNameError, match=r"is no run folder: it has no spec\.yaml"), claim_resumed(tmp_path):
         pass
     write_run(make_run({}), tmp_path)
-    with (
-        pytest.raises(UnknownNameError, match=r"has no checkpoints/last\.ckpt to resume"),
-        claim_resumed(tmp_path),
-    ):
+    with claim_resumed(tmp_path):  # killed before its first checkpoint
         pass
+    (tmp_path / WEIGHTS_FILE).touch()
+    message = rf"has no {CHECKPOINT_FILE} to resume from: train anew in another folder, with init_from={tmp_path} to"
+    before = names_in(tmp_path)
+    with pytest.raises(UnknownNameError, match=message), claim_resumed(tmp_path):
+        pass
+    assert names_in(tmp_path) == before
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / CHECKPOINT_FILE).touch()
     before = names_in(tmp_path)
     with claim_resumed(tmp_path):
         assert names_in(tmp_path) == sorted([LOCK_FILE, *before])
     assert names_in(tmp_path) == before
+
+
+def test_a_folder_in_the_way_is_to_be_resumed_only_where_that_is_possible(tmp_path):
+    write_run(make_run({}), tmp_path)
+    with pytest.raises(OutputError, match=rf"or resume it with zoo train {tmp_path} --resume\.$"), claim_new(tmp_path):
+        pass
+    (tmp_path / WEIGHTS_FILE).touch()
+    with pytest.raises(OutputError, match=r"choose another folder\.$"), claim_new(tmp_path):
+        pass

@@ -22,7 +22,7 @@ from connectomics_zoo.runs.folder import (
     weights_in,
     write_run,
 )
-from connectomics_zoo.runs.logs import keep_log, read_series
+from connectomics_zoo.runs.logs import drop_old_logs, read_series, set_log_aside
 from connectomics_zoo.runs.metrics import has_metrics, read_metrics, write_metrics
 from connectomics_zoo.runs.tuned import read_tuned, write_tuned
 from connectomics_zoo.schema.tuned import TunedDecoding
@@ -141,12 +141,24 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, content):
         read_checkpoint(tmp_path)
 
 
-def test_logs_of_several_stretches_are_one_series_and_what_was_done_twice_counts_once(tmp_path):
+def test_the_log_of_a_resumed_run_begins_with_the_rows_before_it_and_what_was_done_twice_counts_once(tmp_path):
     log = tmp_path / names.LOG_FILE
     log.parent.mkdir()
-    keep_log(tmp_path, step=0)  # there is none yet
+    assert set_log_aside(tmp_path, step=0) == []  # there is none yet
     log.write_text("step,loss\n0,5\n1,4\n2,3\n3,2\n4,1\n")
-    keep_log(tmp_path, step=2)
-    log.write_text("step,loss,other\n2,9,\n3,8,7\n")
-    assert read_series(tmp_path, "loss") == [(0, 5.0), (1, 4.0), (2, 9.0), (3, 8.0)]
+    assert set_log_aside(tmp_path, step=2) == [{"step": "0", "loss": "5"}, {"step": "1", "loss": "4"}]
+    log.write_text("step,loss,other\n0,5,\n1,4,\n2,9,\n3,8,7\n")
+    expected = [(0, 5.0), (1, 4.0), (2, 9.0), (3, 8.0)]
+    assert read_series(tmp_path, "loss") == expected  # killed before the old one was dropped
+    drop_old_logs(tmp_path)
+    assert read_series(tmp_path, "loss") == expected
     assert read_series(tmp_path, "other") == [(3, 7.0)]
+    assert list(log.parent.iterdir()) == [log]
+
+
+def test_the_rows_of_a_log_that_was_not_begun_anew_before_the_kill_are_found(tmp_path):
+    log = tmp_path / names.LOG_FILE
+    log.parent.mkdir()
+    log.write_text("step,loss\n0,5\n1,4\n2,3\n")
+    set_log_aside(tmp_path, step=2)
+    assert [row["step"] for row in set_log_aside(tmp_path, step=2)] == ["0", "1"]

@@ -104,6 +104,35 @@ def test_pydantic_refuses_also_what_json_schema_cannot_say(changes, message):
         validate(TYPES["model"], COMPLETE | changes, source="here")
 
 
+TWO_CLASSES = read_yaml(CORPUS / "valid" / "task-softmax.yaml")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "overlap"),
+    [
+        (("background", "foreground"), None),
+        (("background", "presynapse", "postsynapse"), None),
+        (("background", "foreground", "boundary"), r"both 'background-0' \(background\) and 'boundary-2' \(boundary\)"),
+        (("foreground", "presynapse"), r"both 'foreground-0' \(foreground\) and 'presynapse-1' \(presynapse\)"),
+        (("foreground", "foreground"), r"both 'foreground-0' \(foreground\) and 'foreground-1' \(foreground\)"),
+    ],
+)
+def test_classes_of_a_softmax_must_exclude_each_other(kinds, overlap):
+    channel = TWO_CLASSES["channels"][0]
+    channels = [{**channel, "name": f"{kind}-{i}", "target": {"kind": kind}} for i, kind in enumerate(kinds)]
+    task = {**TWO_CLASSES, "channels": channels}
+    if overlap is None:
+        validate(TYPES["task"], task, source="here")
+        return
+    with pytest.raises(SpecError, match=f"a voxel can be {overlap}, and softmax makes it one of them: give these"):
+        validate(TYPES["task"], task, source="here")
+
+
+def test_a_source_needs_no_citation():
+    source = {key: value for key, value in COMPLETE["source"].items() if key != "bibtex"}
+    assert validate(TYPES["model"], COMPLETE | {"source": source}, source="here").source.bibtex is None
+
+
 @pytest.mark.parametrize("kind", tuple(TYPES))
 def test_the_committed_schema_is_the_generated_one(kind):
     committed = (HOME.folder / "specs" / "schema" / f"{kind}.schema.json").read_text(encoding="utf-8")

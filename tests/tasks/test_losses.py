@@ -22,6 +22,10 @@ def logits_and_targets(channels, *, size=(4, 6, 6)):
     return logits, targets
 
 
+def softmax_of(*kinds):
+    return [("softmax", kind, {"cross_entropy": 1.0}) for kind in kinds]
+
+
 def test_bce_is_torch_s():
     logits, targets = logits_and_targets(1)
     loss = task_loss(logits, targets, task=make_task(("sigmoid", "foreground", {"bce": 1.0})))
@@ -39,14 +43,17 @@ def test_the_cross_entropy_terms_of_all_channels_sum_to_torch_s():
     logits, _ = logits_and_targets(3)
     classes = torch.randint(0, 3, (2, 4, 6, 6), generator=torch.Generator().manual_seed(1))
     targets = F.one_hot(classes, 3).movedim(-1, 1).float()
-    task = make_task(*[("softmax", "foreground", {"cross_entropy": 1.0})] * 3, method="argmax")
+    task = make_task(
+        *softmax_of("background", "presynapse", "postsynapse"),
+        method="argmax",
+    )
     assert torch.isclose(task_loss(logits, targets, task=task), F.cross_entropy(logits, classes))
 
 
 def test_cross_entropy_has_a_gradient_where_the_probability_underflows():
     logits = torch.tensor([200.0, -200.0]).view(1, 2, 1, 1, 1).requires_grad_()
     targets = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1, 1)
-    task = make_task(*[("softmax", "foreground", {"cross_entropy": 1.0})] * 2, method="argmax")
+    task = make_task(*softmax_of("background", "foreground"), method="argmax")
     loss = task_loss(logits, targets, task=task)
     loss.backward()
     assert loss.item() == 400.0
@@ -170,7 +177,7 @@ def test_dice_and_cross_entropy_are_over_what_is_known():
     known[..., :3] = True
     for task in (
         make_task(("sigmoid", "foreground", {"dice": 1.0}), ("sigmoid", "foreground", {"dice": 1.0})),
-        make_task(*[("softmax", "foreground", {"cross_entropy": 1.0})] * 2, method="argmax"),
+        make_task(*softmax_of("background", "foreground"), method="argmax"),
     ):
         part = task_loss(logits[..., :3], targets[..., :3], task=task)
         assert torch.isclose(task_loss(logits, targets, known, task=task), part)

@@ -90,6 +90,19 @@ def test_a_volume_smaller_than_the_patch_is_warned_of(tmp_path, caplog, shape, w
     assert (expected in caplog.text) == warned
 
 
+@pytest.mark.parametrize(
+    ("shape", "patch", "advice"),
+    [
+        ((20, 40, 40), [32, 32, 32], "a smaller training.patch_size needs none"),
+        ((15, 40, 40), [16, 32, 32], "which mednext-S needs at least for its smallest patch, 16 x 32 x 32"),
+    ],
+)
+def test_a_smaller_patch_is_advised_only_where_the_network_takes_one(tmp_path, caplog, shape, patch, advice):
+    path = write_volume(tmp_path / "v.h5", shape=shape)
+    warn_of_padding(make_run(data_of(path), patch_size=patch))
+    assert caplog.messages[0].endswith(advice)
+
+
 def label_warnings(tmp_path, caplog, label, *, task="mito", region=None):
     path = write_volume(tmp_path / "v.h5", shape=(20, 160, 160))
     with h5py.File(path, "r+") as file:
