@@ -40,7 +40,7 @@ def relabelled(true: Volume, mask: Volume | None, box: Box, *, ignored: Sequence
         )
     labels = _whole(_plain(true.read(box)), location=true.location)
     if mask is not None:
-        labels = np.where(mask.read(box) != 0, labels, np.zeros((), labels.dtype))
+        labels = np.where(mask.read_plain(box) != 0, labels, np.zeros((), labels.dtype))
     labels = connected_objects(labels, ignored=ignored)
     return lambda part: labels[part.relative_to(box.start).slices]
 
@@ -65,7 +65,7 @@ def read_blocks(
         values = predicted.read(block.relative_to(offset))
         if cut is not None:
             values = _thresholded(values, cut, location=predicted.location)
-        known = None if mask is None else mask.read(block) != 0
+        known = None if mask is None else mask.read_plain(block) != 0
         yield _plain(values), _whole(_plain(read(block)), location=true.location), known
 
 

@@ -51,6 +51,8 @@ def readable(location: object, *, kind: str) -> Iterator[None]:
         yield
     except (ZooError, MemoryError):
         raise
+    except PermissionError as error:
+        raise VolumeError(f"{location}: may not be read by you, ask its owner for the right to read it.") from error
     # h5py, tifffile, zarr and their codecs promise no set of errors for damaged files.
     except Exception as error:
         raise VolumeError(

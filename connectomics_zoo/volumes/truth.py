@@ -29,8 +29,8 @@ def read_truth(label: Volume, mask: Volume | None, box: Box, *, unlabelled: int 
         box: the voxels.
         unlabelled: the label of voxels that are not annotated.
     """
-    labels = label.read(box)
-    annotated = np.ones(labels.shape, dtype=bool) if mask is None else mask.read(box) != 0
+    labels = label.read_plain(box)
+    annotated = np.ones(labels.shape, dtype=bool) if mask is None else mask.read_plain(box) != 0
     if unlabelled is not None:
         annotated &= labels != unlabelled
     if not annotated.all():
