@@ -189,6 +189,7 @@ def predict(
             dtype=dtype,
             batch_size=batch_size,
         )
+        check_contrast(source, job.geometry.box, intensity_range=spec.data.intensity_range)
         forward = _forward(job, views=seen)
         made = make_provenance(trained, spec, chosen=chosen, precision=used, output=output)
         begin = time.perf_counter()
