@@ -156,6 +156,11 @@ def _label_problems(reader: PairReader, box: Box, *, task: TaskSpec) -> list[str
     problems = [] if has_values(task) else look.warnings(dtype)
     if look.grey is not None and not has_values(task):
         return problems
+    if task.decode.is_instances and not task.labels.relabel and look.is_mask:
+        problems.append(
+            "looks like a mask, of which all objects are one: label its objects first (scipy.ndimage.label), or take a "
+            "task that does (labels.relabel)"
+        )
     part = "its region" if len(blocks) == total else f"the {len(blocks)} of {total} blocks that were looked at"
     for channel, smallest, largest in zip(channels, low, high, strict=True):
         target = f"the target of {channel.name!r} ({channel.target.kind})"

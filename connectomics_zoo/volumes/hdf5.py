@@ -105,13 +105,7 @@ def _choose_dataset(file: Any, *, dataset: str | None, path: Path) -> str:
 
 def hdf5_datasets(file: Any) -> list[str]:
     """Return the paths of all datasets in an open HDF5 file or group, and of those in other files that it links to."""
-    names: list[str] = []
-
-    def collect(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            names.append(name)
-
-    file.visititems(collect)
+    names = _datasets_below(file)
     for link in _links(file):
         item = file.get(link)
         # What a soft link names in the file has been visited.
@@ -119,8 +113,20 @@ def hdf5_datasets(file: Any) -> list[str]:
             continue
         if isinstance(item, h5py.Dataset):
             names.append(link)
-        else:
-            names += [f"{link}/{name}" for name in hdf5_datasets(item)]
+        elif isinstance(item, h5py.Group):
+            # Links there are not followed, which might lead back.
+            names += [f"{link}/{name}" for name in _datasets_below(item)]
+    return names
+
+
+def _datasets_below(group: Any) -> list[str]:
+    names: list[str] = []
+
+    def collect(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            names.append(name)
+
+    group.visititems(collect)
     return names
 
 

@@ -121,6 +121,11 @@ class LabelLook:
         """Whether they look like labels: background 0, and objects with hard edges."""
         return 0 in self.values and not self.is_soft and self.grey is None
 
+    @property
+    def is_mask(self) -> bool:
+        """Whether the only labels are 0 and the one that masks have: 1, or the largest of 8 or 16 bits."""
+        return len(self.values) == 2 and 0 in self.values and max(self.values) in (1, 255, 65535)
+
     def bytes_hold(self) -> Literal["probability", "label", "unclear"]:
         """Decide what uint8 beyond 1 holds where the file does not say it.
 

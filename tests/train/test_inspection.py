@@ -86,6 +86,14 @@ def test_ids_of_64_bits_may_be_unlabelled(tmp_path):
     assert truth.annotated.mean() == pytest.approx(0.0625)
 
 
+@pytest.mark.parametrize("is_warned", [True, False])
+def test_a_mask_where_objects_are_expected_is_warned_of(tmp_path, caplog, is_warned):
+    run = make_run(data_of(volume(tmp_path / "v.h5")), task="affinities-3")
+    labels = run.task.labels.model_copy(update={"relabel": not is_warned})
+    warn_of_labels(run.model_copy(update={"task": run.task.model_copy(update={"labels": labels})}))
+    assert ("v.h5:mito looks like a mask, of which all objects are one: label" in caplog.text) == is_warned
+
+
 def test_a_soft_mask_is_warned_of(tmp_path, caplog):
     path = volume(tmp_path / "v.h5", mito=lambda mito: (gaussian_filter(mito * 255.0, 2)).astype("u1"))
     warn_of_labels(make_run(data_of(path)))

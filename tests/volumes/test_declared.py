@@ -298,6 +298,14 @@ def test_an_external_link_is_followed_or_names_what_is_missing(tmp_path, dataset
         open_volume(f"{tmp_path}/a.h5{dataset}")
 
 
+def test_files_that_link_to_each_other_are_looked_through_once(tmp_path):
+    for name, other in (("a", "b"), ("b", "a")):
+        with h5py.File(h5(tmp_path / f"{name}.h5", **{f"of_{name}": ARRAY}), "a") as file:
+            file["other"] = h5py.ExternalLink(f"{other}.h5", "/")
+    with fails("a.h5: holds 2 arrays (of_a, other/of_b), say which one"):
+        open_volume(tmp_path / "a.h5")
+
+
 def test_a_soft_link_to_nothing_is_named(tmp_path):
     with h5py.File(h5(tmp_path / "a.h5", main=ARRAY), "a") as file:
         file["raw"] = h5py.SoftLink("/gone")
