@@ -217,7 +217,8 @@ def _compared(
             predicted, true, mask, read=read, box=box, offset=offset, cut=cut
         ):
             look.add(true_labels, known)
-            look_at_prediction.add(labels)
+            if predicted.dtype == np.uint8 and predicted.content is None:
+                look_at_prediction.add(labels)
             true_labels = clean_labels(true_labels, unlabelled=ignored, location=true.location)
             labels = without_largest(labels, unlabelled=())
             yield count_pairs(labels, true_labels) if known is None else count_pairs(labels[known], true_labels[known])

@@ -74,7 +74,7 @@ class LabelLook:
         self._unlabelled = tuple(unlabelled)
         self._compared = self._different = self._ramps = 0
         self.values: set[int] = set()
-        """Labels that occur, up to a thousand."""
+        """Labels that occur; beyond a thousand, of further ones the largest id alone."""
 
     def add(self, labels: NDArray[Any], known: NDArray[np.bool_] | None = None) -> None:
         """Look at a block (Z, Y, X) as it was read; `known` is False for voxels that do not count."""
@@ -92,7 +92,12 @@ class LabelLook:
         self._different += int(np.count_nonzero(changes))
         self._ramps += int(np.count_nonzero(rises[..., 1:] & rises[..., :-1]))
         self._ramps += int(np.count_nonzero(falls[..., 1:] & falls[..., :-1]))
-        if len(self.values) >= _MOST_VALUES or labels.dtype.kind == "f":
+        if labels.dtype.kind == "f":
+            return
+        if len(self.values) >= _MOST_VALUES:
+            top = largest_id(labels.dtype)
+            if top is not None and top not in self.values and (labels == top).any():
+                self.values.add(top)
             return
         starts = np.concatenate([np.ones((*labels.shape[:-1], 1), bool), labels[..., 1:] != labels[..., :-1]], axis=-1)
         if known is not None:

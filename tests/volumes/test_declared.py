@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 import h5py
 import numpy as np
@@ -355,10 +356,10 @@ def test_a_file_that_is_being_written_says_so(tmp_path):
         with h5py.File(path, "r+"):
             (tmp_path / "open").touch()
             while not (tmp_path / "done").exists():
-                pass
+                time.sleep(0.01)
         os._exit(0)
     while not (tmp_path / "open").exists():
-        pass
+        time.sleep(0.01)
     try:
         with fails("a.h5: another program has it open for writing, close it there, or read a copy"):
             open_volume(path)

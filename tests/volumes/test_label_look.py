@@ -102,6 +102,12 @@ def test_hard_edges_tell_labels_in_uint8_from_probabilities(values, held):
     assert look_at(values.astype(np.uint8)).bytes_hold() == held
 
 
+def test_the_largest_id_is_seen_beyond_any_number_of_labels():
+    look = look_at(np.arange(2000, dtype=np.uint32).repeat(4).reshape(4, 4, 500))
+    look.add(np.full((2, 2, 2), 2**32 - 1, np.uint32))
+    assert 2**32 - 1 in look.values
+
+
 def test_what_is_not_known_is_not_looked_at():
     grey = np.random.default_rng(0).integers(0, 255, OBJECTS.shape).astype(np.uint8)
     grey[:, :12] = 0
