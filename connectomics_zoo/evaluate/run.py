@@ -80,10 +80,11 @@ def evaluate(
     """Score `prediction` against `truth`, skeletons or both; without `relabel`, no volume is in memory as a whole.
 
     A semantic score has Dice, IoU, precision and recall of the foreground (truth > 0), or of every class where
-    both volumes hold several. Floats are probabilities, and so is uint8 beyond 1 (255 stands for 1), unless the
-    prediction says itself what it holds (`Volume.content`), as `predict` and `decode` write it. Scores of instances are
-    those of `partition_scores` (adapted Rand error, variation of information, CREMI score), of `object_scores` (AP, F1
-    and panoptic quality) and, with skeletons, of `run_length_scores` (expected run length).
+    both volumes hold several. Floats are probabilities, and so is uint8 beyond 1 (255 stands for 1) unless its
+    edges are hard, as those of labels, or the prediction says itself what it holds (`Volume.content`), as `predict`
+    and `decode` write it. The largest id of 32 and 64 bits is background, as 0 is, unless it is `unlabelled`. Scores
+    of instances are those of `partition_scores` (adapted Rand error, variation of information, CREMI score), of
+    `object_scores` (AP, F1 and panoptic quality) and, with skeletons, of `run_length_scores` (expected run length).
 
     Args:
         prediction: `file.h5:dataset`, `file.tif`, a folder of sections or `volume.zarr:array`, as large as the

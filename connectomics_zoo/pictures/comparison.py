@@ -131,7 +131,7 @@ def draw_volumes(
     takes; with `relabel`, the truth's objects are its connected components in what is drawn; where `mask` is 0 or the
     truth `unlabelled`, it is not known. In uint8, 255 stands for probability 1, or in a scale of the file's own for
     what that says, where the file says that it holds probabilities (`Volume.content`) or a `threshold` is given, and
-    beyond 1 also where the truth is a mask and the file does not say that it holds labels.
+    beyond 1 also where the truth is a mask and the file neither says that it holds labels nor looks like them.
     """
     with (
         open_volume(image) as grey,
