@@ -134,7 +134,7 @@ def command(
 
     Both are file.h5:dataset, file.tif, a folder of sections or volume.zarr:array. What zoo predict and zoo decode
     wrote says itself what it holds; elsewhere floats are probabilities, and so is uint8 beyond 1, where 255 stands for
-    1, and other whole numbers are labels.
+    1, unless its edges are hard; other whole numbers are labels.
 
     Of instances, AP is TP / (TP + FP + FN) over objects, matched one-to-one where their IoU is above the threshold,
     and panoptic quality is the mean IoU of the matches times F1. What is predicted where the truth is 0 is a false

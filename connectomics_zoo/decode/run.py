@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -38,12 +39,15 @@ from connectomics_zoo.volumes import (
     open_volume,
 )
 from connectomics_zoo.volumes.alignment import aligned_box
+from connectomics_zoo.volumes.label_look import LabelLook
 from connectomics_zoo.volumes.location import split_location
 from connectomics_zoo.volumes.placement import placement_of
 from connectomics_zoo.volumes.prediction import this_program
 from connectomics_zoo.volumes.truth import Truth, read_truth
 from connectomics_zoo.volumes.values import read_prediction
 from connectomics_zoo.volumes.writing import refuse_own_input
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def decode(
         tuned = None if run is None else read_tuned(Path(run))
         saved = None if tuned is None else tuned.decode
         chosen = with_settings(base, saved=saved, method=method, changes=changes or {})
-        box, placement, truth_of = _parts(predicted, tune_on, mask, region)
+        box, placement, truth_of = _parts(predicted, tune_on, mask, region, ignored=_ignored(ignore_labels, spec))
         refuse_too_large(chosen, shape=box.shape, stored=predicted.dtype, location=predicted.location)
         create = _creator(out, box, voxel_size_nm=predicted.voxel_size_nm, overwrite=overwrite)
         create().discard()  # what cannot be written is refused before anything is read
@@ -290,7 +294,12 @@ def _file_of(place: str | Path, *, root: Path | None = None) -> tuple[Path, str 
 
 
 def _parts(
-    predicted: Volume, tune_on: str | Path | None, mask: str | Path | None, region: str | None
+    predicted: Volume,
+    tune_on: str | Path | None,
+    mask: str | Path | None,
+    region: str | None,
+    *,
+    ignored: Sequence[int],
 ) -> tuple[Box, Placement | None, Callable[[], Truth] | None]:
     """Return the part of the prediction that is decoded, where that lies, and what reads its truth, if any."""
     lies = predicted.placement
@@ -301,7 +310,7 @@ def _parts(
         return box.relative_to(first), placement_of(box, whole_shape=shape), None
     with open_volume(tune_on) as true, nullcontext() if mask is None else open_volume(mask) as known:
         true_box, first = aligned_box(predicted, shape=true.shape, region=region, truth=true.location)
-        if true.channels is not None or true.dtype.kind == "f":
+        if true.channels not in (None, 1) or true.dtype.kind == "f":
             raise VolumeError(
                 f"{true.location}: holds {true.dtype}{'' if true.channels is None else ' in channels'}, a truth is one "
                 "volume of whole numbers, a label for each object: give that."
@@ -313,7 +322,18 @@ def _parts(
         placement = placement_of(true_box, whole_shape=true.shape)
     else:
         placement = Placement(box.moved(lies.box.start), lies.whole_shape)
-    return box, placement, lambda: read_truth(true, known, true_box, unlabelled=None)
+    return box, placement, lambda: _read_truth(true, known, true_box, ignored=ignored)
+
+
+def _read_truth(true: Volume, known: Volume | None, box: Box, *, ignored: Sequence[int]) -> Truth:
+    """Return the truth, and say what is hardly meant in it."""
+    look = LabelLook(ignored)
+    look.add(true.read_plain(box), None if known is None else known.read_plain(box) != 0)
+    look.refuse_unclear(true.dtype, location=true.location)
+    if look.grey is None:  # which the tuning refuses
+        for problem in look.warnings(true.dtype):
+            _log.warning("%s %s.", true.location, problem)
+    return read_truth(true, known, box, unlabelled=None, ignored=ignored)
 
 
 def _save(

@@ -17,7 +17,7 @@ from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.task import DecodeSpec
 from connectomics_zoo.scores.contingency import Contingency, count_pairs, leave_out
 from connectomics_zoo.scores.scores import partition_scores
-from connectomics_zoo.volumes.checks import count_changes, grey_problem
+from connectomics_zoo.volumes.label_look import LabelLook, is_one_of
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -97,12 +97,13 @@ def tune(
         VolumeError: the truth has no object, or is a grey image.
         CheckFailedError: no candidate finds an object.
     """
-    grey = grey_problem(*count_changes(truth, annotated))
-    if grey is not None:
-        raise VolumeError(f"{location}: {grey}.")
+    look = LabelLook(ignored)
+    look.add(truth, annotated)
+    if look.grey is not None:
+        raise VolumeError(f"{location}: {look.grey}.")
     background = () if channels.foreground is not None else (0,)
     true_labels = truth[annotated]
-    if np.isin(true_labels, (0, *ignored)).all():
+    if is_one_of(true_labels, (0, *ignored)).all():
         raise VolumeError(
             f"{location}: has no object in this part{'' if annotated.all() else ', where it is annotated'}, so nothing "
             "can be tuned on it: give another one."

@@ -13,6 +13,7 @@ from connectomics_zoo.errors import LimitError, VolumeError
 from connectomics_zoo.tasks.targets.labels import connected_objects
 from connectomics_zoo.volumes import Volume
 from connectomics_zoo.volumes.box import Box
+from connectomics_zoo.volumes.label_look import clean_labels
 from connectomics_zoo.volumes.memory import available_bytes
 
 BLOCK = (32, 512, 512)
@@ -38,9 +39,11 @@ def relabelled(true: Volume, mask: Volume | None, box: Box, *, ignored: Sequence
             f"{needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are free: score a part, or "
             "label its objects first."
         )
-    labels = _whole(_plain(true.read(box)), location=true.location)
+    labels = clean_labels(
+        _whole(_plain(true.read(box)), location=true.location), unlabelled=ignored, location=true.location
+    )
     if mask is not None:
-        labels = np.where(mask.read(box) != 0, labels, np.zeros((), labels.dtype))
+        labels = np.where(mask.read_plain(box) != 0, labels, np.zeros((), labels.dtype))
     labels = connected_objects(labels, ignored=ignored)
     return lambda part: labels[part.relative_to(box.start).slices]
 
@@ -65,7 +68,7 @@ def read_blocks(
         values = predicted.read(block.relative_to(offset))
         if cut is not None:
             values = _thresholded(values, cut, location=predicted.location)
-        known = None if mask is None else mask.read(block) != 0
+        known = None if mask is None else mask.read_plain(block) != 0
         yield _plain(values), _whole(_plain(read(block)), location=true.location), known
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.scores.contingency import Contingency
 from connectomics_zoo.volumes import StoredPrediction, Volume
+from connectomics_zoo.volumes.label_look import LabelLook
 from connectomics_zoo.volumes.values import as_byte
 
 ScoreKind = Literal["semantic", "instances"]
@@ -37,6 +38,7 @@ def interpret(
     threshold: float | None,
     cut: float | None,
     stored: StoredPrediction,
+    look: LabelLook,
 ) -> Reading:
     """Decide what is scored from what the file says, the data type and the numbers of labels, or refuse to guess.
 
@@ -47,6 +49,7 @@ def interpret(
         threshold: what was asked for.
         cut: what floats were cut at; None where there are none.
         stored: what the prediction says of itself: the threshold where none was asked for, and the scale of uint8.
+        look: what the prediction's values look like.
     """
     if cut is not None:
         if kind == "instances":
@@ -89,8 +92,23 @@ def interpret(
     if several and threshold is None:
         return Reading("semantic", "classes, one for each label", None)
     if is_bytes and highest > 1 and not is_label:
-        return _bytes_above(threshold, stored, source="")
+        return _undeclared_bytes(predicted, kind=kind, threshold=threshold, stored=stored, look=look)
     return Reading("semantic", f"{'labels, as the file says' if is_label else 'a mask'}, foreground above 0", 0)
+
+
+def _undeclared_bytes(
+    predicted: Volume, *, kind: ScoreKind | None, threshold: float | None, stored: StoredPrediction, look: LabelLook
+) -> Reading:
+    """Read uint8 beyond 1 that does not say what it holds as probabilities, unless it looks like labels."""
+    held = "probability" if threshold is not None else look.bytes_hold()
+    if held == "probability":
+        return _bytes_above(threshold, stored, source="")
+    if held == "unclear" and kind is None:
+        raise VolumeError(
+            f"{predicted.location}: holds uint8 up to {max(look.values)} with hard edges, which can be labels or "
+            "probabilities: give --kind semantic for labels, or --threshold 0.5 for probabilities."
+        )
+    return Reading("semantic", f"labels ({len(look.values)} values with hard edges), foreground above 0", 0)
 
 
 def _declared_objects(kind: ScoreKind | None) -> Reading:

@@ -23,7 +23,7 @@ from connectomics_zoo.tasks.targets.labels import IGNORED
 from connectomics_zoo.volumes import Volume, VoxelSize, check_mask, open_volume
 from connectomics_zoo.volumes.alignment import aligned_box
 from connectomics_zoo.volumes.box import AnyRegion, Box
-from connectomics_zoo.volumes.checks import count_changes, grey_problem
+from connectomics_zoo.volumes.label_look import LabelLook, clean_labels, without_largest
 
 _log = logging.getLogger(__name__)
 
@@ -80,10 +80,11 @@ def evaluate(
     """Score `prediction` against `truth`, skeletons or both; without `relabel`, no volume is in memory as a whole.
 
     A semantic score has Dice, IoU, precision and recall of the foreground (truth > 0), or of every class where
-    both volumes hold several. Floats are probabilities, and so is uint8 beyond 1 (255 stands for 1), unless the
-    prediction says itself what it holds (`Volume.content`), as `predict` and `decode` write it. Scores of instances are
-    those of `partition_scores` (adapted Rand error, variation of information, CREMI score), of `object_scores` (AP, F1
-    and panoptic quality) and, with skeletons, of `run_length_scores` (expected run length).
+    both volumes hold several. Floats are probabilities, and so is uint8 beyond 1 (255 stands for 1) unless its
+    edges are hard, as those of labels, or the prediction says itself what it holds (`Volume.content`), as `predict`
+    and `decode` write it. The largest id of 32 and 64 bits is background, as 0 is, unless it is `unlabelled`. Scores
+    of instances are those of `partition_scores` (adapted Rand error, variation of information, CREMI score), of
+    `object_scores` (AP, F1 and panoptic quality) and, with skeletons, of `run_length_scores` (expected run length).
 
     Args:
         prediction: `file.h5:dataset`, `file.tif`, a folder of sections or `volume.zarr:array`, as large as the
@@ -210,25 +211,29 @@ def _compared(
         read, ignored = relabelled(true, mask, box, ignored=ignored), (IGNORED,)
     stored = predicted.stored()
     cut = (stored.cut if threshold is None else threshold) if predicted.dtype.kind == "f" else None
-    changes = [0, 0]
+    look, look_at_prediction = LabelLook(ignored), LabelLook()
 
     def tables() -> Iterator[Contingency]:
         for labels, true_labels, known in read_blocks(
             predicted, true, mask, read=read, box=box, offset=offset, cut=cut
         ):
-            different, compared = count_changes(true_labels, known)
-            changes[0] += different
-            changes[1] += compared
+            look.add(true_labels, known)
+            if predicted.dtype == np.uint8 and predicted.content is None:
+                look_at_prediction.add(labels)
+            true_labels = clean_labels(true_labels, unlabelled=ignored, location=true.location)
+            labels = without_largest(labels, unlabelled=())
             yield count_pairs(labels, true_labels) if known is None else count_pairs(labels[known], true_labels[known])
 
     table = merge_pairs(tables())
     if mask is not None and not table.voxels:
         raise VolumeError(f"{mask.location}: is 0 in all of {box}, so nothing can be scored: give another.")
     counted = leave_out(table, ignored, truth=true.location)
-    grey = grey_problem(changes[0], changes[1])
-    if grey is not None:
-        _log.warning("%s: %s; it is scored all the same.", true.location, grey)
-    reading = interpret(predicted, counted, kind=kind, threshold=threshold, cut=cut, stored=stored)
+    look.refuse_unclear(true.dtype, location=true.location)
+    for problem in look.warnings(true.dtype):
+        _log.warning("%s: %s; it is scored all the same.", true.location, problem)
+    reading = interpret(
+        predicted, counted, kind=kind, threshold=threshold, cut=cut, stored=stored, look=look_at_prediction
+    )
     compared = counted
     scores, classes = _scores(counted, reading, truth=true.location)
     if reading.kind == "instances":

@@ -35,6 +35,7 @@ from connectomics_zoo.tasks.targets.labels import connected_objects
 from connectomics_zoo.volumes import Box, Volume, VoxelSize, check_mask, open_volume
 from connectomics_zoo.volumes.alignment import aligned_box
 from connectomics_zoo.volumes.box import AnyRegion
+from connectomics_zoo.volumes.label_look import LabelLook
 from connectomics_zoo.volumes.values import read_bytes
 
 PANEL_INCHES = 4.0
@@ -130,7 +131,7 @@ def draw_volumes(
     takes; with `relabel`, the truth's objects are its connected components in what is drawn; where `mask` is 0 or the
     truth `unlabelled`, it is not known. In uint8, 255 stands for probability 1, or in a scale of the file's own for
     what that says, where the file says that it holds probabilities (`Volume.content`) or a `threshold` is given, and
-    beyond 1 also where the truth is a mask and the file does not say that it holds labels.
+    beyond 1 also where the truth is a mask and the file neither says that it holds labels nor looks like them.
     """
     with (
         open_volume(image) as grey,
@@ -162,6 +163,10 @@ def draw_volumes(
         found = _stack(predicted, [section.relative_to(offset) for section in drawn])
         stored = predicted.stored()
         guess = not objects and predicted.content is None and len(np.unique(labels)) <= 2
+        if guess and predicted.dtype == np.uint8:
+            look = LabelLook()
+            look.add(found)
+            guess = look.bytes_hold() == "probability"
         if predicted.dtype == np.uint8 and (
             predicted.content == "probability" or (found.max() > 1 and (threshold is not None or guess))
         ):

@@ -36,7 +36,7 @@ from connectomics_zoo.schema.provenance import Provenance
 from connectomics_zoo.tasks.voxelwise import decode_voxels, decoded_channels
 from connectomics_zoo.volumes import Volume, WritableVolume, create_volume, open_volume
 from connectomics_zoo.volumes.box import AnyRegion, Box, region_box
-from connectomics_zoo.volumes.intensity import scale_intensity
+from connectomics_zoo.volumes.intensity import check_contrast, scale_intensity
 from connectomics_zoo.volumes.placement import placement_of
 from connectomics_zoo.volumes.values import store_values
 from connectomics_zoo.volumes.voxel_size import lengths
@@ -189,6 +189,7 @@ def predict(
             dtype=dtype,
             batch_size=batch_size,
         )
+        check_contrast(source, job.geometry.box, intensity_range=spec.data.intensity_range)
         forward = _forward(job, views=seen)
         made = make_provenance(trained, spec, chosen=chosen, precision=used, output=output)
         begin = time.perf_counter()

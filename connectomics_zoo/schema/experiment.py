@@ -84,7 +84,7 @@ class DataSpec(Node):
     ] = (1, 1, 1)
     """Volume voxels per network voxel (z, y, x): images are averaged, labels decided by majority, and
     predictions interpolated back."""
-    unlabelled: Annotated[int, Field(ge=-(2**31), le=2**32 - 1)] | None = None
+    unlabelled: Annotated[int, Field(ge=-(2**63), le=2**64 - 1)] | None = None
     """The label of voxels that are not annotated; these count in no loss and no score."""
     intensity_range: Annotated[tuple[float, float], Field(strict=False)] | None = None
     """Grey values that become 0 and 1; without it, the range of the integer type, or 0 to 1 for floats."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectomics_zoo.errors import VolumeError
+from connectomics_zoo.volumes.label_look import is_one_of
 
 MERGE_ABOVE = 4_000_000
 """Pairs that are collected before they are merged, so that memory follows the number of different pairs."""
@@ -45,7 +46,7 @@ def leave_out(table: Contingency, ignored: Sequence[int], *, truth: str) -> Cont
     Raises:
         VolumeError: no pair is left.
     """
-    counted = table.select(~np.isin(table.truth, ignored))
+    counted = table.select(~is_one_of(table.truth, ignored))
     if counted.voxels == 0:
         labels = ", ".join(str(label) for label in ignored)
         raise VolumeError(

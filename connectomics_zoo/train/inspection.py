@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 from contextlib import ExitStack
 
 import numpy as np
@@ -15,21 +14,19 @@ from connectomics_zoo.schema.task import ChannelSpec, TaskSpec
 from connectomics_zoo.tasks.targets import check_voxel_size, make_targets
 from connectomics_zoo.volumes import Volume, check_mask, check_pair, open_volume
 from connectomics_zoo.volumes.box import Box, region_box
-from connectomics_zoo.volumes.checks import count_changes, grey_problem
-from connectomics_zoo.volumes.intensity import scale_intensity
+from connectomics_zoo.volumes.intensity import check_contrast, scale_intensity
+from connectomics_zoo.volumes.label_look import LabelLook
 from connectomics_zoo.volumes.pair_reader import PairReader, network_box
+from connectomics_zoo.volumes.sampling import random_blocks
 from connectomics_zoo.volumes.truth import read_truth
 
 _log = logging.getLogger(__name__)
 
-BLOCK = 64
-"""Edge of the blocks that labels are looked at in, in voxels of the volume."""
-
 SCANNED_VOXELS = 2**28
 """Float volumes up to this size are looked through for NaN before anything is made, larger ones as they are read."""
 
-ENOUGH_BLOCKS, MOST_BLOCKS = 4, 256
-"""Blocks of labels after which all is well if every target varies, and after which no more are looked at."""
+ENOUGH_BLOCKS = 4
+"""Blocks of labels after which all is well if every target varies."""
 
 
 def inspect_volumes(data: DataSpec, *, task: TaskSpec) -> tuple[int, tuple[float, float, float] | None]:
@@ -53,6 +50,7 @@ def inspect_volumes(data: DataSpec, *, task: TaskSpec) -> tuple[int, tuple[float
                 check_mask(image, mask)
             box = region_box(pair.region, shape=image.shape, location=image.location)
             network_box(pair.region, image.shape, data.downsample)
+            check_contrast(image, box, intensity_range=data.intensity_range)
             if box.voxels <= SCANNED_VOXELS:
                 _scan(image, label, mask, box, data=data, task=task)
             channels.add(image.channels or 1)
@@ -124,6 +122,9 @@ def warn_of_labels(run: RunSpec) -> None:
     """Log which label volumes look like grey images, or give the same target everywhere in their region.
 
     Large volumes are not looked through: of their blocks, a few at random.
+
+    Raises:
+        VolumeError: labels are negative, or it is not clear which are background.
     """
     for pair in (*run.data.train, *run.data.validation):
         reader = PairReader(pair, run.data)
@@ -138,11 +139,12 @@ def warn_of_labels(run: RunSpec) -> None:
 
 def _label_problems(reader: PairReader, box: Box, *, task: TaskSpec) -> list[str]:
     """Return what looks wrong with the labels in `box`, as the ends of sentences that begin with their name."""
-    blocks, total = _random_blocks(box)
+    blocks, total = random_blocks(box)
     channels = _looked_at(task)
     looked_at = task.model_copy(update={"channels": channels})
     low, high = np.full(len(channels), np.inf), np.full(len(channels), -np.inf)
-    different = compared = 0
+    unlabelled = reader.data.unlabelled
+    look = LabelLook(() if unlabelled is None else (unlabelled,))
     for done, block in enumerate(blocks):
         if done >= ENOUGH_BLOCKS and (low < high).all():
             break
@@ -152,13 +154,18 @@ def _label_problems(reader: PairReader, box: Box, *, task: TaskSpec) -> list[str
         )
         low = np.minimum(low, np.where(known, targets, np.inf).min(axis=(1, 2, 3)))
         high = np.maximum(high, np.where(known, targets, -np.inf).max(axis=(1, 2, 3)))
-        changes, pairs = count_changes(labels)
-        different, compared = different + changes, compared + pairs
-    grey = None if has_values(task) else grey_problem(different, compared)
-    if grey is not None:
-        return [grey]
+        look.add(reader.label.read_plain(block), annotated)
+    dtype = reader.label.dtype
+    look.refuse_unclear(dtype, location=reader.label.location)
+    problems = [] if has_values(task) else look.warnings(dtype)
+    if look.grey is not None and not has_values(task):
+        return problems
+    if task.decode.is_instances and not task.labels.relabel and look.is_mask:
+        problems.append(
+            "looks like a mask, of which all objects are one: label its objects first (scipy.ndimage.label), or take a "
+            "task that does (labels.relabel)"
+        )
     part = "its region" if len(blocks) == total else f"the {len(blocks)} of {total} blocks that were looked at"
-    problems = []
     for channel, smallest, largest in zip(channels, low, high, strict=True):
         target = f"the target of {channel.name!r} ({channel.target.kind})"
         if smallest > largest:
@@ -180,15 +187,6 @@ def _looked_at(task: TaskSpec) -> tuple[ChannelSpec, ...]:
         for channel in task.channels
         if channel.target.kind not in ("distance", "lsd") and channel.target.attractive is not False
     )
-
-
-def _random_blocks(box: Box) -> tuple[list[Box], int]:
-    """Return up to `MOST_BLOCKS` of the cubes that `box` divides into, in random order, and how many there are."""
-    counts = [-(-edge // BLOCK) for edge in box.shape]
-    total = math.prod(counts)
-    numbers = np.random.default_rng(0).choice(total, min(total, MOST_BLOCKS), replace=False)
-    corners = np.stack(np.unravel_index(numbers, counts), axis=1) * BLOCK + box.start
-    return [Box.of_shape((BLOCK,) * 3, start=corner).intersection(box) for corner in corners.tolist()], total
 
 
 def has_values(task: TaskSpec) -> bool:

@@ -10,14 +10,12 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from connectomics_zoo.errors import VolumeError
+from connectomics_zoo.volumes.axes import agreed_axes, axes_in_attributes
 from connectomics_zoo.volumes.checks import readable
+from connectomics_zoo.volumes.hdf5_sources import check_sources, external_voxels, refuse_broken_link
 from connectomics_zoo.volumes.location import dataset_error
-from connectomics_zoo.volumes.metadata import (
-    VoxelSize,
-    axes_from_attributes,
-    default_axes,
-    voxel_size_from_attributes,
-)
+from connectomics_zoo.volumes.metadata import VoxelSize, as_text, voxel_size_from_attributes
 
 # Writing a block that is not aligned to chunks reads, changes and writes each chunk again; the default
 # cache of 1 MiB would do that on disk.
@@ -28,19 +26,22 @@ class Hdf5Array:
     """An open dataset; `read` touches only the chunks that the index needs."""
 
     def __init__(self, path: Path, *, dataset: str | None) -> None:
-        with readable(path, kind="HDF5"):
-            self._file = h5py.File(path, "r")
+        self._file = _open_file(path)
         try:
             with readable(path, kind="HDF5"):
                 self.dataset: str | None = _choose_dataset(self._file, dataset=dataset, path=path)
                 self._array = self._file[self.dataset]
+                location = f"{path}:{self.dataset}"
+                check_sources(self._array, location=location)
+                self._external = external_voxels(self._array, location=location)
                 # Without a type (h5py.Empty) or a shape there is nothing to read; rank 0 says so.
                 self.shape: tuple[int, ...] = tuple(self._array.shape or ())
                 self.dtype: np.dtype[Any] = self._array.dtype
                 self.attributes: Mapping[str, Any] = dict(self._array.attrs)
                 rank = len(self.shape)
-                self.axes = axes_from_attributes(self.attributes, rank=rank) or default_axes(rank)
-                self.voxel_size_nm = voxel_size_from_attributes(self.attributes, axes=self.axes or "")
+                said = axes_in_attributes(self.attributes) | {"dimension labels": _dimension_labels(self._array)}
+                self.axes = agreed_axes(said, rank=rank, location=location)
+                self.voxel_size_nm = voxel_size_from_attributes(self.attributes, axes=self.axes)
         except BaseException:
             self._file.close()
             raise
@@ -48,11 +49,40 @@ class Hdf5Array:
     def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
         """Return the block of voxels at `index`, one slice for each axis of the file."""
         with readable(f"{self._file.filename}:{self.dataset}", kind="HDF5"):
-            return np.asarray(self._array[index])
+            return np.array(self._array[index] if self._external is None else self._external[index])
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and another one where a link leads to it."""
+        del self._array, self._external
         self._file.close()
+
+
+def _open_file(path: Path) -> Any:
+    """Open a file for reading.
+
+    Raises:
+        VolumeError: it is no HDF5 file, is damaged, or is being written.
+    """
+    with readable(path, kind="HDF5"):
+        try:
+            return h5py.File(path, "r")
+        except OSError as error:
+            # HDF5 tells these two apart in its text alone.
+            if "lock file" in str(error) or "already open for write" in str(error):
+                raise VolumeError(
+                    f"{path}: another program has it open for writing, close it there, or read a copy; if none has, it "
+                    "was not closed properly: run `h5clear -s` on it."
+                ) from error
+            raise
+
+
+def _dimension_labels(array: Any) -> list[str]:
+    """Return the labels of a dataset's axes, or the names of the dimension scales attached to them."""
+    labels = []
+    for dimension in array.dims:
+        scale = dimension[0].name if not dimension.label and len(dimension) else None
+        labels.append(as_text(dimension.label or (scale or "").rpartition("/")[2]))
+    return labels
 
 
 def _choose_dataset(file: Any, *, dataset: str | None, path: Path) -> str:
@@ -60,24 +90,55 @@ def _choose_dataset(file: Any, *, dataset: str | None, path: Path) -> str:
     inside = dataset or "/"
     if isinstance(file.get(inside), h5py.Dataset):
         return inside
+    refuse_broken_link(file, inside, path=path)
     known = hdf5_datasets(file)
     below = known if dataset is None else [name for name in known if name.startswith(f"{dataset}/")]
     if len(below) == 1:
         return below[0]
+    if not known:
+        for name in _links(file):
+            refuse_broken_link(file, name, path=path)
     if dataset is not None and below:
         raise dataset_error(f"{path}:{dataset}", dataset=None, known=below)
     raise dataset_error(str(path), dataset=dataset, known=known)
 
 
 def hdf5_datasets(file: Any) -> list[str]:
-    """Return the paths of all datasets in an open HDF5 file."""
+    """Return the paths of all datasets in an open HDF5 file or group, and of those in other files that it links to."""
+    names = _datasets_below(file)
+    for link in _links(file):
+        item = file.get(link)
+        # What a soft link names in the file has been visited.
+        if item is None or item.file.filename == file.filename:
+            continue
+        if isinstance(item, h5py.Dataset):
+            names.append(link)
+        elif isinstance(item, h5py.Group):
+            # Links there are not followed, which might lead back.
+            names += [f"{link}/{name}" for name in _datasets_below(item)]
+    return names
+
+
+def _datasets_below(group: Any) -> list[str]:
     names: list[str] = []
 
     def collect(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
             names.append(name)
 
-    file.visititems(collect)
+    group.visititems(collect)
+    return names
+
+
+def _links(file: Any) -> list[str]:
+    """Return the paths of all soft and external links."""
+    names: list[str] = []
+
+    def collect(name: str, link: Any) -> None:
+        if not isinstance(link, h5py.HardLink):
+            names.append(name)
+
+    file.visititems_links(collect)
     return names
 
 

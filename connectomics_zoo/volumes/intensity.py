@@ -8,6 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectomics_zoo.errors import VolumeError
+from connectomics_zoo.volumes.box import Box
+from connectomics_zoo.volumes.sampling import random_blocks
+from connectomics_zoo.volumes.volume import Volume
+
+FILLED = 0.01
+"""Integers wider than 8 bits whose values fill less of their type would all become one grey."""
+
+_OPTION = "data.intensity_range=[low,high] (zoo predict: --intensity-range low,high)"
 
 
 def scale_intensity(
@@ -35,7 +43,7 @@ def scale_intensity(
         if intensity_range is None and not (low >= 0 and high <= 1):
             raise VolumeError(
                 f"the image is {dtype} with values from {low:g} to {high:g}, without a range they must lie in 0..1: "
-                "give data.intensity_range=[low,high] (zoo predict: --intensity-range low,high)."
+                f"give {_OPTION}."
             )
     first, last = intensity_range or _default_range(dtype)
     if (first, last) == (0.0, 1.0) and dtype.kind in "bf":
@@ -53,3 +61,36 @@ def _default_range(dtype: np.dtype[Any]) -> tuple[float, float]:
     if dtype.kind in "iu":
         return float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
     return 0.0, 1.0
+
+
+def check_contrast(volume: Volume, box: Box, *, intensity_range: tuple[float, float] | None) -> None:
+    """Refuse grey values of which the network would see one alone.
+
+    Of large volumes, blocks are looked at.
+
+    Raises:
+        VolumeError: they fill next to nothing of their type and there is no `intensity_range`, or lie outside of it.
+    """
+    dtype = volume.dtype
+    if intensity_range is None and (dtype.kind not in "iu" or dtype.itemsize == 1):
+        return
+    first, last = intensity_range or _default_range(dtype)
+    low, high = np.inf, -np.inf
+    for block in random_blocks(box)[0]:
+        values = volume.read(block)
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
+        if intensity_range is None and high - low >= FILLED * (last - first):
+            return
+        if intensity_range is not None and high > first and low < last:
+            return
+    if intensity_range is None:
+        raise VolumeError(
+            f"{volume.location}: holds {dtype} with values from {low:.0f} to {high:.0f}, which is less than "
+            f"{FILLED:.0%} of what the type holds, so that the network would see one grey: say which values are black "
+            f"and white, by {_OPTION}."
+        )
+    if low < high:
+        raise VolumeError(
+            f"{volume.location}: has values from {low:g} to {high:g}, all outside of the intensity range {first:g} to "
+            f"{last:g}, so that the network would see one grey: give another {_OPTION}."
+        )

@@ -81,6 +81,7 @@ def find_volume(location: str | Path, *, root: Path | None = None) -> Location:
         VolumeError: nothing is there, or its kind is unknown.
     """
     path, dataset = split_location(str(location), root=root)
+    _refuse_foreign(path)
     if not path.exists():
         raise VolumeError(f"{path}: there is no such file or folder{_siblings_hint(path)}")
     kind: Format
@@ -94,7 +95,32 @@ def find_volume(location: str | Path, *, root: Path | None = None) -> Location:
     return Location(path, dataset, kind)
 
 
+def _refuse_foreign(path: Path) -> None:
+    """Refuse a store that is recognised and not read."""
+    for place in (path, *path.parents):
+        # What lies in it may be named after a colon, as in a Zarr store.
+        store = place.with_name(place.name.rpartition(":")[0]) if ".n5:" in place.name.lower() else place
+        is_named = store.suffix.lower() == ".n5"
+        if store.is_dir() and (is_named or (place == path and _has_n5_metadata(store))):
+            raise VolumeError(f"{store}: is an N5 store, which is not read: convert it to Zarr or HDF5 first.")
+    if (path / "info").is_file():
+        raise VolumeError(
+            f"{path}: looks like a volume of Neuroglancer (precomputed), which is not read: convert it to Zarr or HDF5 "
+            "first."
+        )
+
+
+def _has_n5_metadata(folder: Path) -> bool:
+    """Whether a folder is an array or a group of N5, which a Zarr group beside it overrides."""
+    if any((folder / name).exists() for name in ZARR_METADATA) or not (folder / "attributes.json").is_file():
+        return False
+    text = (folder / "attributes.json").read_text(encoding="utf-8", errors="replace")
+    return '"blockSize"' in text or '"n5"' in text
+
+
 def _format_of_file(path: Path) -> Format:
+    if not path.is_file():
+        raise VolumeError(f"{path}: is no regular file but a pipe or a device, save the volume in a file first.")
     suffix = path.suffix.lower()
     if suffix not in FORMAT_OF_SUFFIX:
         raise VolumeError(f"{path}: volumes with the suffix {suffix!r} are not known, give {FORMS}.")

@@ -1,4 +1,4 @@
-"""Reads axes and voxel sizes from the attributes and headers that HDF5, TIFF and Zarr files carry.
+"""Reads voxel sizes from the attributes and headers that HDF5, TIFF and Zarr files carry.
 
 Whatever is missing, malformed or without a known unit is unknown (None), never guessed.
 """
@@ -20,9 +20,27 @@ VoxelSize = tuple[float, float, float]
 
 _OME_CONTENT = "content="
 
+UNIT_ATTRIBUTES = (
+    "units",
+    "unit",
+    "voxel_size_units",
+    "voxel_size_unit",
+    "resolution_units",
+    "resolution_unit",
+    "axis_units",
+)
+"""Attributes that say the unit of `resolution` and `voxel_size`."""
+
 _NANOMETRES: dict[str, float] = {
+    "pm": 1e-3,
+    "picometer": 1e-3,
+    "picometre": 1e-3,
     "angstrom": 0.1,
-    "Å": 0.1,
+    "ångström": 0.1,
+    "ångstrom": 0.1,
+    "\u00c5": 0.1,  # the letter
+    "\u212b": 0.1,  # the sign of the unit
+    "A": 0.1,
     "nm": 1.0,
     "nanometer": 1.0,
     "nanometre": 1.0,
@@ -48,7 +66,7 @@ _NANOMETRES: dict[str, float] = {
 
 def nanometres(unit: object) -> float | None:
     """Return how many nanometres one `unit` has, or None if it is no known length."""
-    name = _text(unit).strip()
+    name = as_text(unit).strip()
     for candidate in (name, name.lower(), name.lower().removesuffix("s")):
         if candidate in _NANOMETRES:
             return _NANOMETRES[candidate]
@@ -66,58 +84,37 @@ def as_voxel_size(values: object) -> VoxelSize | None:
     return (z, y, x) if all(math.isfinite(value) and value > 0 for value in (z, y, x)) else None
 
 
-def declared_axes(names: object, *, rank: int) -> str | None:
-    """Return axis `names` ("zyx", ["c", "z", "y", "x"], …) as one string of the letters tczyx, or None."""
-    is_text = isinstance(names, str | bytes)
-    letters = list(_text(names)) if is_text else [_text(name) for name in _list(names)]
-    joined = "".join(letters).lower()
-    valid = len(letters) == len(joined) == rank == len(set(joined)) and set(joined) <= set("tczyx")
-    return joined if valid else None
-
-
-def default_axes(rank: int) -> str | None:
-    """Return the axes of an array that does not say: (z, y, x) or (c, z, y, x)."""
-    return {3: "zyx", 4: "czyx"}.get(rank)
-
-
-def axes_from_attributes(attributes: Mapping[str, Any], *, rank: int) -> str | None:
-    """Return the axes in an `axes` attribute or in vigra's and ilastik's `axistags`, or None."""
-    if "axes" in attributes:
-        return declared_axes(attributes["axes"], rank=rank)
-    if "axistags" in attributes:
-        try:
-            tags = json.loads(_text(attributes["axistags"]))["axes"]
-            return declared_axes([tag["key"] for tag in tags], rank=rank)
-        except (ValueError, KeyError, TypeError):
-            return None
-    return None
-
-
 def voxel_size_from_attributes(attributes: Mapping[str, Any], *, axes: str) -> VoxelSize | None:
     """Return the voxel size in an array's attributes.
 
-    Read are `voxel_size_nm`, `resolution` (CREMI) and `voxel_size` (gunpowder), in nm unless `units` says
-    otherwise, and `element_size_um` (Fiji, ilastik). Values are in the order of the array's axes.
+    Read are `voxel_size_nm`, `resolution` (CREMI) and `voxel_size` (gunpowder, funlib), in nm unless `units` or `unit`
+    says otherwise, and `element_size_um` (Fiji, ilastik). Values are in the order of the array's axes.
     """
     for key, factor in (("voxel_size_nm", 1.0), ("resolution", None), ("voxel_size", None)):
         if key in attributes:
-            factors = [factor] * 3 if factor is not None else _unit_factors(attributes.get("units"))
+            units = next((attributes[name] for name in UNIT_ATTRIBUTES if name in attributes), None)
+            factors = [factor] * 3 if factor is not None else _unit_factors(units, axes=axes)
             return _spatial(attributes[key], axes=axes, factors=factors)
     if "element_size_um" in attributes:
         return _spatial(attributes["element_size_um"], axes=axes, factors=[1e3] * 3)
     return None
 
 
-def _unit_factors(units: object) -> list[float | None]:
+def _unit_factors(units: object, *, axes: str) -> list[float | None]:
+    """Return the nanometres in the unit of z, y and x, in the order of `axes`; one unit is that of all."""
     if units is None:
         return [1.0] * 3
-    names = [_text(units)] * 3 if isinstance(units, str | bytes) else [_text(unit) for unit in _list(units)]
-    return [nanometres(name) for name in names[-3:]]
+    names = [as_text(units)] if isinstance(units, str | bytes) else [as_text(unit) for unit in as_list(units)]
+    if len(names) == 1 or not hasattr(units, "__len__"):
+        names = (names or [as_text(units)]) * 3
+    if len(names) == len(axes):
+        names = [name for axis, name in zip(axes, names, strict=True) if axis in "zyx"]
+    return [nanometres(name) for name in names]
 
 
 def _spatial(values: object, *, axes: str, factors: Sequence[float | None]) -> VoxelSize | None:
     """Pick z, y and x out of `values`, which has one value for each axis or each spatial axis."""
-    numbers = _list(values)
+    numbers = as_list(values)
     spatial = [axis for axis in axes if axis in "zyx"]
     if len(numbers) == len(axes):
         numbers = [number for axis, number in zip(axes, numbers, strict=True) if axis in "zyx"]
@@ -144,14 +141,10 @@ def multiscales_entry(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def axes_from_multiscales(entry: Mapping[str, Any], *, rank: int) -> str | None:
-    """Return the axes of an OME-NGFF multiscale image; before version 0.3 it was always tczyx."""
+def axes_of_multiscales(entry: Mapping[str, Any], *, rank: int) -> object:
+    """Return the axis names of an OME-NGFF multiscale image as they are; before version 0.3 it was always tczyx."""
     names = entry.get("axes")
-    if names is None:
-        return "tczyx" if rank == 5 else None
-    if not isinstance(names, list):
-        return None
-    return declared_axes([name.get("name", "") if isinstance(name, dict) else name for name in names], rank=rank)
+    return "tczyx" if names is None and rank == 5 else names
 
 
 def voxel_size_from_multiscales(entry: Mapping[str, Any], *, level: str, axes: str) -> VoxelSize | None:
@@ -160,13 +153,14 @@ def voxel_size_from_multiscales(entry: Mapping[str, Any], *, level: str, axes: s
     levels = [item for item in entry["datasets"] if str(item.get("path", "")).strip("/") == level]
     if not isinstance(named, list) or len(levels) != 1:
         return None
-    units = {item.get("name"): item.get("unit") for item in named if isinstance(item, dict)}
+    units = [item.get("unit") if isinstance(item, dict) else None for item in named]
     scales = [_scale(item, count=len(axes)) for item in (levels[0], entry)]
     if scales[0] is None:
         return None
     whole = scales[1] or [1.0] * len(axes)
     total = [fine * coarse for fine, coarse in zip(scales[0], whole, strict=True)]
-    factors = [nanometres(units.get(axis)) for axis in axes if axis in "zyx"]
+    # Axes may have words for names, and are in the order of the array's.
+    factors = [nanometres(unit) for axis, unit in zip(axes, units, strict=False) if axis in "zyx"]
     return _spatial(total, axes=axes, factors=factors)
 
 
@@ -174,7 +168,7 @@ def _scale(holder: Mapping[str, Any], *, count: int) -> list[float] | None:
     transformations = holder.get("coordinateTransformations")
     for item in transformations if isinstance(transformations, list) else []:
         if isinstance(item, dict) and item.get("type") == "scale":
-            values = _list(item.get("scale"))
+            values = as_list(item.get("scale"))
             numeric = all(isinstance(value, int | float) for value in values)
             return [float(value) for value in values] if numeric and len(values) == count else None
     return None
@@ -194,7 +188,7 @@ def voxel_size_from_imagej(
 
 
 def _ratio(value: object) -> float | None:
-    parts = _list(value)
+    parts = as_list(value)
     return parts[0] / parts[1] if len(parts) == 2 and parts[0] and parts[1] else None
 
 
@@ -236,7 +230,8 @@ def attributes_from_ome(xml: str) -> dict[str, Any]:
         return {}
 
 
-def _list(values: object) -> list[Any]:
+def as_list(values: object) -> list[Any]:
+    """Return the items of a list or an array as files hold them, none of anything else."""
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
         return []
     try:
@@ -245,5 +240,6 @@ def _list(values: object) -> list[Any]:
         return []
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
+    """Return a text of a file, which HDF5 may give as bytes."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

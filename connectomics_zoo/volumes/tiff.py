@@ -31,6 +31,14 @@ from connectomics_zoo.volumes.metadata import (
     voxel_size_from_imagej,
     voxel_size_from_ome,
 )
+from connectomics_zoo.volumes.tiff_meaning import (
+    apply_meaning,
+    check_ome,
+    meaning_of,
+    ome_files,
+    refuse_huge_segments,
+    refuse_missing_pages,
+)
 
 # OME-XML has no name for the other types.
 _OME_DTYPES = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64"})
@@ -54,12 +62,15 @@ class TiffArray:
 
     def _open(self) -> None:
         _refuse_cut_off(self._file, path=self._path)
+        check_ome(self._file, path=self._path)
         series = _only_series(self._file, path=self._path)
+        if not isinstance(series, list):
+            refuse_missing_pages(series, path=self._path)
         self._pages = series if isinstance(series, list) else series.pages
         first = self._pages[0]
         _refuse_undecodable(first.keyframe, path=self._path)
         header = _shaped_header(self._file)
-        self.axes: str | None
+        self.axes: str
         self.shape: tuple[int, ...]
         if isinstance(series, list):
             self.axes, self.shape = "zyx", (len(series), *first.shape)
@@ -70,8 +81,9 @@ class TiffArray:
             attributes_from_ome(self._file.ome_metadata or "") if self._file.is_ome else header
         )
         self._is_bool = header.get("dtype") == "bool"
+        self._meaning = meaning_of(self._file, first, path=self._path)
         stored = np.dtype(first.dtype)
-        self.dtype: np.dtype[Any] = np.dtype(bool) if self._is_bool else stored
+        self.dtype: np.dtype[Any] = np.dtype(bool) if self._is_bool else self._meaning.dtype
         self._memory_map: npt.NDArray[Any] | None = None
         offset = None if isinstance(series, list) else series.dataoffset
         if offset is not None:
@@ -84,7 +96,7 @@ class TiffArray:
         with readable(self._path, kind="TIFF"):
             mapped = self._memory_map
             block = self._read_pages(index) if mapped is None else np.array(mapped[index])
-        return block != 0 if self._is_bool else block
+        return block != 0 if self._is_bool else apply_meaning(block, self._meaning)
 
     def _read_pages(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
         *leading, rows, columns = index
@@ -105,8 +117,7 @@ class TiffFolder:
     """A folder of single-section TIFFs in natural order; `read` opens only the sections it needs."""
 
     dataset: str | None = None
-    axes: str | None = "zyx"
-    voxel_size_nm: VoxelSize | None = None
+    axes: str = "zyx"
     attributes: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, folder: Path) -> None:
@@ -119,12 +130,20 @@ class TiffFolder:
             key=lambda path: _natural_key(path.name),
         )
         if not self._paths:
-            raise VolumeError(f"{folder}: the folder holds no .tif file, check the path.")
+            raise VolumeError(f"{folder}: the folder holds no .tif file{_instead(folder)}, check the path.")
+        self.first = self._paths[0]
+        for path in self._paths:
+            if not path.is_file():
+                raise VolumeError(
+                    f"{path}: is no regular file, and each section must be one, remove it from the folder."
+                )
         with readable(self._paths[0], kind="TIFF"), tifffile.TiffFile(self._paths[0]) as file:
             page = _only_plane(file, path=self._paths[0])
             _refuse_undecodable(page.keyframe, path=self._paths[0])
+            self._stored = np.dtype(page.dtype)
             self.shape: tuple[int, ...] = (len(self._paths), *page.shape)
-            self.dtype: np.dtype[Any] = np.dtype(page.dtype)
+            self.dtype: np.dtype[Any] = meaning_of(file, page, path=self._paths[0]).dtype
+            self.voxel_size_nm: VoxelSize | None = _voxel_size(file, header=_shaped_header(file), page=page)
 
     def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
         """Return the block of voxels at `index`, slices along z, y and x."""
@@ -135,16 +154,31 @@ class TiffFolder:
         for position, path in enumerate(paths):
             with readable(path, kind="TIFF"), tifffile.TiffFile(path) as file:
                 page = _only_plane(file, path=path)
-                if (page.shape, page.dtype) != (self.shape[1:], self.dtype):
+                meaning = meaning_of(file, page, path=path)
+                if (page.shape, page.dtype, meaning.dtype) != (self.shape[1:], self._stored, self.dtype):
                     raise VolumeError(
-                        f"{path}: is {page.dtype} of shape {page.shape}, and {self._paths[0].name} is {self.dtype} "
+                        f"{path}: is {meaning.dtype} of shape {page.shape}, and {self._paths[0].name} is {self.dtype} "
                         f"of shape {self.shape[1:]}, but all sections of a volume must agree."
                     )
-                block[position] = _read_plane(page, rows=rows, columns=columns)
+                block[position] = apply_meaning(_read_plane(page, rows=rows, columns=columns), meaning)
         return block
 
     def close(self) -> None:
         """Nothing stays open between two reads."""
+
+
+def _instead(folder: Path) -> str:
+    """Name the kind of the other files in a folder."""
+    kinds = sorted({path.suffix.lower() for path in folder.iterdir() if path.is_file() and path.suffix})
+    return f" (but {', '.join(kinds[:3])})" if kinds else ""
+
+
+def open_tiff_folder(folder: Path) -> TiffArray | TiffFolder:
+    """Open a folder of sections, in the order of their names, or in that of the OME header that they share."""
+    sections = TiffFolder(folder)
+    with tifffile.TiffFile(sections.first) as file:
+        is_one_image = len(ome_files(file)) > 1
+    return TiffArray(sections.first) if is_one_image else sections
 
 
 def _natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
@@ -186,7 +220,7 @@ def _only_plane(file: Any, *, path: Path) -> Any:
     return file.pages[0]
 
 
-def _axes_and_shape(series: Any, *, path: Path) -> tuple[str | None, tuple[int, ...]]:
+def _axes_and_shape(series: Any, *, path: Path) -> tuple[str, tuple[int, ...]]:
     """Return axes and shape, without the axes of length 1 that OME and ImageJ always have."""
     axes, shape = str(series.axes), tuple(int(size) for size in series.shape)
     if series.kind == "ome" and axes == "YX":
@@ -200,11 +234,12 @@ def _axes_and_shape(series: Any, *, path: Path) -> tuple[str | None, tuple[int, 
         raise VolumeError(f"{path}: is a time series (axes {axes!r}, shape {shape}), save one time point alone.")
     # Whatever a program calls the only leading axis of a stack, it counts the sections.
     names = {1: "z", 2: "zc" if leading[-1:] == "C" else "cz"}.get(len(leading))
-    return (None if names is None else names + "yx"), shape
+    return ("" if names is None else names + "yx"), shape
 
 
 def _refuse_undecodable(keyframe: Any, *, path: Path) -> None:
-    """Raise now what tifffile would raise at the first strip: a codec it lacks."""
+    """Raise now what tifffile would raise at the first strip: a codec it lacks, or a strip too large to decode."""
+    refuse_huge_segments(keyframe, path=path)
     try:
         keyframe.decode(None, 0)
     except ValueError as error:
@@ -240,9 +275,22 @@ def _voxel_size(file: Any, *, header: Mapping[str, Any], page: Any) -> VoxelSize
 
 def _read_plane(page: Any, *, rows: slice, columns: slice) -> npt.NDArray[Any]:
     """Return a crop of one page; strips and tiles outside of the crop are neither read nor decoded."""
-    decode = page.keyframe.decode
     crop = np.empty((rows.stop - rows.start, columns.stop - columns.start), dtype=page.dtype)
     handle = page.parent.filehandle
+    closed = handle.closed
+    if closed:  # another file of the same image, which tifffile closes when it has been looked at
+        handle.open()
+    try:
+        _fill(crop, page, rows=rows, columns=columns)
+    finally:
+        if closed:
+            handle.close()
+    return crop
+
+
+def _fill(crop: npt.NDArray[Any], page: Any, *, rows: slice, columns: slice) -> None:
+    """Decode what of a page lies in `rows` and `columns` into `crop`."""
+    decode, handle = page.keyframe.decode, page.parent.filehandle
     for number, (offset, count) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True)):
         _, (_, _, top, left, _), (_, height, width, _) = decode(None, number)
         y0, y1 = max(top, rows.start), min(top + height, rows.stop)
@@ -259,7 +307,6 @@ def _read_plane(page: Any, *, rows: slice, columns: slice) -> npt.NDArray[Any]:
             raise VolumeError(f"{handle.path}: ends in the middle of an image, copy it again.")
         segment = decode(data, number, jpegtables=page.jpegtables)[0]
         target[...] = segment[0, y0 - top : y1 - top, x0 - left : x1 - left, 0]
-    return crop
 
 
 class TiffSink:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from connectomics_zoo.volumes.box import Box
+from connectomics_zoo.volumes.label_look import clean_labels
 from connectomics_zoo.volumes.volume import Volume
 
 
@@ -20,7 +22,9 @@ class Truth(NamedTuple):
     """(Z, Y, X)."""
 
 
-def read_truth(label: Volume, mask: Volume | None, box: Box, *, unlabelled: int | None) -> Truth:
+def read_truth(
+    label: Volume, mask: Volume | None, box: Box, *, unlabelled: int | None, ignored: Sequence[int] = ()
+) -> Truth:
     """Return the labels of `box` in the volume's own voxels, and where they are annotated.
 
     Args:
@@ -28,11 +32,17 @@ def read_truth(label: Volume, mask: Volume | None, box: Box, *, unlabelled: int 
         mask: a volume that is 0 where nothing is annotated, None where there is none.
         box: the voxels.
         unlabelled: the label of voxels that are not annotated.
+        ignored: labels that stay as they are and count for nothing.
+
+    Raises:
+        VolumeError: it cannot be read, or has negative labels.
     """
-    labels = label.read(box)
-    annotated = np.ones(labels.shape, dtype=bool) if mask is None else mask.read(box) != 0
+    labels = label.read_plain(box)
+    annotated = np.ones(labels.shape, dtype=bool) if mask is None else mask.read_plain(box) != 0
     if unlabelled is not None:
         annotated &= labels != unlabelled
+        ignored = (*ignored, unlabelled)
+    labels = clean_labels(labels, unlabelled=ignored, location=label.location)
     if not annotated.all():
         labels = np.where(annotated, labels, np.zeros((), labels.dtype))
     return Truth(labels, annotated)

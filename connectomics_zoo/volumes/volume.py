@@ -16,7 +16,7 @@ from connectomics_zoo.volumes.box import Box, refuse_outside
 from connectomics_zoo.volumes.checks import DTYPES, is_supported
 from connectomics_zoo.volumes.hdf5 import Hdf5Array
 from connectomics_zoo.volumes.location import Location, find_volume
-from connectomics_zoo.volumes.metadata import VoxelSize
+from connectomics_zoo.volumes.metadata import VoxelSize, as_text
 from connectomics_zoo.volumes.placement import Placement
 from connectomics_zoo.volumes.prediction import (
     Content,
@@ -26,9 +26,12 @@ from connectomics_zoo.volumes.prediction import (
     declared_texts,
     read_stored,
 )
-from connectomics_zoo.volumes.tiff import TiffArray, TiffFolder
+from connectomics_zoo.volumes.tiff import TiffArray, open_tiff_folder
 from connectomics_zoo.volumes.voxel_size import is_same_voxel_size
 from connectomics_zoo.volumes.zarr_store import ZarrArray
+
+SMALLEST_NM = 0.1
+"""Edges of voxels below this, an atom's size, are in another unit."""
 
 
 class _OpenArray(Protocol):
@@ -37,7 +40,7 @@ class _OpenArray(Protocol):
     dataset: str | None
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    axes: str | None
+    axes: str
     voxel_size_nm: VoxelSize | None
     attributes: Mapping[str, Any]
 
@@ -62,6 +65,7 @@ class Volume:
         self.shape: tuple[int, int, int] = (sizes["z"], sizes["y"], sizes["x"])
         self.channels: int | None = sizes.get("c")
         self.dtype: np.dtype[Any] = array.dtype.newbyteorder("=")
+        _refuse_calibration(array.attributes, location=self.location)
         self.voxel_size_nm = _agreed_voxel_size(array.voxel_size_nm, voxel_size_nm, location=self.location)
         self.content: Content | None = declared_content(array.attributes, dtype=self.dtype)
         """What the file says that its values are; None where it does not, or where the data type cannot hold it."""
@@ -112,6 +116,11 @@ class Volume:
         block = np.ascontiguousarray(block, dtype=self.dtype)
         self._refuse_non_finite(block, box=box)
         return block
+
+    def read_plain(self, box: Box) -> npt.NDArray[Any]:
+        """Return the voxels of `box` as (Z, Y, X), of a volume without channels or with one; see `read`."""
+        block = self.read(box)
+        return block[0] if block.ndim == 4 else block
 
     def _opened(self) -> _OpenArray:
         if self._array is not None and self._process != os.getpid():
@@ -180,12 +189,12 @@ def _open_array(location: Location) -> _OpenArray:
         return Hdf5Array(location.path, dataset=location.dataset)
     if location.format == "zarr":
         return ZarrArray(location.path, dataset=location.dataset)
-    return TiffArray(location.path) if location.format == "tiff" else TiffFolder(location.path)
+    return TiffArray(location.path) if location.format == "tiff" else open_tiff_folder(location.path)
 
 
 def _checked_axes(array: _OpenArray, *, location: str) -> str:
     axes, shape = array.axes, array.shape
-    if axes is None:
+    if not axes:
         raise VolumeError(
             f"{location}: has {len(shape)} dimensions (shape {shape}), a volume has three, (z, y, x), or four, "
             "(c, z, y, x)."
@@ -205,7 +214,26 @@ def _agreed_voxel_size(found: VoxelSize | None, given: VoxelSize | None, *, loca
             f"{location}: says that its voxels are {_format(found)} nm, and voxel_size_nm is {_format(given)}, "
             "correct one or leave voxel_size_nm out."
         )
-    return found if found is not None else given
+    size = found if found is not None else given
+    if size is not None and min(size) < SMALLEST_NM:
+        raise VolumeError(
+            f"{location}: would have voxels of {_format(size)} nm, and none is smaller than {SMALLEST_NM} nm: say the "
+            "unit in the file (units, as in um), or give nanometres."
+        )
+    return size
+
+
+def _refuse_calibration(attributes: Mapping[str, Any], *, location: str) -> None:
+    """Refuse values that netCDF and xarray would scale: nothing here does."""
+    for name, neutral in (("scale_factor", 1), ("add_offset", 0), ("_Unsigned", "false")):
+        if name in attributes:
+            value = attributes[name]
+            said = as_text(value).lower() if isinstance(value, str | bytes) else value
+            if not np.all(np.asarray(said) == neutral):
+                raise VolumeError(
+                    f"{location}: has values that its attribute {name} = {value} changes, which is not applied: save "
+                    "the values that are meant, without the attribute."
+                )
 
 
 def _format(voxel_size_nm: VoxelSize) -> str:
@@ -224,7 +252,7 @@ def check_pair(image: Volume, label: Volume, *, continuous: bool = False) -> Non
         raise VolumeError(
             f"{both}: image and label have the shapes {image.shape} and {label.shape}, and they must be equal."
         )
-    if label.channels is not None:
+    if label.channels not in (None, 1):
         raise VolumeError(
             f"{label.location}: the label has {label.channels} channels, and must have none, save one of them alone as "
             "(z, y, x)."
@@ -250,7 +278,7 @@ def check_mask(volume: Volume, mask: Volume, *, kind: str = "image") -> None:
     Raises:
         VolumeError: their shapes differ, or the mask has channels.
     """
-    if mask.channels is not None:
+    if mask.channels not in (None, 1):
         raise VolumeError(
             f"{mask.location}: the mask has {mask.channels} channels, and must have none, save one of them alone as "
             "(z, y, x)."

@@ -15,18 +15,17 @@ import numpy.typing as npt
 import zarr
 
 from connectomics_zoo.errors import MissingPackageError
+from connectomics_zoo.volumes.axes import agreed_axes, axes_in_attributes
 from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.location import dataset_error
 from connectomics_zoo.volumes.metadata import (
     VoxelSize,
-    axes_from_attributes,
-    axes_from_multiscales,
-    declared_axes,
-    default_axes,
+    axes_of_multiscales,
     multiscales_entry,
     voxel_size_from_attributes,
     voxel_size_from_multiscales,
 )
+from connectomics_zoo.volumes.zarr_codecs import refuse_codecs
 
 _LIBRARY_VERSION = int(zarr.__version__.split(".")[0])
 
@@ -45,7 +44,11 @@ class ZarrArray:
                     f"{path}: is in Zarr format 3, and zarr {zarr.__version__} reads format 2 only, "
                     "run `pip install 'zarr>=3'` (Python 3.11 or newer)."
                 )
-            self._array: Any = zarr.open_array(str(folder), mode="r")
+            name = "zarr.json" if node["zarr_format"] == 3 else ".zarray"
+            refuse_codecs(_read_json(folder / name), location=folder)
+            # Where both formats' files lie in one folder, zarr must not open another one than was looked at.
+            version: dict[str, Any] = {"zarr_format": node["zarr_format"]} if _LIBRARY_VERSION >= 3 else {}
+            self._array: Any = zarr.open_array(str(folder), mode="r", **version)
             self.shape: tuple[int, ...] = tuple(self._array.shape)
             self.dtype: np.dtype[Any] = np.dtype(self._array.dtype)
             self._read_metadata(folder, node=node)
@@ -54,16 +57,11 @@ class ZarrArray:
         rank = len(self.shape)
         self.attributes: Mapping[str, Any] = dict(node["attributes"])
         entry, level = _multiscales_of(folder, store=self._path)
-        self.axes: str | None = (
-            (axes_from_multiscales(entry, rank=rank) if entry else None)
-            or declared_axes(node["dimension_names"], rank=rank)
-            or axes_from_attributes(self.attributes, rank=rank)
-            or default_axes(rank)
-        )
-        self.voxel_size_nm: VoxelSize | None = None
-        if self.axes is not None:
-            scaled = voxel_size_from_multiscales(entry, level=level, axes=self.axes) if entry is not None else None
-            self.voxel_size_nm = scaled or voxel_size_from_attributes(self.attributes, axes=self.axes)
+        said: dict[str, object] = {} if entry is None else {"multiscales": axes_of_multiscales(entry, rank=rank)}
+        said |= {"dimension_names": node["dimension_names"]} | axes_in_attributes(self.attributes)
+        self.axes: str = agreed_axes(said, rank=rank, location=str(folder))
+        scaled = voxel_size_from_multiscales(entry, level=level, axes=self.axes) if entry is not None else None
+        self.voxel_size_nm: VoxelSize | None = scaled or voxel_size_from_attributes(self.attributes, axes=self.axes)
 
     def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
         """Return the block of voxels at `index`, one slice for each axis of the array."""
@@ -99,11 +97,25 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def zarr_arrays(folder: Path) -> list[Path]:
-    """Return the folders of all arrays in and below `folder`, without looking into their chunks."""
-    if _read_node(folder).get("kind") == "array":
-        return [folder]
-    below = (zarr_arrays(item) for item in sorted(folder.iterdir()) if item.is_dir())
-    return [path for paths in below for path in paths]
+    """Return the folders of all arrays in and below `folder`, without looking into their chunks.
+
+    Each is there once, under its own name rather than a link's, so that links in a circle do no harm.
+    """
+    found, seen = list[Path](), set[Path]()
+    waiting, links = [folder], list[Path]()
+    while waiting or links:
+        item = waiting.pop() if waiting else links.pop()
+        place = item.resolve()
+        if place in seen:
+            continue
+        seen.add(place)
+        if _read_node(item).get("kind") == "array":
+            found.append(item)
+            continue
+        for below in sorted(item.iterdir(), reverse=True):
+            if below.is_dir():
+                (links if below.is_symlink() else waiting).append(below)
+    return sorted(found)
 
 
 def _choose_array(path: Path, *, dataset: str | None) -> Path:
@@ -115,8 +127,9 @@ def _choose_array(path: Path, *, dataset: str | None) -> Path:
     known = zarr_arrays(path)
     entry = multiscales_entry(node.get("attributes", {}))
     if entry is not None:
-        finest = folder / str(entry["datasets"][0].get("path", "")).strip("/")
-        if finest in known:
+        level = str(entry["datasets"][0].get("path", "")).strip("/")
+        finest = folder / level
+        if ".." not in Path(level).parts and finest.is_dir() and _read_node(finest).get("kind") == "array":
             return finest
     below = [item for item in known if item.is_relative_to(folder)]
     if len(below) == 1:

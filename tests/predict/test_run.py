@@ -489,7 +489,10 @@ def test_a_wider_integer_type_is_warned_of_and_its_range_can_be_said(tmp_path, c
     assert code == 0, err
     assert not caplog.text
     np.testing.assert_array_equal(read_all(tmp_path / "one.h5"), read_all(tmp_path / "two.h5"))
-    predict(run, tmp_path / "wide.h5", tmp_path / "three.h5")
+    with pytest.raises(VolumeError, match=r"wide.h5:main: holds uint16 with values from .*, which is less than 1%"):
+        predict(run, tmp_path / "wide.h5", tmp_path / "three.h5")
+    write(tmp_path / "twelve.h5", image.astype(np.uint16) * 16)
+    predict(run, tmp_path / "twelve.h5", tmp_path / "three.h5")
     assert "holds uint16, of which the whole range is taken, 0 to 65535: --intensity-range LOW,HIGH" in caplog.text
     for text, message in (("5", "is not two numbers, write them like 0,4095"), ("9,3", "9,3 is empty, give low,high")):
         code, _, err = run_zoo("predict", run, tmp_path / "wide.h5", tmp_path / "x.h5", "--intensity-range", text)

@@ -22,10 +22,11 @@ from connectomics_zoo.train.data import (
     training_loader,
     validation_loader,
 )
-from connectomics_zoo.train.inspection import BLOCK, ENOUGH_BLOCKS, warn_of_labels
+from connectomics_zoo.train.inspection import ENOUGH_BLOCKS, warn_of_labels
 from connectomics_zoo.train.trainer import warn_of_waiting
 from connectomics_zoo.volumes import Volume
 from connectomics_zoo.volumes.pair_reader import PairReader
+from connectomics_zoo.volumes.sampling import BLOCK
 
 PATCH = (16, 32, 32)
 
@@ -140,7 +141,7 @@ def test_labels_in_order_are_seen_to_be_so_from_a_few_blocks(tmp_path, read_voxe
     with h5py.File(path, "r+") as file:
         file["mito"][:, ::32] = 2
     warn_of_labels(make_run(data_of(path)))
-    assert read_voxels == {"raw": [], "mito": [10 * BLOCK**2] * ENOUGH_BLOCKS}
+    assert read_voxels == {"raw": [], "mito": [10 * BLOCK**2] * 2 * ENOUGH_BLOCKS}
 
 
 # Foreground -------------------------------------------------------------------------------------------------------

@@ -16,11 +16,10 @@ from support.volume_files import write
 
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.schema.experiment import Region
-from connectomics_zoo.train import inspection as look_module
 from connectomics_zoo.train import train
 from connectomics_zoo.train.data import TrainingPatches, ValidationPatches, grid_boxes
 from connectomics_zoo.train.inspection import warn_of_labels, warn_of_padding
-from connectomics_zoo.volumes import Box
+from connectomics_zoo.volumes import Box, sampling
 from connectomics_zoo.volumes.pair_reader import PairReader, network_box
 
 
@@ -145,7 +144,7 @@ def test_labels_without_foreground_or_without_background_are_warned_of(tmp_path,
 
 
 def test_of_large_labels_a_few_blocks_are_looked_at(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(look_module, "MOST_BLOCKS", 5)
+    monkeypatch.setattr(sampling, "MOST_BLOCKS", 5)
     (message,) = label_warnings(tmp_path, caplog, discs(np.uint8, value=0))
     assert "(foreground) 0 in all of the 5 of 9 blocks that were looked at: check" in message
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from support.volume_files import ZARR_3, example, fails, h5, make_array, write
 
 from connectomics_zoo.volumes import Box, open_volume
+from connectomics_zoo.volumes.axes import declared_axes
 from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, split_location
-from connectomics_zoo.volumes.metadata import as_voxel_size, declared_axes, nanometres
+from connectomics_zoo.volumes.metadata import as_voxel_size, nanometres
 
 VOXEL_SIZE_NM = (40.0, 4.5, 4.25)
 
