@@ -56,7 +56,7 @@ def test_every_task_and_experiment_is_there():
     ("kind", "name"), [("task", name) for name in TASKS] + [("experiment", name) for name in EXPERIMENTS]
 )
 def test_a_spec_passes_both_schemas_and_names_its_own(kind, name):
-    path = catalog.find(f"{kind}s", name).path
+    path = catalog.find(kind, name).path
     assert (get_task if kind == "task" else get_experiment)(path).name == name
     assert list(violations(kind, read_yaml(path))) == []
     assert path.read_text().startswith(f"# yaml-language-server: $schema=../schema/{kind}.schema.json\n")
