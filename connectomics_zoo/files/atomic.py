@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -79,12 +80,28 @@ def check_place(path: Path, *, overwrite: bool) -> None:
         OutputError: something is there and must not be overwritten, or the folder is missing or cannot be written.
     """
     _put_back(path)
+    _refuse_device(path)
     if os.path.lexists(path) and not overwrite:
         raise OutputError(f"{path}: exists already, choose another name or overwrite it (--overwrite, overwrite=True).")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}, create it first.")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"{path}: the folder {path.parent} cannot be written, choose another one.")
+
+
+def _refuse_device(path: Path) -> None:
+    """Refuse what is neither a file nor a folder: `/dev/stdout` renamed over would be lost to everybody.
+
+    Raises:
+        OutputError: it is a device, a pipe or a socket, or a link among the devices.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # nothing, or a link that leads nowhere
+    is_link_of_system = path.is_symlink() and path.absolute().parent == Path("/dev")
+    if is_link_of_system or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OutputError(f"{path}: is a device, pipe or socket and no file, give the name of a file.")
 
 
 @contextmanager
@@ -112,6 +129,7 @@ class PartialOutput:
         self.target = target
         self.path = target.with_name(f".{target.name}.partial-{self._writer}")
         self._overwrite = overwrite
+        _refuse_device(target)
         _put_back(target)
         if not overwrite:
             refuse_existing(target)

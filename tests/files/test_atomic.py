@@ -534,3 +534,20 @@ def test_the_first_process_of_a_container_takes_back_what_its_forerunner_of_the_
     PartialOutput(here / "a.zarr", overwrite=True)
     assert names(here) == ["a.zarr"]
     assert set(content(here).values()) == {"old"}
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_pipe_stays_what_it_is(tmp_path, overwrite):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(OutputError, match=r"pipe: is a device, pipe or socket and no file, give the name of a file\."):
+        check_place(path, overwrite=overwrite)
+    with pytest.raises(OutputError, match="is a device, pipe or socket"):
+        write_text(path, "lost")
+    assert stat.S_ISFIFO(path.stat().st_mode)
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").is_symlink(), reason="needs Linux's /dev")
+def test_the_links_among_the_devices_are_not_replaced():
+    with pytest.raises(OutputError, match="/dev/stdout: is a device, pipe or socket"):
+        check_place(Path("/dev/stdout"), overwrite=True)
