@@ -8,7 +8,7 @@ from pathlib import Path
 
 from connectomics_zoo.errors import OutputError
 from connectomics_zoo.runs.checkpoint import check_resumable, has_checkpoint
-from connectomics_zoo.runs.folder import SPEC_FILE, WEIGHTS_FILE, require_run
+from connectomics_zoo.runs.folder import LOCK_FILE, SPEC_FILE, WEIGHTS_FILE, require_run
 from connectomics_zoo.runs.lock import is_lock, lock_folder
 
 
@@ -47,9 +47,11 @@ def claim_resumed(folder: Path) -> Iterator[None]:
         UnknownNameError: it is no run folder, or has weights and no checkpoint.
         OutputError: it is in use, or cannot be written.
     """
-    require_run(folder)
-    check_resumable(folder)
-    with lock_folder(folder):
+    if not (folder / LOCK_FILE).exists():
+        require_run(folder)  # no lock is put into a folder that is none
+    with lock_folder(folder):  # first: of a run that has just begun, there is nothing else yet
+        require_run(folder)
+        check_resumable(folder)
         yield
 
 

@@ -74,6 +74,14 @@ def test_a_folder_that_another_process_has_just_made_stays(tmp_path):
         assert names_in(tmp_path) == ["run", f"run/{LOCK_FILE}"]
 
 
+def test_a_run_that_has_just_begun_is_in_use_and_not_unknown(tmp_path):
+    with LockHolder() as other:
+        other.send(tmp_path)
+        assert other.answer() == "holds"
+        with pytest.raises(OutputError, match="is in use by the process"), claim_resumed(tmp_path):
+            pass
+
+
 def test_only_a_run_with_nothing_to_lose_is_resumed_without_a_checkpoint(tmp_path):
     with pytest.raises(UnknownNameError, match=r"is no run folder: it has no spec\.yaml"), claim_resumed(tmp_path):
         pass
