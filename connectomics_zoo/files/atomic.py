@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all: written beside their place, renamed when they are complete.
 
-What is being written is called `.NAME.partial-PID`, and a folder that is being replaced `.NAME.old-PID`, between two
-renames. What a killed process has left is cleared, or put back, by the next one that writes there.
+What is being written is called `.NAME.partial-PID-RANDOM`, and a folder that is being replaced `.NAME.old-PID-RANDOM`,
+between two renames. What a killed process has left is cleared, or put back, by the next one that writes there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,9 @@ from connectomics_zoo.errors import OutputError, reason
 from connectomics_zoo.files.local import is_local
 
 _log = logging.getLogger(__name__)
+
+_writers: set[str] = set()
+"""Each `PID-RANDOM` with which this process writes now; its threads may write the same target."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -85,14 +89,14 @@ def check_place(path: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Say in one sentence that `path` cannot be written, where the block fails for that; h5py raises RuntimeError too.
+    """Say in one sentence that `path` cannot be written, where the block fails for that.
 
     Raises:
-        OutputError: the block fails.
+        OutputError: the block raises OSError.
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise OutputError(f"{path}: cannot be written ({reason(error)}), give a writable place.") from error
 
 
@@ -104,14 +108,15 @@ class PartialOutput:
     """
 
     def __init__(self, target: Path, *, overwrite: bool) -> None:
+        self._writer = f"{os.getpid()}-{secrets.token_hex(4)}"
         self.target = target
-        self.path = target.with_name(f".{target.name}.partial-{os.getpid()}")
+        self.path = target.with_name(f".{target.name}.partial-{self._writer}")
         self._overwrite = overwrite
         _put_back(target)
         if not overwrite:
             refuse_existing(target)
         _clear_leftovers(target)
-        self.discard()
+        _writers.add(self._writer)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -131,8 +136,11 @@ class PartialOutput:
     def discard(self) -> None:
         """Remove what was written."""
         _remove(self.path)
+        _writers.discard(self._writer)
 
     def _commit(self) -> None:
+        if not self.path.is_dir():
+            _flush(self.path)
         if not self._overwrite:
             self._take_free_place()
         elif self.path.is_dir():
@@ -164,7 +172,7 @@ class PartialOutput:
 
         Where another process puts its own there in between, that one is replaced in turn.
         """
-        old = self.target.with_name(f".{self.target.name}.old-{os.getpid()}")
+        old = self.target.with_name(f".{self.target.name}.old-{self._writer}")
         while True:
             _remove(old)
             try:
@@ -185,6 +193,12 @@ class PartialOutput:
             old.rename(self.path)
 
 
+def _flush(path: Path) -> None:
+    """Wait until the disk has a file, which after a power cut could otherwise be empty under its final name."""
+    with path.open("r+b") as file:  # Windows flushes only what may be written
+        os.fsync(file.fileno())
+
+
 def _rename_to_free(path: Path, target: Path) -> None:
     """Move `path` to `target`, unless something is there.
 
@@ -203,9 +217,8 @@ def _put_back(target: Path) -> None:
     """Give a folder its name back that a process was killed while replacing, or say where it is."""
     if os.path.lexists(target):
         return
-    for old, pid in _siblings(target, "old"):
-        # An earlier process can have had the number of this one, as the first of every container has.
-        if pid != os.getpid() and _is_running(pid):
+    for old, pid, writer in _siblings(target, "old"):
+        if _may_write(pid, writer):
             _log.warning("%s is now %s: process %d is replacing it, or was killed: rename it then.", target, old, pid)
             continue
         try:
@@ -221,19 +234,29 @@ def _clear_leftovers(target: Path) -> None:
     """Remove what killed processes have left of earlier outputs; what another machine may be writing stays."""
     if not is_local(target.parent):
         return
-    for path, pid in [*_siblings(target, "partial"), *_siblings(target, "old")]:
-        if not _is_running(pid):
+    for path, pid, writer in [*_siblings(target, "partial"), *_siblings(target, "old")]:
+        if not _may_write(pid, writer):
             _remove(path)
 
 
-def _siblings(target: Path, kind: Literal["partial", "old"]) -> list[tuple[Path, int]]:
-    """Return every `.NAME.{kind}-PID` beside `target`, with the number of its process."""
-    pattern = re.compile(rf"{re.escape(f'.{target.name}.{kind}-')}([1-9][0-9]{{0,8}})")
+def _siblings(target: Path, kind: Literal["partial", "old"]) -> list[tuple[Path, int, str]]:
+    """Return every `.NAME.{kind}-PID[-RANDOM]` beside `target`, with the number of its process and its writer.
+
+    Earlier versions wrote them without the random part.
+    """
+    pattern = re.compile(rf"{re.escape(f'.{target.name}.{kind}-')}(([1-9][0-9]{{0,8}})(?:-[0-9a-f]{{8}})?)")
     with suppress(OSError):  # there is no such folder, or it cannot be listed
-        return sorted(
-            (path, int(match[1])) for path in target.parent.iterdir() if (match := pattern.fullmatch(path.name))
-        )
+        matches = [(path, pattern.fullmatch(path.name)) for path in target.parent.iterdir()]
+        return sorted((path, int(match[2]), match[1]) for path, match in matches if match)
     return []
+
+
+def _may_write(pid: int, writer: str) -> bool:
+    """Whether the writer, of the process with that number, may still be at work."""
+    if pid == os.getpid():
+        # An earlier process can have had the number of this one, as the first of every container has.
+        return writer in _writers
+    return _is_running(pid)
 
 
 def _is_running(pid: int) -> bool:

@@ -7,8 +7,8 @@ process that is gone is taken over, which only its own machine can tell.
 from __future__ import annotations
 
 import contextlib
+import os
 import stat
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +22,6 @@ from connectomics_zoo.schema.base import Node
 
 TAKEOVER = ".takeover"
 """Ends the name of the lock under which the lock of a process that is gone is taken over."""
-
-_LOOKS, _SECONDS = 20, 0.05
-"""How often, and after how long each, an empty lock is looked at again, whose process may be about to fill it."""
 
 
 class Holder(Node):
@@ -61,8 +58,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def is_lock(name: str) -> bool:
-    """Whether a file of this name in a run folder is its lock, or what a process left that was taking it over."""
-    return name == LOCK_FILE or name.startswith(f"{LOCK_FILE}{TAKEOVER}")
+    """Whether a file of this name in a run folder is its lock, or what a process makes on the way to it."""
+    return name == LOCK_FILE or name.startswith(f"{LOCK_FILE}.")
 
 
 def _take(path: Path, mine: Holder) -> None:
@@ -76,13 +73,30 @@ def _take(path: Path, mine: Holder) -> None:
 
 
 def _create(path: Path, mine: Holder) -> bool:
-    """Make the file of a lock; return False where there is one."""
+    """Make the file of a lock, whole at once; return False where there is one."""
+    text = mine.model_dump_json()
+    draft = path.with_name(f"{path.name}.{mine.token}")
     try:
-        path.touch(exist_ok=False)  # O_CREAT | O_EXCL: one process alone makes it, on NFS too
+        draft.write_text(text, encoding="utf-8")
+        try:
+            os.link(draft, path)  # one process alone makes it, on NFS too
+        except FileExistsError:
+            return False
+        except OSError:  # the file system has no links
+            return _create_in_place(path, text)
+        return True
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _create_in_place(path: Path, text: str) -> bool:
+    """Make the same where there are no links; for a moment it is empty."""
+    try:
+        path.touch(exist_ok=False)  # O_CREAT | O_EXCL: one process alone makes it
     except FileExistsError:
         return False
     try:
-        path.write_text(mine.model_dump_json(), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -107,6 +121,8 @@ def _take_over(path: Path, gone: Holder, mine: Holder) -> bool:
 
 
 def _release(path: Path, mine: Holder) -> None:
+    if os.getpid() != mine.process.pid:
+        return  # a forked child leaves the block, and its parent goes on
     # Where the folder was deleted, or the lock by hand, there is nothing to release.
     with contextlib.suppress(OSError):
         if _text(path) == mine.model_dump_json():
@@ -119,16 +135,10 @@ def _read(path: Path) -> Holder | None:
     Raises:
         OutputError: the file is no lock.
     """
-    for _ in range(_LOOKS):
-        try:
-            text = _text(path)
-        except FileNotFoundError:
-            return None
-        if text:
-            break
-        time.sleep(_SECONDS)
     try:
-        return Holder.model_validate_json(text)
+        return Holder.model_validate_json(_text(path))
+    except FileNotFoundError:
+        return None
     except ValueError:
         raise OutputError(
             f"{path}: is no lock that zoo train writes, or damaged: delete it if nothing trains in {path.parent}."
@@ -141,7 +151,7 @@ def _text(path: Path) -> str:
 
 
 def _refuse_unless_gone(holder: Holder, path: Path) -> None:
-    state = find_state(holder.process)
+    state = find_state(holder.process, named_in=path.parent)
     if state == "gone":
         return
     process = holder.process

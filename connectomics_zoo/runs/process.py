@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from connectomics_zoo.files.local import is_local
 from connectomics_zoo.schema.base import Node
 
 _PROC = Path("/proc")
@@ -30,7 +31,7 @@ class Process(Node):
     pid: Annotated[int, Field(gt=0, lt=2**31)]
     """Its number."""
     started: str
-    """When it started, since numbers are used again: in ticks since the start of the machine, or as a date."""
+    """When it started, since numbers are used again: ticks since the machine's start, or a date; empty as above."""
 
 
 def this_process() -> Process:
@@ -39,13 +40,17 @@ def this_process() -> Process:
     return Process(host=socket.gethostname(), boot=_boot(), namespace=_namespace(), pid=pid, started=_start(pid) or "")
 
 
-def find_state(process: Process) -> Literal["running", "gone", "unknown"]:
-    """Return whether `process` runs; of another machine, or of a container with its own numbers, that is unknown."""
+def find_state(process: Process, *, named_in: Path) -> Literal["running", "gone", "unknown"]:
+    """Return whether `process`, which a file in the folder `named_in` names, runs.
+
+    Of another machine, or of a container with its own numbers, that is unknown.
+    """
     here = this_process()
     if process.host != here.host:
         return "unknown"
     if process.boot != here.boot:
-        return "gone"
+        # Machines that share a file system may share a name: localhost, or that of the machine that they are copies of.
+        return "gone" if is_local(named_in) else "unknown"
     if process.namespace != here.namespace or os.name == "nt":  # there, signal 0 would reach the process
         return "unknown"
     try:
@@ -54,7 +59,10 @@ def find_state(process: Process) -> Literal["running", "gone", "unknown"]:
         return "gone"
     except PermissionError:  # it runs, and is another user's
         pass
-    return "running" if _start(process.pid) in (None, process.started) else "gone"
+    started = _start(process.pid)
+    if started == ENDED:
+        return "gone"
+    return "running" if not started or process.started in ("", started) else "gone"
 
 
 def _boot() -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +152,23 @@ def write_voxel_size(array: Any, *, voxel_size_nm: VoxelSize | None) -> None:
         array.attrs["element_size_um"] = [length / 1000 for length in voxel_size_nm]  # Fiji, ilastik
 
 
+@contextmanager
+def hdf5_write_errors() -> Iterator[None]:
+    """Let a block, or a function, of h5py calls raise OSError where h5py raises RuntimeError, as for some full disks.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
+
+
 class Hdf5Sink:
     """A new HDF5 file with one dataset."""
 
+    @hdf5_write_errors()
     def __init__(
         self,
         path: Path,
@@ -177,10 +192,12 @@ class Hdf5Sink:
             self._file.close()
             raise
 
+    @hdf5_write_errors()
     def write(self, index: tuple[slice, ...], block: npt.NDArray[Any]) -> None:
         """Write `block` at `index`."""
         self._array[index] = block
 
+    @hdf5_write_errors()
     def close(self) -> None:
         """Flush and close the file."""
         self._file.close()

@@ -84,7 +84,7 @@ class WritableVolume:
             )
         try:
             self._sink.write(index, array)
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             raise OutputError(f"{self.location}: cannot be written ({reason(error)}).") from error
 
     def close(self) -> None:

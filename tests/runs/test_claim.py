@@ -54,7 +54,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
 
 
 def test_locks_of_killed_processes_alone_leave_a_folder_empty(tmp_path):
-    for name in (LOCK_FILE, LOCK_FILE + TAKEOVER):
+    for name in (LOCK_FILE, LOCK_FILE + TAKEOVER, f"{LOCK_FILE}.0123abcd"):
         write_lock(tmp_path, name=name, **GONE)
     with claim_new(tmp_path):
         pass

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 
 import pytest
 from support.lock_holder import GONE, LockHolder, write_lock
+from support.mounts import mount
 from support.tiny_training import TINY, request, write_volume
 
 from connectomics_zoo.errors import OutputError
@@ -83,26 +84,34 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path, is_reaped):
 
 
 @pytest.mark.parametrize("changes", [GONE, {"boot": "another"}, {"pid": 2**31 - 1}])
-def test_the_lock_of_a_process_that_is_gone_is_taken_over_though_its_number_is_used_again(tmp_path, changes):
-    write_lock(tmp_path, **changes)
-    with lock_folder(tmp_path):
-        assert holder_in(tmp_path) == os.getpid()
-    assert list(tmp_path.iterdir()) == []
+def test_the_lock_of_a_process_that_is_gone_is_taken_over_though_its_number_is_used_again(
+    tmp_path, monkeypatch, changes
+):
+    mount(monkeypatch, tmp_path, "ext4")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_lock(folder, **changes)
+    with lock_folder(folder):
+        assert holder_in(folder) == os.getpid()
+    assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("changes", [{"host": "elsewhere"}, {"namespace": "pid:[1]"}])
-def test_a_lock_of_another_host_or_container_is_refused_with_the_file_to_delete(tmp_path, changes):
-    write_lock(tmp_path, **GONE, **changes)
+@pytest.mark.parametrize("changes", [{"host": "elsewhere"}, {"namespace": "pid:[1]"}, {"boot": "another"}])
+def test_a_lock_of_another_host_or_container_is_refused_with_the_file_to_delete(tmp_path, monkeypatch, changes):
+    mount(monkeypatch, tmp_path, "nfs4")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_lock(folder, **GONE, **changes)
     host = changes.get("host", socket.gethostname())
     sentence = (
-        f"{tmp_path}: is in use by the process {os.getpid()} on {host} since 2026-01-02 03:04:05+00:00, which cannot "
+        f"{folder}: is in use by the process {os.getpid()} on {host} since 2026-01-02 03:04:05+00:00, which cannot "
         "be checked from here: wait until that ends, choose another folder with --output, or delete "
-        f"{tmp_path / LOCK_FILE} if it is gone."
+        f"{folder / LOCK_FILE} if it is gone."
     )
-    before = (tmp_path / LOCK_FILE).read_bytes()
+    before = (folder / LOCK_FILE).read_bytes()
     with pytest.raises(OutputError, match=re.escape(sentence)):
-        lock_folder(tmp_path).__enter__()
-    assert (tmp_path / LOCK_FILE).read_bytes() == before
+        lock_folder(folder).__enter__()
+    assert (folder / LOCK_FILE).read_bytes() == before
 
 
 def test_a_process_of_another_user_is_checked_too(tmp_path, monkeypatch):
@@ -127,8 +136,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
-def test_a_damaged_lock_is_one_sentence(tmp_path, monkeypatch, content):
-    monkeypatch.setattr(lock, "_SECONDS", 0)
+def test_a_damaged_lock_is_one_sentence(tmp_path, content):
     (tmp_path / LOCK_FILE).write_bytes(content)
     sentence = f"{tmp_path / LOCK_FILE}: is no lock that zoo train writes, or damaged: delete it if nothing trains in "
     with pytest.raises(OutputError, match=re.escape(f"{sentence}{tmp_path}.")):
@@ -144,11 +152,59 @@ def test_what_is_no_file_in_the_place_of_a_lock_is_the_same_sentence(tmp_path, m
         lock_folder(tmp_path).__enter__()
 
 
-def test_a_lock_that_is_just_being_written_is_waited_for(tmp_path, monkeypatch):
-    (tmp_path / LOCK_FILE).touch()
-    monkeypatch.setattr(lock.time, "sleep", lambda _: write_lock(tmp_path, host="elsewhere"))
-    with pytest.raises(OutputError, match="on elsewhere since"):
-        lock_folder(tmp_path).__enter__()
+def test_a_process_that_is_killed_while_it_takes_a_lock_leaves_none_that_is_damaged(tmp_path):
+    code = (
+        "import os, pathlib, signal, sys\n"
+        "from connectomics_zoo.runs.lock import lock_folder\n"
+        "def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "pathlib.Path.write_text = die\n"
+        "lock_folder(pathlib.Path(sys.argv[1])).__enter__()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -signal.SIGKILL
+    with lock_folder(tmp_path):
+        assert holder_in(tmp_path) == os.getpid()
+
+
+def test_a_lock_has_its_content_from_the_first_moment(tmp_path, monkeypatch):
+    link, found = os.link, []
+
+    def look(draft, path):
+        found.append((path.exists(), json.loads(draft.read_text())["process"]["pid"]))
+        link(draft, path)
+
+    monkeypatch.setattr(os, "link", look)
+    with lock_folder(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK_FILE]
+    assert found == [(False, os.getpid())]
+
+
+def test_without_links_a_lock_is_held_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with lock_folder(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK_FILE]
+        with pytest.raises(OutputError, match=f"is in use by the process {os.getpid()} "):
+            lock_folder(tmp_path).__enter__()
+        assert holder_in(tmp_path) == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_forked_child_that_leaves_the_block_does_not_release_the_lock(tmp_path):
+    code = (
+        "import os, pathlib, sys\n"
+        "from connectomics_zoo.runs.lock import lock_folder\n"
+        "folder, child = pathlib.Path(sys.argv[1]), 1\n"
+        "with lock_folder(folder):\n"
+        "    child = os.fork()\n"
+        "    if child:\n"
+        "        os.waitpid(child, 0)\n"
+        "        print(len(list(folder.iterdir())))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert result.stdout == "1\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
@@ -187,9 +243,9 @@ def test_a_lock_that_another_process_has_just_taken_over_is_not_taken_from_it(tm
     find_state = lock.find_state
     with LockHolder() as other:
 
-        def be_slow(process):
+        def be_slow(process, *, named_in):
             monkeypatch.setattr(lock, "find_state", find_state)
-            state = find_state(process)
+            state = find_state(process, named_in=named_in)
             other.send(tmp_path)
             assert other.answer() == "holds"
             return state

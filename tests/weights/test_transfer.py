@@ -16,11 +16,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.mounts import mount
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from connectomics_zoo.errors import OutputError, WeightsError
-from connectomics_zoo.files import local
 from connectomics_zoo.files.digests import file_sha256
 from connectomics_zoo.network.build import build
 from connectomics_zoo.schema.model import ModelSpec
@@ -50,18 +50,6 @@ def copy_of(network: nn.Module) -> dict[str, Tensor]:
 def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     assert first.keys() == second.keys()
     assert all(first[key].dtype == second[key].dtype and torch.equal(first[key], second[key]) for key in first)
-
-
-def mount(monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str | None) -> None:
-    """Let the system say that `folder` is on a file system of this kind; None: let it say nothing."""
-    path = folder / "mountinfo"
-    if kind is not None:
-        escaped = str(folder.resolve()).replace(" ", r"\040")
-        path.write_text(
-            "20 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
-            f"21 20 0:50 /export {escaped} rw,relatime shared:2 master:3 - {kind} server:/export rw\n"
-        )
-    monkeypatch.setattr(local, "_MOUNTS", path)
 
 
 def groups(report: LoadReport) -> tuple[set[str], ...]:
