@@ -36,7 +36,7 @@ LABEL = 4
 
 @contextmanager
 def show_progress(verb: str, *, speed: Callable[[float], str] | None = None) -> Iterator[Callable[[Progress], None]]:
-    """Show on stderr how far `verb` is; what this yields is told.
+    """Show on stderr how far `verb` is, as the function that this yields is told it.
 
     The bar goes at the end: what stays in a terminal is what the verb says.
 

@@ -35,19 +35,20 @@ def write_sums(folder: Path, names: Iterable[str]) -> None:
     (folder / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
-def check_sums(folder: Path) -> None:
-    """Refuse a folder whose files are not what its `SHA256SUMS` says, if it has one.
+def check_sums(folder: Path) -> dict[str, str]:
+    """Return the digests in the `SHA256SUMS` of a folder by file name, checked; none where it has no such file.
 
     Raises:
         WeightsError: a file is missing or differs, or `SHA256SUMS` cannot be read.
     """
     path = folder / SUMS_FILE
     if not path.exists():
-        return
+        return {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         raise WeightsError(f"{path}: cannot be read, get the folder again.") from None
+    digests = {}
     for line in lines:
         match = re.fullmatch(r"([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]*)", line)
         if match is None:
@@ -55,3 +56,5 @@ def check_sums(folder: Path) -> None:
         file = folder / match[2]
         if not file.is_file() or file_sha256(file) != match[1]:
             raise WeightsError(f"{file}: not the file that {SUMS_FILE} beside it has (damaged?), get the folder again.")
+        digests[match[2]] = match[1]
+    return digests

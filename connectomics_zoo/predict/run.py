@@ -41,7 +41,7 @@ from connectomics_zoo.volumes.placement import placement_of
 from connectomics_zoo.volumes.values import store_values
 from connectomics_zoo.volumes.voxel_size import lengths
 from connectomics_zoo.volumes.writing import refuse_own_input
-from connectomics_zoo.weights.pretrained import Frozen, Pretrained, find_run
+from connectomics_zoo.weights.pretrained import Frozen, Pretrained, digested, find_run
 
 _log = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def predict(
 
     Raises:
         UnknownNameError: `run` means nothing, or `device` is unknown.
-        WeightsError: there are no such weights, or they do not say how they were trained.
+        WeightsError: there are no such weights, they do not say how they were trained, or are replaced meanwhile.
         VolumeError: the volume cannot be read or is not what the run was trained on.
         InputSizeError: the network does not accept the window.
         SpecError: device, engine and precision do not go together, or the views do not suit task, window or voxels.
@@ -190,8 +190,9 @@ def predict(
             batch_size=batch_size,
         )
         check_contrast(source, job.geometry.box, intensity_range=spec.data.intensity_range)
-        forward = _forward(job, views=seen)
-        made = make_provenance(trained, spec, chosen=chosen, precision=used, output=output)
+        with digested(trained) as read:
+            forward = _forward(job, views=seen)
+        made = make_provenance(read, spec, chosen=chosen, precision=used, output=output)
         begin = time.perf_counter()
         with _create_output(out, job, source=source, made=made, overwrite=overwrite) as target:
             windows, columns = _predict_columns(job, source, target, forward=forward, progress=progress)

@@ -71,11 +71,6 @@ def require_run(folder: str | Path) -> None:
         )
 
 
-def is_run(folder: Path) -> bool:
-    """Whether the spec in `folder` is that of a run, and not of a model, as what `zoo convert` makes has it."""
-    return read_yaml(folder / SPEC_FILE).get("kind") == "run"
-
-
 def run_text(run: RunSpec) -> str:
     """Return the resolved spec as it lies in a run folder, and in the metadata of weights that are given away."""
     return dump_yaml(run.model_dump(mode="json", exclude_none=True))

@@ -128,16 +128,11 @@ class SchemaViolation(NamedTuple):
     """What."""
 
 
-def check_document(kind: SpecKind, document: Any) -> list[str]:
-    """Return what is wrong with `document` by its JSON Schema: `path: message`, an empty list if nothing is.
+def violations(kind: SpecKind, document: Any) -> list[SchemaViolation]:
+    """Return what is wrong with `document` by its JSON Schema, an empty list if nothing is.
 
     As in pydantic's strict mode, and unlike in plain JSON Schema, 1.0 is no whole number.
     """
-    return [f"{path}: {message}" if path else message for path, message in violations(kind, document)]
-
-
-def violations(kind: SpecKind, document: Any) -> list[SchemaViolation]:
-    """Return what is wrong with `document`, as `check_document` does, with the paths apart."""
     validator = _validator(kind, tuple(catalog.builders()))
     return [_finding(error) for error in sorted(validator.iter_errors(document), key=_position)]
 

@@ -16,7 +16,7 @@ from connectomics_zoo.catalog import SPEC_KINDS, SpecKind, names_of
 from connectomics_zoo.errors import SpecError, UnknownNameError, WeightsError, nearest
 from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.hub import fetch_spec
-from connectomics_zoo.runs.folder import get_run, spec_in
+from connectomics_zoo.runs.folder import require_run, spec_in
 from connectomics_zoo.runs.portable import check_portable
 from connectomics_zoo.schema.experiment import ExperimentSpec, RunSpec, Spec
 from connectomics_zoo.schema.model import ModelSpec
@@ -216,7 +216,7 @@ def find(ref: str, *, kind: LookupKind | None = None) -> Resolved:
     reference = parse_reference(ref)
     if reference.path is None and reference.hub is None:
         if kind == "run":
-            return Resolved(reference, get_run(ref), Path(ref))  # which says that a name is no run folder
+            require_run(ref)  # refuses, since a name is no run folder
         if kind is None:
             _refuse_unknown(reference)
         return resolve(reference)

@@ -51,7 +51,8 @@ def parse_reference(text: str | Path | Reference) -> Reference:
     text with a path separator or the suffix `.yaml` is a path; anything else is a name.
 
     Raises:
-        UnknownNameError: it is neither, or both a name in a catalogue and a folder here.
+        UnknownNameError: it is none of them, or both a name in a catalogue and a folder here.
+        WeightsError: it is a weights file, which does not say of what network.
     """
     if isinstance(text, Reference):
         return text

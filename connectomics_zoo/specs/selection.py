@@ -9,8 +9,8 @@ from pathlib import Path
 
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
+from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.hub import HubReference
-from connectomics_zoo.runs.folder import SPEC_FILE
 from connectomics_zoo.specs.lookup import get_spec, spec_path
 from connectomics_zoo.specs.reference import Reference, parse_reference
 
@@ -30,8 +30,17 @@ class Target:
 
     @property
     def is_run(self) -> bool:
-        """Whether it is the resolved spec of a run folder, which also holds weights."""
-        return self.path.name == SPEC_FILE
+        """Whether it is the resolved spec of a run, as the file says.
+
+        Raises:
+            SpecError: it cannot be read.
+        """
+        return read_yaml(self.path).get("kind") == "run"
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether a folder was given, whose spec it is."""
+        return self.reference is not None and self.reference.path is not None and self.reference.path.is_dir()
 
     @property
     def hub(self) -> HubReference | None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from connectomics_zoo.files.safetensors import PICKLES
 from connectomics_zoo.network.build import build
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.volumes.voxel_size import is_near_trained, lengths
-from connectomics_zoo.weights.pretrained import Pretrained, embedded_run, find_pretrained
+from connectomics_zoo.weights.pretrained import embedded_run, find_start
 from connectomics_zoo.weights.storage import largest_start, read_weights
 from connectomics_zoo.weights.transfer import LoadReport, build_with_weights, find_roles
 
@@ -31,7 +29,7 @@ def first_network(run: RunSpec, *, resume: bool) -> tuple[nn.Module, LoadReport 
     deep_supervision = len(run.model.outputs) > 1
     if run.init_from is None or resume:
         return build(run.model, deep_supervision=deep_supervision), None
-    found = _find(run.init_from, run)
+    found = find_start(run.init_from, run.model)
     weights = read_weights(found.path, max_bytes=largest_start(run.model))
     network, report = build_with_weights(
         run.model, weights, deep_supervision=deep_supervision, source=run.init_from, resample_kernels=True
@@ -42,14 +40,6 @@ def first_network(run: RunSpec, *, resume: bool) -> tuple[nn.Module, LoadReport 
         report = _begin_heads_anew(network, report, run)
     _warn_of_voxels(trained, run)
     return network.train(), report
-
-
-def _find(source: str, run: RunSpec) -> Pretrained:
-    """Return what `source` means: weights of a reference, or a file, of which only its header tells more."""
-    path = Path(source).expanduser()
-    if path.suffix in (".safetensors", *PICKLES) and not source.startswith("hf:"):
-        return Pretrained(source, run.model, path)
-    return find_pretrained(str(path) if source.startswith("~") else source)
 
 
 def _other_meanings(trained: RunSpec, run: RunSpec) -> bool:

@@ -33,7 +33,8 @@ def train(
 ) -> TrainReport:
     """Train a model and return where the run lies.
 
-    Everything that can be wrong with spec, overrides and volumes is found before the run folder is made.
+    What is wrong with spec, overrides or volumes is found before the first step, and of a new run that is refused
+    nothing stays.
 
     Args:
         ref: an experiment or a model; with `resume`, a run folder.

@@ -1,9 +1,8 @@
-"""What a verification found: declaration by declaration, as data, JSON or JUnit XML."""
+"""What a verification found: declaration by declaration, as data or JUnit XML."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -74,10 +73,6 @@ class VerifyReport:
     def passed(self) -> bool:
         """Whether every check of every model holds, and there was a model."""
         return bool(self.models) and all(model.passed for model in self.models)
-
-    def to_json(self) -> str:
-        """Return the report as JSON, as `to_dict` has it."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as data: `passed`, `level`, and for each model its checks."""

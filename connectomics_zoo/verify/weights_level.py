@@ -11,7 +11,7 @@ from pathlib import Path
 from connectomics_zoo.errors import LimitError, MissingPackageError
 from connectomics_zoo.files.digests import SUMS_FILE, check_sums
 from connectomics_zoo.network.build import probe_network
-from connectomics_zoo.runs.folder import METRICS_FILE, WEIGHTS_FILE, get_run, is_run, write_run
+from connectomics_zoo.runs.folder import METRICS_FILE, SPEC_FILE, WEIGHTS_FILE, get_run, write_run
 from connectomics_zoo.runs.metrics import has_metrics, read_metrics
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec, Probe
@@ -36,7 +36,7 @@ TOLERANCE = 0.005
 
 
 def check_weights(spec: ModelSpec, target: Target, data: Sequence[Path] = ()) -> list[Check]:
-    """Return the checks of this level: one file for each tag, or the file of a run folder or of a repository.
+    """Return the checks of this level: one file for each tag, or the file beside the spec or in its repository.
 
     Args:
         spec: the spec in `target`.
@@ -51,10 +51,10 @@ def check_weights(spec: ModelSpec, target: Target, data: Sequence[Path] = ()) ->
             checks += collect(
                 "weights", "metrics", _unmeasured("metrics", "the scores of a repository are in its card")
             )
-    elif target.is_run:
+    elif _lies_beside_weights(spec, target):
         checks += collect("weights", WEIGHTS_FILE, _in_folder(spec, folder))
         if data and all(check.ok for check in checks):
-            checks += collect("weights", METRICS_FILE, _scores_of_run(folder, data))
+            checks += collect("weights", METRICS_FILE, _scores_of_run(target, data))
     else:  # a run's spec may have the weights of the model that it was made from, which lie elsewhere
         if target.tag is not None:
             checks += collect("weights", f"weights.{target.tag}", _known(spec, target.tag))
@@ -64,6 +64,13 @@ def check_weights(spec: ModelSpec, target: Target, data: Sequence[Path] = ()) ->
                 found += collect("weights", f"weights.{tag}.metrics", _scores_declared(spec, tag, folder, data))
             checks += found
     return checks
+
+
+def _lies_beside_weights(spec: ModelSpec, target: Target) -> bool:
+    """Whether a folder with weights is meant: a run's, or as `zoo convert` makes one, whose spec declares none."""
+    if target.is_run or target.is_folder:
+        return True
+    return target.path.name == SPEC_FILE and not spec.weights and (target.path.parent / WEIGHTS_FILE).is_file()
 
 
 def _known(spec: ModelSpec, tag: str) -> Iterator[Check]:
@@ -138,9 +145,10 @@ def _scores_declared(spec: ModelSpec, tag: str, folder: Path, data: Sequence[Pat
         yield from _scores(copy, run, entry.metrics, data, label=label)
 
 
-def _scores_of_run(folder: Path, data: Sequence[Path]) -> Iterator[Check]:
+def _scores_of_run(target: Target, data: Sequence[Path]) -> Iterator[Check]:
     """Yield whether the weights of a run folder still have the scores that training wrote down."""
-    if not is_run(folder) or not has_metrics(folder):
+    folder = target.path.parent
+    if not target.is_run or not has_metrics(folder):
         yield from _unmeasured("metrics", f"no scores ({METRICS_FILE}) lie beside the weights")
         return
     run = get_run(folder)

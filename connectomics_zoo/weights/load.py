@@ -10,13 +10,12 @@ import torch
 from torch import nn
 
 from connectomics_zoo.errors import SpecError, WeightsError, ZooError
-from connectomics_zoo.files.safetensors import PICKLES
 from connectomics_zoo.network.build import build, with_counts
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.specs.lookup import get_spec
 from connectomics_zoo.specs.reference import Reference, parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
-from connectomics_zoo.weights.pretrained import Frozen, Pretrained, find_pretrained
+from connectomics_zoo.weights.pretrained import Frozen, Pretrained, find_pretrained, find_start
 from connectomics_zoo.weights.storage import largest_file, largest_start, read_weights
 from connectomics_zoo.weights.transfer import LoadReport, build_with_weights
 
@@ -79,8 +78,8 @@ def load(
         raise SpecError(f"{spec.name} has one output only, load it without deep_supervision=True.")
 
     if init_from is not None:
-        path = find_weights(init_from, frozen=frozen)
-        return load_file(spec, path, deep_supervision=deep_supervision, resample_kernels=True, device=device)
+        start = find_start(init_from, spec, frozen=frozen)
+        return load_file(spec, start.path, deep_supervision=deep_supervision, resample_kernels=True, device=device)
     if trained is not None:
         return load_file(
             spec,
@@ -182,13 +181,3 @@ def _trained(reference: Reference | ModelSpec, pretrained: bool | str, *, frozen
     if tag is not None and own not in (None, tag):
         raise WeightsError(f"{reference.text} means {own}, leave out pretrained={tag!r}.")
     return find_pretrained(reference, tag, frozen=frozen) if own or pretrained else None
-
-
-def find_weights(source: str | Path, *, frozen: Frozen = False) -> Path:
-    """Return the weights file that `source` means: the file itself, that of a folder, of `name.tag`, or on the Hub."""
-    path = Path(source)
-    if path.suffix in (".safetensors", *PICKLES) and not str(source).startswith("hf:"):
-        if frozen is not False:
-            raise WeightsError(f"{source!s}: a file is in no lock file, leave out either it or frozen.")
-        return path
-    return find_pretrained(source, frozen=frozen).path

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from connectomics_zoo.errors import WeightsError
 from connectomics_zoo.files.digests import check_sums, file_sha256
+from connectomics_zoo.files.safetensors import PICKLES
 from connectomics_zoo.hub import HubReference, fetch, fetch_weights
 from connectomics_zoo.runs.folder import weights_in
 from connectomics_zoo.schema.experiment import RunSpec
@@ -38,6 +41,8 @@ class Pretrained:
     """What the spec declares about them, where it does."""
     beside: Resolved | None = None
     """The folder or repository that they lie in, with the spec there; None where the spec declares them."""
+    digest: str | None = None
+    """The SHA-256 of the file, where it is known: it was checked, or is that of what `digested` holds."""
 
     @property
     def source(self) -> str:
@@ -45,8 +50,33 @@ class Pretrained:
         return str(self.path) if self.path.is_relative_to(self.name) else f"{self.name}: {self.path}"
 
     def sha256(self) -> str:
-        """Return the digest of the file, which is read for it where none is declared."""
-        return file_sha256(self.path) if self.entry is None else self.entry.sha256
+        """Return the digest of the file, which is read for it where it is not known."""
+        return file_sha256(self.path) if self.digest is None else self.digest
+
+
+@contextmanager
+def digested(found: Pretrained) -> Iterator[Pretrained]:
+    """Yield `found` with the digest of its file; in the block, the file is read.
+
+    Raises:
+        WeightsError: another file has that name at the end, as when a training keeps better weights meanwhile.
+    """
+    before = _identity(found.path)
+    yield replace(found, digest=found.sha256())
+    if _identity(found.path) != before:
+        raise WeightsError(
+            f"{found.path}: was replaced while it was read, as by a training that still runs: start again, or give a "
+            "copy of the folder."
+        )
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """Return what tells a file from the one that takes its name; None where there is none."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def find_pretrained(ref: str | Path | Reference, tag: str | None = None, *, frozen: Frozen = False) -> Pretrained:
@@ -82,8 +112,8 @@ def _in_folder(reference: Reference, folder: Path) -> Pretrained:
     """Find the weights in a folder."""
     weights = weights_in(folder)
     found = resolve(reference)
-    check_sums(folder)
-    return Pretrained(reference.text, found.model, weights, beside=found)
+    sums = check_sums(folder)
+    return Pretrained(reference.text, found.model, weights, beside=found, digest=sums.get(weights.name))
 
 
 def _of_spec(found: Resolved, tag: str | None, lock: OpenLock | None) -> Pretrained:
@@ -100,7 +130,7 @@ def _of_spec(found: Resolved, tag: str | None, lock: OpenLock | None) -> Pretrai
     path = weights_path(spec, chosen, folder=found.path.parent)
     if lock is not None and path.stat().st_size != locked(lock, name).size:
         raise WeightsError(f"{name}: has {path.stat().st_size} bytes, and {lock.path} has another size: lock it again.")
-    return Pretrained(name, network, path, entry=entry)
+    return Pretrained(name, network, path, entry=entry, digest=entry.sha256)
 
 
 def with_channels_of(spec: ModelSpec, entry: WeightsEntry) -> ModelSpec:
@@ -184,18 +214,46 @@ def weights_beside(found: Resolved, *, sha256: str | None = None, size: int | No
     # Counted, since what a stranger's spec says of its own network may be anything.
     limit = largest_file(found.model.model_copy(update={"expect": None}))
     path = fetch_weights(hub, max_bytes=limit, sha256=sha256, size=size)
-    return Pretrained(str(hub), found.model, path, beside=found)
+    return Pretrained(str(hub), found.model, path, beside=found, digest=sha256)
 
 
 def _locked_on_hub(hub: HubReference, lock: OpenLock) -> LockedWeights:
     """Return what the lock file says of a repository, by the reference as it was locked or as it was pinned."""
     for name, held in lock.weights.items():
+        if not name.startswith("hf://"):  # the spec of a catalogue describes that network, and not the one there
+            continue
         if hub == (held.repo, held.revision, held.file):
             return held
         # Without a file, the reference means the one that the repository's names lead to, as a name in the lock does.
-        if hub == (held.repo, held.revision, None) and parse_reference(name).hub[2:] == (None,):  # type: ignore[index]
+        if hub == (held.repo, held.revision, None) and _names_no_file(name):
             return held
     return locked(lock, str(hub))
+
+
+def _names_no_file(name: str) -> bool:
+    hub = parse_reference(name).hub
+    return hub is not None and hub.file is None
+
+
+def find_start(source: str | Path, spec: ModelSpec, *, frozen: Frozen = False) -> Pretrained:
+    """Return the weights that a network of `spec` starts from: a file, of which only its header tells more, or others.
+
+    Args:
+        source: a safetensors file, or what `find_pretrained` takes; `~` is the home folder.
+        spec: the network that starts.
+        frozen: load only what the lock file has.
+
+    Raises:
+        WeightsError: a file is in no lock file.
+        ZooError: see `find_pretrained`.
+    """
+    text = str(source)
+    path = Path(text).expanduser()
+    if path.suffix not in (".safetensors", *PICKLES) or text.startswith("hf:"):
+        return find_pretrained(path if text.startswith("~") else source, frozen=frozen)
+    if frozen is not False:
+        raise WeightsError(f"{text}: a file is in no lock file, leave out either it or frozen.")
+    return Pretrained(text, spec, path)
 
 
 def find_run(ref: str | Path | Reference, *, frozen: Frozen = False) -> tuple[RunSpec, Pretrained]:

@@ -152,6 +152,12 @@ def test_a_file_of_the_users_gets_its_numbers_and_no_lock(tmp_path, add_spec):
     assert get_spec(mine).expect is not None
 
 
+def test_a_spec_of_a_model_is_recorded_whatever_its_file_is_called(add_spec, tmp_path):
+    mine = add_spec("tiny", STATIC).rename(tmp_path / "spec.yaml")
+    catalog.entries.cache_clear()
+    assert [change.path for change in recorded(str(mine)).changes] == [mine]
+
+
 def test_a_run_folder_is_not_recorded(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "spec.yaml").write_text("kind: run\n")

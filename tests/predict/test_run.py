@@ -24,10 +24,12 @@ from connectomics_zoo.errors import (
     SpecError,
     UnknownNameError,
     VolumeError,
+    WeightsError,
 )
 from connectomics_zoo.evaluate import evaluate
 from connectomics_zoo.network.device import prediction_precision
 from connectomics_zoo.predict import predict
+from connectomics_zoo.predict.network import make_forward
 from connectomics_zoo.runs.folder import WEIGHTS_FILE, get_run
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.task import TaskSpec
@@ -230,6 +232,21 @@ def test_a_device_that_is_not_here_is_an_error(run, tmp_path):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UnknownNameError, match=r"is a folder without spec\.yaml, a run folder has one"):
         predict(tmp_path, tmp_path / "image.h5", tmp_path / "out.h5")
+
+
+def test_weights_that_are_replaced_while_they_are_read_are_refused(run, tmp_path, monkeypatch):
+    folder = shutil.copytree(run, tmp_path / "run")
+
+    def load_the_next(*args, **options):
+        shutil.copy(run / WEIGHTS_FILE, tmp_path / "next")
+        (tmp_path / "next").replace(folder / WEIGHTS_FILE)
+        return make_forward(*args, **options)
+
+    monkeypatch.setattr("connectomics_zoo.predict.run.make_forward", load_the_next)
+    image = write(tmp_path / "image.h5", grey((16, 32, 32)))
+    with pytest.raises(WeightsError, match=rf"{WEIGHTS_FILE}: was replaced while it was read, as by a training"):
+        predict(folder, image, tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()
 
 
 def test_other_channels_than_the_networks_are_refused(run, tmp_path):

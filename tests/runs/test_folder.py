@@ -18,7 +18,6 @@ from connectomics_zoo.runs.folder import (
     SPEC_FILE,
     WEIGHTS_FILE,
     get_run,
-    is_run,
     weights_in,
     write_run,
 )
@@ -64,7 +63,6 @@ def test_a_spec_is_read_as_it_was_written_and_replaces_another(tmp_path):
         write_run(run, tmp_path)
         assert get_run(tmp_path) == run
     assert [path.name for path in tmp_path.iterdir()] == [SPEC_FILE]
-    assert is_run(tmp_path)
 
 
 def test_a_folder_that_is_no_run_folder_says_what_is_missing(tmp_path):

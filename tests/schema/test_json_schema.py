@@ -18,7 +18,7 @@ from connectomics_zoo.cli.schema import command
 from connectomics_zoo.errors import LimitError, SpecError, ZooError
 from connectomics_zoo.files.yaml import MAX_BYTES, parse_yaml, read_yaml
 from connectomics_zoo.schema.builder import builder_module
-from connectomics_zoo.schema.json_schema import TYPES, check_document, schema_for, schema_text
+from connectomics_zoo.schema.json_schema import TYPES, schema_for, schema_text, violations
 from connectomics_zoo.schema.validation import validate
 
 CORPUS = Path(__file__).parent / "specs"
@@ -46,7 +46,7 @@ def test_the_corpora_and_the_catalogue_hold_what_they_should():
 def test_pydantic_and_json_schema_accept_a_valid_spec(path):
     document = read_yaml(path)
     validate(TYPES[kind_of(path)], document, source=path.name)
-    assert check_document(kind_of(path), document) == []
+    assert violations(kind_of(path), document) == []
 
 
 @pytest.mark.parametrize("path", [*VALID, *CATALOGUE], ids=lambda path: path.stem)
@@ -55,7 +55,7 @@ def test_what_pydantic_writes_of_a_valid_spec_both_read_again(path):
     spec = validate(TYPES[kind], read_yaml(path), source=path.name)
     document = json.loads(spec.model_dump_json())
     assert validate(TYPES[kind], document, source=path.name) == spec
-    assert check_document(kind, document) == []
+    assert violations(kind, document) == []
 
 
 @pytest.mark.parametrize("path", INVALID, ids=lambda path: path.stem)
@@ -74,7 +74,7 @@ def test_the_reader_or_json_schema_refuses_an_invalid_spec(path):
         document = read_yaml(path)
     except SpecError:
         return
-    assert check_document(kind_of(path), document) != []
+    assert violations(kind_of(path), document) != []
 
 
 def test_a_file_over_the_limit_is_refused_before_it_is_parsed(tmp_path):
@@ -202,9 +202,9 @@ def test_no_object_of_a_schema_is_open_to_unknown_keys(kind):
     ],
 )
 def test_a_finding_of_json_schema_has_a_readable_path(text, finding):
-    findings = check_document("model", COMPLETE | {"arch": parse_yaml(text)})
+    findings = violations("model", COMPLETE | {"arch": parse_yaml(text)})
     assert len(findings) == 1
-    assert findings[0].startswith(finding)
+    assert ": ".join(findings[0]).startswith(finding)
 
 
 @pytest.mark.parametrize("path", CATALOGUE, ids=lambda path: path.stem)

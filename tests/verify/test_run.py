@@ -304,7 +304,7 @@ def test_verifying_leaves_random_state_and_threads_as_they_were(tiny):
 
 def test_the_report_is_json_and_junit_xml(tiny):
     report = verify([tiny(outputs=[TINY["outputs"][0], *TINY["outputs"][2:]])], level="schema")
-    document = json.loads(report.to_json())
+    document = json.loads(json.dumps(report.to_dict()))
     assert document["passed"] is False
     failed = [check for check in document["models"][0]["checks"] if not check["ok"]]
     assert failed[0]["path"] == "outputs"

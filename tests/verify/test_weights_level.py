@@ -51,6 +51,25 @@ def test_weights_that_are_missing_damaged_or_foreign_fail(tiny, tmp_path):
     assert "there is no such weights file" in found["weights.mito"].note
 
 
+def test_the_declared_weights_of_a_model_are_verified_whatever_its_file_is_called(tiny, tmp_path):
+    weights = with_weights(tmp_path, get_spec(tiny()))
+    weights["mito"]["sha256"] = "0" * 64
+    spec = Path(tiny(weights=weights)).rename(tmp_path / SPEC_FILE)
+    assert list(failures(verify([str(spec)], level="weights"))) == ["weights.mito"]
+
+
+def test_a_folder_of_a_model_is_verified_with_its_weights(tiny, tmp_path):
+    model = get_spec(tiny())
+    spec = Path(tiny(weights={})).rename(tmp_path / SPEC_FILE)
+    assert verify([str(spec)], level="weights").passed, "a spec without weights"
+    assert list(failures(verify([str(tmp_path)], level="weights"))) == [WEIGHTS_FILE]
+    write_weights(build.build(model, deep_supervision=True), tmp_path / WEIGHTS_FILE)
+    for reference in (tmp_path, spec):
+        (found,) = verify([str(reference)], level="weights").models
+        assert found.passed
+        assert [check.path for check in found.checks if check.level == "weights"] == [WEIGHTS_FILE]
+
+
 def test_a_run_folder_is_verified_with_its_weights(tiny, tmp_path):
     model = get_spec(tiny())
     run = RunSpec(

@@ -28,7 +28,8 @@ from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.specs.lookup import get_spec, get_task
 from connectomics_zoo.specs.resolve import resolve_model
-from connectomics_zoo.weights.load import find_weights, load
+from connectomics_zoo.weights.load import load
+from connectomics_zoo.weights.pretrained import find_pretrained
 from connectomics_zoo.weights.storage import write_weights
 
 TINY = {"base_channels": 2, "kernel_size": 3, "expansion_ratios": 1, "block_counts": [1] * 9}
@@ -529,12 +530,20 @@ def test_a_larger_kernel_starts_from_a_smaller_one_by_reference_file_and_run(
     expected = torch.nn.functional.interpolate(
         extra["one"]["bottleneck.0.conv1.weight"], size=(5, 5, 5), mode="trilinear"
     )
-    for source in ("tiny.one", find_weights("tiny.one"), run, str(run), run / WEIGHTS_FILE):
+    for source in ("tiny.one", find_pretrained("tiny.one").path, run, str(run), run / WEIGHTS_FILE):
         network: Any = load("tiny", arch={"kernel_size": 5}, init_from=source)
         assert len(network.load_report.adapted) == 17
         assert network.load_report.reinitialised == network.load_report.dropped == ()
         assert torch.equal(network.bottleneck[0].conv1.weight, expected)
         assert torch.equal(network.stem.weight, extra["one"]["stem.weight"])
+
+
+def test_a_source_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_run(tmp_path / "run", load("mednext-S", arch=TINY))
+    for source in ("~/run", f"~/run/{WEIGHTS_FILE}"):
+        network: Any = load("mednext-S", arch=TINY, init_from=source)
+        assert network.load_report.reinitialised == ()
 
 
 def test_a_pickle_to_start_from_is_refused(tmp_path: Path) -> None:

@@ -337,6 +337,17 @@ def test_another_file_of_a_locked_commit_is_not_locked(
             zoo.load(ref, frozen=True)
 
 
+def test_a_catalogue_s_lock_of_a_file_on_the_hub_locks_no_repository(pinned, run_zoo):
+    assert run_zoo("lock", pinned)[0] == 0
+    document = read_yaml(Path("zoo.lock"))
+    (held,) = document["weights"].values()
+    del held["spec_sha256"]
+    Path("zoo.lock").write_text(dump_yaml(document | {"weights": {"mednext-S@1.0.0.mine": held}}))
+    for ref in (pinned, f"{pinned}/model.safetensors"):
+        with pytest.raises(WeightsError, match=rf"{ref}: not in zoo\.lock, so not loaded"):
+            zoo.load(ref, frozen=True)
+
+
 def test_frozen_where_nothing_can_be_checked_is_refused(pinned, files, run, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(files["model.safetensors"])
     with pytest.raises(WeightsError, match=r"x\.safetensors: a file is in no lock file"):
