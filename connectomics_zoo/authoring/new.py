@@ -42,17 +42,17 @@ def new_spec(name: str, *, base: str | Path | ModelSpec, changes: Mapping[str, A
     origin = get_spec(base)
     changed = override_model(origin, changes)
     described = ", ".join(f"{key}={value}" for key, value in flatten(changes).items() if key != "summary")
-    story = f"{origin.name} {origin.version}" + (f" with {described}" if described else "")
-    story = story if len(story) < 300 else story[:299] + "…"
+    origin_text = f"{origin.name} {origin.version}" + (f" with {described}" if described else "")
+    origin_text = origin_text if len(origin_text) < 300 else origin_text[:299] + "…"
     document = changed.model_dump(mode="json") | {
         "name": name,
         "version": FIRST_VERSION,
         "expect": None,
         "weights": {},
-        "changes": {FIRST_VERSION: f"Made from {story}."},
+        "changes": {FIRST_VERSION: f"Made from {origin_text}."},
     }
     if "summary" not in changes:
-        document["summary"] = f"{story}."
+        document["summary"] = f"{origin_text}."
     spec = validate(ModelSpec, document, source=name)
     # Imported here, so that what is not allowed is refused before torch is imported.
     from connectomics_zoo.network.build import measure_expectation

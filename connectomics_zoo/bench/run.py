@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from connectomics_zoo.bench.load import busy_processes
+from connectomics_zoo.bench.busy import busy_processes
 from connectomics_zoo.bench.machine import describe_machine
 from connectomics_zoo.bench.memory import peak_memory
 from connectomics_zoo.bench.report import BenchReport, Measurement, ModelBench, make_measurements
@@ -196,14 +196,14 @@ class _Counter:
     def begin(self, label: str) -> None:
         """Say what comes next."""
         self.label = label
-        self._tell()
+        self._report()
 
     def tick(self) -> None:
         """Count a run."""
         self.done += 1
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if self.progress is not None:
             self.progress(Progress(self.done, self.total, unit="runs", label=self.label))
 

@@ -45,10 +45,10 @@ def command(ref: str, overrides: tuple[str, ...], kind: Any, output: str | None)
     REF is a name, name@1.0.0, name.tag, catalog:name, a YAML file, or a run folder. Overrides address fields of the
     spec; in a model these are arch.*, input.channels, outputs.channels, training.* and the words about it.
     """
-    from connectomics_zoo.specs.lookup import find
+    from connectomics_zoo.specs.lookup import resolve_any
     from connectomics_zoo.specs.overrides import parse_overrides
 
-    found = find(ref, kind=kind)
+    found = resolve_any(ref, kind=kind)
     changes = parse_overrides(overrides)
     spec = _change(found.spec, changes, source=ref) if changes else found.spec
     document = spec_document(spec)

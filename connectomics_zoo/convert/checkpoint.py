@@ -76,7 +76,7 @@ class InertMapping:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class ForeignCheckpoint:
     """What a file holds."""
 
     content: dict[Any, Any]
@@ -85,7 +85,7 @@ class Checkpoint:
     """The names of other projects in it, all of which have become inert."""
 
 
-def read_checkpoint(path: Path, maps: Sequence[KeyMap]) -> Checkpoint:
+def read_foreign_checkpoint(path: Path, maps: Sequence[KeyMap]) -> ForeignCheckpoint:
     """Return what the checkpoint at `path` holds, if one of `maps` allows every name in its pickle.
 
     A safetensors file has no pickle, and holds tensors at its top.
@@ -97,7 +97,7 @@ def read_checkpoint(path: Path, maps: Sequence[KeyMap]) -> Checkpoint:
     """
     _refuse_no_file(path)
     if path.suffix == ".safetensors":
-        return Checkpoint(dict(read_weights(path, max_bytes=MAX_WEIGHTS_BYTES)), ())
+        return ForeignCheckpoint(dict(read_weights(path, max_bytes=MAX_WEIGHTS_BYTES)), ())
     if path.stat().st_size > MAX_WEIGHTS_BYTES:
         raise LimitError(
             f"{path}: larger than the {MAX_WEIGHTS_BYTES} bytes that weights may have, is it a checkpoint?"
@@ -120,7 +120,7 @@ def read_checkpoint(path: Path, maps: Sequence[KeyMap]) -> Checkpoint:
             raise WeightsError(f"{path}: not a readable checkpoint ({_reason(error)}), get it again.") from None
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: holds {type(content).__name__}, a checkpoint is a dictionary with tensors.")
-    return Checkpoint(content, tuple(names))
+    return ForeignCheckpoint(content, tuple(names))
 
 
 def _refuse_no_file(path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from connectomics_zoo.convert.checkpoint import Checkpoint
+from connectomics_zoo.convert.checkpoint import ForeignCheckpoint
 from connectomics_zoo.convert.key_map import KeyMap, Place
 from connectomics_zoo.errors import WeightsError
 
@@ -47,7 +47,7 @@ class Picked:
     """What the keys must begin with, where the user said so."""
 
 
-def recognise(checkpoint: Checkpoint, maps: Sequence[KeyMap], *, source: str) -> KeyMap:
+def recognise(checkpoint: ForeignCheckpoint, maps: Sequence[KeyMap], *, source: str) -> KeyMap:
     """Return the format of `checkpoint`, the one of `maps` that knows most about it.
 
     Raises:
@@ -64,7 +64,7 @@ def recognise(checkpoint: Checkpoint, maps: Sequence[KeyMap], *, source: str) ->
     return best
 
 
-def pick(checkpoint: Checkpoint, key_map: KeyMap, *, source: str) -> list[Picked]:
+def pick(checkpoint: ForeignCheckpoint, key_map: KeyMap, *, source: str) -> list[Picked]:
     """Return every place in `checkpoint` with what may be a network's tensors.
 
     Args:
@@ -90,7 +90,7 @@ def names_average(name: str) -> bool:
     return any(word.lower() in _AVERAGES for word in _WORDS.split(name))
 
 
-def unread_averages(checkpoint: Checkpoint, found: Sequence[Picked]) -> tuple[str, ...]:
+def unread_averages(checkpoint: ForeignCheckpoint, found: Sequence[Picked]) -> tuple[str, ...]:
     """Return the keys at the top that speak of averages which are no state dict."""
     places = {picked.place.partition("/")[0] for picked in found}
     return tuple(
@@ -105,7 +105,7 @@ def _is_marked(key_map: KeyMap) -> bool:
     return any(mark.keys for mark in key_map.marks)
 
 
-def _known_places(checkpoint: Checkpoint, key_map: KeyMap, *, source: str) -> list[Picked]:
+def _known_places(checkpoint: ForeignCheckpoint, key_map: KeyMap, *, source: str) -> list[Picked]:
     picked: dict[str, Picked] = {}
     for index, place in enumerate(key_map.tensors):
         found = _find(checkpoint.content, place)
@@ -120,7 +120,7 @@ def _known_places(checkpoint: Checkpoint, key_map: KeyMap, *, source: str) -> li
     return list(picked.values())
 
 
-def _other_places(checkpoint: Checkpoint, known: Sequence[Picked], *, rank: int) -> list[Picked]:
+def _other_places(checkpoint: ForeignCheckpoint, known: Sequence[Picked], *, rank: int) -> list[Picked]:
     taken = {picked.place for picked in known}
     found: list[Picked] = []
     for path, state in _states(checkpoint.content):
@@ -168,7 +168,7 @@ def _find(content: Mapping[Any, Any], place: Place) -> tuple[str, Mapping[Any, A
     return ("/".join(path), here) if isinstance(here, Mapping) and here else None
 
 
-def pick_at(at: str, checkpoint: Checkpoint, found: Sequence[Picked], *, source: str) -> Picked:
+def pick_at(at: str, checkpoint: ForeignCheckpoint, found: Sequence[Picked], *, source: str) -> Picked:
     """Return the tensors at the place `at`, or those in a place whose names begin so.
 
     Args:
@@ -219,7 +219,7 @@ def check_state(state: Mapping[Any, Any], *, source: str) -> None:
             )
 
 
-def _keys(checkpoint: Checkpoint) -> str:
+def _keys(checkpoint: ForeignCheckpoint) -> str:
     """The first keys at the top, as they read in a sentence."""
     shown = [repr(key) if len(repr(key)) < 60 else "…" for key in list(checkpoint.content)[:5]]
     return (", ".join(shown) + (", …" if len(checkpoint.content) > 5 else "")) or "nothing"

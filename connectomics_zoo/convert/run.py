@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from connectomics_zoo.convert.checkpoint import read_checkpoint
+from connectomics_zoo.convert.checkpoint import read_foreign_checkpoint
 from connectomics_zoo.convert.choose import Choice, choose
 from connectomics_zoo.convert.key_map import get_key_map, key_maps
 from connectomics_zoo.convert.network import Fit, assumed
@@ -115,7 +115,7 @@ def convert(
     _check_place(output)
     maps = list(key_maps().values()) if source_format is None else [get_key_map(source_format)]
     declared = None if model is None else get_spec(model)
-    checkpoint = read_checkpoint(file, maps)
+    checkpoint = read_foreign_checkpoint(file, maps)
     key_map = recognise(checkpoint, maps, source=str(file))
     places = pick(checkpoint, key_map, source=str(file))
     candidates = places if at is None else [pick_at(at, checkpoint, places, source=str(file))]
@@ -190,8 +190,8 @@ def _spec_of(fit: Fit, file: Path) -> ModelSpec:
     if fit.spec is fit.declared:
         return spec
     channels = f"{spec.input.channels} input and {spec.outputs[0].channels} output channels"
-    story = f"{fit.declared.name} {fit.declared.version} with {channels}, those of the checkpoint {file.name[:200]}."
-    return spec.model_copy(update={"version": UNRELEASED, "changes": {UNRELEASED: story}})
+    change = f"{fit.declared.name} {fit.declared.version} with {channels}, those of the checkpoint {file.name[:200]}."
+    return spec.model_copy(update={"version": UNRELEASED, "changes": {UNRELEASED: change}})
 
 
 def _check_place(output: Path) -> None:

@@ -11,7 +11,7 @@ from connectomics_zoo.errors import CheckFailedError, LimitError
 from connectomics_zoo.network.acceleration import prepare_inference
 from connectomics_zoo.network.device import Engine, Precision
 from connectomics_zoo.network.hardware import is_out_of_memory
-from connectomics_zoo.predict.openvino_engine import convert
+from connectomics_zoo.predict.openvino_engine import convert_network
 from connectomics_zoo.predict.views import View, merge_views
 from connectomics_zoo.schema.experiment import Merge, RunSpec
 from connectomics_zoo.tasks.activations import activate
@@ -43,7 +43,7 @@ def make_forward(
     is_flat = run.model.input.axes == "yx"
     if engine == "openvino":
         shape = (1, run.model.input.channels, *window)
-        compute = convert(network, shape=shape, precision=precision, name=run.model.name)
+        compute = convert_network(network, shape=shape, precision=precision, name=run.model.name)
     else:
         network = prepare_inference(network, device=device)
         compute = _torch_compute(network, device=device, precision=precision, name=run.model.name)

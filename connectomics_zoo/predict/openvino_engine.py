@@ -19,7 +19,7 @@ from connectomics_zoo.network.device import Precision
 _TELEMETRY = "openvino_telemetry"
 
 
-def convert(
+def convert_network(
     network: nn.Module, *, shape: tuple[int, ...], precision: Precision, name: str
 ) -> Callable[[Tensor], Tensor]:
     """Return the function from windows (B, C, …) to logits (B, K, …) that OpenVINO makes of a network on the CPU.

@@ -27,7 +27,7 @@ Corner = tuple[int, int, int]
 """First voxel (z, y, x) of a window, in network voxels."""
 
 
-class Source(Protocol):
+class WindowSource(Protocol):
     """What an opened volume gives: a block (Z, Y, X) or (C, Z, Y, X) of voxels."""
 
     def read(self, box: Box) -> NDArray[Any]: ...
@@ -67,7 +67,7 @@ class _RollingRows:
 
 
 def predict_column(
-    source: Source,
+    source: WindowSource,
     forward: Forward,
     *,
     geometry: Geometry,
@@ -141,7 +141,7 @@ def _fill(
     image: _RollingRows,
     box: Box,
     *,
-    source: Source,
+    source: WindowSource,
     geometry: Geometry,
     scale: Callable[[NDArray[Any]], Array],
 ) -> None:

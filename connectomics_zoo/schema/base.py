@@ -100,7 +100,7 @@ Shape = Annotated[
 """A tensor's shape (B, C, Z, Y, X), or (B, C, Y, X) for a 2-D network."""
 
 
-def describe(error: ValidationError) -> str:
+def describe_errors(error: ValidationError) -> str:
     """Return pydantic's findings as one line: `arch.kernel_size: … (got 4); …`, at most five of them."""
     findings = []
     for item in error.errors(include_url=False)[:5]:

@@ -18,7 +18,7 @@ REQUIRED = "???"
 Range = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]], Field(strict=False)]
 """Half-open range of voxel indices, [first, last + 1]."""
 
-VoxelSize = Annotated[
+DeclaredVoxelSize = Annotated[
     tuple[
         Annotated[float, Field(gt=0, le=1e6)],
         Annotated[float, Field(gt=0, le=1e6)],
@@ -72,7 +72,7 @@ class DataSpec(Node):
     """Volumes to train on."""
     validation: Annotated[tuple[VolumePair, ...], Field(strict=False)] = ()
     """Volumes to validate on."""
-    voxel_size_nm: VoxelSize | None = None
+    voxel_size_nm: DeclaredVoxelSize | None = None
     """Voxel size (z, y, x) in nanometres, where the files do not say it."""
     downsample: Annotated[
         tuple[

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from connectomics_zoo.errors import SpecError
-from connectomics_zoo.schema.base import describe
+from connectomics_zoo.schema.base import describe_errors
 
 _Spec = TypeVar("_Spec", bound=BaseModel)
 
@@ -24,4 +24,4 @@ def validate(kind: type[_Spec], document: Mapping[str, Any], *, source: str) -> 
     try:
         return kind.model_validate(dict(document))
     except ValidationError as error:
-        raise SpecError(f"{source}: {describe(error)}") from None
+        raise SpecError(f"{source}: {describe_errors(error)}") from None

@@ -194,10 +194,10 @@ def _read_named(kind: SpecKind, ref: str | Path, spec_type: type[_Named]) -> tup
 
 def find_spec(ref: str, *, kind: LookupKind | None = None) -> Spec:
     """Return the complete spec of a model, task, experiment or run; see `find`."""
-    return find(ref, kind=kind).spec
+    return resolve_any(ref, kind=kind).spec
 
 
-def find(ref: str, *, kind: LookupKind | None = None) -> Resolved:
+def resolve_any(ref: str, *, kind: LookupKind | None = None) -> Resolved:
     """Return what a reference to a spec of any kind means.
 
     Args:

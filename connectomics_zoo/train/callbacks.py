@@ -36,20 +36,20 @@ class ReportProgress(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report where the run begins, or goes on."""
         self.last_step = trainer.global_step
-        self._tell(trainer)
+        self._report(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
         """Report the step that has just ended, if this batch ended one."""
         if trainer.global_step > self.last_step:
             self.last_step = trainer.global_step
-            self._tell(trainer)
+            self._report(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the new metrics."""
         if not trainer.sanity_checking:
-            self._tell(trainer)
+            self._report(trainer)
 
-    def _tell(self, trainer: L.Trainer) -> None:
+    def _report(self, trainer: L.Trainer) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         numbers = {"loss": metrics["train/loss"]} if "train/loss" in metrics else {}
         numbers |= {name: value for name, value in metrics.items() if name.startswith("val/")}

@@ -18,7 +18,7 @@ from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.training import TrainingSpec
 from connectomics_zoo.schema.validation import validate
-from connectomics_zoo.specs.lookup import Resolved, find, get_spec, get_task, resolve
+from connectomics_zoo.specs.lookup import Resolved, get_spec, get_task, resolve, resolve_any
 from connectomics_zoo.specs.overrides import merge
 from connectomics_zoo.specs.reference import parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
@@ -86,12 +86,12 @@ def _find_base(ref: str | Path) -> Resolved:
     """Return the experiment or the model that a run is made of."""
     path = Path(ref)
     if path.suffix in (".yaml", ".yml") and path.is_file():
-        found = find(str(ref))
+        found = resolve_any(str(ref))
         if isinstance(found.spec, TaskSpec):
             raise SpecError(f"{ref} is a task, train an experiment or a model, with task={ref}.")
         return found
     if str(ref).rpartition(":")[2] in names_of("experiment"):
-        return find(str(ref), kind="experiment")
+        return resolve_any(str(ref), kind="experiment")
     reference = parse_reference(ref)
     known = names_of("experiment", "model")
     if reference.path is None and reference.name not in known:

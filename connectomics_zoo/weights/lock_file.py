@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from connectomics_zoo.errors import SpecError, WeightsError, nearest
 from connectomics_zoo.files.atomic import write_text
 from connectomics_zoo.files.yaml import dump_yaml, read_yaml
-from connectomics_zoo.schema.base import describe
+from connectomics_zoo.schema.base import describe_errors
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.weights_lock import LockedNetwork, LockedWeights, WeightsLock
 from connectomics_zoo.specs.identity import has_digest_of_0_1_0, network_changes
@@ -48,7 +48,7 @@ def read_weights_lock(path: Path) -> OpenLock:
     try:
         return OpenLock(path, WeightsLock.model_validate(read_yaml(path)).weights)
     except ValidationError as error:
-        raise SpecError(f"{path}: {describe(error)}") from None
+        raise SpecError(f"{path}: {describe_errors(error)}") from None
 
 
 def write_weights_lock(weights: Mapping[str, LockedWeights], path: Path) -> None:

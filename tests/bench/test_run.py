@@ -19,7 +19,7 @@ from torch import nn
 from connectomics_zoo import fastpath
 from connectomics_zoo.bench import BenchReport, ModelBench, bench, machine, variants
 from connectomics_zoo.bench import run as bench_run
-from connectomics_zoo.bench.load import busy_processes
+from connectomics_zoo.bench.busy import busy_processes
 from connectomics_zoo.bench.machine import Machine, describe_machine
 from connectomics_zoo.bench.memory import peak_memory, read_status, reset_peak
 from connectomics_zoo.bench.plot import check_target, draw_speed_ups
@@ -255,7 +255,7 @@ def test_busy_processes_compute_until_the_end_and_not_longer():
 def test_busy_processes_end_with_a_process_that_is_killed():
     code = (
         "import pathlib, time\n"
-        "from connectomics_zoo.bench.load import busy_processes\n"
+        "from connectomics_zoo.bench.busy import busy_processes\n"
         "with busy_processes(1):\n"
         "    print(*(p.read_text() for p in pathlib.Path('/proc/self/task').glob('*/children')), flush=True)\n"
         "    time.sleep(600)\n"

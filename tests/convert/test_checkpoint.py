@@ -22,7 +22,7 @@ from support.checkpoints import content_of
 from torch import nn
 
 from connectomics_zoo.convert import checkpoint as checkpoint_module
-from connectomics_zoo.convert.checkpoint import read_checkpoint
+from connectomics_zoo.convert.checkpoint import read_foreign_checkpoint
 from connectomics_zoo.convert.key_map import key_maps
 from connectomics_zoo.convert.run import convert
 from connectomics_zoo.errors import LimitError, WeightsError, ZooError
@@ -84,7 +84,7 @@ def test_a_name_that_another_format_may_have_is_refused(spec, state, tmp_path):
 def test_what_replaces_a_class_holds_nothing(spec, state, tmp_path, pytc_config, monkeypatch):
     torch.save(content_of("pytc-old", state, pytc_config), tmp_path / "a.ckpt")
     monkeypatch.undo()
-    read = read_checkpoint(tmp_path / "a.ckpt", list(key_maps().values()))
+    read = read_foreign_checkpoint(tmp_path / "a.ckpt", list(key_maps().values()))
     replaced = read.content["hyper_parameters"]["cfg"]
     assert type(replaced).__module__ == checkpoint_module.__name__
     assert vars(replaced) == {}
@@ -213,7 +213,7 @@ def test_a_damaged_pickle_ends_in_our_error_or_in_data(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("damaged") / "a.pth"
     path.write_bytes(_rewritten(whole, pickled=bytes(pickled)))
     with suppress(ZooError):
-        assert isinstance(read_checkpoint(path, list(key_maps().values())).content, dict)
+        assert isinstance(read_foreign_checkpoint(path, list(key_maps().values())).content, dict)
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path, monkeypatch):

@@ -68,7 +68,7 @@ def test_openvino_uses_as_many_threads_as_torch(openvino, monkeypatch):
 
     monkeypatch.setattr(openvino.Core, "compile_model", remember)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    openvino_engine.convert(torch.nn.Conv2d(1, 1, 1), shape=(1, 1, 4, 4), precision="float32", name="one")
+    openvino_engine.convert_network(torch.nn.Conv2d(1, 1, 1), shape=(1, 1, 4, 4), precision="float32", name="one")
     assert compiled[0].get_property("INFERENCE_NUM_THREADS") == 1
     assert compiled[0].get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
 
@@ -115,7 +115,7 @@ def test_a_network_that_cannot_be_converted_is_refused_in_one_sentence(openvino,
 def test_a_refused_conversion_leaves_the_level_of_logging_as_it_was(openvino):
     level = logging.root.level
     with pytest.raises(ZooError, match="cannot be converted"):
-        openvino_engine.convert(Bessel(), shape=(1, 1, 4, 4, 4), precision="float32", name="bessel")
+        openvino_engine.convert_network(Bessel(), shape=(1, 1, 4, 4, 4), precision="float32", name="bessel")
     assert logging.root.level == level
 
 

@@ -30,7 +30,7 @@ from connectomics_zoo.pull.run import pull
 from connectomics_zoo.runs.folder import get_run
 from connectomics_zoo.specs import releases
 from connectomics_zoo.specs.content import digest
-from connectomics_zoo.specs.lookup import find, get_spec
+from connectomics_zoo.specs.lookup import get_spec, resolve_any
 from connectomics_zoo.specs.reference import Reference, parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.train.resolve import resolve_run
@@ -485,7 +485,7 @@ WAYS = {
     "load": lambda ref: zoo.load(ref, pretrained="." not in ref),
     "use": find_run,
     "pull": pull,
-    "show": find,
+    "show": resolve_any,
     "train": lambda ref: resolve_run(ref, {"task": "???"}),
     "verify": lambda ref: zoo.verify([ref], level="weights"),
 }

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import SpecError
 from connectomics_zoo.network.build import build_meta, count_parameters, fingerprint
-from connectomics_zoo.schema.base import describe
+from connectomics_zoo.schema.base import describe_errors
 from connectomics_zoo.schema.builder import builder_module
 from connectomics_zoo.specs.lookup import get_spec
 from connectomics_zoo.specs.resolve import resolve_model
@@ -81,7 +81,7 @@ SPECS = [entry.name for entry in catalog.entries("model") if entry.path.parent.n
 def refusal(name: str, arch: Arch) -> str:
     with pytest.raises(ValidationError) as caught:
         configured(name, arch)
-    return describe(caught.value)
+    return describe_errors(caught.value)
 
 
 # Counts and keys

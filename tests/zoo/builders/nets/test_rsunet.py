@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from connectomics_zoo.network.build import build_meta, count_parameters, fingerprint
 from connectomics_zoo.network.seeding import seed_parameters, seeded_input
-from connectomics_zoo.schema.base import describe
+from connectomics_zoo.schema.base import describe_errors
 from connectomics_zoo.specs.lookup import get_spec
 from zoo.builders.nets.rsunet import LinearUpsampling, NormAct
 
@@ -299,7 +299,7 @@ def test_without_a_norm_the_activation_leaves_the_input_and_the_skips_as_they_ar
 def test_what_cannot_be_built_is_refused_in_words(arch, message):
     with pytest.raises(ValidationError) as caught:
         configured("rsunet", arch)
-    assert message in describe(caught.value)
+    assert message in describe_errors(caught.value)
 
 
 def test_a_network_builds_on_the_meta_device():
