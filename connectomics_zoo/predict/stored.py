@@ -7,8 +7,7 @@ from connectomics_zoo.predict.checks import DType, Output
 from connectomics_zoo.schema.experiment import PredictionSpec, RunSpec
 from connectomics_zoo.schema.provenance import Decoding, Provenance, UsedWeights
 from connectomics_zoo.volumes import Content, Placement, StoredPrediction
-from connectomics_zoo.volumes.prediction import this_program
-from connectomics_zoo.volumes.values import scale_of
+from connectomics_zoo.volumes.prediction import scale_of, this_program
 from connectomics_zoo.weights.pretrained import Pretrained
 
 

@@ -24,6 +24,7 @@ def aligned_box(
 
     Raises:
         VolumeError: the region reaches out of the truth or of the prediction, or they do not belong together.
+        SpecError: where the prediction says that it lies is no place.
     """
     if predicted.shape == shape:
         return region_box(region, shape=shape, location=truth), (0, 0, 0)

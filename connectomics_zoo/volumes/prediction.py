@@ -32,6 +32,9 @@ Scale = tuple[float, float]
 
 PROBABILITY: Scale = (0.0, 1.0)
 
+SIGNED: Scale = (-1.0, 1.0)
+"""Of what a tanh gives."""
+
 DEFAULT_CUT = 0.5
 """The threshold of probabilities of which no task is known."""
 
@@ -63,8 +66,22 @@ class StoredPrediction:
 
     @property
     def first_scale(self) -> Scale:
-        """The scale of the first channel, that of probabilities where none is stated."""
-        return PROBABILITY if self.scale is None else self.scale[0]
+        """The scale of the first channel."""
+        return scale_of(self.task, stated=self.scale)[0]
+
+
+def scale_of(task: TaskSpec | None, *, stated: tuple[Scale, ...] | None = None) -> tuple[Scale, ...]:
+    """Return the values that 0 and 255 of uint8 stand for in each channel.
+
+    Args:
+        task: what the channels are of, -1 and 1 after a tanh, else 0 and 1; None for one channel of probabilities.
+        stated: what the file says, as those of 0.1.0 do not; it counts.
+    """
+    if stated is not None:
+        return stated
+    if task is None:
+        return (PROBABILITY,)
+    return tuple(SIGNED if channel.activation == "tanh" else PROBABILITY for channel in task.channels)
 
 
 def to_attributes(stored: StoredPrediction) -> dict[str, str | list[int]]:
@@ -95,15 +112,45 @@ def declared_content(attributes: Mapping[str, Any], *, dtype: np.dtype[Any]) -> 
     return cast("Content", text) if text in get_args(Content) and fits else None
 
 
-def declared_placement(attributes: Mapping[str, Any], *, shape: tuple[int, int, int]) -> Placement | None:
-    """Return where a volume of `shape` lies in the one that it was predicted from, or None where it does not say."""
-    first, whole = (_whole_numbers(attributes.get(name)) for name in ("first_voxel", "whole_shape"))
-    return None if first is None or whole is None else Placement(Box.of_shape(shape, start=first), whole)
+def declared_place(attributes: Mapping[str, Any]) -> tuple[object, object] | None:
+    """Return what `read_placement` reads; None unless both attributes are there, since one alone is not ours."""
+    first, whole = (attributes.get(name) for name in ("first_voxel", "whole_shape"))
+    if first is None or whole is None:
+        return None
+    return _plain(first), _plain(whole)
 
 
-def _whole_numbers(values: object) -> tuple[int, int, int] | None:
+def _plain(value: object) -> object:
+    """Return what HDF5 gives as NumPy's as a number or a list."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def read_placement(
+    place: tuple[object, object] | None, *, shape: tuple[int, int, int], location: str
+) -> Placement | None:
+    """Return where a volume of `shape` lies in the one that it was predicted from, or None where it does not say.
+
+    Args:
+        place: what `declared_place` gives.
+        shape: voxels (z, y, x) of the volume.
+        location: names it in errors.
+
+    Raises:
+        SpecError: what it says is no place.
+    """
+    if place is None:
+        return None
+    first, whole = (_whole_numbers(values) for values in place)
+    if first is None or whole is None:
+        raise SpecError(
+            f"{location}: says that it begins at first_voxel {place[0]!r:.80} of whole_shape {place[1]!r:.80}, and "
+            "each must be three whole numbers (z, y, x): predict it again, or remove both attributes."
+        )
+    return Placement(Box.of_shape(shape, start=first), whole)
+
+
+def _whole_numbers(numbers: object) -> tuple[int, int, int] | None:
     """Return three whole numbers from 0 up, and anything else as None."""
-    numbers = values.tolist() if isinstance(values, np.ndarray) else values
     if not isinstance(numbers, list) or len(numbers) != 3:
         return None
     if not all(isinstance(number, int) and number >= 0 for number in numbers):
@@ -113,9 +160,12 @@ def _whole_numbers(values: object) -> tuple[int, int, int] | None:
 
 
 def declared_texts(attributes: Mapping[str, Any]) -> dict[str, str]:
-    """Return the texts that `read_stored` reads, by attribute; what is no text, or larger than a spec, is none."""
+    """Return the texts that `read_stored` reads, by attribute; what is no text is none, nor a task larger than a spec.
+
+    A task may be another program's own; `zoo_prediction` is ours whatever it holds.
+    """
     texts = {name: _text(attributes[name]) for name in _TEXTS if isinstance(attributes.get(name), str | bytes)}
-    return {name: text for name, text in texts.items() if 0 < len(text) <= MAX_BYTES}
+    return {name: text for name, text in texts.items() if text and (name == _RECORD or len(text) <= MAX_BYTES)}
 
 
 def read_stored(

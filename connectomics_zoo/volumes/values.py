@@ -10,13 +10,8 @@ from numpy.typing import NDArray
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.volumes.box import Box
-from connectomics_zoo.volumes.prediction import PROBABILITY, Scale
+from connectomics_zoo.volumes.prediction import PROBABILITY, Scale, scale_of
 from connectomics_zoo.volumes.volume import Volume
-
-
-def scale_of(task: TaskSpec) -> tuple[Scale, ...]:
-    """Return the values that 0 and 255 of uint8 stand for in each channel: -1 and 1 after a tanh, else 0 and 1."""
-    return tuple((-1.0, 1.0) if channel.activation == "tanh" else PROBABILITY for channel in task.channels)
 
 
 def store_values(values: NDArray[np.float32], *, task: TaskSpec, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -61,7 +56,7 @@ def read_values(
             "predict --output probability."
         )
     if stored.dtype == np.uint8:
-        scales = scale_of(task) if scale is None else scale
+        scales = scale_of(task, stated=scale)
         if len(scales) != len(stored):
             raise VolumeError(
                 f"{location}: says the scale of {len(scales)} channel(s), and has {len(stored)}: predict it again."

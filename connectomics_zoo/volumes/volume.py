@@ -22,8 +22,9 @@ from connectomics_zoo.volumes.prediction import (
     Content,
     StoredPrediction,
     declared_content,
-    declared_placement,
+    declared_place,
     declared_texts,
+    read_placement,
     read_stored,
 )
 from connectomics_zoo.volumes.tiff import TiffArray, open_tiff_folder
@@ -69,8 +70,7 @@ class Volume:
         self.voxel_size_nm = _agreed_voxel_size(array.voxel_size_nm, voxel_size_nm, location=self.location)
         self.content: Content | None = declared_content(array.attributes, dtype=self.dtype)
         """What the file says that its values are; None where it does not, or where the data type cannot hold it."""
-        self.placement: Placement | None = declared_placement(array.attributes, shape=self.shape)
-        """Of which part of which volume it was predicted; None where it does not say, or of all of it."""
+        self._place = declared_place(array.attributes)
         self._texts = declared_texts(array.attributes)
         self._stored: StoredPrediction | None = None
         self._array: _OpenArray | None = array
@@ -86,11 +86,20 @@ class Volume:
         """All of its voxels."""
         return Box.of_shape(self.shape)
 
+    @property
+    def placement(self) -> Placement | None:
+        """Of which part of which volume it was predicted; None where it does not say, or of all of it.
+
+        Raises:
+            SpecError: what it says is no place.
+        """
+        return read_placement(self._place, shape=self.shape, location=self.location)
+
     def stored(self) -> StoredPrediction:
         """Return all that the file says of it as a prediction: also its task, its scale and how it came to be.
 
         Raises:
-            SpecError: the task is no valid spec, or how the values are stored is not understood.
+            SpecError: the task is no valid spec, or where it lies or how its values are stored is not understood.
         """
         if self._stored is None:
             self._stored = read_stored(

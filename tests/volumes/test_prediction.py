@@ -31,8 +31,8 @@ from connectomics_zoo.schema.experiment import PredictionSpec
 from connectomics_zoo.schema.provenance import Decoding, Provenance, UsedWeights
 from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.volumes import Box, Placement, StoredPrediction, open_volume
-from connectomics_zoo.volumes.prediction import read_stored, to_attributes
-from connectomics_zoo.volumes.values import as_byte, read_prediction, read_values, scale_of, store_values
+from connectomics_zoo.volumes.prediction import read_stored, scale_of, to_attributes
+from connectomics_zoo.volumes.values import as_byte, read_prediction, read_values, store_values
 from connectomics_zoo.weights.pretrained import find_run
 
 PROGRAM = f"connectomics-zoo {importlib.metadata.version('connectomics-zoo')}"
@@ -160,6 +160,19 @@ def test_the_picture_shows_values_in_the_scale_of_the_file(tmp_path, monkeypatch
     truth = write(tmp_path / "truth.h5", np.ones_like(stored))
     comparison.draw_volumes(tmp_path / "a.png", image=truth, truth=truth, prediction=found)
     np.testing.assert_allclose(drawn["prediction"], 0.4, rtol=1e-6)
+
+
+def test_bytes_of_a_tanh_of_0_1_0_that_state_no_scale_are_read_as_its_values(tmp_path, monkeypatch):
+    """0 is 127.5 of 255, as `read_values` has it."""
+    task = OBJECTS.model_copy(update={"channels": OBJECTS.channels[::-1]})
+    stored = np.full((2, 8, 8), 140, np.uint8)
+    found = write(tmp_path / "p.h5", stored, stored=StoredPrediction(task=task))
+    truth = write(tmp_path / "truth.h5", np.ones_like(stored))
+    assert evaluate(found, truth, threshold=0.05).read_as.endswith("foreground above 0.05 (133.875 of 255)")
+    drawn = {}
+    monkeypatch.setattr(comparison, "draw_comparison", lambda path, **given: drawn.update(given))
+    comparison.draw_volumes(tmp_path / "a.png", image=truth, truth=truth, prediction=found, threshold=0.05)
+    np.testing.assert_allclose(drawn["prediction"], 2 * 140 / 255 - 1, rtol=1e-6)
 
 
 def test_bytes_are_what_values_of_every_scale_are_stored_as():
@@ -329,12 +342,35 @@ def test_attributes_of_another_type_say_nothing(tmp_path, name, value):
 
 
 def test_a_text_that_is_too_long_says_nothing(tmp_path):
-    attributes = {"task": "x" * 300_000, "zoo_prediction": "x" * 300_000, "content": "x" * 300_000}
+    attributes = {"task": "x" * 300_000, "content": "x" * 300_000}
     imwrite(tmp_path / "p.tif", example(3, 4, 5), metadata=attributes)
     assert said_by(tmp_path / "p.tif") == StoredPrediction()
     description = json.dumps({"content": "label", "task": "x" * 300_000})
     imwrite(tmp_path / "o.tif", example(3, 4, 5), ome=True, metadata={"axes": "ZYX", "Description": description})
     assert said_by(tmp_path / "o.tif") == StoredPrediction()
+
+
+def test_a_record_that_is_too_long_is_refused_where_it_is_asked_for(tmp_path):
+    place = marked(tmp_path / "p.h5")
+    with h5py.File(place, "a") as file:
+        text = json.dumps({"schema_version": 1, "scale": [[0, 2]]}).ljust(300_000)
+        file["main"].attrs.create("zoo_prediction", text, dtype=h5py.string_dtype())
+    with open_volume(place) as volume:
+        assert volume.read(volume.whole).shape == (3, 4, 5)
+        with pytest.raises(SpecError, match=r"zoo_prediction of .*p\.h5:main: longer than the \d+ characters"):
+            volume.stored()
+
+
+@pytest.mark.parametrize("first", [[1, 2], [1, 2, -3], [1.5, 2.0, 3.0], "1, 2, 3", 7])
+def test_a_place_that_is_none_is_refused_where_it_is_asked_for(tmp_path, first, run_zoo):
+    place = marked(tmp_path / "p.h5", first_voxel=first, whole_shape=[9, 20, 30])
+    with open_volume(place) as volume:
+        assert volume.read(volume.whole).shape == (3, 4, 5)
+        with pytest.raises(SpecError, match=r"p\.h5:main: says that it begins at first_voxel .* of whole_shape \[9"):
+            _ = volume.placement
+    code, _, err = run_zoo("decode", place, tmp_path / "out.h5", "--task", "mito", "--method", "components")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "each must be three whole numbers (z, y, x): predict it again" in err
 
 
 SAID_TEXTS = {name: json.loads(text) for name, text in to_attributes(SAID).items() if isinstance(text, str)}
