@@ -30,12 +30,12 @@ class Target:
 
     @property
     def is_run(self) -> bool:
-        """Whether it is the resolved spec of a run, as the file says.
+        """Whether it is the resolved spec of a run, as the file says; in a catalogue, none is.
 
         Raises:
             SpecError: it cannot be read.
         """
-        return read_yaml(self.path).get("kind") == "run"
+        return self.entry is None and read_yaml(self.path).get("kind") == "run"
 
     @property
     def is_folder(self) -> bool:

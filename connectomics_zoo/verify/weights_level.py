@@ -68,7 +68,7 @@ def check_weights(spec: ModelSpec, target: Target, data: Sequence[Path] = ()) ->
 
 def _lies_beside_weights(spec: ModelSpec, target: Target) -> bool:
     """Whether a folder with weights is meant: a run's, or as `zoo convert` makes one, whose spec declares none."""
-    if target.is_run or target.is_folder:
+    if target.is_folder or target.is_run:
         return True
     return target.path.name == SPEC_FILE and not spec.weights and (target.path.parent / WEIGHTS_FILE).is_file()
 
