@@ -34,6 +34,14 @@ PLACES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def listening():
+    """Ctrl-C is heard, also where the tests run in the background of a script, whose commands ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def volume(tmp_path_factory):
     return write_volume(tmp_path_factory.mktemp("data") / "v.h5")
