@@ -6,12 +6,14 @@ import math
 import os
 from pathlib import Path
 
-WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
+WAITING = {"GOMP_SPINCOUNT": "100000", "KMP_BLOCKTIME": "1"}
 """How long a thread that waits for the others stays on its core: rounds of GNU's OpenMP, which torch uses on Linux, and
 milliseconds of Intel's and LLVM's, which it uses elsewhere.
 
 By default they wait for long, since nothing else is meant to run. Beside other work, on a laptop or a login node, each
 waits then for a thread that has no core while it holds the core itself, and a network takes up to ten times as long.
+Fewer rounds give the core away sooner, and cost time where nobody wants it: on two idle cores of a Xeon with AMX, 1000
+rounds made mednext-S a third slower, 100000 did not (`scripts/bench --only busy`).
 """
 
 _MEMBERSHIP = Path("/proc/self/cgroup")
