@@ -27,6 +27,9 @@ _AFTER_SUFFIX = re.compile(
     "(?:" + "|".join(re.escape(suffix) for suffix in FORMAT_OF_SUFFIX) + r")(?=[:/\\])", re.IGNORECASE
 )
 
+JOB_SUFFIX = ".job"
+"""Ends the name of the folder, beside an output, of the job that makes it."""
+
 
 @dataclass(frozen=True)
 class Location:
@@ -83,6 +86,11 @@ def find_volume(location: str | Path, *, root: Path | None = None) -> Location:
     path, dataset = split_location(str(location), root=root)
     _refuse_foreign(path)
     if not path.exists():
+        if job_place(path).exists():
+            raise VolumeError(
+                f"{path}: is not finished: repeat the command that makes it, which goes on where it stopped; zoo status "
+                f"{path} says how far it is."
+            )
         raise VolumeError(f"{path}: there is no such file or folder{_siblings_hint(path)}")
     kind: Format
     if path.is_dir():
@@ -93,6 +101,11 @@ def find_volume(location: str | Path, *, root: Path | None = None) -> Location:
     if dataset is not None and kind in ("tiff", "slices"):
         raise VolumeError(f"{path}: a TIFF has no datasets, leave ':{dataset}' out.")
     return Location(path, dataset, kind)
+
+
+def job_place(out: Path) -> Path:
+    """Return the folder of the job that makes the output at `out`."""
+    return out.with_name(out.name + JOB_SUFFIX)
 
 
 def _refuse_foreign(path: Path) -> None:
