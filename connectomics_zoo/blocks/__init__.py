@@ -1,1 +1,1 @@
-"""Jobs over volumes that are cut into blocks: which block is where, what is done, and where the blocks are worked on."""
+"""Jobs over volumes in blocks: which block is where, which are done, and where they are worked on."""

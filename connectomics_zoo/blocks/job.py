@@ -29,7 +29,8 @@ from connectomics_zoo.errors import OutputError, ZooError
 from connectomics_zoo.schema.base import Name, Node, describe_errors
 from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.location import job_place
-from connectomics_zoo.volumes.uri import kvstore_of, store_problem
+from connectomics_zoo.volumes.uri import Place
+from connectomics_zoo.volumes.zarr_writing import open_store, store_problem
 
 _LOG = "log.jsonl"
 _JOB = "job.json"
@@ -84,13 +85,13 @@ class Job:
         out: the job's output, a path without a dataset, or a URI.
     """
 
-    def __init__(self, out: str | Path) -> None:
+    def __init__(self, out: Place) -> None:
         self.out = out
         self.place = job_place(out)
         self._records: tensorstore.KvStore | None = None
 
     @property
-    def unfinished(self) -> str | Path:
+    def unfinished(self) -> Place:
         """Where the array of shards is that becomes the output, or of which that is made."""
         return self.out if self.folder is None else self.folder / _UNFINISHED
 
@@ -126,31 +127,6 @@ class Job:
         """
         self.remove()
         self.write(_JOB, description.model_dump_json(indent=2).encode())
-
-    def refuse_another(self, there: JobDescription, asked: JobDescription) -> None:
-        """Refuse to go on with a job that is another one than what is asked for.
-
-        Raises:
-            OutputError: it is, with what differs.
-        """
-        if there.program != asked.program:
-            raise OutputError(
-                f"{self.out}: was begun by {there.program}, and this is {asked.program}: go on with that version, or "
-                "begin anew with --overwrite."
-            )
-        names = [*asked.identity, *(name for name in there.identity if name not in asked.identity)]
-        differing = [
-            f"{name} {_short(there.identity.get(name))} there, {_short(asked.identity.get(name))} here"
-            for name in names
-            if there.identity.get(name) != asked.identity.get(name)
-        ]
-        if there.verb != asked.verb:
-            differing.insert(0, f"zoo {there.verb} there, zoo {asked.verb} here")
-        if differing:
-            raise OutputError(
-                f"{self.out}: is the unfinished output of another job ({'; '.join(differing)}): repeat that one to "
-                "finish it, choose another name, or begin anew with --overwrite."
-            )
 
     def done(self, stage: str) -> set[int]:
         """Return the blocks that are done.
@@ -222,7 +198,7 @@ class Job:
 
     def _store(self) -> tensorstore.KvStore:
         if self._records is None:
-            self._records = tensorstore.KvStore.open(kvstore_of(self.place)).result()
+            self._records = open_store(self.place)
         return self._records
 
     @contextmanager
@@ -232,10 +208,42 @@ class Job:
         except ZooError:
             raise
         except (ValueError, OSError) as error:
-            raise OutputError(f"{self.place}: cannot be used ({store_problem(error)}), give a writable place.") from None
+            raise OutputError(
+                f"{self.place}: cannot be used ({store_problem(error)}), give a writable place."
+            ) from None
 
 
 def _short(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 
+
+def is_same(there: JobDescription, asked: JobDescription) -> bool:
+    """Whether two jobs are the same, of which the result is that of the other."""
+    return (there.verb, there.program, there.identity) == (asked.verb, asked.program, asked.identity)
+
+
+def refuse_another(there: JobDescription, asked: JobDescription, *, location: str) -> None:
+    """Refuse to go on with a job that is another one than what is asked for.
+
+    Raises:
+        OutputError: it is, with what differs.
+    """
+    if there.program != asked.program:
+        raise OutputError(
+            f"{location}: was begun by {there.program}, and this is {asked.program}: go on with that version, or "
+            "begin anew with --overwrite."
+        )
+    names = [*asked.identity, *(name for name in there.identity if name not in asked.identity)]
+    differing = [
+        f"{name} {_short(there.identity.get(name))} there, {_short(asked.identity.get(name))} here"
+        for name in names
+        if there.identity.get(name) != asked.identity.get(name)
+    ]
+    if there.verb != asked.verb:
+        differing.insert(0, f"zoo {there.verb} there, zoo {asked.verb} here")
+    if differing:
+        raise OutputError(
+            f"{location}: is the unfinished output of another job ({'; '.join(differing)}): repeat that one to "
+            "finish it, choose another name, or begin anew with --overwrite."
+        )

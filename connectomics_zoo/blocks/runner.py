@@ -20,7 +20,7 @@ Advance = Callable[[float], None]
 
 
 class Work(Protocol):
-    """What is done with each block of a stage; it can be pickled, and opens what it needs in the process that it is in."""
+    """What is done with each block of a stage; it can be pickled, and opens what it needs where it is."""
 
     def __call__(self, index: int, advance: Advance) -> None:
         """Work on a block, of which nothing or anything may have been done before."""

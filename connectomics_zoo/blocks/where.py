@@ -42,6 +42,13 @@ class Where:
         """Whether this process does the work itself."""
         return self.workers is None and self.cluster is None and self.scheduler is None
 
+    @property
+    def parts(self) -> int:
+        """Blocks that a job should have at least, so that all have something to do until the end."""
+        if self.shard is not None:
+            return self.shard.count
+        return 1 if self.is_here else 4 * (self.workers or 4)
+
 
 def where_from(
     *,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -15,7 +15,7 @@ _LOOK = 0.1
 """Seconds after which a thread that waits looks whether it is still wanted."""
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
+def ahead(items: Iterable[T]) -> Generator[T, None, None]:
     """Yield `items`, of which a thread makes the next one meanwhile; close it to end the thread.
 
     What making one raises is raised where it would have been yielded.

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from connectomics_zoo.blocks.grid import BlockGrid
 from connectomics_zoo.blocks.job import Cut, JobDescription
+from connectomics_zoo.blocks.output import BlockOutput
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.network.device import Precision, choose_device, prediction_precision
 from connectomics_zoo.predict.checks import (
@@ -27,7 +27,7 @@ from connectomics_zoo.predict.checks import (
     with_intensity_range,
 )
 from connectomics_zoo.predict.network import make_forward
-from connectomics_zoo.predict.plan import Cutting, Geometry, cut, make_geometry
+from connectomics_zoo.predict.plan import Geometry, cut, make_geometry
 from connectomics_zoo.predict.request import Request
 from connectomics_zoo.predict.slide import Forward
 from connectomics_zoo.predict.stored import make_provenance, make_stored
@@ -41,7 +41,7 @@ from connectomics_zoo.volumes.placement import placement_of
 from connectomics_zoo.volumes.prediction import this_program
 from connectomics_zoo.volumes.values import store_values
 from connectomics_zoo.volumes.voxel_size import lengths
-from connectomics_zoo.volumes.writing import refuse_own_input
+from connectomics_zoo.volumes.writing import check_volume_place, refuse_own_input
 from connectomics_zoo.weights.pretrained import Pretrained, digested, find_run
 
 STAGE = "predict"
@@ -131,25 +131,50 @@ class Prediction:
             return decode_voxels(values, task=self.spec.task)
         return store_values(values, task=self.spec.task, dtype=np.dtype(self.request.dtype))
 
-    def cutting(self, *, parts: int) -> Cutting:
+    def cut(self, *, parts: int) -> Cut:
         """Return how the output is cut, into `parts` blocks at least where it is large enough."""
-        return cut(
+        edges = cut(
             self.geometry,
             channels_in=self.channels_in,
             channels_out=self.channels_out,
             value_bytes=np.dtype(self.request.dtype).itemsize,
             parts=parts,
         )
+        box = self.geometry.box
+        return Cut(start=box.start, stop=box.stop, block=edges.block, shards=edges.shards, chunks=edges.chunks)
 
-    def describe(self, block: tuple[int, int, int]) -> JobDescription:
-        """Return what the job is; the digest of the weights is known only once they were read."""
+    def output(self, cutting: Cut, *, overwrite: bool) -> BlockOutput:
+        """Return where the blocks are written.
+
+        Raises:
+            OutputError: the output is not possible there.
+        """
+        place = check_volume_place(
+            self.request.out,
+            shape=self.geometry.box.shape,
+            dtype=np.dtype(self.request.dtype),
+            channels=self.channels,
+            voxel_size_nm=self.voxel_size_nm,
+            overwrite=overwrite,
+        )
+        return BlockOutput(
+            place,
+            cut=cutting,
+            channels=self.channels,
+            dtype=self.request.dtype,
+            voxel_size_nm=self.voxel_size_nm,
+            overwrite=overwrite,
+        )
+
+    def describe(self, cutting: Cut) -> JobDescription:
+        """Return what the job is."""
         return JobDescription(
             schema_version=1,
             verb="predict",
             program=this_program(),
             identity=self._identity(),
             request=self.request.portable(),
-            cut=Cut.of(BlockGrid(self.geometry.box, block)),
+            cut=cutting,
             stages=(STAGE,),
         )
 

@@ -23,12 +23,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from connectomics_zoo.blocks.grid import BlockGrid, Edges
 from connectomics_zoo.predict.grid import AxisGrid
 from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.resample import Factors, complete_voxels, network_range
-
-Edges = tuple[int, int, int]
-"""Edges (z, y, x) in voxels."""
 
 MEMORY_BUDGET = 2 * 2**30
 """Bytes for image, sums and finished rows of one block."""
@@ -153,7 +151,13 @@ def block_bytes(
 
 
 def cut(
-    geometry: Geometry, *, channels_in: int, channels_out: int, value_bytes: int, parts: int = 1, budget: int | None = None
+    geometry: Geometry,
+    *,
+    channels_in: int,
+    channels_out: int,
+    value_bytes: int,
+    parts: int = 1,
+    budget: int | None = None,
 ) -> Cutting:
     """Return how the output is cut.
 
@@ -205,6 +209,20 @@ def count_windows(geometry: Geometry, box: Box) -> int:
     """Return how many windows have a voxel of `box`, which is in voxels of the volume."""
     ranges = geometry.network_box(box).ranges
     return math.prod(len(grid.touching(*limits)) for grid, limits in zip(geometry.grids, ranges, strict=True))
+
+
+def windows_of_blocks(geometry: Geometry, blocks: BlockGrid) -> int:
+    """Return how many windows all blocks need together."""
+    total = 1
+    for axis, grid in enumerate(geometry.grids):
+        first, stop = blocks.box.ranges[axis]
+        edges = range(first, stop, blocks.edges[axis])
+        parts = (
+            network_range(start, min(start + blocks.edges[axis], stop), factor=geometry.factors[axis], size=grid.size)
+            for start in edges
+        )
+        total *= sum(len(grid.touching(*part)) for part in parts)
+    return total
 
 
 def _windows(geometry: Geometry, edges: Sequence[int]) -> int:

@@ -11,18 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectomics_zoo.blocks.job import Job, JobDescription
+from connectomics_zoo.blocks.output import BlockOutput
 from connectomics_zoo.blocks.runner import Advance
 from connectomics_zoo.errors import CheckFailedError
 from connectomics_zoo.predict.ahead import Behind
 from connectomics_zoo.predict.job import Prediction, prepared
-from connectomics_zoo.predict.output import Output
-from connectomics_zoo.predict.plan import chunk_shape, count_windows
+from connectomics_zoo.predict.plan import count_windows
 from connectomics_zoo.predict.request import Request
 from connectomics_zoo.predict.slide import predict_block
 from connectomics_zoo.volumes.box import Box
+from connectomics_zoo.volumes.location import split_location
 from connectomics_zoo.volumes.prediction import this_program
 
-_open: dict[str, tuple[Prediction, Output, JobDescription]] = {}
+_open: dict[str, tuple[Prediction, BlockOutput, JobDescription]] = {}
 """By the output of its job, what this process has opened for it."""
 
 
@@ -52,13 +53,13 @@ class PredictBlock:
             done += count
             advance(done / total)
 
-        slabs = _Slabs(prediction, output, box)
+        slabs = _Slabs(prediction, output, box, depth=description.cut.shards[0])
         with Behind(slabs.write) as writer:
             for finished in predict_block(
                 prediction.source,
                 prediction.forward(),
                 geometry=geometry,
-                chunk=chunk_shape(prediction.geometry)[0],
+                chunk=description.cut.chunks[0],
                 scale=prediction.scaled,
                 channels_in=prediction.channels_in,
                 channels_out=prediction.channels_out,
@@ -70,9 +71,9 @@ class PredictBlock:
                     writer.put(slab)
                 del finished  # not kept while the network runs
 
-    def _opened(self) -> tuple[Prediction, Output, JobDescription]:
+    def _opened(self) -> tuple[Prediction, BlockOutput, JobDescription]:
         if self.out not in _open:
-            job = Job(self.out)
+            job = Job(split_location(self.out)[0])
             description = job.describe()
             if description is None:
                 raise CheckFailedError(f"{job.place}: the folder of the job is not there, is it on a shared disk?")
@@ -80,13 +81,14 @@ class PredictBlock:
             atexit.register(stack.close)
             prediction = stack.enter_context(prepared(Request.of(description.request), quiet=True))
             refuse_other_work(prediction, description)
-            adopt(self.out, prediction, description)
+            adopt(prediction, prediction.output(description.cut, overwrite=True), description)
         return _open[self.out]
 
 
-def adopt(out: str, prediction: Prediction, description: JobDescription) -> None:
-    """Let this process use what it has opened already for its blocks."""
-    _open[out] = (prediction, Output.of(prediction, description), description)
+def adopt(prediction: Prediction, output: BlockOutput, description: JobDescription) -> PredictBlock:
+    """Let this process use what it has opened already for its blocks, and return the work on them."""
+    _open[prediction.request.out] = (prediction, output, description)
+    return PredictBlock(prediction.request.out)
 
 
 def forget(out: str) -> None:
@@ -108,19 +110,19 @@ def refuse_other_work(prediction: Prediction, description: JobDescription) -> No
     here, there = prediction.trained.sha256(), description.identity["weights"]
     if here != there:
         raise CheckFailedError(
-            f"{description.request['out']}: the job was begun with weights of sha256 {there[:12]}…, and this worker finds "
-            f"{here[:12]}… at {prediction.trained.source}: give all the same file."
+            f"{description.request['out']}: the job was begun with weights of sha256 {there[:12]}…, and this worker "
+            f"finds {here[:12]}… at {prediction.trained.source}: give all the same file."
         )
 
 
 class _Slabs:
     """Collects what is finished of a block until whole rows of shards are."""
 
-    def __init__(self, prediction: Prediction, output: Output, box: Box) -> None:
+    def __init__(self, prediction: Prediction, output: BlockOutput, box: Box, *, depth: int) -> None:
         self._prediction = prediction
         self._output = output
         self._box = box
-        self._depth = output.shards[0]
+        self._depth = depth
         self._begun: dict[int, _Slab] = {}
 
     def add(self, box: Box, values: NDArray[np.float32]) -> list[_Slab]:
@@ -131,8 +133,9 @@ class _Slabs:
             slab = self._begun.get(number) or self._begin(number)
             part = box.intersection(slab.box)
             z, y, x = part.relative_to(box.start).slices
-            here = part.relative_to(slab.box.start).slices
-            slab.array[(slice(None), *here)] = self._prediction.to_store(values[:, z, y, x])
+            stored = self._prediction.to_store(values[:, z, y, x])
+            z, y, x = part.relative_to(slab.box.start).slices
+            slab.array[:, z, y, x] = stored
             slab.missing -= part.voxels
             if slab.missing == 0:
                 complete.append(self._begun.pop(number))

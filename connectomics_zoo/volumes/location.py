@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from connectomics_zoo.errors import VolumeError, nearest
+from connectomics_zoo.volumes.uri import Place
 
 Format = Literal["hdf5", "tiff", "slices", "zarr"]
 
@@ -86,10 +87,10 @@ def find_volume(location: str | Path, *, root: Path | None = None) -> Location:
     path, dataset = split_location(str(location), root=root)
     _refuse_foreign(path)
     if not path.exists():
-        if job_place(path).exists():
+        if path.with_name(path.name + JOB_SUFFIX).exists():
             raise VolumeError(
-                f"{path}: is not finished: repeat the command that makes it, which goes on where it stopped; zoo status "
-                f"{path} says how far it is."
+                f"{path}: is not finished: repeat the command that makes it, which goes on where it stopped, or ask zoo "
+                f"status {path} how far it is."
             )
         raise VolumeError(f"{path}: there is no such file or folder{_siblings_hint(path)}")
     kind: Format
@@ -103,9 +104,9 @@ def find_volume(location: str | Path, *, root: Path | None = None) -> Location:
     return Location(path, dataset, kind)
 
 
-def job_place(out: Path) -> Path:
+def job_place(out: Place) -> Place:
     """Return the folder of the job that makes the output at `out`."""
-    return out.with_name(out.name + JOB_SUFFIX)
+    return out.parent / f"{out.name}{JOB_SUFFIX}"
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorstore
 
-from connectomics_zoo.errors import OutputError, ZooError
+from connectomics_zoo.errors import OutputError, ZooError, reason
 from connectomics_zoo.volumes.metadata import VoxelSize
-from connectomics_zoo.volumes.uri import kvstore_of, store_problem
+from connectomics_zoo.volumes.uri import Place, kvstore_of, store_context
 
 UNFINISHED = "zoo_unfinished"
 """Attribute of an array of which blocks are still to come."""
@@ -45,7 +45,7 @@ class ArrayLayout:
     """What it says of itself besides."""
 
 
-def create_array(place: str | Path, *, dataset: str | None, layout: ArrayLayout, finished: bool) -> None:
+def create_array(place: Place, *, dataset: str | None, layout: ArrayLayout, finished: bool) -> None:
     """Create a store with the one array `dataset`/0, in place of what is there.
 
     Args:
@@ -58,7 +58,7 @@ def create_array(place: str | Path, *, dataset: str | None, layout: ArrayLayout,
         OutputError: it cannot be written.
     """
     with _store_errors(place):
-        store = tensorstore.KvStore.open(kvstore_of(place)).result()
+        store = open_store(place)
         store.delete_range(tensorstore.KvStore.KeyRange()).result()
         groups = ["", *_ancestors(dataset)]
         for group in groups:
@@ -80,17 +80,18 @@ def create_array(place: str | Path, *, dataset: str | None, layout: ArrayLayout,
                 },
             },
             create=True,
+            context=store_context(),
         ).result()
 
 
-def finish_array(place: str | Path, *, dataset: str | None) -> None:
+def finish_array(place: Place, *, dataset: str | None) -> None:
     """Let the array `dataset`/0 of a store count as a volume.
 
     Raises:
         OutputError: it cannot be written.
     """
     with _store_errors(place):
-        array = tensorstore.KvStore.open(kvstore_of(_array_place(place, dataset))).result()
+        array = open_store(_array_place(place, dataset))
         document = json.loads(array.read("zarr.json").result().value)
         document["attributes"].pop(UNFINISHED, None)
         _write_json(array, "zarr.json", document)
@@ -103,11 +104,11 @@ class ArrayWriter:
         OutputError: the store is not there, or cannot be written.
     """
 
-    def __init__(self, place: str | Path, *, dataset: str | None) -> None:
+    def __init__(self, place: Place, *, dataset: str | None) -> None:
         self._place = place
         with _store_errors(place):
             spec = {"driver": "zarr3", "kvstore": kvstore_of(_array_place(place, dataset))}
-            self._array = tensorstore.open(spec, open=True, write=True, read=True).result()
+            self._array = tensorstore.open(spec, open=True, write=True, read=True, context=store_context()).result()
 
     def write(self, index: tuple[slice, ...], block: npt.NDArray[Any]) -> None:
         """Write `block` at `index`; whole shards, unless nobody else writes.
@@ -150,15 +151,37 @@ def _multiscale(layout: ArrayLayout) -> dict[str, Any]:
     return {"axes": axes, "datasets": [level]}
 
 
+def open_store(place: Place) -> tensorstore.KvStore:
+    """Return the store of keys and values below a folder."""
+    return tensorstore.KvStore.open(kvstore_of(place), context=store_context()).result()
+
+
+def store_problem(error: Exception) -> str:
+    """Return what a store says of an error, in a few words."""
+    text = str(error)
+    known = {
+        "No space left": "no space is left on the disk",
+        "Disk quota exceeded": "the quota of the disk is used up",
+        "File too large": "it is larger than files may be there",
+        "Permission denied": "permission denied",
+        "PERMISSION_DENIED": "permission denied",
+        "UNAUTHENTICATED": "the credentials are not accepted",
+        "Read-only file system": "the file system is read-only",
+        "NoSuchBucket": "there is no such bucket",
+        "UNAVAILABLE": "the server does not answer",
+    }
+    found = next((words for sign, words in known.items() if sign in text), None)
+    return found or reason(error).partition(" [")[0].partition(": Error")[0]
+
+
 def _ancestors(dataset: str | None) -> list[str]:
     """Return the prefixes of the groups on the way to `dataset`: a/, a/b/."""
     parts = dataset.split("/") if dataset else []
     return ["/".join(parts[: count + 1]) + "/" for count in range(len(parts))]
 
 
-def _array_place(place: str | Path, dataset: str | None) -> str | Path:
-    below = f"{dataset}/0" if dataset else "0"
-    return place / below if isinstance(place, Path) else f"{place.rstrip('/')}/{below}"
+def _array_place(place: Place, dataset: str | None) -> Place:
+    return place / (f"{dataset}/0" if dataset else "0")
 
 
 def _write_json(store: tensorstore.KvStore, key: str, document: Mapping[str, Any]) -> None:
@@ -166,7 +189,7 @@ def _write_json(store: tensorstore.KvStore, key: str, document: Mapping[str, Any
 
 
 @contextmanager
-def _store_errors(place: str | Path) -> Iterator[None]:
+def _store_errors(place: Place) -> Iterator[None]:
     try:
         yield
     except ZooError:
