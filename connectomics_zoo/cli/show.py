@@ -28,6 +28,10 @@ Examples:
   zoo show runs/my-run --json
 """
 
+_VALIDATION = (
+    "scores of windows side by side, not blended: zoo predict blends them, and zoo evaluate may give other scores"
+)
+
 
 @click.command(epilog=_EPILOG)
 @click.argument("ref", shell_complete=complete_reference)
@@ -258,6 +262,7 @@ def _print_run(spec: RunSpec) -> None:
         "task": spec.task.name,
         **_first_weights(spec),
         "training": _listed(spec.training.model_dump(mode="json")),
+        **({"validation": _VALIDATION} if spec.data.validation else {}),
         **({} if spec.trained_on is None else {"trained on": spec.trained_on}),
         "prediction": f"window {window}, overlap {spec.prediction.overlap:g}{views}",
         "versions": _listed(spec.versions),
