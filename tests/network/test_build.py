@@ -110,7 +110,7 @@ def build_bare(monkeypatch: pytest.MonkeyPatch, kind: type[nn.Module]) -> nn.Mod
         def build(*args: Any, **kwargs: Any) -> nn.Module:
             return kind()
 
-    monkeypatch.setattr(build_module, "builder_module", lambda name: Builder)
+    monkeypatch.setattr("connectomics_zoo.schema.builder.builder_module", lambda name: Builder)
     return build(tiny(), deep_supervision=True, initialise=False)
 
 
