@@ -174,7 +174,7 @@ def predict(
             _stopped(made.job, grid, error, where=where)
             raise
         finally:
-            forget(request.out)
+            forget(work.out)
         seconds = time.perf_counter() - begin
     return _report(prediction, made, grid, before=before, is_complete=is_complete, seconds=seconds)
 
