@@ -118,12 +118,11 @@ class Job:
             ) from None
 
     def begin(self, description: JobDescription) -> None:
-        """Write down what the job is, in a folder that is emptied first.
+        """Write down what the job is.
 
         Raises:
             OutputError: it cannot be written.
         """
-        self.remove()
         self.write(_JOB, description.model_dump_json(indent=2).encode())
 
     def done(self, stage: str) -> set[int]:
@@ -179,6 +178,23 @@ class Job:
         line = json.dumps({"time": now, "host": socket.gethostname(), "pid": os.getpid(), "event": event, **fields})
         with store_errors(self.place), (self.folder / _LOG).open("ab", buffering=0) as file:
             file.write(f"{line}\n".encode())
+
+    def clear(self) -> None:
+        """Remove all that is known of a job, and leave the folder with its locks.
+
+        Raises:
+            OutputError: it cannot be removed.
+        """
+        self._records = None
+        with store_errors(self.place):
+            if self.folder is None:
+                self._store().delete_range(tensorstore.KvStore.KeyRange()).result()
+                return
+            (self.folder / _JOB).unlink(missing_ok=True)  # first: without it, nothing else counts
+            for name in ("done", _UNFINISHED):
+                if (self.folder / name).exists():
+                    shutil.rmtree(self.folder / name)
+            (self.folder / _LOG).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove the folder.
