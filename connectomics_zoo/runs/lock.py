@@ -80,7 +80,7 @@ def refuse_held(folder: Path, *, instead: str = INSTEAD) -> None:
         OutputError: it does.
     """
     holder = _read(folder / LOCK_FILE)
-    if holder is not None and holder.process.pid != os.getpid():
+    if holder is not None:
         _refuse_unless_gone(holder, folder / LOCK_FILE, instead=instead)
 
 
