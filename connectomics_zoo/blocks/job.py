@@ -179,6 +179,14 @@ class Job:
         with store_errors(self.place), (self.folder / _LOG).open("ab", buffering=0) as file:
             file.write(f"{line}\n".encode())
 
+    def log_tail(self, size: int) -> str:
+        """Return the end of the log, at most `size` bytes of it."""
+        if self.folder is None or not (self.folder / _LOG).is_file():
+            return ""
+        with store_errors(self.place), (self.folder / _LOG).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+            return file.read().decode("utf-8", "replace")
+
     def clear(self) -> None:
         """Remove all that is known of a job, and leave the folder with its locks.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -359,3 +360,35 @@ def test_hdf5_outputs_say_what_they_hold(run, image, tmp_path, small_blocks):
         attributes = dict(file["volumes/mito"].attrs)
     assert attributes["content"] == "probability"
     assert tuple(attributes["resolution"]) == (30.0, 8.0, 8.0)
+
+
+def test_the_status_of_a_job_is_seen_by_others(run, image, tmp_path, small_blocks, stop_after, monkeypatch, run_zoo):
+    out = tmp_path / "out.zarr"
+    seen = []
+
+    def look(progress):
+        if 0 < progress.done and not seen:
+            seen.append(run_zoo("status", str(out), "--json"))
+
+    stop_after(30)
+    with pytest.raises(StopError):
+        predict(run, image, out, device="cpu", progress=look)
+    working = json.loads(seen[0][1])
+    assert working["state"] == "working"
+    assert f"process {os.getpid()} on" in working["workers"][0]
+    code, printed, _ = run_zoo("status", str(out))
+    assert code == 0
+    assert "stopped" in printed
+    assert "repeat the zoo predict command to go on" in printed
+    stopped = json.loads(run_zoo("status", str(out), "--json")[1])
+    (stage,) = stopped["stages"]
+    assert 0 < stage["done"] < stage["blocks"] == 8
+    assert stage["voxels"] == np.prod(SHAPE)
+    assert stopped["voxels_per_second"] > 0
+    assert stopped["seconds_left"] > 0
+    monkeypatch.undo()
+    predict(run, image, out, device="cpu")
+    assert run_zoo("status", str(out))[1] == f"{out}: finished.\n"
+    code, _, error = run_zoo("status", str(tmp_path / "other.zarr"))
+    assert code == 2
+    assert "there is neither this output nor a job that makes it" in error
