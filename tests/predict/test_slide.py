@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tracemalloc
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -239,6 +241,13 @@ def test_weights_of_a_window_are_a_gaussian_of_an_eighth_and_add_up_to_one():
     expected = ((voxels - centres[1]) ** 2 - (voxels - centres[0]) ** 2) / (2 * 4.0**2)
     expected_between = log_ratio - expected
     assert np.ptp(expected_between) < 1e-3
+
+
+@pytest.mark.parametrize("overlap", ["0", "0.1", "0.25", "0.3", "0.5", "0.7", "0.9"])
+def test_windows_share_as_much_as_was_asked_for_and_not_a_voxel_more_by_rounding(overlap):
+    for window in range(1, 257):
+        step = AxisGrid(size=1000, window=window, overlap=float(overlap)).step
+        assert step == max(1, math.floor(window * (1 - Fraction(overlap)))), window
 
 
 def test_the_last_window_ends_at_the_border():
