@@ -217,6 +217,30 @@ def test_columns_stay_inside_the_budget_and_are_cut_between_chunks():
     assert sum(column.voxels for column in columns) == geometry.box.voxels
 
 
+@pytest.mark.parametrize("factors", [(1, 1, 1), (1, 2, 3)])
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
+def test_a_column_holds_no_more_than_is_stated(factors, overlap):
+    shape = (40, 700, 1100)
+    geometry = make_geometry(
+        shape=shape, factors=factors, window=(16, 96, 80), overlap=overlap, box=Box.of_shape(shape)
+    )
+    planes = plan.plan_planes(geometry, chunk=plan.chunk_shape(geometry)[0])
+    rows = plan.rows_in_memory(geometry, planes)
+    columns = plan.split_columns(geometry, rows=rows, channels_in=2, channels_out=3, budget=2**22)
+    assert len(columns) > 4
+    for column in columns:
+        needed = geometry.network_box(column)
+        height, width = (
+            min(grid.size, starts[-1] + grid.window) - starts[0]
+            for grid, starts in (
+                (geometry.grids[axis], geometry.grids[axis].touching(*needed.ranges[axis])) for axis in (1, 2)
+            )
+        )
+        held = 4 * (2 * 16 * height * width + 3 * rows * needed.shape[1] * needed.shape[2])
+        _, high, wide = column.shape
+        assert held <= plan.column_bytes(geometry, rows=rows, height=high, width=wide, channels_in=2, channels_out=3)
+
+
 def test_complete_sections_are_handed_out_in_whole_chunks():
     shape = (100, 32, 32)
     geometry = make_geometry(
