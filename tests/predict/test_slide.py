@@ -217,6 +217,18 @@ def test_columns_stay_inside_the_budget_and_are_cut_between_chunks():
     assert sum(column.voxels for column in columns) == geometry.box.voxels
 
 
+@pytest.mark.parametrize(
+    ("depth", "window", "factor", "chunk"),
+    [(100, 4, 1, 8), (100, 32, 1, 16), (100, 32, 2, 32), (900, 200, 1, 64), (5, 4, 1, 5)],
+)
+def test_chunks_have_the_sections_of_a_plane_of_windows_within_8_and_64(depth, window, factor, chunk):
+    shape = (depth, 300, 40)
+    geometry = make_geometry(
+        shape=shape, factors=(factor, 1, 1), window=(window, 32, 32), overlap=0.5, box=Box.of_shape(shape)
+    )
+    assert plan.chunk_shape(geometry) == (chunk, 128, 40)
+
+
 @pytest.mark.parametrize("factors", [(1, 1, 1), (1, 2, 3)])
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
 def test_a_column_holds_no_more_than_is_stated(factors, overlap):

@@ -113,6 +113,11 @@ def test_the_average_is_that_of_all_steps_and_forgets_the_first_ones_fast(volume
     assert not equal(kept(folder), trained(folder))
 
 
+def test_a_step_of_several_batches_is_averaged_once(volume, tmp_path):
+    run_of(volume, tmp_path / "run", ema_decay=0.2, validation=False, accumulate=2)
+    assert checkpoint(tmp_path / "run")["callbacks"]["AverageWeights"]["updates"] == 4
+
+
 def test_the_average_is_validated_and_the_weights_go_on(volume, tmp_path, monkeypatch):
     seen = {}
     original = SegmentationModule.validation_step
