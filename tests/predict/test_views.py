@@ -226,6 +226,19 @@ def test_a_direction_without_a_channel_is_refused_with_the_channels_name(task, v
         plan_views(views, task=task, axes="zyx")
 
 
+@pytest.mark.parametrize("field", ["activation", "attractive"])
+def test_affinities_of_other_kinds_do_not_stand_in_for_each_other(field):
+    document = affinity_task([(1, 0, 0), (0, 1, 0), (0, 0, 1)]).model_dump(exclude_none=True)
+    assert len(plan_views("flips_and_turns", task=TaskSpec.model_validate(document), axes="zyx")) == 16
+    channel = document["channels"][-1]
+    if field == "activation":
+        channel["activation"] = "scaled_sigmoid"
+    else:
+        channel["target"]["attractive"] = False
+    with pytest.raises(SpecError, match=r"views flips_and_turns show the channel 'edge-1' .* none like it there"):
+        plan_views("flips_and_turns", task=TaskSpec.model_validate(document), axes="zyx")
+
+
 # Merging --------------------------------------------------------------------------------------------------------
 
 
