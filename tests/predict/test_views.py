@@ -239,6 +239,16 @@ def test_affinities_of_other_kinds_do_not_stand_in_for_each_other(field):
         plan_views("flips_and_turns", task=TaskSpec.model_validate(document), axes="zyx")
 
 
+def test_a_descriptor_of_two_axes_is_seen_by_the_views_that_flip_both_or_neither():
+    task = descriptor_task(["pearson_zy", "offset_x"])
+    planned = plan_views("flips", task=task, axes="zyx")
+    channels = {channel.target.component: index for index, channel in enumerate(task.channels)}
+    for component, axes in (("pearson_zy", {0, 1}), ("offset_x", {2})):
+        seen = {view.flipped for view in planned if view.parts[channels[component]] is not None}
+        assert seen == {view.flipped for view in planned if len(axes & set(view.flipped)) % 2 == 0}
+        assert len(seen) == 4
+
+
 # Merging --------------------------------------------------------------------------------------------------------
 
 
