@@ -160,10 +160,8 @@ class TrainingPatches(IterableDataset[Patch]):
                 box = box if centre is None else _centred_box(reader.box, centre, recipe.patch_size)
             if recipe.foreground_minimum == 0:
                 break
-            truth = reader.read_truth(box, within=reader.box)
-            if np.count_nonzero((truth.labels > 0) & truth.annotated) >= recipe.foreground_minimum * math.prod(
-                recipe.patch_size
-            ):
+            foreground = np.count_nonzero(reader.read_label(box, within=reader.box) > 0)
+            if foreground >= recipe.foreground_minimum * math.prod(recipe.patch_size):
                 break
         return box
 

@@ -367,7 +367,7 @@ def test_the_status_of_a_job_is_seen_by_others(run, image, tmp_path, small_block
     seen = []
 
     def look(progress):
-        if 0 < progress.done and not seen:
+        if progress.done > 0 and not seen:
             seen.append(run_zoo("status", str(out), "--json"))
 
     stop_after(30)

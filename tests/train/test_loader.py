@@ -16,6 +16,7 @@ from support.patches import data_of
 from support.tiny_training import make_run, write_volume
 from support.volume_files import ZARR_3, peak_bytes, write
 
+from connectomics_zoo.network.threads import usable_cores
 from connectomics_zoo.train import data as data_module
 from connectomics_zoo.train.data import (
     FOREGROUND_TRIES,
@@ -238,9 +239,11 @@ def test_what_is_remembered_is_limited(tmp_path, monkeypatch, read_voxels):
 
 
 @pytest.mark.parametrize(("workers", "accelerator", "said"), [(0, "cuda", True), (2, "cuda", False), (0, "cpu", False)])
-def test_a_gpu_that_would_wait_for_patches_is_told_of(caplog, workers, accelerator, said):
+def test_a_gpu_that_would_wait_for_patches_is_told_of(caplog, monkeypatch, workers, accelerator, said):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 5, 7}, raising=False)  # of more cores that there are
     warn_of_waiting(workers, accelerator=accelerator)
-    assert ("the GPU waits while patches are read in its own process: training.workers=" in caplog.text) == said
+    advice = f"the GPU waits while patches are read in its own process: training.workers={min(3, usable_cores())} reads"
+    assert (advice in caplog.text) == said
 
 
 def test_a_stream_without_a_loader_is_that_of_the_loader(tmp_path):
