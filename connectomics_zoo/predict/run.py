@@ -31,8 +31,10 @@ from connectomics_zoo.predict.slide import Finished, Forward, predict_column
 from connectomics_zoo.predict.stored import make_provenance, make_stored
 from connectomics_zoo.predict.views import View, plan_views
 from connectomics_zoo.schema.experiment import Merge, PredictionSpec, RunSpec, Views
+from connectomics_zoo.schema.notebook import notebook_bar
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.provenance import Provenance
+from connectomics_zoo.schema.report import Report
 from connectomics_zoo.tasks.voxelwise import decode_voxels, decoded_channels
 from connectomics_zoo.volumes import Volume, WritableVolume, create_volume, open_volume
 from connectomics_zoo.volumes.box import AnyRegion, Box, region_box
@@ -47,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class PredictReport:
+class PredictReport(Report):
     """What was predicted, and how."""
 
     run: str
@@ -166,6 +168,7 @@ def predict(
         MissingPackageError: device or engine are not here.
         OutputError: `out` cannot be written.
     """
+    progress = progress or notebook_bar("predict")
     spec, trained = find_run(run, frozen=frozen)
     spec = with_intensity_range(spec, intensity_range)
     chosen = prediction_spec(spec, window=window, overlap=overlap, views=views, merge=merge)
