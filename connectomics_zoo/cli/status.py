@@ -7,8 +7,8 @@ import dataclasses
 import click
 
 from connectomics_zoo.cli._console import print_json, print_text
-from connectomics_zoo.cli._progress import duration
 from connectomics_zoo.cli._table import print_table
+from connectomics_zoo.schema.progress import duration
 
 
 @click.command("status", context_settings={"help_option_names": ["-h", "--help"]})

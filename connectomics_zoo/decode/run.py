@@ -22,8 +22,10 @@ from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.runs.folder import get_run
 from connectomics_zoo.runs.tuned import read_tuned, write_tuned
 from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.schema.notebook import notebook_bar
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.provenance import Decoding, Provenance
+from connectomics_zoo.schema.report import Report
 from connectomics_zoo.schema.task import DecodeSpec, TaskSpec
 from connectomics_zoo.schema.tuned import TunedDecoding
 from connectomics_zoo.tasks.targets.labels import true_objects
@@ -52,7 +54,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class DecodeReport:
+class DecodeReport(Report):
     """What was decoded, and how."""
 
     prediction: str
@@ -131,6 +133,7 @@ def decode(
         OutputError: `out` cannot be written.
         MissingPackageError: the library of the method is not installed.
     """
+    progress = progress or notebook_bar("decode")
     _check_options(task=task, run=run, tune_on=tune_on, ignore_labels=ignore_labels, mask=mask)
     spec = None if run is None else get_run(run)
     if mask is None and tune_on is not None and spec is not None:

@@ -21,14 +21,16 @@ from connectomics_zoo.predict.request import Request, as_tuple
 from connectomics_zoo.predict.views import plan_views
 from connectomics_zoo.predict.work import adopt, forget
 from connectomics_zoo.schema.experiment import Merge, RunSpec, Views
+from connectomics_zoo.schema.notebook import notebook_bar
 from connectomics_zoo.schema.progress import Progress
+from connectomics_zoo.schema.report import Report
 from connectomics_zoo.volumes.box import AnyRegion, region_text
 from connectomics_zoo.volumes.intensity import check_contrast
 from connectomics_zoo.weights.pretrained import Frozen
 
 
 @dataclass(frozen=True)
-class PredictReport:
+class PredictReport(Report):
     """What was predicted, and how."""
 
     run: str
@@ -141,6 +143,7 @@ def predict(
         MissingPackageError: device or engine are not here.
         OutputError: `out` cannot be written.
     """
+    progress = progress or notebook_bar("predict")
     request = Request(
         run=str(run),
         volume=str(volume),
