@@ -40,10 +40,11 @@ from connectomics_zoo.volumes import (
 )
 from connectomics_zoo.volumes.alignment import aligned_box
 from connectomics_zoo.volumes.label_look import LabelLook
-from connectomics_zoo.volumes.location import split_location
+from connectomics_zoo.volumes.location import split_place
 from connectomics_zoo.volumes.placement import placement_of
 from connectomics_zoo.volumes.prediction import this_program
 from connectomics_zoo.volumes.truth import Truth, read_truth
+from connectomics_zoo.volumes.uri import Place
 from connectomics_zoo.volumes.values import read_prediction
 from connectomics_zoo.volumes.writing import refuse_own_input
 
@@ -283,14 +284,14 @@ def _mask_of(run: RunSpec, truth: str | Path) -> str | None:
         return volume.location
 
 
-def _file_of(place: str | Path, *, root: Path | None = None) -> tuple[Path, str | None] | None:
-    """Return file and dataset of a volume, None where it cannot be opened."""
+def _file_of(place: str | Path, *, root: Path | None = None) -> tuple[Place, str | None] | None:
+    """Return file or URI and dataset of a volume, None where it cannot be opened."""
     try:
         with open_volume(place, root=root) as volume:
-            path, dataset = split_location(volume.location)
+            where, dataset = split_place(volume.location)
     except VolumeError:
         return None
-    return path.resolve(), dataset
+    return (where.resolve() if isinstance(where, Path) else where), dataset
 
 
 def _parts(

@@ -221,9 +221,10 @@ def _kind_of_store(place: Uri, *, dataset: str | None) -> Format:
         )
     found = read_files(place, _store_metadata())
     kind = _store_format(place, found)
+    if not found:
+        refuse_missing_bucket(place)
     if kind is not None and (found or dataset is not None):
         return kind
-    refuse_missing_bucket(place)
     raise VolumeError(
         f"{place}: there is no Zarr, N5 or precomputed store (none of {', '.join(_store_metadata())}), check the URI, "
         "which must lead to the folder of the store."

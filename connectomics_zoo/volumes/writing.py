@@ -16,7 +16,7 @@ from connectomics_zoo.files.atomic import PartialOutput, check_place, output_err
 from connectomics_zoo.volumes.box import Box, refuse_outside
 from connectomics_zoo.volumes.checks import DTYPES, is_supported, readable
 from connectomics_zoo.volumes.hdf5 import Hdf5Sink, hdf5_datasets
-from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, Format, split_location
+from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, Format, split_location, split_place
 from connectomics_zoo.volumes.metadata import VoxelSize, as_voxel_size
 from connectomics_zoo.volumes.prediction import StoredPrediction, declared_content, to_attributes
 from connectomics_zoo.volumes.tiff import TiffSink
@@ -244,6 +244,6 @@ def refuse_own_input(source: str, out: str | Path) -> None:
     Raises:
         OutputError: `out` is in the same file.
     """
-    path, place = (split_location(location)[0] for location in (str(out), source))
-    if path.exists() and place.exists() and path.samefile(place):
+    path, place = split_location(str(out))[0], split_place(source)[0]
+    if isinstance(place, Path) and path.exists() and place.exists() and path.samefile(place):
         raise OutputError(f"{out}: is the input itself, which would be lost: choose another name.")
