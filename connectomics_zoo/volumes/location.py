@@ -130,7 +130,7 @@ def _possible_splits(text: str) -> Iterator[tuple[str, str | None]]:
         path, rest = text[: match.end()], text[match.end() :]
         if rest[0] == ":":
             yield path, rest[1:]
-        elif match.group().lower() in (".zarr", ".n5") and rest[0] != "#" and rest.strip("/\\"):
+        elif match.group().lower() in (".zarr", ".n5") and rest.strip("/\\")[:1] not in ("", "#"):
             # volume.zarr/group/array, as many tools write it
             yield path, rest[1:].replace(":", "/")
     yield text, None

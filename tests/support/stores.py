@@ -6,14 +6,12 @@ import functools
 import http.server
 import itertools
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import boto3
-from moto.server import ThreadedMotoServer
 
 _AWS = ("NO_SIGN_REQUEST", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "PROFILE", "REGION", "DEFAULT_REGION",
         "ENDPOINT_URL", "ENDPOINT_URL_S3", "WEB_IDENTITY_TOKEN_FILE", "SHARED_CREDENTIALS_FILE")  # fmt: skip
@@ -31,6 +29,9 @@ class S3Server:
     """A server of S3 (moto); each bucket is a new one."""
 
     def __init__(self) -> None:
+        import boto3
+        from moto.server import ThreadedMotoServer
+
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         self._server.start()
@@ -64,14 +65,21 @@ class S3Server:
 
 
 class _Files(http.server.SimpleHTTPRequestHandler):
-    """Gives files; a path that begins with a status gets that status."""
+    """Gives files, also to who asks for objects of Google's buckets; a path that begins with a status gets that one."""
 
     def do_GET(self) -> None:
+        found = re.match("/storage/v1/b/([^/]+)/o/?([^?]*)", self.path)
+        if found is not None:
+            self.path = f"/{found[1]}/{found[2].replace('%2F', '/')}"
         status = self.path.split("/")[1]
         if status in ("401", "403", "500"):
             self.send_error(int(status))
         else:
             super().do_GET()
+
+    def end_headers(self) -> None:
+        self.send_header("x-goog-generation", "1")
+        super().end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""

@@ -116,6 +116,17 @@ def test_a_store_on_a_web_server_is_a_volume(tmp_path, location):
         check(f"{address}/data/{location}")
 
 
+def test_stores_in_a_bucket_of_google_are_volumes(tmp_path, monkeypatch):
+    # tensorstore asks for the address once in a process.
+    with file_server(tmp_path) as address:
+        monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", address)
+        for number, (location, make) in enumerate(STORES.items()):
+            make(tmp_path / "lab" / f"data{number}" / folder_of(location))
+            check(f"gs://lab/data{number}/{location}")
+        with fails("gs://no-lab: there is no bucket 'no-lab', check its name."):
+            open_volume("gs://no-lab/a.zarr")
+
+
 def test_the_arrays_of_a_group_in_a_bucket_are_named_where_one_file_has_them_all(tmp_path, s3_server, bucket):
     group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", **({"zarr_format": 2} if ZARR_3 else {}))
     for name in ("raw", "labels"):
@@ -192,9 +203,7 @@ def test_a_server_that_is_away_is_given_up(tmp_path, monkeypatch):
     forget_credentials(monkeypatch, tmp_path)
     address = f"http://127.0.0.1:{closed_port()}"
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-    with fails(
-        "s3://lab/a.zarr: the server does not answer (CURL error Could not connect to server: Failed to connect"
-    ):
+    with fails("s3://lab/a.zarr: the server does not answer (CURL error Could not connect to server: Failed to con"):
         open_volume("s3://lab/a.zarr")
     with fails("check the network, and try again."):
         open_volume(f"{address}/a.zarr")
