@@ -71,11 +71,19 @@ class _Files(http.server.SimpleHTTPRequestHandler):
         found = re.match("/storage/v1/b/([^/]+)/o/?([^?]*)", self.path)
         if found is not None:
             self.path = f"/{found[1]}/{found[2].replace('%2F', '/')}"
+            if not found[2] and Path(self.directory, found[1]).is_dir():
+                self._list_nothing()
+                return
         status = self.path.split("/")[1]
         if status in ("401", "403", "500"):
             self.send_error(int(status))
         else:
             super().do_GET()
+
+    def _list_nothing(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"kind": "storage#objects"}')
 
     def end_headers(self) -> None:
         self.send_header("x-goog-generation", "1")
