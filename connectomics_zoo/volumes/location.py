@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from connectomics_zoo.errors import VolumeError, nearest
+from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.store_files import read_files, refuse_missing_bucket
 from connectomics_zoo.volumes.uri import Place, Uri, is_uri, parse_place
 
@@ -219,15 +220,16 @@ def _kind_of_store(place: Uri, *, dataset: str | None) -> Format:
             f"{place}: is a file behind a URI, and only stores of chunks (Zarr, N5, precomputed) are read from there: "
             "download it first."
         )
-    found = read_files(place, _store_metadata())
+    with readable(place, kind="a store"):
+        found = read_files(place, _store_metadata())
     kind = _store_format(place, found)
     if not found:
         refuse_missing_bucket(place)
     if kind is not None and (found or dataset is not None):
         return kind
     raise VolumeError(
-        f"{place}: there is no Zarr, N5 or precomputed store (none of {', '.join(_store_metadata())}), check the URI, "
-        "which must lead to the folder of the store."
+        f"{place}: there is no Zarr, N5 or precomputed store (none of {', '.join(_store_metadata())}), check the "
+        "bucket or host and the path, which must be that of the store's folder."
     )
 
 

@@ -71,19 +71,19 @@ class _Files(http.server.SimpleHTTPRequestHandler):
         found = re.match("/storage/v1/b/([^/]+)/o/?([^?]*)", self.path)
         if found is not None:
             self.path = f"/{found[1]}/{found[2].replace('%2F', '/')}"
-            if not found[2] and Path(self.directory, found[1]).is_dir():
-                self._list_nothing()
+            if not found[2]:
+                self._list(is_there=Path(self.directory, found[1]).is_dir())
                 return
         status = self.path.split("/")[1]
-        if status in ("401", "403", "500"):
+        if status in ("302", "401", "403", "500"):
             self.send_error(int(status))
         else:
             super().do_GET()
 
-    def _list_nothing(self) -> None:
-        self.send_response(200)
+    def _list(self, *, is_there: bool) -> None:
+        self.send_response(200 if is_there else 404)
         self.end_headers()
-        self.wfile.write(b'{"kind": "storage#objects"}')
+        self.wfile.write(b"{}")
 
     def end_headers(self) -> None:
         self.send_header("x-goog-generation", "1")

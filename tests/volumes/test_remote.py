@@ -123,7 +123,9 @@ def test_stores_in_a_bucket_of_google_are_volumes(tmp_path, monkeypatch):
         for number, (location, make) in enumerate(STORES.items()):
             make(tmp_path / "lab" / f"data{number}" / folder_of(location))
             check(f"gs://lab/data{number}/{location}")
-        with fails("gs://no-lab: there is no bucket 'no-lab', check its name."):
+        with fails(
+            "gs://no-lab/a.zarr: there is no Zarr, N5 or precomputed store (none of zarr.json, .zarray, .zgroup, "
+        ):
             open_volume("gs://no-lab/a.zarr")
 
 
@@ -262,3 +264,8 @@ def test_a_volume_that_is_another_one_when_it_is_opened_again_is_refused(tmp_pat
     write(tmp_path / name, example(9, 9, 9, dtype="uint16"), overwrite=True)
     with fails("was changed while it was read (it is uint16 of shape (9, 9, 9) now), wait until whatever writes it"):
         volume.read(Box.of_shape((1, 1, 1)))
+
+
+def test_an_answer_that_is_not_understood_is_one_sentence(tmp_path):
+    with file_server(tmp_path) as address, fails("302/a.zarr: cannot be read as a store (Unknown [HTTP code 302])"):
+        open_volume(f"{address}/302/a.zarr")
