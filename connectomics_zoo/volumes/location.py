@@ -159,6 +159,16 @@ def find_volume(location: str | Path, *, root: Path | None = None) -> Location:
     return Location(place, dataset, kind, level)
 
 
+def survives_fork(location: str | Path, *, root: Path | None = None) -> bool:
+    """Whether a volume can be read in a process that was forked from one which has read stores of chunks.
+
+    Raises:
+        VolumeError: it is not there.
+    """
+    place, _ = split_place(str(location), root=root)
+    return isinstance(place, Path) and find_volume(location, root=root).format not in ("n5", "precomputed")
+
+
 def _split_level(text: str) -> tuple[str, str | None]:
     found = _LEVEL.fullmatch(text)
     return (text, None) if found is None else (found[1], found[2])
