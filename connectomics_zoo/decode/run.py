@@ -288,13 +288,13 @@ def _mask_of(run: RunSpec, truth: str | Path) -> str | None:
 
 
 def _file_of(place: str | Path, *, root: Path | None = None) -> tuple[Place, str | None] | None:
-    """Return file and dataset of a volume, None where it cannot be opened."""
+    """Return file or URI and dataset of a volume, None where it cannot be opened."""
     try:
         with open_volume(place, root=root) as volume:
-            path, dataset = split_place(volume.location)
+            where, dataset = split_place(volume.location)
     except VolumeError:
         return None
-    return path.resolve() if isinstance(path, Path) else path, dataset
+    return (where.resolve() if isinstance(where, Path) else where), dataset
 
 
 def _parts(

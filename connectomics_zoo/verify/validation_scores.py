@@ -15,7 +15,7 @@ from connectomics_zoo.schema.progress import silent
 from connectomics_zoo.tasks.targets.labels import is_mask
 from connectomics_zoo.volumes import open_volume
 from connectomics_zoo.volumes.box import region_box
-from connectomics_zoo.volumes.location import split_location
+from connectomics_zoo.volumes.location import split_place
 from connectomics_zoo.volumes.truth import read_truth
 
 OBJECT_SCORES = ("adapted_rand_error", "voi_split", "voi_merge", "ap_50")
@@ -37,8 +37,9 @@ def place_volumes(run: RunSpec, folders: Sequence[Path]) -> RunSpec | None:
 
 
 def validation_files(run: RunSpec) -> list[Path]:
-    """Return the files of the validation volumes, as the spec names them."""
-    return sorted({split_location(volume)[0] for pair in run.data.validation for volume in pair.places})
+    """Return the local files of the validation volumes, as the spec names them."""
+    places = {split_place(volume)[0] for pair in run.data.validation for volume in pair.places}
+    return sorted(place for place in places if isinstance(place, Path))
 
 
 def validation_object_scores(folder: Path, run: RunSpec) -> dict[str, float]:

@@ -26,7 +26,9 @@ from connectomics_zoo.volumes.uri import Place
 _FILE = "attributes.json"
 _STORED_ORDER = {3: "xyz", 4: "xyzc", 5: "xyzct"}
 _COMPRESSIONS = ("raw", "gzip", "bzip2", "blosc", "xz", "zstd")
-_OWN = ("n5", "dimensions", "blockSize", "dataType", "compression")
+_PARAMETERS = ("type", "level", "useZlib", "blockSize", "cname", "clevel", "shuffle", "blocksize", "preset")
+_NEEDED = ("dimensions", "blockSize", "dataType")
+_OWN = ("n5", *_NEEDED, "compression", "compressionType")
 
 
 class N5Array:
@@ -40,8 +42,9 @@ class N5Array:
             self._location = f"{place}:{name}" if name else str(place)
             own = _read(place, name)
             group = {} if not name else _read(place, name.rpartition("/")[0])
-            _refuse_compression(own, location=self._location)
-            self._chunks = ChunkedArray("n5", folder=place / name, metadata=_FILE)
+            self._chunks = ChunkedArray(
+                "n5", folder=place / name, metadata=_FILE, document=_plain(own, location=self._location)
+            )
             self.shape: tuple[int, ...] = self._chunks.shape
             self.dtype: np.dtype[Any] = self._chunks.dtype
             self.attributes: Mapping[str, Any] = {key: value for key, value in own.items() if key not in _OWN}
@@ -103,14 +106,19 @@ def _voxel_size(own: Mapping[str, Any], group: Mapping[str, Any], *, axes: str) 
     return None
 
 
-def _refuse_compression(own: Mapping[str, Any], *, location: str) -> None:
-    compression = own.get("compression", own.get("compressionType", "raw"))
-    kind = compression.get("type") if isinstance(compression, dict) else compression
+def _plain(own: Mapping[str, Any], *, location: str) -> dict[str, Any]:
+    """Return what tensorstore needs of the attributes of an array; members that it does not know it refuses."""
+    compression = own.get("compression", {"type": own.get("compressionType", "raw")})
+    if not isinstance(compression, dict):
+        raise ValueError("its compression is no JSON object")
+    kind = compression.get("type")
     if kind not in _COMPRESSIONS:
         raise VolumeError(
             f"{location}: is compressed by {kind!r}, which is not read (those that are: {', '.join(_COMPRESSIONS)}): "
             "write the array again with one of those."
         )
+    known = {key: value for key, value in compression.items() if key in _PARAMETERS}
+    return {**{key: own[key] for key in _NEEDED}, "compression": known}
 
 
 def _choose_array(place: Place, *, dataset: str | None, level: str | None) -> str:
@@ -132,6 +140,8 @@ def _choose_array(place: Place, *, dataset: str | None, level: str | None) -> st
 
 def _only_array(place: Place, name: str, *, dataset: str | None) -> str:
     if not isinstance(place, Path):
+        if not _read(place, name) and dataset is not None:
+            raise VolumeError(f"{place}: there is no array {dataset!r}, check its name.")
         raise VolumeError(
             f"{place}{':' + dataset if dataset else ''}: is no array of N5, say which one in it, as in "
             f"{place.name}:{f'{name}/ARRAY'.strip('/')}."

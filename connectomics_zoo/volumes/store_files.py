@@ -74,20 +74,20 @@ def parse_object(content: bytes, *, name: str) -> dict[str, Any]:
 
 
 def refuse_missing_bucket(place: Uri) -> None:
-    """Raise if the bucket of `place` is not there, which reading a file in it does not tell.
+    """Raise if the bucket of `place` on S3 is not there, which reading a file in it does not tell.
 
     Raises:
         VolumeError: it is not there.
     """
-    if place.scheme not in ("s3", "gs"):
+    if place.scheme != "s3":
         return
     bucket = Uri(place.scheme, place.authority, "")
     try:
         with reachable(bucket):
             store = tensorstore.KvStore.open(kvstore_of(bucket), context=store_context()).result()
             store.list(tensorstore.KvStore.KeyRange("\x01", "\x02")).result(timeout=_SECONDS)
-    except _DeniedError:
-        return  # who may read may not always list
+    except (_DeniedError, RuntimeError):
+        return  # who may read may not always list, and not every server lists as Amazon's does
 
 
 class _DeniedError(VolumeError):
@@ -137,7 +137,7 @@ def _raise_of_server(place: Uri, *, code: str, said: str, error: Exception) -> N
         raise VolumeError(
             f"{place}: the server does not answer ({said}), check the network{where}, and try again."
         ) from error
-    if "NoSuchBucket" in said or (code == "NOT_FOUND" and not place.path):
+    if "NoSuchBucket" in said:
         raise VolumeError(f"{place}: there is no bucket {bucket!r}, check its name.") from error
     if "credentials" in said:
         raise VolumeError(
