@@ -28,7 +28,8 @@ class Hdf5Array:
                 self.dataset: str | None = _choose_dataset(self._file, dataset=dataset, path=path)
                 self._array = self._file[self.dataset]
                 location = f"{path}:{self.dataset}"
-                check_sources(self._array, location=location)
+                self.elsewhere: tuple[Path, ...] = tuple(check_sources(self._array, path=path, location=location))
+                """Other files that its voxels lie in."""
                 self._external = external_voxels(self._array, location=location)
                 # Without a type (h5py.Empty) or a shape there is nothing to read; rank 0 says so.
                 self.shape: tuple[int, ...] = tuple(self._array.shape or ())

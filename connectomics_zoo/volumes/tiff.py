@@ -24,6 +24,7 @@ import tifffile
 from connectomics_zoo.errors import MissingPackageError, VolumeError
 from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.metadata import (
+    StatedVoxelSize,
     VoxelSize,
     as_voxel_size,
     attributes_from_ome,
@@ -143,7 +144,7 @@ class TiffFolder:
             self._stored = np.dtype(page.dtype)
             self.shape: tuple[int, ...] = (len(self._paths), *page.shape)
             self.dtype: np.dtype[Any] = meaning_of(file, page, path=self._paths[0]).dtype
-            self.voxel_size_nm: VoxelSize | None = _voxel_size(file, header=_shaped_header(file), page=page)
+            self.voxel_size_nm: StatedVoxelSize = _voxel_size(file, header=_shaped_header(file), page=page)
 
     def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
         """Return the block of voxels at `index`, slices along z, y and x."""
@@ -260,7 +261,7 @@ def _shaped_header(file: Any) -> Mapping[str, Any]:
     return header if isinstance(header, dict) else {}
 
 
-def _voxel_size(file: Any, *, header: Mapping[str, Any], page: Any) -> VoxelSize | None:
+def _voxel_size(file: Any, *, header: Mapping[str, Any], page: Any) -> StatedVoxelSize:
     if file.is_ome:
         return voxel_size_from_ome(file.ome_metadata or "")
     if "voxel_size_nm" in header:

@@ -19,6 +19,7 @@ from connectomics_zoo.volumes.axes import agreed_axes, axes_in_attributes
 from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.location import dataset_error
 from connectomics_zoo.volumes.metadata import (
+    StatedVoxelSize,
     VoxelSize,
     axes_of_multiscales,
     multiscales_entry,
@@ -26,6 +27,7 @@ from connectomics_zoo.volumes.metadata import (
     voxel_size_from_multiscales,
 )
 from connectomics_zoo.volumes.zarr_codecs import refuse_codecs
+from connectomics_zoo.volumes.zarr_files import RegularFiles, is_regular
 
 _LIBRARY_VERSION = int(zarr.__version__.split(".")[0])
 
@@ -48,7 +50,8 @@ class ZarrArray:
             refuse_codecs(_read_json(folder / name), location=folder)
             # Where both formats' files lie in one folder, zarr must not open another one than was looked at.
             version: dict[str, Any] = {"zarr_format": node["zarr_format"]} if _LIBRARY_VERSION >= 3 else {}
-            self._array: Any = zarr.open_array(str(folder), mode="r", **version)
+            self._files = RegularFiles(folder)
+            self._array: Any = zarr.open_array(self._files, mode="r", **version)
             self.shape: tuple[int, ...] = tuple(self._array.shape)
             self.dtype: np.dtype[Any] = np.dtype(self._array.dtype)
             self._read_metadata(folder, node=node)
@@ -61,12 +64,16 @@ class ZarrArray:
         said |= {"dimension_names": node["dimension_names"]} | axes_in_attributes(self.attributes)
         self.axes: str = agreed_axes(said, rank=rank, location=str(folder))
         scaled = voxel_size_from_multiscales(entry, level=level, axes=self.axes) if entry is not None else None
-        self.voxel_size_nm: VoxelSize | None = scaled or voxel_size_from_attributes(self.attributes, axes=self.axes)
+        own = voxel_size_from_attributes(self.attributes, axes=self.axes)
+        self.voxel_size_nm: StatedVoxelSize = scaled if isinstance(scaled, tuple) else own or scaled
 
     def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
         """Return the block of voxels at `index`, one slice for each axis of the array."""
         with readable(self._path, kind="Zarr"):
-            return np.asarray(self._array[index])
+            block = np.asarray(self._array[index])
+        if self._files.refused is not None:
+            raise self._files.refused
+        return block
 
     def close(self) -> None:
         """Nothing stays open between two reads."""
@@ -74,7 +81,7 @@ class ZarrArray:
 
 def _read_node(folder: Path) -> dict[str, Any]:
     """Return kind ("array" or "group"), format, attributes and dimension names of a node, or {}."""
-    if (folder / "zarr.json").is_file():
+    if is_regular(folder / "zarr.json"):
         document = _read_json(folder / "zarr.json")
         return {
             "kind": document["node_type"],
@@ -83,8 +90,8 @@ def _read_node(folder: Path) -> dict[str, Any]:
             "dimension_names": document.get("dimension_names") or (),
         }
     for name, kind in ((".zarray", "array"), (".zgroup", "group")):
-        if (folder / name).is_file():
-            attributes = _read_json(folder / ".zattrs") if (folder / ".zattrs").is_file() else {}
+        if is_regular(folder / name):
+            attributes = _read_json(folder / ".zattrs") if is_regular(folder / ".zattrs") else {}
             return {"kind": kind, "zarr_format": 2, "attributes": attributes, "dimension_names": ()}
     return {}
 
