@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.volumes.axes import agreed_axes, axes_in_attributes
-from connectomics_zoo.volumes.checks import readable
+from connectomics_zoo.volumes.checks import readable, refuse_empty
 from connectomics_zoo.volumes.hdf5_sources import check_sources, external_voxels, refuse_broken_link
 from connectomics_zoo.volumes.location import dataset_error
 from connectomics_zoo.volumes.metadata import as_text, voxel_size_from_attributes
@@ -61,10 +61,19 @@ def _open_file(path: Path) -> Any:
         VolumeError: it is no HDF5 file, is damaged, or is being written.
     """
     with readable(path, kind="HDF5"):
+        refuse_empty(path)
         try:
             return h5py.File(path, "r")
         except OSError as error:
-            # HDF5 tells these two apart in its text alone.
+            # HDF5 tells these apart in its text alone.
+            if "signature not found" in str(error):
+                raise VolumeError(
+                    f"{path}: is no HDF5 file, or its beginning is damaged, check what it is or copy it again."
+                ) from error
+            if "truncated file" in str(error):
+                raise VolumeError(
+                    f"{path}: is cut off ({path.stat().st_size} bytes are less than it says), copy it again."
+                ) from error
             if "lock file" in str(error) or "already open for write" in str(error):
                 raise VolumeError(
                     f"{path}: another program has it open for writing, close it there, or read a copy; if none has, it "

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import tifffile
 
 from connectomics_zoo.errors import MissingPackageError, VolumeError
-from connectomics_zoo.volumes.checks import readable
+from connectomics_zoo.volumes.checks import readable, refuse_empty
 from connectomics_zoo.volumes.metadata import (
     StatedVoxelSize,
     VoxelSize,
@@ -44,6 +44,9 @@ from connectomics_zoo.volumes.tiff_meaning import (
 # OME-XML has no name for the other types.
 _OME_DTYPES = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64"})
 
+_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""Of TIFF and BigTIFF, in either byte order."""
+
 
 class TiffArray:
     """An open TIFF stack; `read` maps it into memory, or decodes only the strips and tiles it needs."""
@@ -52,8 +55,7 @@ class TiffArray:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with readable(path, kind="TIFF"):
-            self._file = tifffile.TiffFile(path)
+        self._file = _open_file(path)
         try:
             with readable(path, kind="TIFF"):
                 self._open()
@@ -138,7 +140,7 @@ class TiffFolder:
                 raise VolumeError(
                     f"{path}: is no regular file, and each section must be one, remove it from the folder."
                 )
-        with readable(self._paths[0], kind="TIFF"), tifffile.TiffFile(self._paths[0]) as file:
+        with readable(self._paths[0], kind="TIFF"), _open_file(self._paths[0]) as file:
             page = _only_plane(file, path=self._paths[0])
             _refuse_undecodable(page.keyframe, path=self._paths[0])
             self._stored = np.dtype(page.dtype)
@@ -153,7 +155,7 @@ class TiffFolder:
         paths = self._paths[sections]
         block = np.empty((len(paths), *size), dtype=self.dtype)
         for position, path in enumerate(paths):
-            with readable(path, kind="TIFF"), tifffile.TiffFile(path) as file:
+            with readable(path, kind="TIFF"), _open_file(path) as file:
                 page = _only_plane(file, path=path)
                 meaning = meaning_of(file, page, path=path)
                 if (page.shape, page.dtype, meaning.dtype) != (self.shape[1:], self._stored, self.dtype):
@@ -177,9 +179,23 @@ def _instead(folder: Path) -> str:
 def open_tiff_folder(folder: Path) -> TiffArray | TiffFolder:
     """Open a folder of sections, in the order of their names, or in that of the OME header that they share."""
     sections = TiffFolder(folder)
-    with tifffile.TiffFile(sections.first) as file:
+    with _open_file(sections.first) as file:
         is_one_image = len(ome_files(file)) > 1
     return TiffArray(sections.first) if is_one_image else sections
+
+
+def _open_file(path: Path) -> Any:
+    """Open a file for reading.
+
+    Raises:
+        VolumeError: it is no TIFF, or is damaged.
+    """
+    with readable(path, kind="TIFF"):
+        refuse_empty(path)
+        with path.open("rb") as file:
+            if file.read(4) not in _BEGINNINGS:
+                raise VolumeError(f"{path}: is no TIFF file, or its beginning is damaged, check what it is.")
+        return tifffile.TiffFile(path)
 
 
 def _natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
@@ -245,6 +261,8 @@ def _refuse_undecodable(keyframe: Any, *, path: Path) -> None:
         keyframe.decode(None, 0)
     except ValueError as error:
         name = getattr(keyframe.compression, "name", keyframe.compression)
+        if keyframe.compression == 1 and keyframe.bitspersample % 8 == 0:
+            raise VolumeError(f"{path}: its pages are described in a way that cannot be, copy it again.") from error
         if importlib.util.find_spec("imagecodecs") is None:
             raise MissingPackageError(
                 f"{path}: decoding its {name} compression needs another package, run `pip install imagecodecs`."

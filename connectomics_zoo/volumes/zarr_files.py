@@ -10,15 +10,17 @@ import zarr
 import zarr.storage
 
 from connectomics_zoo.errors import VolumeError
+from connectomics_zoo.volumes.checks import refuse_empty
 
 
 def is_regular(path: Path) -> bool:
     """Whether a regular file is there.
 
     Raises:
-        VolumeError: something else is, or a link that leads nowhere, which zarr would take for a chunk of zeros.
+        VolumeError: something else is, or a link that leads nowhere or an empty file, which zarr would take for zeros.
     """
     if path.is_file():
+        refuse_empty(path)
         return True
     if os.path.lexists(path):
         raise VolumeError(

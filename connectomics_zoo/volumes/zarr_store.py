@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from connectomics_zoo.errors import MissingPackageError
+from connectomics_zoo.errors import MissingPackageError, VolumeError, reason
 from connectomics_zoo.volumes.axes import agreed_axes, axes_in_attributes
 from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.location import dataset_error
@@ -97,9 +97,16 @@ def _read_node(folder: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    document = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise VolumeError(
+            f"{path}: cannot be read as Zarr, since it is not valid JSON: copy the volume again ({reason(error)})."
+        ) from error
     if not isinstance(document, dict):
-        raise TypeError(f"{path.name} holds no JSON object")
+        raise VolumeError(
+            f"{path}: cannot be read as Zarr, since it holds {type(document).__name__} and no mapping: copy it again."
+        )
     return document
 
 
