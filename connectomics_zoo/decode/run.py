@@ -17,6 +17,7 @@ from connectomics_zoo.decode.channels import Channels, read_channels
 from connectomics_zoo.decode.memory import refuse_too_large
 from connectomics_zoo.decode.methods import segment
 from connectomics_zoo.decode.settings import find_task, has_boundary, with_settings
+from connectomics_zoo.decode.stated import refuse_label_bytes
 from connectomics_zoo.decode.tune import Trial, grid_of, tune
 from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.runs.folder import get_run
@@ -147,6 +148,8 @@ def decode(
         saved = None if tuned is None else tuned.decode
         chosen = with_settings(base, saved=saved, method=method, changes=changes or {})
         box, placement, truth_of = _parts(predicted, tune_on, mask, region, ignored=_ignored(ignore_labels, spec))
+        if "threshold" not in (changes or {}):
+            refuse_label_bytes(predicted, box)
         refuse_too_large(chosen, shape=box.shape, stored=predicted.dtype, location=predicted.location)
         create = _creator(out, box, voxel_size_nm=predicted.voxel_size_nm, overwrite=overwrite)
         create().discard()  # what cannot be written is refused before anything is read

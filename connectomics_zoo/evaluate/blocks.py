@@ -13,7 +13,7 @@ from connectomics_zoo.errors import LimitError, VolumeError
 from connectomics_zoo.tasks.targets.labels import connected_objects
 from connectomics_zoo.volumes import Volume
 from connectomics_zoo.volumes.box import Box
-from connectomics_zoo.volumes.label_look import clean_labels
+from connectomics_zoo.volumes.label_look import LabelLook, clean_labels
 from connectomics_zoo.volumes.memory import available_bytes
 
 BLOCK = (32, 512, 512)
@@ -24,10 +24,12 @@ _RELABEL_BYTES = 24
 """A voxel, to find connected components: the labels and the components."""
 
 
-def relabelled(true: Volume, mask: Volume | None, box: Box, *, ignored: Sequence[int]) -> Callable[[Box], NDArray[Any]]:
+def relabelled(
+    true: Volume, mask: Volume | None, box: Box, *, ignored: Sequence[int], look: LabelLook
+) -> Callable[[Box], NDArray[Any]]:
     """Return what reads the connected components of the truth in `box`, and `IGNORED` for ignored labels.
 
-    Where it is not annotated, there is no object.
+    Where it is not annotated, there is no object. `look` sees the labels as they are.
 
     Raises:
         LimitError: they do not fit into the memory.
@@ -39,11 +41,14 @@ def relabelled(true: Volume, mask: Volume | None, box: Box, *, ignored: Sequence
             f"{needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are free: score a part, or "
             "label its objects first."
         )
-    labels = clean_labels(
-        _whole(_plain(true.read(box)), location=true.location), unlabelled=ignored, location=true.location
-    )
-    if mask is not None:
-        labels = np.where(mask.read_plain(box) != 0, labels, np.zeros((), labels.dtype))
+    labels = _whole(_plain(true.read(box)), location=true.location)
+    known = None if mask is None else mask.read_plain(box) != 0
+    for first in range(0, len(labels), BLOCK[0]):
+        layer = slice(first, first + BLOCK[0])
+        look.add(labels[layer], None if known is None else known[layer])
+    labels = clean_labels(labels, unlabelled=ignored, location=true.location)
+    if known is not None:
+        labels = np.where(known, labels, np.zeros((), labels.dtype))
     labels = connected_objects(labels, ignored=ignored)
     return lambda part: labels[part.relative_to(box.start).slices]
 

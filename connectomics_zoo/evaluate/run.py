@@ -99,7 +99,7 @@ def evaluate(
     with (
         open_volume(prediction, voxel_size_nm=voxel_size_nm) as predicted,
         _opened(truth, voxel_size_nm=voxel_size_nm) as true,
-        _opened(mask) as annotated,
+        _opened(mask, voxel_size_nm=voxel_size_nm) as annotated,
     ):
         box, offset = _aligned(predicted, predicted if true is None else true, region)
         if true is None:
@@ -178,17 +178,18 @@ def _compared(
     if mask is not None:
         check_mask(true, mask, kind="truth")
     read: Callable[[Box], NDArray[Any]] = true.read
+    look, look_at_prediction = LabelLook(ignored), LabelLook()
     if relabel:
-        read, ignored = relabelled(true, mask, box, ignored=ignored), (IGNORED,)
+        read, ignored = relabelled(true, mask, box, ignored=ignored, look=look), (IGNORED,)
     stored = predicted.stored()
     cut = (stored.cut if threshold is None else threshold) if predicted.dtype.kind == "f" else None
-    look, look_at_prediction = LabelLook(ignored), LabelLook()
 
     def tables() -> Iterator[Contingency]:
         for labels, true_labels, known in read_blocks(
             predicted, true, mask, read=read, box=box, offset=offset, cut=cut
         ):
-            look.add(true_labels, known)
+            if not relabel:
+                look.add(true_labels, known)
             if predicted.dtype == np.uint8 and predicted.content is None:
                 look_at_prediction.add(labels)
             true_labels = clean_labels(true_labels, unlabelled=ignored, location=true.location)
