@@ -128,7 +128,7 @@ def _parts(error: Exception) -> tuple[str, str]:
     found = re.match(r"([A-Z_]{4,}): ", text)
     said = text[found.end() :] if found else text
     said = re.sub(r"^All \d+ retry attempts failed: ", "", said)
-    said = re.sub(r" \[(?!HTTP code)\w+=.*$", "", said)
+    said = re.sub(r" \[[a-z_ ]+=.*$", "", said)
     return (found[1] if found else ""), said
 
 
@@ -141,7 +141,8 @@ def _raise_of_server(place: Uri, *, code: str, said: str, error: Exception) -> N
         raise VolumeError(
             f"{place}: the server does not answer ({said}), check the network{where}, and try again."
         ) from error
-    if "NoSuchBucket" in said:
+    # A list of what is in a bucket that is there is at most empty.
+    if place.scheme == "s3" and code == "NOT_FOUND" and not place.path:
         raise VolumeError(f"{place}: there is no bucket {bucket!r}, check its name.") from error
     if "credentials" in said:
         raise VolumeError(

@@ -48,8 +48,8 @@ SEGMENTATION = {"encoding": "compressed_segmentation", "compressed_segmentation_
     ("dtype", "scale"),
     [
         ("uint8", {}),
-        ("uint8", {"encoding": "png"}),
-        ("uint16", {"encoding": "png"}),
+        ("uint8", {"encoding": "png", "png_level": 6}),
+        ("uint16", {"encoding": "png", "png_level": 6}),
         ("float32", {}),
         ("uint64", {}),
         ("uint64", SEGMENTATION),
