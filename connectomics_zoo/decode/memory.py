@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from connectomics_zoo.errors import LimitError
@@ -28,16 +30,32 @@ def needed_bytes(task: TaskSpec, *, shape: tuple[int, ...], stored: np.dtype[np.
     return a_voxel * int(np.prod(shape))
 
 
-def refuse_too_large(task: TaskSpec, *, shape: tuple[int, ...], stored: np.dtype[np.generic], location: str) -> None:
-    """Refuse a prediction that does not fit into the memory, where that is known.
+def refuse_too_large(
+    task: TaskSpec,
+    *,
+    shape: tuple[int, ...],
+    stored: np.dtype[np.generic],
+    location: str,
+    what: Literal["block", "part"] = "block",
+) -> None:
+    """Refuse a block, or a part of the foreground that crosses blocks, that does not fit into the memory.
+
+    That is where it is known how much there is.
 
     Raises:
         LimitError: it does not.
     """
     needed, available = needed_bytes(task, shape=shape, stored=stored), available_bytes()
-    if available is not None and needed > available:
+    if available is None or needed <= available:
+        return
+    size = " x ".join(map(str, shape))
+    needs = f"takes about {needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are free"
+    if what == "part":
         raise LimitError(
-            f"{location}: decoding {' x '.join(map(str, shape))} voxels by {task.decode.method} takes about "
-            f"{needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are free: decode a part (--region), "
-            "or use a machine with more."
+            f"{location}: a connected part of the foreground fills a box of {size} voxels, and flooding it, which has "
+            f"to be done at once, {needs}: give a higher threshold, another --method, or use a machine with more."
         )
+    raise LimitError(
+        f"{location}: decoding {size} voxels by {task.decode.method} {needs}: decode a part (--region), or use a "
+        "machine with more."
+    )
