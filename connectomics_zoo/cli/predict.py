@@ -65,6 +65,11 @@ from connectomics_zoo.cli._console import note, print_json, print_text
     help="Data type of probabilities; uint8 holds 255 times the probability.",
 )
 @click.option("--region", metavar="z=A:B,…", help="Predict this part alone, as in z=13:16,y=0:512.")
+@click.option("--mask", metavar="VOLUME", help="Predict only where this volume, of the same shape, is not 0.")
+@click.option("--workers", type=int, metavar="N", help="Work on blocks in N processes of this machine.")
+@click.option("--cluster", metavar="FILE", help="Work on blocks on SLURM, as this YAML file describes.")
+@click.option("--scheduler", metavar="ADDRESS", help="Work on blocks on the Dask cluster at tcp://HOST:PORT.")
+@click.option("--shard", metavar="I/N", help="Work on share I (from 0) of N of the blocks, as a job of an array does.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--frozen", is_flag=True, help="Use only weights that the lock file zoo.lock has (see zoo lock).")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -84,6 +89,11 @@ def command(
     output: Literal["probability", "label"],
     dtype: Literal["uint8", "float16", "float32"],
     region: str | None,
+    mask: str | None,
+    workers: int | None,
+    cluster: str | None,
+    scheduler: str | None,
+    shard: str | None,
     overwrite: bool,
     frozen: bool,
     as_json: bool,
@@ -94,7 +104,8 @@ def command(
     (hf://org/repo@revision).
 
     VOLUME is file.h5:dataset, file.tif, a folder of sections or volume.zarr:array; OUT is file.h5:dataset, file.tif
-    or volume.zarr. The volume is never in memory as a whole, and OUT appears complete or not at all.
+    or volume.zarr. The volume is never in memory as a whole, and OUT appears complete or not at all: until then its
+    blocks are in the folder OUT.job. Whatever stops it, the same command goes on, and loses one block at most.
     """
     from connectomics_zoo.cli._progress import show_progress
     from connectomics_zoo.predict import predict
@@ -116,6 +127,11 @@ def command(
             output=output,
             dtype=dtype,
             region=region,
+            mask=mask,
+            workers=workers,
+            cluster=cluster,
+            scheduler=scheduler,
+            shard=shard,
             overwrite=overwrite,
             frozen=frozen,
             progress=progress,

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from connectomics_zoo.errors import VolumeError, nearest
+from connectomics_zoo.volumes.uri import Place
 
 Format = Literal["hdf5", "tiff", "slices", "zarr"]
 
@@ -26,6 +27,9 @@ ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup")
 _AFTER_SUFFIX = re.compile(
     "(?:" + "|".join(re.escape(suffix) for suffix in FORMAT_OF_SUFFIX) + r")(?=[:/\\])", re.IGNORECASE
 )
+
+JOB_SUFFIX = ".job"
+"""Ends the name of the folder, beside an output, of the job that makes it."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,11 @@ def find_volume(location: str | Path, *, root: Path | None = None) -> Location:
     path, dataset = split_location(str(location), root=root)
     _refuse_foreign(path)
     if not path.exists():
+        if path.with_name(path.name + JOB_SUFFIX).exists():
+            raise VolumeError(
+                f"{path}: is not finished: repeat the command that makes it, which goes on where it stopped, or ask zoo "
+                f"status {path} how far it is."
+            )
         raise VolumeError(f"{path}: there is no such file or folder{_siblings_hint(path)}")
     kind: Format
     if path.is_dir():
@@ -93,6 +102,11 @@ def find_volume(location: str | Path, *, root: Path | None = None) -> Location:
     if dataset is not None and kind in ("tiff", "slices"):
         raise VolumeError(f"{path}: a TIFF has no datasets, leave ':{dataset}' out.")
     return Location(path, dataset, kind)
+
+
+def job_place(out: Place) -> Place:
+    """Return the folder of the job that makes the output at `out`."""
+    return out.parent / f"{out.name}{JOB_SUFFIX}"
 
 
 def _refuse_foreign(path: Path) -> None:

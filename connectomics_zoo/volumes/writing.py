@@ -20,7 +20,8 @@ from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, Format, split_lo
 from connectomics_zoo.volumes.metadata import VoxelSize, as_voxel_size
 from connectomics_zoo.volumes.prediction import StoredPrediction, declared_content, to_attributes
 from connectomics_zoo.volumes.tiff import TiffSink
-from connectomics_zoo.volumes.zarr_store import ZarrSink, zarr_arrays
+from connectomics_zoo.volumes.zarr_store import zarr_arrays
+from connectomics_zoo.volumes.zarr_writing import ZarrSink
 
 _CHUNKS = (64, 128, 128)
 _NOTHING = StoredPrediction()
@@ -141,22 +142,18 @@ def create_volume(
     Raises:
         OutputError: the target exists, or shape, data type, suffix or folder are not possible.
     """
-    path, dataset = split_location(str(location))
     data_type = np.dtype(dtype)
-    _check_request(path, dataset=dataset, dtype=data_type, chunks=chunks)
-    attributes = to_attributes(stored)
-    if stored.content is not None and declared_content(attributes, dtype=data_type) is None:
-        raise OutputError(
-            f"{path}: content {stored.content!r} is not possible in {data_type}, give 'probability' for uint8 or "
-            "floats, or 'label' or 'instances' for whole numbers or bool."
-        )
-    _check_numbers(path, shape=shape, channels=channels, chunks=chunks, voxel_size_nm=voxel_size_nm)
-    kind = FORMAT_OF_SUFFIX[path.suffix.lower()]
-    if kind == "hdf5" and dataset is None:
-        dataset = "main"
-    check_place(path, overwrite=overwrite)
-    if path.exists():
-        _refuse_losing_other_data(path, dataset=dataset)
+    path, dataset = check_volume_place(
+        location,
+        shape=shape,
+        dtype=data_type,
+        channels=channels,
+        voxel_size_nm=voxel_size_nm,
+        stored=stored,
+        chunks=chunks,
+        overwrite=overwrite,
+    )
+    kind, attributes = FORMAT_OF_SUFFIX[path.suffix.lower()], to_attributes(stored)
     output = PartialOutput(path, overwrite=overwrite)
     edges = tuple(min(edge, size) for edge, size in zip(chunks or _CHUNKS, shape, strict=True))
     try:
@@ -182,6 +179,38 @@ def create_volume(
         dtype=data_type,
         voxel_size_nm=voxel_size_nm,
     )
+
+
+def check_volume_place(
+    location: str | Path,
+    *,
+    shape: tuple[int, int, int],
+    dtype: np.dtype[Any],
+    channels: int | None,
+    voxel_size_nm: VoxelSize | None,
+    stored: StoredPrediction = _NOTHING,
+    chunks: tuple[int, int, int] | None = None,
+    overwrite: bool = False,
+) -> tuple[Path, str | None]:
+    """Return path and dataset of a volume that could be created; see `create_volume`.
+
+    Raises:
+        OutputError: the target exists, or shape, data type, suffix or folder are not possible.
+    """
+    path, dataset = split_location(str(location))
+    _check_request(path, dataset=dataset, dtype=dtype, chunks=chunks)
+    if stored.content is not None and declared_content(to_attributes(stored), dtype=dtype) is None:
+        raise OutputError(
+            f"{path}: content {stored.content!r} is not possible in {dtype}, give 'probability' for uint8 or "
+            "floats, or 'label' or 'instances' for whole numbers or bool."
+        )
+    _check_numbers(path, shape=shape, channels=channels, chunks=chunks, voxel_size_nm=voxel_size_nm)
+    if FORMAT_OF_SUFFIX[path.suffix.lower()] == "hdf5" and dataset is None:
+        dataset = "main"
+    check_place(path, overwrite=overwrite)
+    if path.exists():
+        _refuse_losing_other_data(path, dataset=dataset)
+    return path, dataset
 
 
 def _check_request(
