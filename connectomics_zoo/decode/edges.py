@@ -35,10 +35,14 @@ class Edges:
         """How many pairs there are."""
         return len(self.pairs)
 
+    def select(self, which: NDArray[np.bool_]) -> Edges:
+        """Return some of them."""
+        return Edges(self.pairs[which], self.count[which], self.mean[which], self.minimum[which], self.maximum[which])
+
     def columns(self, prefix: str = "") -> dict[str, NDArray[Any]]:
         """Return its columns by name, as they are saved."""
-        named = {"u": self.pairs[:, 0], "v": self.pairs[:, 1], "count": self.count, "mean": self.mean}
-        named |= {"minimum": self.minimum, "maximum": self.maximum}
+        named: dict[str, NDArray[Any]] = {"u": self.pairs[:, 0], "v": self.pairs[:, 1]}
+        named |= {"count": self.count, "mean": self.mean, "minimum": self.minimum, "maximum": self.maximum}
         return {prefix + name: column for name, column in named.items()}
 
     @classmethod

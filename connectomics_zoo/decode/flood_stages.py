@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectomics_zoo.decode.flood import Parts, batches, boxes_around, flood, join_parts, levels_of
-from connectomics_zoo.decode.fragments import as_ids, as_nodes, grown
+from connectomics_zoo.decode.fragments import as_ids, as_nodes, grown, number_of
 from connectomics_zoo.decode.graph import unite_pairs
 from connectomics_zoo.decode.memory import refuse_too_large
 from connectomics_zoo.decode.methods import Flooding, flooding, keep_large
@@ -26,8 +26,6 @@ from connectomics_zoo.volumes import Box
 
 FOREGROUND = "foreground.zarr"
 SEEDS = "seeds.zarr"
-
-_NUMBER = np.uint64(2**32 - 1)
 
 
 def _read_flooding(source: Source, box: Box, *, within: Box) -> Flooding:
@@ -56,10 +54,13 @@ class PartStage:
         parts = boxes_around(foreground, count=int(foreground.max()), start=box.start)
         self.files.write(FOREGROUND, index, as_ids(foreground, index))
         self.files.write(SEEDS, index, as_ids(seeds, index))
-        self.files.save_column(f"start/{index}.npy", parts.start)
-        self.files.save_column(f"stop/{index}.npy", parts.stop)
-        self.files.save_column(f"seed_voxels/{index}.npy", np.bincount(seeds.ravel())[1:])
-        self.files.save_column(f"levels/{index}.npy", np.array([levels_of(read) or ()]).reshape(-1, 2))
+        self.files.save(
+            f"parts/{index}.npz",
+            start=parts.start,
+            stop=parts.stop,
+            seed_voxels=np.bincount(seeds.ravel())[1:],
+            levels=np.array([levels_of(read) or ()]).reshape(-1, 2),
+        )
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class FaceStage:
         """Write the pairs."""
         grid = self.files.grid
         box = grid.box_of(index)
-        for store, folder in ((FOREGROUND, "part_pairs"), (SEEDS, "seed_pairs")):
+        found: dict[str, NDArray[np.uint64]] = {}
+        for store, column in ((FOREGROUND, "parts"), (SEEDS, "seeds")):
             pairs = [np.zeros((0, 2), np.uint64)]
             for axis, name in enumerate("zyx"):
                 if grid.following(index, axis) is None:
@@ -81,7 +83,8 @@ class FaceStage:
                 both = self.files.read(store, box.replace(**{name: (stop - 1, stop + 1)}))
                 touching = np.stack([np.take(both, side, axis).ravel() for side in (0, 1)], axis=1)
                 pairs.append(np.unique(touching[touching.all(axis=1)], axis=0))
-            self.files.save_column(f"{folder}/{index}.npy", np.concatenate(pairs))
+            found[column] = np.concatenate(pairs)
+        self.files.save(f"faces/{index}.npz", **found)
 
 
 def join_faces(files: ObjectFiles, source: Source) -> None:
@@ -92,18 +95,20 @@ def join_faces(files: ObjectFiles, source: Source) -> None:
     """
     decode = source.task.decode
     assert decode.min_seed is not None
-    starts, first = read_columns(files, "start")
-    stops, _ = read_columns(files, "stop")
-    pairs, _ = read_columns(files, "part_pairs")
-    part_of, count = number_groups(unite_pairs(as_nodes(pairs.astype(np.uint64), first), nodes=len(starts)))
+    starts, first = read_columns(files, "parts", "start")
+    stops, _ = read_columns(files, "parts", "stop")
+    pairs, _ = read_columns(files, "faces", "parts")
+    part_of, count = number_groups(unite_pairs(as_nodes(pairs, first), nodes=len(starts)))
     parts = join_parts(Parts(starts, stops), part_of[1:] - 1, count=count)
     for box in {parts.box(int(part)) for part in np.argsort((parts.stop - parts.start).prod(axis=1))[-1:]}:
-        refuse_too_large(source.task, shape=box.shape, stored=np.dtype(np.float32), location=source.location, what="part")
-    seed_voxels, first_seed = read_columns(files, "seed_voxels")
-    pairs, _ = read_columns(files, "seed_pairs")
-    seeds = unite_pairs(as_nodes(pairs.astype(np.uint64), first_seed), nodes=len(seed_voxels))
+        refuse_too_large(
+            source.task, shape=box.shape, stored=np.dtype(np.float32), location=source.location, what="part"
+        )
+    seed_voxels, first_seed = read_columns(files, "parts", "seed_voxels")
+    pairs, _ = read_columns(files, "faces", "seeds")
+    seeds = unite_pairs(as_nodes(pairs, first_seed), nodes=len(seed_voxels))
     markers, _ = number_objects(seeds, np.concatenate([[0], seed_voxels]), minimum=decode.min_seed)
-    levels, _ = read_columns(files, "levels")
+    levels, _ = read_columns(files, "parts", "levels")
     # Parts are numbered in the order of their first voxels, so that a block has the first voxels of consecutive ones.
     first_of_part = np.searchsorted(first, np.unique(part_of[1:], return_index=True)[1], side="right") - 1
     for name, values in {
@@ -145,9 +150,10 @@ class FloodStage:
             f"floods/{index}.npz",
             target=np.array(targets, np.int64),
             corner=np.array(corners, np.int64).reshape(-1, 3),
+            marker=np.concatenate(counts, axis=1)[0],
+            voxels=np.concatenate(counts, axis=1)[1],
             **pieces,
         )
-        self.files.save_column(f"flooded/{index}.npy", np.concatenate(counts, axis=1).T)
 
     def _floods(self, index: int) -> Iterator[tuple[Box, NDArray[np.uint32]]]:
         """Yield the labels of the parts that begin in a block, and where they lie."""
@@ -171,16 +177,17 @@ class FloodStage:
         for block in self.files.grid.touching(box):
             part = box.intersection(self.files.grid.box_of(block))
             own = np.concatenate([np.zeros(1, values.dtype), values[places[block] : places[block + 1]]])
-            numbers = (self.files.read(store, part) & _NUMBER).astype(np.int64)
+            numbers = number_of(self.files.read(store, part))
             result[part.relative_to(box.start).slices] = own[numbers]
         return result
 
 
 def count_floods(files: ObjectFiles, *, minimum: int) -> int:
     """Number the objects, write the table, and return how many there are."""
-    counts, _ = read_columns(files, "flooded")
+    markers, _ = read_columns(files, "floods", "marker")
+    counts, _ = read_columns(files, "floods", "voxels")
     total = len(files.load_column("joined/marker.npy"))
-    voxels = np.bincount(counts[:, 0], weights=counts[:, 1], minlength=total + 1).astype(np.int64)
+    voxels = np.bincount(markers, weights=counts, minlength=total + 1).astype(np.int64)
     objects, count = number_objects(np.arange(len(voxels)), voxels, minimum=minimum)
     files.save_column("table/object.npy", objects)
     files.save_column("table/voxels.npy", voxels)

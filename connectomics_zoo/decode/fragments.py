@@ -25,11 +25,24 @@ CONTEXT = 16
 _NUMBER_BITS = 32
 
 
-def as_ids(labels: NDArray[Any], block: int) -> NDArray[np.uint64]:
-    """Return labels 1..N of a block as ids that no other block has: the number of the block in the upper 32 bits."""
+def as_ids(labels: NDArray[Any], block: int | NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return labels 1..N of a block as ids that no other block has, 0 for background.
+
+    The number of the block is in the upper 32 bits, the label in the lower ones.
+    """
     ids = labels.astype(np.uint64)
-    ids[labels != 0] += np.uint64(block << _NUMBER_BITS)
+    ids += (labels != 0) * (np.asarray(block, np.uint64) << np.uint64(_NUMBER_BITS))
     return ids
+
+
+def block_of(ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return the number of the block that each id is of."""
+    return (ids >> np.uint64(_NUMBER_BITS)).astype(np.int64)
+
+
+def number_of(ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return the label 1..N that each id is of in its block, 0 for background."""
+    return (ids & np.uint64((1 << _NUMBER_BITS) - 1)).astype(np.int64)
 
 
 def as_nodes(ids: NDArray[np.uint64], first: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -39,10 +52,8 @@ def as_nodes(ids: NDArray[np.uint64], first: NDArray[np.int64]) -> NDArray[np.in
         ids: what `as_ids` gives.
         first: for each block, how many fragments the blocks before have.
     """
-    numbers = (ids & np.uint64((1 << _NUMBER_BITS) - 1)).astype(np.int64)
-    nodes: NDArray[np.int64] = numbers + first[(ids >> np.uint64(_NUMBER_BITS)).astype(np.int64)]
-    nodes[numbers == 0] = 0
-    return nodes
+    numbers = number_of(ids)
+    return np.where(numbers == 0, 0, numbers + first[block_of(ids)])
 
 
 def halo(decode: DecodeSpec, *, reach: Steps) -> Steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectomics_zoo.decode.edges import Edges, attractive_edges, merge_edges, repulsive_edges
-from connectomics_zoo.decode.fragments import as_ids, as_nodes, find_fragments, grown
+from connectomics_zoo.decode.fragments import as_ids, as_nodes, block_of, find_fragments, grown, number_of
 from connectomics_zoo.decode.graph import group_fragments
 from connectomics_zoo.decode.object_files import ObjectFiles
 from connectomics_zoo.decode.relabel import number_objects
@@ -38,7 +39,7 @@ class FragmentStage:
             within=grid.box,
         )
         self.files.write(FRAGMENTS, index, as_ids(labels, index))
-        self.files.save_column(f"voxels/{index}.npy", np.bincount(labels.ravel())[1:])
+        self.files.save(f"fragments/{index}.npz", voxels=np.bincount(labels.ravel())[1:])
 
 
 @dataclass(frozen=True)
@@ -65,36 +66,40 @@ class EdgeStage:
 
 def solve(files: ObjectFiles, *, decode: DecodeSpec) -> int:
     """Group the fragments of all blocks, write the table, and return how many objects there are."""
-    voxels, first = read_columns(files, "voxels")
-    attractive, repulsive = (_read_edges(files, prefix, first=first, decode=decode) for prefix in ("", "repulsive_"))
-    assert attractive is not None
-    groups = group_fragments(attractive, repulsive, nodes=len(voxels), decode=decode)
     assert decode.min_size is not None
+    voxels, first = read_columns(files, "fragments", "voxels")
+    attractive = _read_edges(files, "")
+    groups = group_fragments(
+        _between_nodes(attractive, first),
+        _between_nodes(_read_edges(files, "repulsive_"), first) if decode.method == "mutex" else None,
+        nodes=len(voxels),
+        decode=decode,
+        within=block_of(attractive.pairs[:, 0]) == block_of(attractive.pairs[:, 1]),
+    )
     objects, count = number_objects(groups, np.concatenate([[0], voxels]), minimum=decode.min_size)
     blocks = np.repeat(np.arange(len(files.grid)), np.diff(first))
-    numbers = np.arange(1, len(voxels) + 1) - first[blocks]
-    files.save_column("table/fragment.npy", numbers.astype(np.uint64) + (blocks.astype(np.uint64) << np.uint64(32)))
+    files.save_column("table/fragment.npy", as_ids(np.arange(1, len(voxels) + 1) - first[blocks], blocks))
     files.save_column("table/object.npy", objects[1:])
     files.save_column("table/voxels.npy", voxels)
     files.save_column("table/first.npy", first)
     return count
 
 
-def read_columns(files: ObjectFiles, folder: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the column that every block has in `folder`, one after the other, and where that of each block begins."""
-    parts = [np.asarray(files.load_column(f"{folder}/{index}.npy")) for index in range(len(files.grid))]
+def read_columns(files: ObjectFiles, folder: str, column: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return a column that every block has in `folder`, one after the other, and where that of each block begins."""
+    parts = [files.load(f"{folder}/{index}.npz")[column] for index in range(len(files.grid))]
     return np.concatenate(parts), np.cumsum([0, *(len(part) for part in parts)])
 
 
-def _read_edges(files: ObjectFiles, prefix: str, *, first: NDArray[np.int64], decode: DecodeSpec) -> Edges | None:
-    """Return the edges of all blocks, between nodes."""
-    if prefix and decode.method != "mutex":
-        return None
-    merged = merge_edges(
-        [Edges.of_columns(files.load(f"edges/{index}.npz"), prefix) for index in range(len(files.grid))]
-    )
-    nodes = as_nodes(merged.pairs, first).astype(np.uint64)
-    return Edges(nodes, merged.count, merged.mean, merged.minimum, merged.maximum)
+def _read_edges(files: ObjectFiles, prefix: str) -> Edges:
+    """Return the edges of all blocks."""
+    columns = (files.load(f"edges/{index}.npz") for index in range(len(files.grid)))
+    return merge_edges([Edges.of_columns(own, prefix) for own in columns])
+
+
+def _between_nodes(edges: Edges, first: NDArray[np.int64]) -> Edges:
+    """Return them between places among all fragments, which are in the same order as ids."""
+    return dataclasses.replace(edges, pairs=as_nodes(edges.pairs, first).astype(np.uint64))
 
 
 @dataclass(frozen=True)
@@ -111,4 +116,4 @@ class RelabelStage:
         own = self.files.load_column("table/object.npy")[first[index] : first[index + 1]]
         objects = np.concatenate([np.zeros(1, own.dtype), own])
         ids = self.files.read(FRAGMENTS, self.files.grid.box_of(index))
-        self.write(index, objects[(ids & np.uint64(2**32 - 1)).astype(np.int64)])
+        self.write(index, objects[number_of(ids)])
