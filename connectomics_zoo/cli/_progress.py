@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import replace
 from typing import Any, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
@@ -20,7 +21,8 @@ from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
-from connectomics_zoo.cli._console import is_terminal
+from connectomics_zoo.cli._console import is_terminal, print_beside
+from connectomics_zoo.errors import printable
 from connectomics_zoo.schema.progress import Progress
 
 LONGEST_BAR = 40
@@ -72,6 +74,7 @@ def follow(verb: str, *, speed: Callable[[float], str] | None = None) -> tuple[T
 
     def report(progress: Progress) -> None:
         begins = "progress" not in task.fields
+        progress = replace(progress, label=printable(progress.label))
         tasks.update(number, completed=progress.done, progress=progress, told=task.elapsed)
         if begins:
             tasks.advance(number, 0)  # the speed counts from here: what is loaded before says nothing about it
@@ -96,7 +99,7 @@ def _plain_lines(task: Task, report: Callable[[Progress], None]) -> Callable[[Pr
         is_last = printed is not None and progress.done == progress.total
         if task.speed and (due or is_last):
             printed = now
-            print(describe(task), file=sys.stderr, flush=True)
+            print_beside(describe(task))
 
     return report_and_print
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from connectomics_zoo.cli._console import note, print_json, print_text
+from connectomics_zoo.cli._console import note, print_json, print_line, print_text
 from connectomics_zoo.cli._references import complete_model
 from connectomics_zoo.cli._table import print_table
 from connectomics_zoo.errors import CheckFailedError, OutputError
@@ -74,7 +74,7 @@ def _print_report(report: VerifyReport) -> None:
     _print_table(report)
     for model in report.models:
         if not model.passed:
-            click.echo(f"\n{model.source}")
+            print_line(f"\n{model.source}")
         found: dict[tuple[str, ...], list[Check]] = {}
         for check in model.failures:
             found.setdefault(_finding(check), []).append(check)

@@ -1,7 +1,7 @@
 """The lock of a run folder: one process at a time trains in it.
 
 It is a file that says which process holds it, and so works where several machines share a file system. The lock of a
-process that is gone is taken over, which only its own machine can tell.
+process that is gone is taken over, which only its own machine can tell, or SLURM, which has started its job again.
 """
 
 from __future__ import annotations
@@ -154,11 +154,12 @@ def _refuse_unless_gone(holder: Holder, path: Path) -> None:
     state = find_state(holder.process, named_in=path.parent)
     if state == "gone":
         return
-    process = holder.process
+    process, job = holder.process, holder.process.job
     held = f"{path.parent}: is in use by the process {process.pid} on {process.host} since {holder.since}"
     if state == "running":
         raise OutputError(f"{held}, wait until that ends or choose another folder with --output.")
+    look = "" if job is None else f" (squeue --job {job.number} shows it as long as it runs)"
     raise OutputError(
-        f"{held}, which cannot be checked from here: wait until that ends, choose another folder with --output, or "
-        f"delete {path} if it is gone."
+        f"{held}, which cannot be checked from here{look}: wait until that ends, choose another folder with --output, "
+        f"or delete {path} if it is gone."
     )

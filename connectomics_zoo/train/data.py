@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from connectomics_zoo.network.threads import keep_blas_to_one_thread
 from connectomics_zoo.schema.augmentation import augmentation_of
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.tasks.targets import make_targets
@@ -234,7 +235,7 @@ def training_loader(run: RunSpec, *, skip: int = 0, pin_memory: bool = False) ->
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_parent,
+        worker_init_fn=_begin_worker,
     )
 
 
@@ -249,12 +250,16 @@ def validation_loader(run: RunSpec, *, pin_memory: bool = False) -> DataLoader[P
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_parent,
+        worker_init_fn=_begin_worker,
     )
 
 
-def _leave_signals_to_parent(worker: int) -> None:
-    """Let a worker live on when its whole process group is signalled: the step in work needs its patches."""
+def _begin_worker(worker: int) -> None:
+    """Let a worker have one thread, as torch does, and live on when its whole process group is signalled.
+
+    The step in work needs its patches.
+    """
+    keep_blas_to_one_thread()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

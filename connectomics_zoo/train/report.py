@@ -15,4 +15,7 @@ class TrainReport:
     steps: int
     """Optimiser steps done in all."""
     metrics: dict[str, float]
-    """Metrics (`val/dice`, …) and `step` of the weights that were kept."""
+    """Metrics (`val/dice`, …) and `step` of the weights that were kept.
+
+    They are of windows side by side: `predict` blends windows that overlap, and `evaluate` may give other scores.
+    """

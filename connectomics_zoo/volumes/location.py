@@ -89,8 +89,8 @@ def find_volume(location: str | Path, *, root: Path | None = None) -> Location:
     if not path.exists():
         if path.with_name(path.name + JOB_SUFFIX).exists():
             raise VolumeError(
-                f"{path}: is not finished: repeat the command that makes it, which goes on where it stopped, or ask zoo "
-                f"status {path} how far it is."
+                f"{path}: is not finished: repeat the command that makes it, which goes on where it stopped, or see "
+                f"zoo status {path}."
             )
         raise VolumeError(f"{path}: there is no such file or folder{_siblings_hint(path)}")
     kind: Format

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -11,11 +12,12 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from connectomics_zoo.errors import OutputError, reason
+from connectomics_zoo.errors import OutputError
 from connectomics_zoo.files.atomic import PartialOutput, check_place, output_errors
 from connectomics_zoo.volumes.box import Box, refuse_outside
 from connectomics_zoo.volumes.checks import DTYPES, is_supported, readable
-from connectomics_zoo.volumes.hdf5 import Hdf5Sink, hdf5_datasets
+from connectomics_zoo.volumes.hdf5 import hdf5_datasets
+from connectomics_zoo.volumes.hdf5_writing import Hdf5Sink
 from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, Format, split_location
 from connectomics_zoo.volumes.metadata import VoxelSize, as_voxel_size
 from connectomics_zoo.volumes.prediction import StoredPrediction, declared_content, to_attributes
@@ -83,10 +85,8 @@ class WritableVolume:
             raise OutputError(
                 f"{self.location}: the block is {array.dtype}, which {self.dtype} cannot hold, convert it first."
             )
-        try:
+        with output_errors(self.location):
             self._sink.write(index, array)
-        except OSError as error:
-            raise OutputError(f"{self.location}: cannot be written ({reason(error)}).") from error
 
     def close(self) -> None:
         """Finish the volume and move it to its place; no unfinished one is left behind if that fails.
@@ -106,7 +106,9 @@ class WritableVolume:
             return
         sink, self._sink = self._sink, None
         try:
-            sink.close()
+            # The disk may have no room for the rest, which nobody wants.
+            with suppress(OSError):
+                sink.close()
         finally:
             self._output.discard()
 

@@ -128,9 +128,9 @@ STATUS = {
     401: r"no such repository, or it is private and your token does not open it|the token is not valid",
     403: r"your token is not allowed to do this",
     404: r"there is no such",
-    429: r"the Hub answers no more requests for now: try again in 77 s",
-    500: r"the Hub has a fault of its own \(status 500\): try again later",
-    503: r"the Hub has a fault of its own \(status 503\): try again later",
+    429: r"answers no more requests for now \(status 429, asked once; a load waits 30 s at most\): try again in 77 s",
+    500: r"the Hub has a fault of its own \(status 500, asked once; a load waits 30 s at most\): try again later",
+    503: r"the Hub has a fault of its own \(status 503, asked once; a load waits 30 s at most\): try again later",
 }
 
 

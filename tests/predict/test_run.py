@@ -242,7 +242,7 @@ def test_weights_that_are_replaced_while_they_are_read_are_refused(run, tmp_path
         (tmp_path / "next").replace(folder / WEIGHTS_FILE)
         return make_forward(*args, **options)
 
-    monkeypatch.setattr("connectomics_zoo.predict.run.make_forward", load_the_next)
+    monkeypatch.setattr("connectomics_zoo.predict.job.make_forward", load_the_next)
     image = write(tmp_path / "image.h5", grey((16, 32, 32)))
     with pytest.raises(WeightsError, match=rf"{WEIGHTS_FILE}: was replaced while it was read, as by a training"):
         predict(folder, image, tmp_path / "out.h5")
@@ -340,11 +340,14 @@ def test_an_output_that_appears_meanwhile_stays_and_the_prediction_is_not_lost(r
     def occupy(progress):
         (tmp_path / name).write_bytes(b"precious")
 
-    kept = tmp_path / f"out.finished-1{Path(name).suffix}"
-    with pytest.raises(OutputError, match=rf"{name}: appeared while .* the finished one is {kept}: rename or delete"):
+    with pytest.raises(OutputError, match=rf"{name}: appeared while .* repeat the command, which finishes what is in"):
         predict(run, image, tmp_path / name, progress=occupy)
     assert (tmp_path / name).read_bytes() == b"precious"
-    np.testing.assert_array_equal(read_all(kept), read_all(tmp_path / f"undisturbed{Path(name).suffix}"))
+    (tmp_path / name).unlink()
+    report = predict(run, image, tmp_path / name)
+    assert report.resumed == report.blocks == 1
+    np.testing.assert_array_equal(read_all(tmp_path / name), read_all(tmp_path / f"undisturbed{Path(name).suffix}"))
+    assert not list(tmp_path.glob("*.job"))
 
 
 # Precision ------------------------------------------------------------------------------------------------------

@@ -354,7 +354,7 @@ class Crooked(torch.nn.Module):
 
 
 @pytest.mark.parametrize("merge", ["mean", "min"])
-def test_regions_columns_and_batches_do_not_change_what_views_give(tmp_path, monkeypatch, merge):
+def test_regions_blocks_and_batches_do_not_change_what_views_give(tmp_path, monkeypatch, merge):
     task = affinity_task([(1, 0, 0), (0, -2, 0), (0, 0, 2)])
     run = make_run(tmp_path / "run", task=task)
     network = Crooked(get_run(run).model, len(task.channels))
@@ -371,8 +371,8 @@ def test_regions_columns_and_batches_do_not_change_what_views_give(tmp_path, mon
     np.testing.assert_array_equal(read_all(tmp_path / "region.h5"), whole[:, 3:7, 30:50])
     monkeypatch.setattr(plan, "MEMORY_BUDGET", 1)
     monkeypatch.setattr(plan, "CHUNK_EDGE", 16)
-    assert predict(run, image, tmp_path / "columns.h5", **options).columns > 4
-    np.testing.assert_array_equal(read_all(tmp_path / "columns.h5"), whole)
+    assert predict(run, image, tmp_path / "blocks.h5", **options).blocks > 4
+    np.testing.assert_array_equal(read_all(tmp_path / "blocks.h5"), whole)
 
 
 def test_a_run_of_sections_is_predicted_in_its_flips_and_turns(tmp_path):

@@ -47,6 +47,16 @@ def test_the_same_seed_gives_the_same_patches_and_a_resumed_run_gets_others(tmp_
     assert not any((one.image == other.image).all() for one, other in zip(first, later, strict=True))
 
 
+def test_random_patches_lie_at_every_position_up_to_the_last(tmp_path):
+    path = write_volume(tmp_path / "v.h5", shape=(18, 32, 33))
+    with h5py.File(path, "r+") as file:
+        file["raw"][...] = np.arange(18, dtype=np.uint8)[:, None, None] * 10 + np.arange(33) % 2
+    region = {"z": [1, 18]}
+    patches = take(make_run(data_of(path, region=region), foreground_probability=0.0), 40)
+    corners = {tuple(np.rint(patch.image[0, 0, 0, :2].numpy() * 255).astype(int)) for patch in patches}
+    assert corners == {(10, 11), (11, 10), (20, 21), (21, 20)}
+
+
 def test_foreground_patches_hold_foreground_and_random_ones_mostly_do_not(tmp_path):
     path = write_volume(tmp_path / "v.h5", shape=(16, 32, 400))
     with h5py.File(path, "r+") as file:
