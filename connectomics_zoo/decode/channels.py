@@ -48,7 +48,8 @@ class Channels:
     def crop(self, slices: tuple[slice, slice, slice]) -> Channels:
         """Return the voxels in `slices` alone; affinities that leave them have no meaning then."""
         parts = [None if one is None else one[slices] for one in (self.foreground, self.boundary, self.distance)]
-        affinities = None if self.affinities is None else self.affinities[(slice(None), *slices)]
+        z, y, x = slices
+        affinities = None if self.affinities is None else self.affinities[:, z, y, x]
         return Channels(parts[0], parts[1], parts[2], affinities, self.offsets, self.attractive)
 
 

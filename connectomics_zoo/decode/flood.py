@@ -28,7 +28,7 @@ def flood(
 
     # Behind the last section, past an empty one: a voxel of each level, which nothing floods.
     more = [(0, 3), (0, 0), (0, 0)]
-    height, markers, mask = (np.pad(one, more) for one in (height, markers, mask))
+    height, markers, mask = np.pad(height, more), np.pad(markers, more), np.pad(mask, more)
     for section, level in zip((-2, -1), levels, strict=True):
         height[section, 0, 0] = level
         mask[section, 0, 0] = True
@@ -57,15 +57,16 @@ class Parts:
 
 def boxes_around(labels: NDArray[np.uint32], *, count: int, start: tuple[int, int, int]) -> Parts:
     """Return the boxes around the labels 1..`count` of a block whose first voxel is `start`."""
-    low = np.full((count + 1, 3), np.iinfo(np.int64).max)
-    high = np.full((count + 1, 3), -1)
+    low = np.full((count + 1, 3), np.iinfo(np.int64).max, np.int64)
+    high = np.full((count + 1, 3), -1, np.int64)
     for z, section in enumerate(labels):
         places = np.nonzero(section)
         found = section[places]
         for axis, at in ((0, np.full(found.shape, z)), (1, places[0]), (2, places[1])):
             np.minimum.at(low[:, axis], found, at)
             np.maximum.at(high[:, axis], found, at)
-    return Parts(low[1:] + start, high[1:] + 1 + start)
+    corner = np.array(start, np.int64)
+    return Parts(low[1:] + corner, high[1:] + 1 + corner)
 
 
 def join_parts(parts: Parts, groups: NDArray[np.int64], *, count: int) -> Parts:

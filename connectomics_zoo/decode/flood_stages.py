@@ -22,6 +22,7 @@ from connectomics_zoo.decode.object_files import ObjectFiles
 from connectomics_zoo.decode.relabel import number_groups, number_objects
 from connectomics_zoo.decode.source import Source
 from connectomics_zoo.decode.stages import read_columns
+from connectomics_zoo.schema.task import DecodeSpec
 from connectomics_zoo.volumes import Box
 
 FOREGROUND = "foreground.zarr"
@@ -87,8 +88,8 @@ class FaceStage:
         self.files.save(f"faces/{index}.npz", **found)
 
 
-def join_faces(files: ObjectFiles, source: Source) -> None:
-    """Find out which parts and seeds of all blocks are one, and write what the floods need.
+def join_faces(files: ObjectFiles, source: Source) -> int:
+    """Find out which parts and seeds of all blocks are one, write what floods need, and return the number of parts.
 
     Raises:
         LimitError: a part of the foreground that crosses blocks does not fit into the memory.
@@ -100,10 +101,9 @@ def join_faces(files: ObjectFiles, source: Source) -> None:
     pairs, _ = read_columns(files, "faces", "parts")
     part_of, count = number_groups(unite_pairs(as_nodes(pairs, first), nodes=len(starts)))
     parts = join_parts(Parts(starts, stops), part_of[1:] - 1, count=count)
-    for box in {parts.box(int(part)) for part in np.argsort((parts.stop - parts.start).prod(axis=1))[-1:]}:
-        refuse_too_large(
-            source.task, shape=box.shape, stored=np.dtype(np.float32), location=source.location, what="part"
-        )
+    if count:
+        shape = parts.box(int(np.argmax((parts.stop - parts.start).prod(axis=1)))).shape
+        refuse_too_large(source.task, shape=shape, stored=np.dtype(np.float32), location=source.location, what="part")
     seed_voxels, first_seed = read_columns(files, "parts", "seed_voxels")
     pairs, _ = read_columns(files, "faces", "seeds")
     seeds = unite_pairs(as_nodes(pairs, first_seed), nodes=len(seed_voxels))
@@ -122,6 +122,7 @@ def join_faces(files: ObjectFiles, source: Source) -> None:
         "levels": np.array([levels[:, 0].min(), levels[:, 1].max()]) if len(levels) else np.zeros(2),
     }.items():
         files.save_column(f"joined/{name}.npy", values)
+    return count
 
 
 @dataclass(frozen=True)
@@ -182,13 +183,14 @@ class FloodStage:
         return result
 
 
-def count_floods(files: ObjectFiles, *, minimum: int) -> int:
+def count_floods(files: ObjectFiles, *, decode: DecodeSpec) -> int:
     """Number the objects, write the table, and return how many there are."""
+    assert decode.min_size is not None
     markers, _ = read_columns(files, "floods", "marker")
     counts, _ = read_columns(files, "floods", "voxels")
     total = len(files.load_column("joined/marker.npy"))
     voxels = np.bincount(markers, weights=counts, minlength=total + 1).astype(np.int64)
-    objects, count = number_objects(np.arange(len(voxels)), voxels, minimum=minimum)
+    objects, count = number_objects(np.arange(len(voxels)), voxels, minimum=decode.min_size)
     files.save_column("table/object.npy", objects)
     files.save_column("table/voxels.npy", voxels)
     pairs = [

@@ -37,12 +37,12 @@ def as_ids(labels: NDArray[Any], block: int | NDArray[np.int64]) -> NDArray[np.u
 
 def block_of(ids: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Return the number of the block that each id is of."""
-    return (ids >> np.uint64(_NUMBER_BITS)).astype(np.int64)
+    return np.asarray(ids >> np.uint64(_NUMBER_BITS)).astype(np.int64)
 
 
 def number_of(ids: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Return the label 1..N that each id is of in its block, 0 for background."""
-    return (ids & np.uint64((1 << _NUMBER_BITS) - 1)).astype(np.int64)
+    return np.asarray(ids & np.uint64((1 << _NUMBER_BITS) - 1)).astype(np.int64)
 
 
 def as_nodes(ids: NDArray[np.uint64], first: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -53,7 +53,8 @@ def as_nodes(ids: NDArray[np.uint64], first: NDArray[np.int64]) -> NDArray[np.in
         first: for each block, how many fragments the blocks before have.
     """
     numbers = number_of(ids)
-    return np.where(numbers == 0, 0, numbers + first[block_of(ids)])
+    nodes: NDArray[np.int64] = np.where(numbers == 0, 0, numbers + first[block_of(ids)])
+    return nodes
 
 
 def halo(decode: DecodeSpec, *, reach: Steps) -> Steps:

@@ -19,13 +19,20 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from connectomics_zoo.blocks.grid import BlockGrid
+from connectomics_zoo.blocks.grid import BlockGrid, Edges
 from connectomics_zoo.errors import OutputError
 from connectomics_zoo.files.atomic import output_errors, whole_file
 from connectomics_zoo.volumes import Box, VoxelSize, open_volume
 from connectomics_zoo.volumes.zarr_writing import ArrayLayout, ArrayWriter, create_array
 
-_CHUNK = 64
+_CHUNK = range(16, 129)
+"""Edges of a chunk, in voxels."""
+
+
+def chunks_of(edges: Edges) -> Edges:
+    """Return the edges of the chunks of a block: the largest ones of which it is made."""
+    z, y, x = (max((size for size in _CHUNK if edge % size == 0), default=edge) for edge in edges)
+    return z, y, x
 
 
 @dataclass(frozen=True)
@@ -37,20 +44,19 @@ class ObjectFiles:
     grid: BlockGrid
     """The blocks of what is decoded, whose first voxel is (0, 0, 0)."""
 
-    def create_array(self, name: str, *, dtype: str, voxel_size_nm: VoxelSize | None) -> None:
-        """Create the Zarr store `name` of labels, each block a file of it.
+    def create_array(self, name: str, *, voxel_size_nm: VoxelSize | None) -> None:
+        """Create the Zarr store `name` of ids, each block a file of it.
 
         Raises:
             OutputError: it cannot be written.
         """
-        edges = tuple(min(edge, size) for edge, size in zip(self.grid.edges, self.grid.box.shape, strict=True))
         with output_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         layout = ArrayLayout(
             shape=self.grid.box.shape,
-            dtype=np.dtype(dtype),
-            chunks=tuple(_CHUNK if edge % _CHUNK == 0 else edge for edge in edges),
-            shards=edges,
+            dtype=np.dtype(np.uint64),
+            chunks=chunks_of(self.grid.edges),
+            shards=self.grid.edges,
             voxel_size_nm=voxel_size_nm,
             attributes={"content": "instances"},
         )
@@ -80,7 +86,7 @@ class ObjectFiles:
             OutputError: it cannot be written.
         """
         with self._writing(name) as file:
-            np.savez_compressed(file, **columns)
+            np.savez_compressed(file, allow_pickle=False, **columns)
 
     def load(self, name: str) -> Mapping[str, NDArray[Any]]:
         """Return the columns of the file `name`, each of which is read when it is used.
