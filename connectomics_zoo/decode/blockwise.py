@@ -21,6 +21,7 @@ from connectomics_zoo.blocks.grid import BlockGrid, Edges
 from connectomics_zoo.blocks.job import Cut, Job, JobDescription, is_same, refuse_another
 from connectomics_zoo.blocks.output import BlockOutput
 from connectomics_zoo.blocks.runner import Work, run_blocks
+from connectomics_zoo.blocks.turns import work_on
 from connectomics_zoo.blocks.where import Where
 from connectomics_zoo.decode import flood_stages, stages
 from connectomics_zoo.decode.fragments import halo
@@ -34,8 +35,6 @@ from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.volumes import Box, StoredPrediction, Volume, VoxelSize
 from connectomics_zoo.volumes.prediction import this_program
 from connectomics_zoo.volumes.writing import check_volume_place
-
-_TABLE = "table"
 
 Place = tuple[Path, str | None]
 """Path and dataset of an output."""
@@ -171,69 +170,79 @@ class BlockDecoding:
             LimitError: a block does not fit into the memory, or a part of the foreground for the watershed.
             OutputError: the output cannot be written, or is the unfinished one of another job.
         """
-        writer, description = self._begin(self.cut(block, parts=where.parts), stored)
-        made, cut = writer.output(overwrite=self.overwrite), description.cut
-        job, grid = made.job, cut.grid
-        assert job.folder is not None
-        source = self.source
-        files = ObjectFiles(job.folder / "objects", BlockGrid(Box.of_shape(self.box.shape), cut.block))
+        job = Job(self.place[0])
+        cut = self.cut(block, parts=where.parts)
+        with work_on(job, None):
+            writer, cut = self._begin(job, cut, stored)
+            made = writer.output(overwrite=self.overwrite)
+            files = self._files(job, cut)
+            try:
+                objects = self._work(job, files, writer, where=where, progress=progress)
+            except KeyboardInterrupt:
+                done = {stage: len(job.done(stage)) for stage in self._stages}
+                told = ", ".join(f"{count} of {len(cut.grid)} {stage}" for stage, count in done.items() if count)
+                raise KeyboardInterrupt(
+                    f"stopped, done in blocks: {told or 'none'}: repeat the command to go on."
+                ) from None
+            kept = self._keep(files)
+            made.finish(stored)
+        return Decoded(made.location, objects, len(cut.grid), None if kept is None else str(kept))
+
+    def _work(
+        self,
+        job: Job,
+        files: ObjectFiles,
+        writer: _Writer,
+        *,
+        where: Where,
+        progress: Callable[[Progress], None] | None,
+    ) -> int:
+        """Do all stages, and return how many objects there are."""
+        source, decode = self.source, self.task.decode
 
         def each(stage: str, work: Work) -> None:
-            run_blocks(job, stage, work, grid=grid, where=where, progress=progress, label=stage)
+            run_blocks(job, stage, work, grid=writer.cut.grid, where=where, progress=progress, label=stage)
 
-        try:
-            if self.task.decode.method == "watershed":
-                each("parts", flood_stages.PartStage(source, files))
-                each("faces", flood_stages.FaceStage(files))
-                self._once(job, "joined", lambda: flood_stages.join_faces(files, source))
-                each("floods", flood_stages.FloodStage(source, files))
-                objects = self._once(job, _TABLE, lambda: flood_stages.count_floods(files, decode=self.task.decode))
-                each("objects", flood_stages.ComposeStage(files, writer))
-            else:
-                each("fragments", stages.FragmentStage(source, files))
-                each("edges", stages.EdgeStage(source, files))
-                objects = self._once(job, _TABLE, lambda: stages.solve(files, decode=self.task.decode))
-                each("objects", stages.RelabelStage(files, writer))
-        except KeyboardInterrupt:
-            done = {stage: len(job.done(stage)) for stage in self._stages}
-            told = ", ".join(f"{count} of {len(grid)} blocks of {stage}" for stage, count in done.items() if count)
-            raise KeyboardInterrupt(f"stopped, {told or 'no block'} done: repeat the command to go on.") from None
-        kept = self._keep(files)
-        made.finish(stored)
-        return Decoded(made.location, objects, len(grid), None if kept is None else str(kept))
+        if decode.method == "watershed":
+            each("parts", flood_stages.PartStage(source, files))
+            each("faces", flood_stages.FaceStage(files))
+            _once(job, "joined", lambda: flood_stages.join_faces(files, source))
+            each("floods", flood_stages.FloodStage(source, files))
+            objects = _once(job, "table", lambda: flood_stages.count_floods(files, decode=decode))
+            each("objects", flood_stages.ComposeStage(files, writer))
+        else:
+            each("fragments", stages.FragmentStage(source, files))
+            each("edges", stages.EdgeStage(source, files))
+            objects = _once(job, "table", lambda: stages.solve(files, decode=decode))
+            each("objects", stages.RelabelStage(files, writer))
+        return objects
 
-    def _begin(self, cut: Cut, stored: StoredPrediction) -> tuple[_Writer, JobDescription]:
+    def _begin(self, job: Job, cut: Cut, stored: StoredPrediction) -> tuple[_Writer, Cut]:
         """Go on with the job in the folder beside the output, or begin it."""
-        writer = _Writer(self.place, cut, self.dtype, self.predicted.voxel_size_nm)
-        job = Job(self.place[0])
-        if job.folder is None:
-            raise OutputError(
-                f"{self.place[0]}: objects are made in blocks on a disk, with files beside them: give a place on one."
-            )
         there = job.describe()
         if there is not None:
             asked = self.describe(there.cut)
             if not self.overwrite or is_same(there, asked):
                 refuse_another(there, asked, location=str(self.place[0]))
-                return _Writer(self.place, there.cut, self.dtype, self.predicted.voxel_size_nm), there
+                return self._writer(there.cut), there.cut
         check_place(self._kept, overwrite=self.overwrite)
-        description = self.describe(cut)
-        job.begin(description)
-        files = ObjectFiles(job.folder / "objects", BlockGrid(Box.of_shape(self.box.shape), cut.block))
+        job.clear()
+        files = self._files(job, cut)
+        shutil.rmtree(files.folder, ignore_errors=True)
         is_watershed = self.task.decode.method == "watershed"
         for name in (flood_stages.FOREGROUND, flood_stages.SEEDS) if is_watershed else (stages.FRAGMENTS,):
             files.create_array(name, voxel_size_nm=self.predicted.voxel_size_nm)
+        writer = self._writer(cut)
         writer.output(overwrite=self.overwrite).create(stored)
-        return writer, description
+        job.begin(self.describe(cut))
+        return writer, cut
 
-    def _once(self, job: Job, stage: str, work: Callable[[], int]) -> int:
-        """Do what is done once for all blocks, unless it is done; return what it gives."""
-        found = job.read(f"done/{stage}/0")
-        if found is None:
-            job.mark_done(stage, 0, result=work())
-            found = job.read(f"done/{stage}/0")
-        assert found is not None
-        return int(json.loads(found)["result"])
+    def _writer(self, cut: Cut) -> _Writer:
+        return _Writer(self.place, cut, self.dtype, self.predicted.voxel_size_nm)
+
+    def _files(self, job: Job, cut: Cut) -> ObjectFiles:
+        assert job.folder is not None
+        return ObjectFiles(job.folder / "objects", BlockGrid(Box.of_shape(self.box.shape), cut.block))
 
     @property
     def _kept(self) -> Path:
@@ -248,6 +257,17 @@ class BlockDecoding:
             shutil.rmtree(files.folder / "fragments", ignore_errors=True)
             move_into_place(files.folder, self._kept, overwrite=self.overwrite)
         return self._kept
+
+
+def _once(job: Job, stage: str, work: Callable[[], int]) -> int:
+    """Do what is done once for all blocks, unless it is done; return what it gives."""
+    name = f"done/{stage}/0"
+    found = job.read(name)
+    if found is None:
+        result = work()
+        job.mark_done(stage, 0, result=result)
+        return result
+    return int(json.loads(found)["result"])
 
 
 def check_edges(block: Sequence[int]) -> Edges:
@@ -268,6 +288,11 @@ def output_place(out: str | Path, box: Box, *, dtype: str, voxel_size_nm: VoxelS
     Raises:
         OutputError: it could not.
     """
-    return check_volume_place(
+    place, dataset = check_volume_place(
         out, shape=box.shape, dtype=np.dtype(dtype), channels=None, voxel_size_nm=voxel_size_nm, overwrite=overwrite
     )
+    if not isinstance(place, Path):
+        raise OutputError(
+            f"{place}: objects are made on a disk, with files beside them: give a path, and copy it then."
+        )
+    return place, dataset

@@ -12,9 +12,10 @@ from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.volumes import Box, Placement, Volume, check_mask, open_volume
 from connectomics_zoo.volumes.alignment import aligned_box
 from connectomics_zoo.volumes.label_look import LabelLook
-from connectomics_zoo.volumes.location import split_location
+from connectomics_zoo.volumes.location import split_place
 from connectomics_zoo.volumes.placement import placement_of
 from connectomics_zoo.volumes.truth import Truth, read_truth
+from connectomics_zoo.volumes.uri import Place
 
 _log = logging.getLogger(__name__)
 
@@ -39,14 +40,14 @@ def mask_of(run: RunSpec, truth: str | Path) -> str | None:
         return volume.location
 
 
-def _file_of(place: str | Path, *, root: Path | None = None) -> tuple[Path, str | None] | None:
+def _file_of(place: str | Path, *, root: Path | None = None) -> tuple[Place, str | None] | None:
     """Return file and dataset of a volume, None where it cannot be opened."""
     try:
         with open_volume(place, root=root) as volume:
-            path, dataset = split_location(volume.location)
+            path, dataset = split_place(volume.location)
     except VolumeError:
         return None
-    return path.resolve(), dataset
+    return path.resolve() if isinstance(path, Path) else path, dataset
 
 
 def find_parts(

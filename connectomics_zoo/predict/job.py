@@ -8,7 +8,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from connectomics_zoo.predict.checks import (
 )
 from connectomics_zoo.predict.network import make_forward
 from connectomics_zoo.predict.plan import Geometry, cut, make_geometry
-from connectomics_zoo.predict.request import Request
+from connectomics_zoo.predict.request import Request, absolute
 from connectomics_zoo.predict.slide import Forward
 from connectomics_zoo.predict.stored import make_provenance, make_stored
 from connectomics_zoo.predict.views import View, plan_views
@@ -185,11 +184,11 @@ class Prediction:
             json.dumps(
                 {
                     "weights": self.trained.sha256(),
-                    "volume": str(self.source.location),
+                    "volume": absolute(self.source.location),
                     "volume's shape": self.source.shape,
                     "volume's data type": str(self.source.dtype),
                     "region": str(self.geometry.box),
-                    "mask": None if self.mask is None else self.mask.location,
+                    "mask": None if self.mask is None else absolute(self.mask.location),
                     "intensity range": spec.data.intensity_range,
                     "downsample": spec.data.downsample,
                     "task": f"{spec.task.name} ({_digest(spec.task.model_dump(mode='json'))})",
@@ -268,9 +267,3 @@ def prepared(request: Request, *, quiet: bool = False) -> Iterator[Prediction]:
 def _digest(document: dict[str, Any]) -> str:
     text = json.dumps(document, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def location_of(out: str | Path) -> str:
-    """Return an output's location such that it holds in any folder."""
-    text = str(out)
-    return text if "://" in text else str(Path(text).expanduser().absolute())

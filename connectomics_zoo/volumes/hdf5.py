@@ -14,12 +14,15 @@ from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.volumes.axes import agreed_axes, axes_in_attributes
 from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.hdf5_sources import check_sources, external_voxels, refuse_broken_link
+from connectomics_zoo.volumes.levels import Offset
 from connectomics_zoo.volumes.location import dataset_error
 from connectomics_zoo.volumes.metadata import as_text, voxel_size_from_attributes
 
 
 class Hdf5Array:
     """An open dataset; `read` touches only the chunks that the index needs."""
+
+    offset_nm: Offset | None = None
 
     def __init__(self, path: Path, *, dataset: str | None) -> None:
         self._file = _open_file(path)

@@ -206,7 +206,7 @@ DAMAGED = {
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_lock_is_one_sentence(tmp_path, content):
     (tmp_path / LOCK_FILE).write_bytes(content)
-    sentence = f"{tmp_path / LOCK_FILE}: is no lock that zoo train writes, or damaged: delete it if nothing trains in "
+    sentence = f"{tmp_path / LOCK_FILE}: is no lock of this program, or damaged: delete it if nothing is at work in "
     with pytest.raises(OutputError, match=re.escape(f"{sentence}{tmp_path}.")):
         lock_folder(tmp_path).__enter__()
     assert (tmp_path / LOCK_FILE).read_bytes() == content
@@ -216,7 +216,7 @@ def test_a_damaged_lock_is_one_sentence(tmp_path, content):
 def test_what_is_no_file_in_the_place_of_a_lock_is_the_same_sentence(tmp_path, make):
     path = tmp_path / LOCK_FILE
     {"mkdir": path.mkdir, "pipe": lambda: os.mkfifo(path), "link": lambda: path.symlink_to("nowhere")}[make]()
-    with pytest.raises(OutputError, match="is no lock that zoo train writes"):
+    with pytest.raises(OutputError, match="is no lock of this program"):
         lock_folder(tmp_path).__enter__()
 
 
