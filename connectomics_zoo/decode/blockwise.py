@@ -28,7 +28,7 @@ from connectomics_zoo.decode.fragments import halo
 from connectomics_zoo.decode.memory import choose_edges, refuse_too_large
 from connectomics_zoo.decode.object_files import ObjectFiles, chunks_of
 from connectomics_zoo.decode.source import Source
-from connectomics_zoo.errors import OutputError, SpecError
+from connectomics_zoo.errors import OutputError, SpecError, ZooError
 from connectomics_zoo.files.atomic import check_place, move_into_place
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.task import TaskSpec
@@ -173,7 +173,7 @@ class BlockDecoding:
         job = Job(self.place[0])
         cut = self.cut(block, parts=where.parts)
         with work_on(job, None):
-            writer, cut = self._begin(job, cut, stored)
+            writer, cut = self._begin(job, cut, stored, block=block)
             made = writer.output(overwrite=self.overwrite)
             files = self._files(job, cut)
             try:
@@ -184,6 +184,11 @@ class BlockDecoding:
                 raise KeyboardInterrupt(
                     f"stopped, done in blocks: {told or 'none'}: repeat the command to go on."
                 ) from None
+            except ZooError:
+                if not job.done(self._stages[0]):
+                    job.clear()
+                    shutil.rmtree(files.folder, ignore_errors=True)
+                raise
             kept = self._keep(files)
             made.finish(stored)
         return Decoded(made.location, objects, len(cut.grid), None if kept is None else str(kept))
@@ -217,13 +222,18 @@ class BlockDecoding:
             each("objects", stages.RelabelStage(files, writer))
         return objects
 
-    def _begin(self, job: Job, cut: Cut, stored: StoredPrediction) -> tuple[_Writer, Cut]:
+    def _begin(self, job: Job, cut: Cut, stored: StoredPrediction, *, block: Edges | None) -> tuple[_Writer, Cut]:
         """Go on with the job in the folder beside the output, or begin it."""
         there = job.describe()
         if there is not None:
             asked = self.describe(there.cut)
             if not self.overwrite or is_same(there, asked):
                 refuse_another(there, asked, location=str(self.place[0]))
+                if block is not None and cut.block != there.cut.block:
+                    raise OutputError(
+                        f"{self.place[0]}: is unfinished in blocks of {there.cut.block}, not of {cut.block}: leave the "
+                        "block out to finish it, or begin anew with --overwrite."
+                    )
                 return self._writer(there.cut), there.cut
         check_place(self._kept, overwrite=self.overwrite)
         job.clear()
@@ -292,7 +302,5 @@ def output_place(out: str | Path, box: Box, *, dtype: str, voxel_size_nm: VoxelS
         out, shape=box.shape, dtype=np.dtype(dtype), channels=None, voxel_size_nm=voxel_size_nm, overwrite=overwrite
     )
     if not isinstance(place, Path):
-        raise OutputError(
-            f"{place}: objects are made on a disk, with files beside them: give a path, and copy it then."
-        )
+        raise OutputError(f"{place}: objects are made on a disk, with files beside them: give a path, and copy.")
     return place, dataset

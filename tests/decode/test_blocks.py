@@ -294,7 +294,7 @@ def test_an_unfinished_decoding_is_begun_anew_where_that_is_asked_for(tmp_path, 
 
     with monkeypatch.context() as changed:
         changed.setattr(stages, "solve", stopped)
-        with pytest.raises(KeyboardInterrupt, match="8 of 8 blocks of fragments, 8 of 8 blocks of edges done: repeat"):
+        with pytest.raises(KeyboardInterrupt, match="done in blocks: 8 of 8 fragments, 8 of 8 edges: repeat"):
             zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14))
     report = zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14), changes={"threshold": 0.9}, overwrite=True)
     assert report.settings["threshold"] == 0.9
