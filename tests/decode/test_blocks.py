@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -15,13 +17,16 @@ from scipy import ndimage
 from support.object_volumes import affinity_task, noisy_values, scores, true_values, voronoi_labels, write_prediction
 
 import zoo
-from connectomics_zoo.decode import flood, memory, stages
+from connectomics_zoo.decode import blockwise, flood, memory, stages
+from connectomics_zoo.decode.channels import read_channels
 from connectomics_zoo.decode.edges import Edges, merge_edges
 from connectomics_zoo.decode.fragments import as_ids, as_nodes
+from connectomics_zoo.decode.methods import mutex
 from connectomics_zoo.decode.relabel import number_objects
+from connectomics_zoo.decode.source import Source
 from connectomics_zoo.errors import LimitError, OutputError, SpecError
 from connectomics_zoo.specs.lookup import get_task
-from connectomics_zoo.volumes import open_volume
+from connectomics_zoo.volumes import Box, open_volume
 
 LABELS = voronoi_labels((12, 26, 27), objects=20)
 
@@ -121,19 +126,22 @@ def test_blocks_give_nearly_the_objects_of_the_whole_volume(tmp_path, method):
     assert scores(read_all(tmp_path / "out.h5"), read_all(tmp_path / "whole.h5"))["adapted_rand_error"] < 0.002
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     shape=st.tuples(st.integers(1, 6), st.integers(1, 8), st.integers(1, 8)),
     heights=st.sampled_from([1, 2, 3, 1000]),
+    are_close=st.booleans(),
     density=st.floats(0.2, 0.9),
     seeds=st.floats(0.01, 0.4),
 )
-def test_a_connected_part_is_flooded_alone_as_among_others(seed, shape, heights, density, seeds):
+def test_a_connected_part_is_flooded_alone_as_among_others(seed, shape, heights, are_close, density, seeds):
     from bioimage_cpp.segmentation import label, watershed
 
     random = np.random.default_rng(seed)
     height = (random.integers(0, heights, shape) / np.float32(heights)).astype(np.float32)
+    if are_close:  # so that they are equal beside one that is far
+        height = np.where(random.random(shape) < 0.02, np.float32(9), height * np.float32(1e-5))
     mask = random.random(shape) < density
     markers = label(random.random(shape) < seeds, connectivity=1).astype(np.uint32)
     parts = label(mask, connectivity=1)
@@ -213,10 +221,6 @@ def test_edges_of_blocks_add_up_to_those_of_the_whole_volume(tmp_path):
     merged = merge_edges([Edges.of_columns(file) for file in files])
     fragments = read_all(folder / "fragments.zarr")
     sums = {}
-    values = np.load  # the affinities as they are read
-    from connectomics_zoo.decode.source import Source
-    from connectomics_zoo.volumes import Box
-
     channels = Source(str(path), task, (0, 0, 0)).read(Box.of_shape(LABELS.shape))
     for values, offset in channels.attractions:
         ends = [fragments[tuple(slice(step, None) for step in offset)]]
@@ -232,6 +236,40 @@ def test_edges_of_blocks_add_up_to_those_of_the_whole_volume(tmp_path):
         wanted = sums[tuple(pair)]
         assert (count, low, high) == (len(wanted), min(wanted), max(wanted))
         assert mean == pytest.approx(np.mean(wanted, dtype=np.float64))
+
+
+def test_strides_count_from_the_first_voxel_of_what_is_decoded():
+    task = affinity_task(method="mutex", stride=[2, 3, 4])
+    channels = read_channels(noisy_values(LABELS, task), task=task)
+    unseen = np.ones(LABELS.shape, bool)
+    unseen[::2, ::3, ::4] = False
+    affinities = channels.affinities.copy()
+    affinities[3:, unseen] = 1  # what no stride looks at does not repel
+    start = (1, 2, 3)
+    part = tuple(slice(first, None) for first in start)
+    every = task.decode.model_copy(update={"stride": (1, 1, 1)})
+    wanted = mutex(dataclasses.replace(channels, affinities=affinities).crop(part), every)
+    assert are_same(mutex(channels.crop(part), task.decode, start=start), wanted)
+    assert not are_same(mutex(channels.crop(part), task.decode), wanted)
+
+
+@pytest.mark.parametrize("name", ["watershed of three channels", "components of affinities"])
+def test_the_work_on_blocks_can_be_sent_to_other_processes(tmp_path, name, monkeypatch):
+    task = EXACT[name]
+    path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task, dtype="float32")
+    sent = []
+
+    def run_sent(job, stage, work, *, grid, **_):
+        sent.append(stage)
+        for index in reversed(range(len(grid))):
+            pickle.loads(pickle.dumps(work))(index, lambda fraction: None)
+        return True
+
+    zoo.decode(path, tmp_path / "whole.h5")
+    monkeypatch.setattr(blockwise, "run_blocks", run_sent)
+    zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14))
+    assert len(sent) >= 3
+    assert are_same(read_all(tmp_path / "out.h5"), read_all(tmp_path / "whole.h5"))
 
 
 def test_ids_are_those_of_one_block_alone():
