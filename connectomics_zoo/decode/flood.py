@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from connectomics_zoo.decode.methods import Flooding
 from connectomics_zoo.volumes.box import Box
@@ -55,18 +56,12 @@ class Parts:
         )
 
 
-def boxes_around(labels: NDArray[np.uint32], *, count: int, start: tuple[int, int, int]) -> Parts:
-    """Return the boxes around the labels 1..`count` of a block whose first voxel is `start`."""
-    low = np.full((count + 1, 3), np.iinfo(np.int64).max, np.int64)
-    high = np.full((count + 1, 3), -1, np.int64)
-    for z, section in enumerate(labels):
-        places = np.nonzero(section)
-        found = section[places]
-        for axis, at in ((0, np.full(found.shape, z)), (1, places[0]), (2, places[1])):
-            np.minimum.at(low[:, axis], found, at)
-            np.maximum.at(high[:, axis], found, at)
+def boxes_around(labels: NDArray[np.uint32], *, start: tuple[int, int, int]) -> Parts:
+    """Return the boxes around the labels 1..N of a block whose first voxel is `start`."""
+    found = ndimage.find_objects(labels.astype(np.int32))
+    edges = np.array([[(part.start, part.stop) for part in box] for box in found], np.int64).reshape(-1, 3, 2)
     corner = np.array(start, np.int64)
-    return Parts(low[1:] + corner, high[1:] + 1 + corner)
+    return Parts(edges[:, :, 0] + corner, edges[:, :, 1] + corner)
 
 
 def join_parts(parts: Parts, groups: NDArray[np.int64], *, count: int) -> Parts:
@@ -84,23 +79,20 @@ def levels_of(read: Flooding) -> Levels | None:
     return (float(heights.min()), float(heights.max())) if heights.size else None
 
 
-def batches(parts: Parts, *, most: int) -> list[tuple[Box, list[int]]]:
+def batches(parts: Parts, *, block: Box) -> list[tuple[Box, list[int]]]:
     """Return which parts are flooded at once, and the box around each such batch.
 
-    Args:
-        parts: the parts.
-        most: voxels of a box; a part that is larger has one of its own.
+    Those within the block are, and of those that cross its faces, as many in turn as a box of its size has; a part
+    that is larger is one alone.
     """
     found: list[tuple[Box, list[int]]] = []
-    for part in range(len(parts)):
-        box = parts.box(part)
-        if found:
-            last, members = found[-1]
-            both = _around(last, box)
-            if both.voxels <= most:
-                found[-1] = (both, [*members, part])
-                continue
-        found.append((box, [part]))
+    boxes = [parts.box(part) for part in range(len(parts))]
+    for part in sorted(range(len(parts)), key=lambda part: not block.contains(boxes[part])):
+        both = _around(found[-1][0], boxes[part]) if found else None
+        if both is not None and both.voxels <= block.voxels:
+            found[-1] = (both, [*found[-1][1], part])
+        else:
+            found.append((boxes[part], [part]))
     return found
 
 

@@ -52,7 +52,7 @@ class PartStage:
         read = _read_flooding(self.source, box, within=self.files.grid.box)
         foreground = keep_large(label(read.foreground, connectivity=1), minimum=1)
         seeds = keep_large(label(read.seeds, connectivity=1), minimum=1)
-        parts = boxes_around(foreground, count=int(foreground.max()), start=box.start)
+        parts = boxes_around(foreground, start=box.start)
         self.files.write(FOREGROUND, index, as_ids(foreground, index))
         self.files.write(SEEDS, index, as_ids(seeds, index))
         self.files.save(
@@ -163,7 +163,7 @@ class FloodStage:
         own = slice(first, stop)
         parts = Parts(*(np.asarray(self.files.load_column(f"joined/part_{end}.npy")[own]) for end in ("start", "stop")))
         low, high = (float(level) for level in self.files.load_column("joined/levels.npy"))
-        for box, members in batches(parts, most=grid.box_of(index).voxels):
+        for box, members in batches(parts, block=grid.box_of(index)):
             height = _read_flooding(self.source, box, within=grid.box).height
             numbers = self._looked_up(FOREGROUND, box, "first", "part")
             mask = np.isin(numbers, np.array(members) + first + 1)

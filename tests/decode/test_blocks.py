@@ -154,6 +154,16 @@ def test_a_connected_part_is_flooded_alone_as_among_others(seed, shape, heights,
     np.testing.assert_array_equal(found, watershed(height, markers, mask=mask))
 
 
+def test_parts_in_one_block_are_flooded_at_once_and_large_ones_alone():
+    starts = np.array([[0, 0, 0], [0, 0, 5], [1, 1, 1], [0, 2, 7]])
+    stops = np.array([[1, 2, 3], [6, 8, 9], [3, 7, 8], [1, 3, 9]])
+    found = flood.batches(flood.Parts(starts, stops), block=Box.of_shape((4, 8, 8)))
+    assert [(str(box), parts) for box, parts in found] == [
+        ("z=0:3,y=0:7,x=0:8", [0, 2]),
+        ("z=0:6,y=0:8,x=5:9", [1, 3]),
+    ]
+
+
 def test_what_is_smaller_than_the_smallest_object_is_counted_over_blocks(tmp_path):
     mask = np.zeros((1, 4, 8, 8), np.float32)
     mask[0, 1, 1, 2:6] = mask[0, 2, 6, 1:3] = 1
