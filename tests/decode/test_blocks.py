@@ -11,10 +11,19 @@ import sys
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from support.object_volumes import affinity_task, noisy_values, scores, true_values, voronoi_labels, write_prediction
+from support.object_volumes import (
+    affinity_task,
+    noisy_values,
+    scores,
+    true_values,
+    voronoi_labels,
+    write_labels,
+    write_prediction,
+)
 
 import zoo
 from connectomics_zoo.decode import blockwise, flood, memory, stages
@@ -24,7 +33,7 @@ from connectomics_zoo.decode.fragments import as_ids, as_nodes
 from connectomics_zoo.decode.methods import mutex
 from connectomics_zoo.decode.relabel import number_objects
 from connectomics_zoo.decode.source import Source
-from connectomics_zoo.errors import LimitError, OutputError, SpecError
+from connectomics_zoo.errors import LimitError, OutputError, SpecError, VolumeError
 from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.volumes import Box, open_volume
 
@@ -376,6 +385,52 @@ def test_a_part_that_the_watershed_cannot_flood_at_once_is_named(tmp_path, monke
     monkeypatch.setattr(memory, "available_bytes", lambda: whole - 1)
     with pytest.raises(LimitError, match=r"part of the foreground fills a box of 12 x 26 x 27 voxels.*higher thresh"):
         zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14))
+
+
+def test_what_is_too_large_to_be_tuned_on_is_refused(tmp_path, monkeypatch):
+    task = EXACT["components of affinities"]
+    path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task)
+    truth = write_labels(tmp_path / "t.h5", LABELS)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
+    with pytest.raises(LimitError, match=r"tuning on 12 x 26 x 27 voxels .* free: tune on a part \(--region\)"):
+        zoo.decode(path, tmp_path / "out.h5", tune_on=truth)
+
+
+def test_an_unfinished_decoding_goes_on_in_its_own_blocks_alone(tmp_path, monkeypatch):
+    task = EXACT["components of affinities"]
+    path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task)
+
+    def stopped(files, *, decode):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as changed:
+        changed.setattr(stages, "solve", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14))
+    with pytest.raises(OutputError, match=r"unfinished in blocks of \(6, 13, 14\), not of \(12, 13, 14\): leave the"):
+        zoo.decode(path, tmp_path / "out.h5", block=(20, 13, 14))
+    assert zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14)).blocks == 8
+
+
+def test_where_no_block_can_be_decoded_nothing_is_left_behind(tmp_path):
+    task = EXACT["components of affinities"]
+    path = tmp_path / "p.zarr"
+    write_prediction(path, values_for(task, seed=1), task, dtype="float32")
+    values = zarr.open_group(path)["0"]
+    values[:] = values[:] * 7
+    with pytest.raises(VolumeError, match="after sigmoid they lie in"):
+        zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_objects_in_blocks_are_refused_behind_a_uri(tmp_path):
+    task = EXACT["components of affinities"]
+    path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task)
+    with pytest.raises(OutputError, match="objects are made on a disk, with files beside them: give a path"):
+        blockwise.output_place(
+            "s3://bucket/out.zarr", Box.of_shape((4, 4, 4)), dtype="uint32", voxel_size_nm=None, overwrite=True
+        )
+    assert path.exists()
 
 
 def test_settings_are_not_tuned_in_blocks(tmp_path):
