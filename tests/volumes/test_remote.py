@@ -288,5 +288,5 @@ def test_a_volume_that_is_another_one_when_it_is_opened_again_is_refused(tmp_pat
 
 
 def test_an_answer_that_is_not_understood_is_one_sentence(tmp_path):
-    with file_server(tmp_path) as address, fails("302/a.zarr: cannot be read as a store, so it is damagedUnknown"):
+    with file_server(tmp_path) as address, fails("302/a.zarr: cannot be read as a store, so it is damaged"):
         open_volume(f"{address}/302/a.zarr")
