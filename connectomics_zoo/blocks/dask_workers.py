@@ -70,8 +70,7 @@ def workers_of(where: Where, job: Job) -> Iterator[Workers]:
 
     Raises:
         MissingPackageError: Dask is not installed, or SLURM is not there.
-        SpecError: the cluster file is not valid, or SLURM does not take it.
-        CheckFailedError: the scheduler does not answer.
+        CheckFailedError: the scheduler does not answer, or SLURM refuses the jobs.
     """
     try:
         import dask
@@ -110,9 +109,9 @@ def _source(where: Where, job: Job) -> Iterator[Source]:
         with local_workers(where.workers, folder=job.folder) as local:
             yield local
     elif where.cluster is not None:
-        from connectomics_zoo.blocks.slurm import read_cluster, slurm_workers
+        from connectomics_zoo.blocks.slurm import slurm_workers
 
-        with slurm_workers(read_cluster(where.cluster)) as slurm:
+        with slurm_workers(where.cluster) as slurm:
             yield slurm
     else:
         assert where.scheduler is not None
@@ -196,7 +195,9 @@ class Workers:
         try:
             while state.waiting or state.flying:
                 self._look(state)
-                self._assign(state, job, stage, work)
+                self._assign(state, job, stage, work, finish=finish)
+                if not state.flying and not state.waiting:
+                    break
                 try:
                     address, future = self._events.get(timeout=_LOOK)
                 except queue.Empty:
@@ -233,12 +234,16 @@ class Workers:
         self._source.keep_up(present=len(self._present), is_working=state.done > self._done_before)
         self._done_before = state.done
 
-    def _assign(self, state: _State, job: Job, stage: str, work: Work) -> None:
+    def _assign(self, state: _State, job: Job, stage: str, work: Work, *, finish: Callable[[int], None]) -> None:
         """Give a block to each worker that has none."""
         able = self._present - self._refused.keys()
         for address in able - state.flying.keys():
             index = _next_for(address, state, able=able)
             if index is None:
+                continue
+            if state.losses[index] and job.is_done(stage, index):  # its worker was lost after that
+                state.done += 1
+                finish(index)
                 continue
             future = self._client.submit(
                 work_on, job.out, stage, work, index, workers=[address], allow_other_workers=False, pure=False
