@@ -15,7 +15,7 @@ from connectomics_zoo.volumes.uri import Place
 GPUS = "ZOO_GPUS_OF_JOB"
 """The environment variable with the number of GPUs that the workers of a job share, one each."""
 
-_GRACE = 5.0
+_GRACE = 3.0
 """Seconds that a worker has to close; then its process ends, whatever block it is in."""
 
 _LOOK = 0.5

@@ -172,7 +172,7 @@ class SlurmWorkers:
             self._cluster.sync(self._ask)
         except RuntimeError as error:
             raise CheckFailedError(
-                f"SLURM refuses the job: {_last_line(str(error))}, mend that in the cluster file."
+                f"SLURM refuses the job ({_last_line(str(error))}): mend that in the cluster file."
             ) from None
 
     async def _ask(self) -> None:
