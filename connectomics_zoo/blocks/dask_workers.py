@@ -237,7 +237,7 @@ class Workers:
     def _assign(self, state: _State, job: Job, stage: str, work: Work, *, finish: Callable[[int], None]) -> None:
         """Give a block to each worker that has none."""
         able = self._present - self._refused.keys()
-        for address in able - state.flying.keys():
+        for address in sorted(able - state.flying.keys()):
             index = _next_for(address, state, able=able)
             if index is None:
                 continue
