@@ -15,8 +15,6 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,12 +23,12 @@ import tensorstore
 from pydantic import Field, ValidationError
 
 from connectomics_zoo.blocks.grid import BlockGrid
-from connectomics_zoo.errors import OutputError, ZooError
+from connectomics_zoo.errors import OutputError
 from connectomics_zoo.schema.base import Name, Node, describe_errors
 from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.location import job_place
 from connectomics_zoo.volumes.uri import Place
-from connectomics_zoo.volumes.zarr_writing import open_store, store_problem
+from connectomics_zoo.volumes.zarr_writing import open_store, store_errors
 
 _LOG = "log.jsonl"
 _JOB = "job.json"
@@ -120,12 +118,11 @@ class Job:
             ) from None
 
     def begin(self, description: JobDescription) -> None:
-        """Write down what the job is, in a folder that is emptied first.
+        """Write down what the job is.
 
         Raises:
             OutputError: it cannot be written.
         """
-        self.remove()
         self.write(_JOB, description.model_dump_json(indent=2).encode())
 
     def done(self, stage: str) -> set[int]:
@@ -135,7 +132,7 @@ class Job:
             OutputError: the folder cannot be read.
         """
         prefix = f"done/{stage}/"
-        with self._errors():
+        with store_errors(self.place):
             found = self._store().list(tensorstore.KvStore.KeyRange(prefix, prefix[:-1] + "0")).result()
         names = (key.decode("utf-8", "replace").removeprefix(prefix) for key in found)
         return {int(name) for name in names if name.isdecimal()}
@@ -159,7 +156,7 @@ class Job:
     def forget_done(self, stage: str) -> None:
         """Let no block of a stage be done."""
         prefix = f"done/{stage}/"
-        with self._errors():
+        with store_errors(self.place):
             self._store().delete_range(tensorstore.KvStore.KeyRange(prefix, prefix[:-1] + "0")).result()
 
     def read(self, name: str) -> bytes | None:
@@ -168,7 +165,7 @@ class Job:
         Raises:
             OutputError: it cannot be read.
         """
-        with self._errors():
+        with store_errors(self.place):
             answer = self._store().read(name).result()
         return None if answer.state == "missing" else answer.value
 
@@ -178,7 +175,7 @@ class Job:
         Raises:
             OutputError: it cannot be written.
         """
-        with self._errors():
+        with store_errors(self.place):
             self._store().write(name, content).result()
 
     def log(self, event: str, **fields: object) -> None:
@@ -187,8 +184,33 @@ class Job:
             return
         now = datetime.now().astimezone().isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "host": socket.gethostname(), "pid": os.getpid(), "event": event, **fields})
-        with self._errors(), (self.folder / _LOG).open("ab", buffering=0) as file:
+        with store_errors(self.place), (self.folder / _LOG).open("ab", buffering=0) as file:
             file.write(f"{line}\n".encode())
+
+    def log_tail(self, size: int) -> str:
+        """Return the end of the log, at most `size` bytes of it."""
+        if self.folder is None or not (self.folder / _LOG).is_file():
+            return ""
+        with store_errors(self.place), (self.folder / _LOG).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+            return file.read().decode("utf-8", "replace")
+
+    def clear(self) -> None:
+        """Remove all that is known of a job, and leave the folder with its locks.
+
+        Raises:
+            OutputError: it cannot be removed.
+        """
+        self._records = None
+        with store_errors(self.place):
+            if self.folder is None:
+                self._store().delete_range(tensorstore.KvStore.KeyRange()).result()
+                return
+            (self.folder / _JOB).unlink(missing_ok=True)  # first: without it, nothing else counts
+            for name in ("done", _UNFINISHED):
+                if (self.folder / name).exists():
+                    shutil.rmtree(self.folder / name)
+            (self.folder / _LOG).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove the folder.
@@ -197,7 +219,7 @@ class Job:
             OutputError: it cannot be removed.
         """
         self._records = None
-        with self._errors():
+        with store_errors(self.place):
             if self.folder is not None:
                 if self.folder.exists():
                     shutil.rmtree(self.folder)
@@ -208,17 +230,6 @@ class Job:
         if self._records is None:
             self._records = open_store(self.place)
         return self._records
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except ZooError:
-            raise
-        except (ValueError, OSError) as error:
-            raise OutputError(
-                f"{self.place}: cannot be used ({store_problem(error)}), give a writable place."
-            ) from None
 
 
 def _short(value: object) -> str:

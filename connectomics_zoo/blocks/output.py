@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectomics_zoo.blocks.job import Cut, Job
+from connectomics_zoo.errors import OutputError
 from connectomics_zoo.files.atomic import move_into_place
 from connectomics_zoo.volumes import Box, StoredPrediction, VoxelSize, create_volume, open_volume
 from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX
@@ -114,6 +116,11 @@ class BlockOutput:
         if not isinstance(unfinished, Path) or not isinstance(self.place, Path):
             finish_array(unfinished, dataset=self._group)
         elif unfinished.exists():  # else it was moved before the process was killed
+            if os.path.lexists(self.place) and not self._overwrite:
+                raise OutputError(
+                    f"{self.place}: appeared while it was being made and stays as it is: rename or delete it and "
+                    f"repeat the command, which finishes what is in {self.job.place}."
+                )
             if self._is_zarr:
                 finish_array(unfinished, dataset=self._group)
                 move_into_place(unfinished, self.place, overwrite=self._overwrite)

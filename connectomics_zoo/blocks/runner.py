@@ -99,10 +99,12 @@ class _Tally:
         self._progress = progress
         self._label = label
         self._done = sum(grid.box_of(index).voxels for index in done)
+        self._told = -1
         self._tell(self._done)
 
     def _tell(self, voxels: int) -> None:
-        if self._progress is not None:
+        if self._progress is not None and voxels != self._told:
+            self._told = voxels
             self._progress(Progress(voxels, self._grid.box.voxels, unit="voxels", label=self._label))
 
     def advance_in(self, index: int) -> Advance:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from connectomics_zoo.cli._console import note, print_json, print_text
+from connectomics_zoo.cli._console import note, print_json, print_line, print_text
 from connectomics_zoo.cli._table import print_table
 from connectomics_zoo.schema.task import OBJECT_METHODS
 
@@ -98,7 +98,7 @@ def command(
         note(f"voxels outside of the run's mask {report.mask} do not count")
     if report.trials:
         _print_trials(report)
-        click.echo()
+        print_line()
         print_text(f"best: --method {report.method} {settings}")
     shape = " x ".join(str(size) for size in report.shape)
     print_text(

@@ -22,8 +22,10 @@ from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.runs.folder import get_run
 from connectomics_zoo.runs.tuned import read_tuned, write_tuned
 from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.schema.notebook import notebook_bar
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.provenance import Decoding, Provenance
+from connectomics_zoo.schema.report import Report
 from connectomics_zoo.schema.task import DecodeSpec, TaskSpec
 from connectomics_zoo.schema.tuned import TunedDecoding
 from connectomics_zoo.tasks.targets.labels import true_objects
@@ -40,10 +42,11 @@ from connectomics_zoo.volumes import (
 )
 from connectomics_zoo.volumes.alignment import aligned_box
 from connectomics_zoo.volumes.label_look import LabelLook
-from connectomics_zoo.volumes.location import split_location
+from connectomics_zoo.volumes.location import split_place
 from connectomics_zoo.volumes.placement import placement_of
 from connectomics_zoo.volumes.prediction import this_program
 from connectomics_zoo.volumes.truth import Truth, read_truth
+from connectomics_zoo.volumes.uri import Place
 from connectomics_zoo.volumes.values import read_prediction
 from connectomics_zoo.volumes.writing import refuse_own_input
 
@@ -51,7 +54,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class DecodeReport:
+class DecodeReport(Report):
     """What was decoded, and how."""
 
     prediction: str
@@ -130,6 +133,7 @@ def decode(
         OutputError: `out` cannot be written.
         MissingPackageError: the library of the method is not installed.
     """
+    progress = progress or notebook_bar("decode")
     _check_options(task=task, run=run, tune_on=tune_on, ignore_labels=ignore_labels, mask=mask)
     spec = None if run is None else get_run(run)
     if mask is None and tune_on is not None and spec is not None:
@@ -283,14 +287,14 @@ def _mask_of(run: RunSpec, truth: str | Path) -> str | None:
         return volume.location
 
 
-def _file_of(place: str | Path, *, root: Path | None = None) -> tuple[Path, str | None] | None:
-    """Return file and dataset of a volume, None where it cannot be opened."""
+def _file_of(place: str | Path, *, root: Path | None = None) -> tuple[Place, str | None] | None:
+    """Return file or URI and dataset of a volume, None where it cannot be opened."""
     try:
         with open_volume(place, root=root) as volume:
-            path, dataset = split_location(volume.location)
+            where, dataset = split_place(volume.location)
     except VolumeError:
         return None
-    return path.resolve(), dataset
+    return (where.resolve() if isinstance(where, Path) else where), dataset
 
 
 def _parts(

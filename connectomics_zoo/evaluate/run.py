@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.evaluate.blocks import BLOCK, read_blocks, relabelled
 from connectomics_zoo.evaluate.interpret import OBJECTS, Reading, ScoreKind, interpret
+from connectomics_zoo.evaluate.report import EvaluateReport
 from connectomics_zoo.scores.contingency import Contingency, count_pairs, leave_out, merge_pairs
 from connectomics_zoo.scores.run_length import labels_at, run_length_scores, skeletons_in
 from connectomics_zoo.scores.scores import class_scores, foreground_scores, object_scores, partition_scores
@@ -30,36 +31,6 @@ _log = logging.getLogger(__name__)
 
 MAX_CLASSES = 256
 """More labels than this are objects, not classes."""
-
-
-@dataclass(frozen=True)
-class EvaluateReport:
-    """The scores, and what they are scores of."""
-
-    prediction: str
-    """The prediction."""
-    truth: str | None
-    """The truth; None where there are skeletons alone."""
-    skeletons: str | None
-    """The skeletons."""
-    kind: ScoreKind
-    """`semantic`: the overlap of foregrounds or classes; `instances`: how objects were split, merged and found."""
-    read_as: str
-    """How the prediction's values were understood."""
-    threshold: float | None
-    """Of probabilities, the one above which the foreground lies."""
-    mask: str | None
-    """The mask of what is annotated in the truth."""
-    region: tuple[tuple[int, int], ...]
-    """What was scored, [first, stop) along z, y and x of the truth."""
-    voxels: int
-    """Voxels that count; of instances, for Rand error and variation of information."""
-    ignored_voxels: int
-    """Voxels that do not, because of their label in the truth, or of the mask."""
-    scores: dict[str, float]
-    """Score by name; with several classes, the means over the classes."""
-    classes: dict[int, dict[str, float]]
-    """With several classes, the scores of each one but 0."""
 
 
 def evaluate(

@@ -117,7 +117,7 @@ def _refuse_device(path: Path) -> None:
 
 
 @contextmanager
-def output_errors(path: Path) -> Iterator[None]:
+def output_errors(path: Path | str) -> Iterator[None]:
     """Say in one sentence that `path` cannot be written, where the block fails for that.
 
     Raises:

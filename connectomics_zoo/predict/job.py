@@ -8,7 +8,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from connectomics_zoo.blocks.job import Cut, JobDescription
 from connectomics_zoo.blocks.output import BlockOutput
-from connectomics_zoo.errors import VolumeError
+from connectomics_zoo.errors import VolumeError, ZooError
 from connectomics_zoo.network.device import Precision, choose_device, prediction_precision
 from connectomics_zoo.predict.checks import (
     check_request,
@@ -28,7 +27,7 @@ from connectomics_zoo.predict.checks import (
 )
 from connectomics_zoo.predict.network import make_forward
 from connectomics_zoo.predict.plan import Geometry, cut, make_geometry
-from connectomics_zoo.predict.request import Request
+from connectomics_zoo.predict.request import Request, absolute
 from connectomics_zoo.predict.slide import Forward
 from connectomics_zoo.predict.stored import make_provenance, make_stored
 from connectomics_zoo.predict.views import View, plan_views
@@ -166,6 +165,14 @@ class Prediction:
             overwrite=overwrite,
         )
 
+    def is_finished(self) -> bool:
+        """Whether the output is there already, as this would make it."""
+        try:
+            with open_volume(self.request.out) as found:
+                return (found.shape, found.stored()) == (self.geometry.box.shape, self.stored())
+        except ZooError:
+            return False
+
     def describe(self, cutting: Cut) -> JobDescription:
         """Return what the job is."""
         return JobDescription(
@@ -185,11 +192,11 @@ class Prediction:
             json.dumps(
                 {
                     "weights": self.trained.sha256(),
-                    "volume": str(self.source.location),
+                    "volume": absolute(self.source.location),
                     "volume's shape": self.source.shape,
                     "volume's data type": str(self.source.dtype),
                     "region": str(self.geometry.box),
-                    "mask": None if self.mask is None else self.mask.location,
+                    "mask": None if self.mask is None else absolute(self.mask.location),
                     "intensity range": spec.data.intensity_range,
                     "downsample": spec.data.downsample,
                     "task": f"{spec.task.name} ({_digest(spec.task.model_dump(mode='json'))})",
@@ -268,9 +275,3 @@ def prepared(request: Request, *, quiet: bool = False) -> Iterator[Prediction]:
 def _digest(document: dict[str, Any]) -> str:
     text = json.dumps(document, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def location_of(out: str | Path) -> str:
-    """Return an output's location such that it holds in any folder."""
-    text = str(out)
-    return text if "://" in text else str(Path(text).expanduser().absolute())

@@ -19,7 +19,7 @@ blocks cost less time, and smaller ones lose less when one is killed: `BLOCK_WIN
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ from connectomics_zoo.predict.grid import AxisGrid
 from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.resample import Factors, complete_voxels, network_range
 
-MEMORY_BUDGET = 2 * 2**30
+MEMORY_BUDGET = 4 * 2**30
 """Bytes for image, sums and finished rows of one block."""
 
 STRIP_VOXELS = 2**24
@@ -40,7 +40,10 @@ CHUNK_EDGE = 128
 SHARD_EDGES = (128, 512, 512)
 """Edges (z, y, x) of the output's shards, in voxels, about."""
 
-BLOCK_WINDOWS = 4096
+ENOUGH = 1.25
+"""Of the windows that the volume has, how many times as many blocks may take before lower shards are tried."""
+
+BLOCK_WINDOWS = 8192
 """Windows of a block, about: minutes of work, on a GPU or a CPU."""
 
 
@@ -170,24 +173,50 @@ def cut(
         budget: bytes that a block may take; by default `MEMORY_BUDGET`.
     """
     limit = MEMORY_BUDGET if budget is None else budget
-
-    def need(block: Edges, shard_depth: int) -> int:
-        return block_bytes(
-            geometry,
-            block=block,
-            shard_depth=shard_depth,
-            channels_in=channels_in,
-            channels_out=channels_out,
-            value_bytes=value_bytes,
-        )
-
     chunks = chunk_shape(geometry)
-    whole = [-(-size // edge) for size, edge in zip(geometry.box.shape, chunks, strict=True)]  # in chunks
-    pairs = zip(whole, chunks, SHARD_EDGES, strict=True)
-    shards = [edge * max(1, min(count, wanted // edge)) for count, edge, wanted in pairs]
     # Of small volumes, several parts are made smaller.
     target = max(1, min(BLOCK_WINDOWS, _windows(geometry, geometry.box.shape) // parts if parts > 1 else BLOCK_WINDOWS))
-    while (need(_edges(shards), shards[0]) > limit or _windows(geometry, shards) > target) and shards != list(chunks):
+    once = count_windows(geometry, geometry.box)
+    best: tuple[float, Cutting] | None = None
+    # Low shards take less memory, which leaves it to larger blocks.
+    for depth in _halves(SHARD_EDGES[0] // chunks[0]):
+
+        def fits(block: Edges, shard_depth: int = depth * chunks[0]) -> bool:
+            need = block_bytes(
+                geometry,
+                block=block,
+                shard_depth=shard_depth,
+                channels_in=channels_in,
+                channels_out=channels_out,
+                value_bytes=value_bytes,
+            )
+            return need <= limit
+
+        cutting = _cut(geometry, chunks, depth=depth, target=target, fits=fits)
+        overhead = windows_of_blocks(geometry, BlockGrid(geometry.box, cutting.block)) / once
+        if best is None or overhead < best[0]:
+            best = overhead, cutting
+        if overhead <= ENOUGH:
+            break
+    assert best is not None
+    return best[1]
+
+
+def _halves(count: int) -> Iterator[int]:
+    """Yield a number, its half, and so on, down to 1."""
+    count = max(1, count)
+    while count > 1:
+        yield count
+        count //= 2
+    yield 1
+
+
+def _cut(geometry: Geometry, chunks: Edges, *, depth: int, target: int, fits: Callable[[Edges], bool]) -> Cutting:
+    """Return the cut into shards of at most `depth` chunks along z, and blocks of about `target` windows."""
+    whole = [-(-size // edge) for size, edge in zip(geometry.box.shape, chunks, strict=True)]  # in chunks
+    most = [depth, SHARD_EDGES[1] // chunks[1], SHARD_EDGES[2] // chunks[2]]
+    shards = [edge * max(1, min(count, limit)) for edge, count, limit in zip(chunks, whole, most, strict=True)]
+    while (not fits(_edges(shards)) or _windows(geometry, shards) > target) and shards != list(chunks):
         # The edge that has most chunks, and of those the first.
         axis = max(range(3), key=lambda axis: shards[axis] // chunks[axis])
         shards[axis] = chunks[axis] * (-(-shards[axis] // chunks[axis]) // 2)
@@ -196,7 +225,7 @@ def cut(
     while growing := {axis for axis in growing if block[axis] < geometry.box.shape[axis]}:
         axis = min(growing, key=lambda axis: block[axis] / _stride(geometry, axis))
         larger = [edge + shards[axis] * (index == axis) for index, edge in enumerate(block)]
-        if need(_edges(larger), shards[0]) > limit:
+        if not fits(_edges(larger)):
             growing.discard(axis)
         elif _windows(geometry, larger) > target:
             break

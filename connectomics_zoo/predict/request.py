@@ -11,6 +11,7 @@ from typing import Any
 from connectomics_zoo.network.device import AskedPrecision, Engine
 from connectomics_zoo.predict.checks import DType, Output
 from connectomics_zoo.schema.experiment import Merge, Views
+from connectomics_zoo.volumes.uri import is_uri
 from connectomics_zoo.weights.pretrained import Frozen
 
 
@@ -40,6 +41,8 @@ class Request:
         """Return it as JSON has it, with paths that hold in any folder."""
         document = dataclasses.asdict(self)
         local = Path(self.run).expanduser()
+        document["volume"], document["out"] = absolute(self.volume), absolute(self.out)
+        document["mask"] = None if self.mask is None else absolute(self.mask)
         document["run"] = str(local.absolute()) if local.exists() else self.run
         if not isinstance(self.frozen, bool):
             document["frozen"] = str(Path(self.frozen).absolute())
@@ -50,6 +53,11 @@ class Request:
         """Return what `portable` has written."""
         lists = {key: tuple(value) for key, value in document.items() if isinstance(value, list)}
         return cls(**{**document, **lists})
+
+
+def absolute(location: str) -> str:
+    """Return the location of a volume such that it holds in any folder."""
+    return location if is_uri(location) else str(Path(location).expanduser().absolute())
 
 
 def as_tuple(numbers: Sequence[int] | None) -> tuple[int, ...] | None:

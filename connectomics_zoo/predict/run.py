@@ -11,6 +11,7 @@ from connectomics_zoo.blocks.grid import BlockGrid
 from connectomics_zoo.blocks.job import Job, JobDescription, is_same, refuse_another
 from connectomics_zoo.blocks.output import BlockOutput
 from connectomics_zoo.blocks.runner import run_blocks
+from connectomics_zoo.blocks.turns import one_at_a_time, wait_until_begun, work_on
 from connectomics_zoo.blocks.where import Where, where_from
 from connectomics_zoo.network.device import AskedPrecision, Engine, Precision
 from connectomics_zoo.predict.checks import DType, Output, check_turns
@@ -20,14 +21,16 @@ from connectomics_zoo.predict.request import Request, as_tuple
 from connectomics_zoo.predict.views import plan_views
 from connectomics_zoo.predict.work import adopt, forget
 from connectomics_zoo.schema.experiment import Merge, RunSpec, Views
+from connectomics_zoo.schema.notebook import notebook_bar
 from connectomics_zoo.schema.progress import Progress
+from connectomics_zoo.schema.report import Report
 from connectomics_zoo.volumes.box import AnyRegion, region_text
 from connectomics_zoo.volumes.intensity import check_contrast
 from connectomics_zoo.weights.pretrained import Frozen
 
 
 @dataclass(frozen=True)
-class PredictReport:
+class PredictReport(Report):
     """What was predicted, and how."""
 
     run: str
@@ -140,6 +143,7 @@ def predict(
         MissingPackageError: device or engine are not here.
         OutputError: `out` cannot be written.
     """
+    progress = progress or notebook_bar("predict")
     request = Request(
         run=str(run),
         volume=str(volume),
@@ -161,45 +165,55 @@ def predict(
     )
     where = where_from(workers=workers, cluster=cluster, scheduler=scheduler, shard=shard)
     with prepared(request) as prediction:
-        made, description = _begin(prediction, where=where, overwrite=overwrite)
-        work = adopt(prediction, made, description)
-        grid = description.cut.grid
-        before = made.job.done(STAGE)
-        begin = time.perf_counter()
-        try:
-            is_complete = run_blocks(made.job, STAGE, work, grid=grid, where=where, progress=progress)
-            if is_complete:
-                made.finish(prediction.stored())
-        except BaseException as error:
-            _stopped(made.job, grid, error, where=where)
-            raise
-        finally:
-            forget(request.out)
-        seconds = time.perf_counter() - begin
+        if where.shard is not None and not overwrite and prediction.is_finished():
+            return _report_finished(prediction, where)
+        made = prediction.output(prediction.cut(parts=where.parts), overwrite=overwrite)
+        if where.is_here:
+            prediction.forward()  # what cannot be computed is said before anything is made
+        with work_on(made.job, where.shard):
+            begin = time.perf_counter()
+            made, description = _begin(prediction, made, where=where, overwrite=overwrite)
+            work = adopt(prediction, made, description)
+            grid = description.cut.grid
+            before = made.job.done(STAGE)
+            try:
+                is_complete = run_blocks(made.job, STAGE, work, grid=grid, where=where, progress=progress)
+                if is_complete:
+                    with one_at_a_time(made.job):
+                        made.finish(prediction.stored())
+            except BaseException as error:
+                _stopped(made.job, grid, error, where=where)
+                raise
+            finally:
+                forget(work.out)
+            seconds = time.perf_counter() - begin
     return _report(prediction, made, grid, before=before, is_complete=is_complete, seconds=seconds)
 
 
-def _begin(prediction: Prediction, *, where: Where, overwrite: bool) -> tuple[BlockOutput, JobDescription]:
+def _begin(
+    prediction: Prediction, made: BlockOutput, *, where: Where, overwrite: bool
+) -> tuple[BlockOutput, JobDescription]:
     """Go on with the job in the folder beside the output, or begin it.
 
     Raises:
         OutputError: the output is not possible there, or is the unfinished one of another job.
-        ZooError: the network cannot be made, or the volume has no contrast.
+        VolumeError: the volume has no contrast.
     """
-    made = prediction.output(prediction.cut(parts=where.parts), overwrite=overwrite)
-    there = made.job.describe()
-    if where.is_here:
-        prediction.forward()
-    if there is not None:
-        asked = prediction.describe(there.cut)
-        if not overwrite or is_same(there, asked):
-            refuse_another(there, asked, location=made.location)
-            return prediction.output(there.cut, overwrite=overwrite), there
-    box = prediction.geometry.box
-    check_contrast(prediction.source, box, intensity_range=prediction.spec.data.intensity_range)
-    description = prediction.describe(made.cut)
-    made.job.begin(description)
-    made.create(prediction.stored())
+    if made.job.folder is None and where.shard is not None and where.shard.number > 0:
+        wait_until_begun(made.job)
+    with one_at_a_time(made.job):
+        there = made.job.describe()
+        if there is not None:
+            asked = prediction.describe(there.cut)
+            if not overwrite or is_same(there, asked):
+                refuse_another(there, asked, location=made.location)
+                return prediction.output(there.cut, overwrite=overwrite), there
+        box = prediction.geometry.box
+        check_contrast(prediction.source, box, intensity_range=prediction.spec.data.intensity_range)
+        made.job.clear()
+        made.create(prediction.stored())
+        description = prediction.describe(made.cut)
+        made.job.begin(description)
     return made, description
 
 
@@ -211,7 +225,7 @@ def _stopped(job: Job, grid: BlockGrid, error: BaseException, *, where: Where) -
     """
     done = len(job.done(STAGE))
     if done == 0 and where.shard is None:
-        job.remove()
+        job.clear()
     elif isinstance(error, KeyboardInterrupt):
         raise KeyboardInterrupt(
             f"stopped, {done} of {len(grid)} blocks are done: repeat the command to go on."
@@ -226,6 +240,13 @@ def check_views(run: RunSpec) -> None:
     """
     check_turns(run, run.prediction, voxel_size_nm=run.data.voxel_size_nm)
     plan_views(run.prediction.views, task=run.task, axes=run.model.input.axes)
+
+
+def _report_finished(prediction: Prediction, where: Where) -> PredictReport:
+    """Return the report of a share of which all is done already."""
+    made = prediction.output(prediction.cut(parts=where.parts), overwrite=True)
+    grid = made.cut.grid
+    return _report(prediction, made, grid, before=set(range(len(grid))), is_complete=True, seconds=1e-3)
 
 
 def _report(

@@ -120,7 +120,8 @@ def predict_block(
             sums.move_to(plane.base)
             corners = [(plane.start, y, x) for y, x in places]
             looked_at = _looked_at(corners, geometry=geometry, mask=mask)
-            advance(len(corners) - len(looked_at))
+            if len(looked_at) < len(corners):
+                advance(len(corners) - len(looked_at))
             for batch in _batches(looked_at, size=batch_size):
                 _predict_batch(image, sums, batch, forward=forward, windows=windows, geometry=geometry, needed=needed)
                 advance(len(batch))

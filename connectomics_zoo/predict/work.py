@@ -20,7 +20,7 @@ from connectomics_zoo.predict.plan import count_windows
 from connectomics_zoo.predict.request import Request
 from connectomics_zoo.predict.slide import predict_block
 from connectomics_zoo.volumes.box import Box
-from connectomics_zoo.volumes.location import split_location
+from connectomics_zoo.volumes.location import split_place
 from connectomics_zoo.volumes.prediction import this_program
 
 _open: dict[str, tuple[Prediction, BlockOutput, JobDescription]] = {}
@@ -73,7 +73,7 @@ class PredictBlock:
 
     def _opened(self) -> tuple[Prediction, BlockOutput, JobDescription]:
         if self.out not in _open:
-            job = Job(split_location(self.out)[0])
+            job = Job(split_place(self.out)[0])
             description = job.describe()
             if description is None:
                 raise WorkerRefusedError(f"{job.place}: the folder of the job is not there, is it on a shared disk?")
@@ -87,8 +87,9 @@ class PredictBlock:
 
 def adopt(prediction: Prediction, output: BlockOutput, description: JobDescription) -> PredictBlock:
     """Let this process use what it has opened already for its blocks, and return the work on them."""
-    _open[prediction.request.out] = (prediction, output, description)
-    return PredictBlock(prediction.request.out)
+    out = description.request["out"]
+    _open[out] = (prediction, output, description)
+    return PredictBlock(out)
 
 
 def forget(out: str) -> None:

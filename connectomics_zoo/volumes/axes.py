@@ -43,13 +43,19 @@ def declared_axes(names: object, *, rank: int) -> str | None:
     return joined if len(parts) == len(joined) == rank == len(set(joined)) and joined else None
 
 
-def agreed_axes(said: Mapping[str, object], *, rank: int, location: str) -> str:
-    """Return the axes that a file says its array has, else (z, y, x) or (c, z, y, x) by their number.
+_DEFAULTS: Mapping[int, str] = {3: "zyx", 4: "czyx"}
+
+
+def agreed_axes(
+    said: Mapping[str, object], *, rank: int, location: str, defaults: Mapping[int, str] = _DEFAULTS
+) -> str:
+    """Return the axes that a file says its array has, else those that so many have in its format.
 
     Args:
         said: what names them: the names as they are, by where they stand.
         rank: how many axes the array has.
         location: names the array in errors.
+        defaults: the axes of arrays without names, by their number.
 
     Raises:
         VolumeError: names are not understood, two places contradict each other, or none says what so many axes are.
@@ -60,10 +66,10 @@ def agreed_axes(said: Mapping[str, object], *, rank: int, location: str) -> str:
             continue
         axes = declared_axes(names, rank=rank)
         if axes is None:
+            usual = " or ".join(f"({', '.join(letters)})" for letters in defaults.values())
             raise VolumeError(
                 f"{location}: {place} names its {rank} axes {_shown(names)}, which are understood as z, y, x, c "
-                "(channels) and t (time), each once: correct the names, or remove them where the order is "
-                "(z, y, x) or (c, z, y, x)."
+                f"(channels) and t (time), each once: correct the names, or remove them where the order is {usual}."
             )
         found[place] = axes
     if len(set(found.values())) > 1:
@@ -71,7 +77,7 @@ def agreed_axes(said: Mapping[str, object], *, rank: int, location: str) -> str:
         raise VolumeError(f"{location}: names its axes twice and not the same ({contradiction}), correct one.")
     if found:
         return next(iter(found.values()))
-    return {3: "zyx", 4: "czyx"}.get(rank, "")
+    return defaults.get(rank, "")
 
 
 def axes_in_attributes(attributes: Mapping[str, Any]) -> dict[str, object]:

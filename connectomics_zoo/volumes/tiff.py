@@ -10,7 +10,6 @@ import importlib.util
 import json
 import math
 import os
-import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ import tifffile
 
 from connectomics_zoo.errors import MissingPackageError, VolumeError
 from connectomics_zoo.volumes.checks import readable
+from connectomics_zoo.volumes.levels import Offset
 from connectomics_zoo.volumes.metadata import (
     VoxelSize,
     as_voxel_size,
@@ -48,6 +48,7 @@ class TiffArray:
     """An open TIFF stack; `read` maps it into memory, or decodes only the strips and tiles it needs."""
 
     dataset: str | None = None
+    offset_nm: Offset | None = None
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -114,29 +115,15 @@ class TiffArray:
 
 
 class TiffFolder:
-    """A folder of single-section TIFFs in natural order; `read` opens only the sections it needs."""
+    """TIFFs of one section each, in order; `read` opens only those that it needs."""
 
     dataset: str | None = None
     axes: str = "zyx"
+    offset_nm: Offset | None = None
     attributes: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self, folder: Path) -> None:
-        self._paths = sorted(
-            (
-                path
-                for path in folder.iterdir()
-                if path.suffix.lower() in (".tif", ".tiff") and not path.name.startswith(".")
-            ),
-            key=lambda path: _natural_key(path.name),
-        )
-        if not self._paths:
-            raise VolumeError(f"{folder}: the folder holds no .tif file{_instead(folder)}, check the path.")
-        self.first = self._paths[0]
-        for path in self._paths:
-            if not path.is_file():
-                raise VolumeError(
-                    f"{path}: is no regular file, and each section must be one, remove it from the folder."
-                )
+    def __init__(self, sections: list[Path]) -> None:
+        self._paths = sections
         with readable(self._paths[0], kind="TIFF"), tifffile.TiffFile(self._paths[0]) as file:
             page = _only_plane(file, path=self._paths[0])
             _refuse_undecodable(page.keyframe, path=self._paths[0])
@@ -167,24 +154,12 @@ class TiffFolder:
         """Nothing stays open between two reads."""
 
 
-def _instead(folder: Path) -> str:
-    """Name the kind of the other files in a folder."""
-    kinds = sorted({path.suffix.lower() for path in folder.iterdir() if path.is_file() and path.suffix})
-    return f" (but {', '.join(kinds[:3])})" if kinds else ""
-
-
-def open_tiff_folder(folder: Path) -> TiffArray | TiffFolder:
-    """Open a folder of sections, in the order of their names, or in that of the OME header that they share."""
-    sections = TiffFolder(folder)
-    with tifffile.TiffFile(sections.first) as file:
+def open_tiff_folder(sections: list[Path]) -> TiffArray | TiffFolder:
+    """Open the sections of a folder, in the order that they have, or in that of the OME header that they share."""
+    folder = TiffFolder(sections)
+    with tifffile.TiffFile(sections[0]) as file:
         is_one_image = len(ome_files(file)) > 1
-    return TiffArray(sections.first) if is_one_image else sections
-
-
-def _natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Sort key under which `slice_2` comes before `slice_10`."""
-    parts = re.split(r"(\d+)", name.lower())
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
+    return TiffArray(sections[0]) if is_one_image else folder
 
 
 def _refuse_cut_off(file: Any, *, path: Path) -> None:

@@ -24,6 +24,9 @@ _VIEWER = re.compile(r"(?:precomputed|zarr[23]?|n5)://(?=[A-Za-z][A-Za-z0-9+.-]+
 _RETRIES = {"max_retries": 5, "initial_delay": "250ms", "max_delay": "8s"}
 """Gives up after some seconds, where tensorstore's own numbers take minutes."""
 
+_CACHE_BYTES = 64 * 2**20
+"""Chunks of all open stores that are kept, since the windows of a network overlap."""
+
 _INSTANCE = Path("/sys/devices/virtual/dmi/id/sys_vendor")
 """Says who made the machine: on Amazon's, credentials may be those of its role."""
 
@@ -78,10 +81,37 @@ Place = Path | Uri
 """Where a file, a folder or a store is."""
 
 
-@functools.cache
 def store_context() -> Any:
-    """Return the `tensorstore.Context` that all stores share: a server that does not answer is given up in seconds."""
-    return tensorstore.Context({f"{name}_request_retries": _RETRIES for name in ("s3", "gcs", "http")})
+    """Return the `tensorstore.Context` that every store is opened with: who does not answer is given up in seconds.
+
+    Raises:
+        VolumeError: the process was forked from one that had called this: it lacks the threads of tensorstore, which
+            would end it.
+    """
+    if is_forked():
+        raise VolumeError(
+            "stores of chunks are not read in a process that was forked from one that has read some: start processes "
+            "by spawn or forkserver (multiprocessing.get_context)."
+        )
+    _opening_process()
+    return _context()
+
+
+def is_forked() -> bool:
+    """Whether stores cannot be opened in this process, since it was forked from one that had opened some."""
+    return _opening_process.cache_info().currsize > 0 and _opening_process() != os.getpid()
+
+
+@functools.cache
+def _opening_process() -> int:
+    """Return the process that was the first to ask, in its forks too."""
+    return os.getpid()
+
+
+@functools.cache
+def _context() -> Any:
+    retries = {f"{name}_request_retries": _RETRIES for name in ("s3", "gcs", "http")}
+    return tensorstore.Context({**retries, "cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
 
 
 def is_uri(text: str) -> bool:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,10 @@ import numpy.typing as npt
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.volumes.box import Box, refuse_outside
 from connectomics_zoo.volumes.checks import DTYPES, is_supported
-from connectomics_zoo.volumes.hdf5 import Hdf5Array
+from connectomics_zoo.volumes.levels import Offset
 from connectomics_zoo.volumes.location import Location, find_volume
 from connectomics_zoo.volumes.metadata import VoxelSize, as_text
+from connectomics_zoo.volumes.opening import OpenArray, open_array
 from connectomics_zoo.volumes.placement import Placement
 from connectomics_zoo.volumes.prediction import (
     Content,
@@ -27,38 +28,26 @@ from connectomics_zoo.volumes.prediction import (
     read_placement,
     read_stored,
 )
-from connectomics_zoo.volumes.tiff import TiffArray, open_tiff_folder
 from connectomics_zoo.volumes.voxel_size import is_same_voxel_size
-from connectomics_zoo.volumes.zarr_store import ZarrArray
+
+UNFINISHED = "zoo_unfinished"
+"""Attribute of an array of which blocks are still to come."""
 
 SMALLEST_NM = 0.1
 """Edges of voxels below this, an atom's size, are in another unit."""
 
 
-class _OpenArray(Protocol):
-    """What a format gives: an array in the axes of the file, which may be any order of tczyx."""
-
-    dataset: str | None
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    axes: str
-    voxel_size_nm: VoxelSize | None
-    attributes: Mapping[str, Any]
-
-    def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]: ...
-
-    def close(self) -> None: ...
-
-
 class Volume:
-    """A volume on disk, (z, y, x) or (c, z, y, x); `read` loads only the part that it is asked for.
+    """A volume on disk or behind a URI, (z, y, x) or (c, z, y, x); `read` loads only the part that it is asked for.
 
     It may be pickled and used after a fork: each process opens the file for itself at its first read.
     Within a process it is for one thread.
     """
 
-    def __init__(self, location: Location, *, array: _OpenArray, voxel_size_nm: VoxelSize | None) -> None:
-        self._where = Location(location.path, array.dataset, location.format)
+    def __init__(self, location: Location, *, array: OpenArray, voxel_size_nm: VoxelSize | None) -> None:
+        # A level is found again as the array that it is; precomputed volumes have only levels.
+        level = location.level if array.dataset is None else None
+        self._where = Location(location.place, array.dataset, location.format, level)
         self._axes = _checked_axes(array, location=self.location)
         if not is_supported(array.dtype):
             raise VolumeError(f"{self.location}: has the data type {array.dtype}, a volume may have {DTYPES}.")
@@ -66,14 +55,17 @@ class Volume:
         self.shape: tuple[int, int, int] = (sizes["z"], sizes["y"], sizes["x"])
         self.channels: int | None = sizes.get("c")
         self.dtype: np.dtype[Any] = array.dtype.newbyteorder("=")
+        _refuse_unfinished(array.attributes, location=self.location)
         _refuse_calibration(array.attributes, location=self.location)
         self.voxel_size_nm = _agreed_voxel_size(array.voxel_size_nm, voxel_size_nm, location=self.location)
+        self.offset_nm: Offset | None = array.offset_nm
+        """Where its first voxel lies in the world that its store speaks of, (z, y, x) in nm; None where it does not."""
         self.content: Content | None = declared_content(array.attributes, dtype=self.dtype)
         """What the file says that its values are; None where it does not, or where the data type cannot hold it."""
         self._place = declared_place(array.attributes)
         self._texts = declared_texts(array.attributes)
         self._stored: StoredPrediction | None = None
-        self._array: _OpenArray | None = array
+        self._array: OpenArray | None = array
         self._process = os.getpid()
 
     @property
@@ -131,13 +123,23 @@ class Volume:
         block = self.read(box)
         return block[0] if block.ndim == 4 else block
 
-    def _opened(self) -> _OpenArray:
+    def _opened(self) -> OpenArray:
         if self._array is not None and self._process != os.getpid():
             # Inherited by a fork: the position in the file would be shared with the parent.
             self._array.close()
             self._array = None
         if self._array is None:
-            self._array = _open_array(self._where)
+            array = open_array(self._where)
+            sizes = dict(zip(array.axes, array.shape, strict=False))
+            if (array.axes, array.dtype.newbyteorder("="), *(sizes.get(axis) for axis in "zyxc")) != (
+                self._axes, self.dtype, *self.shape, self.channels,
+            ):  # fmt: skip
+                array.close()
+                raise VolumeError(
+                    f"{self.location}: was changed while it was read (it is {array.dtype} of shape {array.shape} now), "
+                    "wait until whatever writes it is done, and begin again."
+                )
+            self._array = array
             self._process = os.getpid()
         return self._array
 
@@ -174,9 +176,13 @@ class Volume:
 
 
 def open_volume(location: str | Path, *, root: Path | None = None, voxel_size_nm: VoxelSize | None = None) -> Volume:
-    """Open `file.h5:dataset`, `file.tif`, a folder of .tif sections, or `volume.zarr:array` for reading.
+    """Open a volume for reading.
 
-    Without a dataset, the only array in the file is meant, or the finest level of an OME-NGFF image.
+    It may be `file.h5:dataset`, `file.tif`, `file.nii.gz`, `file.mrc`, a folder of .tif or .png sections, or a store of
+    chunks: `volume.zarr:array`, `volume.n5:array` or a folder in Neuroglancer's precomputed format, which may be the
+    URI of one (`s3://`, `gs://`, `http://`, `https://`; see `kvstore_of` for credentials). Without a dataset, the only
+    array in the file is meant, or the finest level of an image of several. `#LEVEL` after a store chooses another one,
+    by its name, its number from 0 up, or the edges of its voxels (`volume.zarr#16nm`, `volume.zarr#40x8x8nm`).
     A relative location is below `root`. `voxel_size_nm` is for files that do not say theirs.
 
     Raises:
@@ -185,7 +191,7 @@ def open_volume(location: str | Path, *, root: Path | None = None, voxel_size_nm
         MissingPackageError: its compression or format needs a package that is not installed.
     """
     where = find_volume(location, root=root)
-    array = _open_array(where)
+    array = open_array(where)
     try:
         return Volume(where, array=array, voxel_size_nm=voxel_size_nm)
     except BaseException:
@@ -193,15 +199,7 @@ def open_volume(location: str | Path, *, root: Path | None = None, voxel_size_nm
         raise
 
 
-def _open_array(location: Location) -> _OpenArray:
-    if location.format == "hdf5":
-        return Hdf5Array(location.path, dataset=location.dataset)
-    if location.format == "zarr":
-        return ZarrArray(location.path, dataset=location.dataset)
-    return TiffArray(location.path) if location.format == "tiff" else open_tiff_folder(location.path)
-
-
-def _checked_axes(array: _OpenArray, *, location: str) -> str:
+def _checked_axes(array: OpenArray, *, location: str) -> str:
     axes, shape = array.axes, array.shape
     if not axes:
         raise VolumeError(
@@ -230,6 +228,15 @@ def _agreed_voxel_size(found: VoxelSize | None, given: VoxelSize | None, *, loca
             "unit in the file (units, as in um), or give nanometres."
         )
     return size
+
+
+def _refuse_unfinished(attributes: Mapping[str, Any], *, location: str) -> None:
+    """Refuse an output of which blocks are still to come, and read as 0 until then."""
+    if attributes.get(UNFINISHED):
+        raise VolumeError(
+            f"{location}: is not finished, blocks of it are still to come: repeat the command that makes it, which "
+            "goes on where it stopped."
+        )
 
 
 def _refuse_calibration(attributes: Mapping[str, Any], *, location: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -11,16 +12,19 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from connectomics_zoo.errors import OutputError, reason
+from connectomics_zoo.errors import OutputError
 from connectomics_zoo.files.atomic import PartialOutput, check_place, output_errors
 from connectomics_zoo.volumes.box import Box, refuse_outside
 from connectomics_zoo.volumes.checks import DTYPES, is_supported, readable
-from connectomics_zoo.volumes.hdf5 import Hdf5Sink, hdf5_datasets
-from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, Format, split_location
+from connectomics_zoo.volumes.hdf5 import hdf5_datasets
+from connectomics_zoo.volumes.hdf5_writing import Hdf5Sink
+from connectomics_zoo.volumes.hierarchy import zarr_arrays
+from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, Format, job_place, split_place
 from connectomics_zoo.volumes.metadata import VoxelSize, as_voxel_size
 from connectomics_zoo.volumes.prediction import StoredPrediction, declared_content, to_attributes
+from connectomics_zoo.volumes.store_files import reachable, read_files
 from connectomics_zoo.volumes.tiff import TiffSink
-from connectomics_zoo.volumes.zarr_store import zarr_arrays
+from connectomics_zoo.volumes.uri import Place, Uri
 from connectomics_zoo.volumes.zarr_writing import ZarrSink
 
 _CHUNKS = (64, 128, 128)
@@ -83,10 +87,8 @@ class WritableVolume:
             raise OutputError(
                 f"{self.location}: the block is {array.dtype}, which {self.dtype} cannot hold, convert it first."
             )
-        try:
+        with output_errors(self.location):
             self._sink.write(index, array)
-        except OSError as error:
-            raise OutputError(f"{self.location}: cannot be written ({reason(error)}).") from error
 
     def close(self) -> None:
         """Finish the volume and move it to its place; no unfinished one is left behind if that fails.
@@ -106,7 +108,9 @@ class WritableVolume:
             return
         sink, self._sink = self._sink, None
         try:
-            sink.close()
+            # The disk may have no room for the rest, which nobody wants.
+            with suppress(OSError):
+                sink.close()
         finally:
             self._output.discard()
 
@@ -153,6 +157,8 @@ def create_volume(
         chunks=chunks,
         overwrite=overwrite,
     )
+    if isinstance(path, Uri):
+        raise OutputError(f"{path}: is a URI, which zoo predict and zoo decode write, give the path of a file.")
     kind, attributes = FORMAT_OF_SUFFIX[path.suffix.lower()], to_attributes(stored)
     output = PartialOutput(path, overwrite=overwrite)
     edges = tuple(min(edge, size) for edge, size in zip(chunks or _CHUNKS, shape, strict=True))
@@ -191,13 +197,13 @@ def check_volume_place(
     stored: StoredPrediction = _NOTHING,
     chunks: tuple[int, int, int] | None = None,
     overwrite: bool = False,
-) -> tuple[Path, str | None]:
-    """Return path and dataset of a volume that could be created; see `create_volume`.
+) -> tuple[Place, str | None]:
+    """Return path, or URI, and dataset of a volume that could be created; see `create_volume`.
 
     Raises:
         OutputError: the target exists, or shape, data type, suffix or folder are not possible.
     """
-    path, dataset = split_location(str(location))
+    path, dataset = split_place(str(location))
     _check_request(path, dataset=dataset, dtype=dtype, chunks=chunks)
     if stored.content is not None and declared_content(to_attributes(stored), dtype=dtype) is None:
         raise OutputError(
@@ -205,6 +211,9 @@ def check_volume_place(
             "floats, or 'label' or 'instances' for whole numbers or bool."
         )
     _check_numbers(path, shape=shape, channels=channels, chunks=chunks, voxel_size_nm=voxel_size_nm)
+    if isinstance(path, Uri):
+        _check_uri(path, overwrite=overwrite)
+        return path, dataset
     if FORMAT_OF_SUFFIX[path.suffix.lower()] == "hdf5" and dataset is None:
         dataset = "main"
     check_place(path, overwrite=overwrite)
@@ -213,8 +222,23 @@ def check_volume_place(
     return path, dataset
 
 
+def _check_uri(place: Uri, *, overwrite: bool) -> None:
+    """Refuse a place behind a URI where no store can be written."""
+    if place.scheme not in ("s3", "gs"):
+        raise OutputError(f"{place}: cannot be written, only read: give a path, or a URI of s3:// or gs://.")
+    if FORMAT_OF_SUFFIX[place.suffix.lower()] != "zarr":
+        raise OutputError(f"{place}: behind a URI, Zarr alone is written, give a name that ends in .zarr.")
+    with reachable(place):
+        found = read_files(place, ["zarr.json", ".zgroup", ".zarray"])
+        is_begun = bool(read_files(job_place(place), ["job.json"]))
+    if found and not overwrite and not is_begun:
+        raise OutputError(
+            f"{place}: exists already, choose another name or overwrite it (--overwrite, overwrite=True)."
+        )
+
+
 def _check_request(
-    path: Path, *, dataset: str | None, dtype: np.dtype[Any], chunks: tuple[int, int, int] | None
+    path: Place, *, dataset: str | None, dtype: np.dtype[Any], chunks: tuple[int, int, int] | None
 ) -> None:
     kind = FORMAT_OF_SUFFIX.get(path.suffix.lower())
     if kind is None:
@@ -230,7 +254,7 @@ def _check_request(
 
 
 def _check_numbers(
-    path: Path,
+    path: Place,
     *,
     shape: tuple[int, int, int],
     channels: int | None,
@@ -273,6 +297,10 @@ def refuse_own_input(source: str, out: str | Path) -> None:
     Raises:
         OutputError: `out` is in the same file.
     """
-    path, place = (split_location(location)[0] for location in (str(out), source))
-    if path.exists() and place.exists() and path.samefile(place):
+    path, place = (split_place(location)[0] for location in (str(out), source))
+    if isinstance(path, Uri) or isinstance(place, Uri):
+        is_same = path == place
+    else:
+        is_same = path.exists() and place.exists() and path.samefile(place)
+    if is_same:
         raise OutputError(f"{out}: is the input itself, which would be lost: choose another name.")

@@ -1,4 +1,4 @@
-"""Which codecs of a Zarr array are decoded; asked before the store is opened, since making some of them runs code."""
+"""Which codecs of a Zarr array are decoded, and by what; asked before the store is opened: making some runs code."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ _FILTERS = frozenset(
     }
 )
 _FORMAT_3 = frozenset({"bytes", "endian", "transpose", "sharding_indexed", "crc32c"})
+_TENSORSTORE = frozenset({"blosc", "bz2", "gzip", "zlib", "zstd", "bytes", "transpose", "sharding_indexed", "crc32c"})
 SAFE_CODECS = _COMPRESSORS | _FILTERS | _FORMAT_3 | {f"numcodecs.{name}" for name in _COMPRESSORS | _FILTERS}
 
 
@@ -47,6 +48,13 @@ def refuse_codecs(document: Mapping[str, Any], *, location: object) -> None:
                 f"{location}: is stored by the codec {name!r}, which is not read, since codecs can run code (those "
                 f"that are: {known}): write the array again with one of those."
             )
+
+
+def foreign_codec(document: Mapping[str, Any]) -> str | None:
+    """Return a codec of an array that tensorstore does not have, None where it has all."""
+    if document.get("filters"):
+        return str(next(_codecs({"codecs": document["filters"]})))
+    return next((str(name) for name in _codecs(document) if name not in _TENSORSTORE), None)
 
 
 def _codecs(document: Mapping[str, Any]) -> Iterator[object]:

@@ -6,7 +6,10 @@ shards of its own: a shard is written as a whole, and in the place of what was t
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +22,9 @@ import tensorstore
 
 from connectomics_zoo.errors import OutputError, ZooError, reason
 from connectomics_zoo.volumes.metadata import VoxelSize
+from connectomics_zoo.volumes.store_files import reachable
 from connectomics_zoo.volumes.uri import Place, kvstore_of, store_context
-
-UNFINISHED = "zoo_unfinished"
-"""Attribute of an array of which blocks are still to come."""
+from connectomics_zoo.volumes.volume import UNFINISHED
 
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 
@@ -57,7 +59,7 @@ def create_array(place: Place, *, dataset: str | None, layout: ArrayLayout, fini
     Raises:
         OutputError: it cannot be written.
     """
-    with _store_errors(place):
+    with store_errors(place):
         store = open_store(place)
         store.delete_range(tensorstore.KvStore.KeyRange()).result()
         groups = ["", *_ancestors(dataset)]
@@ -90,7 +92,7 @@ def finish_array(place: Place, *, dataset: str | None) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    with _store_errors(place):
+    with store_errors(place):
         array = open_store(_array_place(place, dataset))
         document = json.loads(array.read("zarr.json").result().value)
         document["attributes"].pop(UNFINISHED, None)
@@ -106,7 +108,7 @@ class ArrayWriter:
 
     def __init__(self, place: Place, *, dataset: str | None) -> None:
         self._place = place
-        with _store_errors(place):
+        with store_errors(place):
             spec = {"driver": "zarr3", "kvstore": kvstore_of(_array_place(place, dataset))}
             self._array = tensorstore.open(spec, open=True, write=True, read=True, context=store_context()).result()
 
@@ -116,8 +118,21 @@ class ArrayWriter:
         Raises:
             OutputError: the disk or the server does not take it.
         """
-        with _store_errors(self._place):
-            self._array[index].write(block).result()
+        try:
+            with store_errors(self._place):
+                self._array[index].write(block).result()
+        except OutputError:
+            # Of a shard at the end of the array, what is there is read first, and may have been damaged when the power
+            # failed.
+            with store_errors(self._place):
+                self._remove_shards(index)
+                self._array[index].write(block).result()
+
+    def _remove_shards(self, index: tuple[slice, ...]) -> None:
+        shards = self._array.chunk_layout.write_chunk.shape
+        spans = (range(part.start // edge, -(-part.stop // edge)) for part, edge in zip(index, shards, strict=True))
+        for place in itertools.product(*spans):
+            self._array.kvstore.write(f"c/{'/'.join(map(str, place))}", None).result()
 
     def close(self) -> None:
         """Nothing is held back between two writes."""
@@ -156,22 +171,12 @@ def open_store(place: Place) -> tensorstore.KvStore:
     return tensorstore.KvStore.open(kvstore_of(place), context=store_context()).result()
 
 
-def store_problem(error: Exception) -> str:
+def _store_problem(error: Exception) -> str:
     """Return what a store says of an error, in a few words."""
     text = str(error)
-    known = {
-        "No space left": "no space is left on the disk",
-        "Disk quota exceeded": "the quota of the disk is used up",
-        "File too large": "it is larger than files may be there",
-        "Permission denied": "permission denied",
-        "PERMISSION_DENIED": "permission denied",
-        "UNAUTHENTICATED": "the credentials are not accepted",
-        "Read-only file system": "the file system is read-only",
-        "NoSuchBucket": "there is no such bucket",
-        "UNAVAILABLE": "the server does not answer",
-    }
-    found = next((words for sign, words in known.items() if sign in text), None)
-    return found or reason(error).partition(" [")[0].partition(": Error")[0]
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+    found = next((os.strerror(number) for number in numbers if os.strerror(number) in text), None)
+    return found or reason(error).partition(" [")[0]
 
 
 def _ancestors(dataset: str | None) -> list[str]:
@@ -189,10 +194,18 @@ def _write_json(store: tensorstore.KvStore, key: str, document: Mapping[str, Any
 
 
 @contextmanager
-def _store_errors(place: Place) -> Iterator[None]:
+def store_errors(place: Place) -> Iterator[None]:
+    """Turn what tensorstore raises where it cannot write below `place` into one sentence.
+
+    Raises:
+        OutputError: in the block, something cannot be written or read.
+    """
     try:
-        yield
-    except ZooError:
+        with reachable(place):
+            yield
+    except OutputError:
         raise
-    except (ValueError, OSError) as error:
-        raise OutputError(f"{place}: cannot be written ({store_problem(error)}), give a writable place.") from None
+    except ZooError as error:
+        raise OutputError(str(error)) from None
+    except (RuntimeError, ValueError, OSError) as error:
+        raise OutputError(f"{place}: cannot be written ({_store_problem(error)}), give a writable place.") from None

@@ -72,9 +72,9 @@ def test_a_dataset_must_be_a_plain_path(text):
         split_location(text)
 
 
-@pytest.mark.parametrize("text", ["s3://bucket/a.zarr", "https://host/a.h5:raw"])
-def test_a_url_is_refused(text):
-    with fails("is a URL, and volumes are read from local files"):
+@pytest.mark.parametrize("text", ["https://host/a.h5:raw", "s3://bucket/a.tif", "gs://bucket/a.nii.gz"])
+def test_a_file_behind_a_uri_is_refused(text):
+    with fails("is a file behind a URI, and only stores of chunks (Zarr, N5, precomputed) are read from there"):
         open_volume(text)
 
 

@@ -126,7 +126,7 @@ def test_slices_are_in_natural_order(tmp_path):
 
 
 def test_a_folder_without_slices_is_refused(tmp_path):
-    with fails("the folder holds no .tif file"):
+    with fails("the folder holds no .tif or .png file"):
         open_volume(tmp_path)
 
 
