@@ -137,6 +137,14 @@ class Job:
         names = (key.decode("utf-8", "replace").removeprefix(prefix) for key in found)
         return {int(name) for name in names if name.isdecimal()}
 
+    def is_done(self, stage: str, index: int) -> bool:
+        """Whether a block is done.
+
+        Raises:
+            OutputError: the folder cannot be read.
+        """
+        return self.read(f"done/{stage}/{index}") is not None
+
     def mark_done(self, stage: str, index: int, **numbers: float) -> None:
         """Write down that a block is done.
 
