@@ -12,10 +12,10 @@ from typing import Any
 import tensorstore
 
 from connectomics_zoo.errors import VolumeError, ZooError, reason
-from connectomics_zoo.volumes.uri import Place, Uri, kvstore_of, store_context
+from connectomics_zoo.volumes.uri import FEW, Place, Uri, kvstore_of, store_context
 
-_SECONDS = 60
-"""A server gets so long for a file of metadata."""
+METADATA_SECONDS = 60
+"""A server gets so long for a file of metadata; tensorstore would wait for minutes where a connection hangs."""
 
 _DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
 _AWAY = ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
@@ -31,14 +31,14 @@ def read_files(folder: Place, names: Iterable[str]) -> dict[str, bytes]:
     if isinstance(folder, Path):
         return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
     with reachable(folder):
-        store = tensorstore.KvStore.open(kvstore_of(folder), context=store_context()).result()
+        store = tensorstore.KvStore.open(kvstore_of(folder), context=store_context(retries=FEW)).result()
         pending = {name: store.read(name) for name in names}
     found: dict[str, bytes] = {}
     denied: VolumeError | None = None
     for name, future in pending.items():
         try:
             with reachable(folder):
-                answer = future.result(timeout=_SECONDS)
+                answer = future.result(timeout=METADATA_SECONDS)
         except _DeniedError as error:
             # Some buckets say so of every file that is not there.
             denied = error
@@ -84,8 +84,8 @@ def refuse_missing_bucket(place: Uri) -> None:
     bucket = Uri(place.scheme, place.authority, "")
     try:
         with reachable(bucket):
-            store = tensorstore.KvStore.open(kvstore_of(bucket), context=store_context()).result()
-            store.list(tensorstore.KvStore.KeyRange("\x01", "\x02")).result(timeout=_SECONDS)
+            store = tensorstore.KvStore.open(kvstore_of(bucket), context=store_context(retries=FEW)).result()
+            store.list(tensorstore.KvStore.KeyRange("\x01", "\x02")).result(timeout=METADATA_SECONDS)
     except (_DeniedError, RuntimeError):
         return  # who may read may not always list, and not every server lists as Amazon's does
 
@@ -105,7 +105,7 @@ def reachable(place: Place) -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
-        raise VolumeError(f"{place}: the server did not answer in {_SECONDS} s, try again later.") from error
+        raise VolumeError(f"{place}: the server takes too long to answer, try again later.") from error
     except (ZooError, MemoryError, OSError):
         raise
     # tensorstore has few types of errors: which one it is stands at the beginning of the text.
