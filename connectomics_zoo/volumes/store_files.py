@@ -40,7 +40,6 @@ def read_files(folder: Place, names: Iterable[str]) -> dict[str, bytes]:
             with reachable(folder):
                 answer = future.result(timeout=METADATA_SECONDS)
         except _DeniedError as error:
-            # Some buckets say so of every file that is not there.
             denied = error
             continue
         if answer.state == "value":
@@ -50,14 +49,27 @@ def read_files(folder: Place, names: Iterable[str]) -> dict[str, bytes]:
     return found
 
 
-def read_json(folder: Place, name: str) -> dict[str, Any] | None:
-    """Return the JSON object in the file `name` of `folder`, None where there is no such file.
+def find_files(folder: Place, names: Iterable[str]) -> dict[str, bytes]:
+    """Return what `read_files` does, and nothing where the server gives none: some say that of what is not there.
 
     Raises:
-        VolumeError: the server is not reached, or does not give it.
+        VolumeError: the server is not reached.
+        OSError: a local file cannot be read.
+    """
+    try:
+        return read_files(folder, names)
+    except _DeniedError:
+        return {}
+
+
+def find_json(folder: Place, name: str) -> dict[str, Any] | None:
+    """Return the JSON object in the file `name` of `folder`, None where no such file is there or given.
+
+    Raises:
+        VolumeError: the server is not reached.
         ValueError: it is no JSON object.
     """
-    found = read_files(folder, [name])
+    found = find_files(folder, [name])
     return parse_object(found[name], name=name) if name in found else None
 
 

@@ -117,6 +117,20 @@ def test_a_store_on_a_web_server_is_a_volume(tmp_path, location):
         check(f"{address}/data/{location}")
 
 
+@pytest.mark.parametrize("location", STORES)
+def test_a_bucket_that_denies_what_is_not_there_is_read(tmp_path, monkeypatch, location):
+    forget_credentials(monkeypatch, tmp_path)
+    folder = tmp_path / "lab" / folder_of(location)
+    STORES[location](folder)
+    for name in (".zgroup", "zarr.json", "labels/.zgroup", "labels/zarr.json"):
+        (folder / name).unlink(missing_ok=True)
+    with file_server(tmp_path, missing=403) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        check(f"s3://lab/{location}")
+        with fails("may not be read without credentials"):
+            open_volume(f"s3://lab/{location}x")
+
+
 def test_stores_in_a_bucket_of_google_are_volumes(tmp_path, monkeypatch):
     # tensorstore asks for the address once in a process.
     with file_server(tmp_path) as address:
@@ -191,7 +205,7 @@ def test_a_bucket_that_may_not_be_read_says_by_whom(tmp_path, monkeypatch, varia
     with file_server(tmp_path) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"{address}/403")
         for location in ("a.zarr", "a.zarr:raw", "folder"):
-            with fails(f"s3://lab/{location.partition(':')[0]}: {sentence}"):
+            with fails(f"s3://lab/{location.replace(':', '/')}: {sentence}"):
                 open_volume(f"s3://lab/{location}")
 
 
