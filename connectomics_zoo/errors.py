@@ -79,6 +79,10 @@ class CheckFailedError(ZooError):
     exit_code = 1
 
 
+class WorkerRefusedError(CheckFailedError):
+    """A process cannot take part in a job: it has another program, other weights, or does not see the job's folder."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `", did you mean 'a' or 'b'?"`-style help for a misspelt `name`, or what is known.
 

@@ -137,6 +137,14 @@ class Job:
         names = (key.decode("utf-8", "replace").removeprefix(prefix) for key in found)
         return {int(name) for name in names if name.isdecimal()}
 
+    def is_done(self, stage: str, index: int) -> bool:
+        """Whether a block is done.
+
+        Raises:
+            OutputError: the folder cannot be read.
+        """
+        return self.read(f"done/{stage}/{index}") is not None
+
     def mark_done(self, stage: str, index: int, **numbers: float) -> None:
         """Write down that a block is done.
 
@@ -178,6 +186,14 @@ class Job:
         line = json.dumps({"time": now, "host": socket.gethostname(), "pid": os.getpid(), "event": event, **fields})
         with store_errors(self.place), (self.folder / _LOG).open("ab", buffering=0) as file:
             file.write(f"{line}\n".encode())
+
+    def log_tail(self, size: int) -> str:
+        """Return the end of the log, at most `size` bytes of it."""
+        if self.folder is None or not (self.folder / _LOG).is_file():
+            return ""
+        with store_errors(self.place), (self.folder / _LOG).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+            return file.read().decode("utf-8", "replace")
 
     def clear(self) -> None:
         """Remove all that is known of a job, and leave the folder with its locks.

@@ -69,12 +69,12 @@ def run_blocks(
     elif todo:
         from connectomics_zoo.blocks.dask_workers import workers_of
 
-        with workers_of(where) as workers:
+        with workers_of(where, job) as workers:
             failed = workers.run(job, stage, work, todo, finish=tally.finish)
         if failed:
             shown = "; ".join(f"{grid.box_of(index)}: {problem}" for index, problem in sorted(failed.items())[:3])
             raise CheckFailedError(
-                f"{job.out}: {len(failed)} of {len(grid)} blocks failed three times ({shown}): mend what they say and "
+                f"{job.out}: {len(failed)} of {len(grid)} blocks were given up ({shown}): mend what they say and "
                 "repeat the command, which does these alone."
             )
     return len(job.done(stage)) == len(grid)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from connectomics_zoo.errors import SpecError
+from connectomics_zoo.files.yaml import read_yaml
+from connectomics_zoo.schema.cluster import ClusterSpec
+from connectomics_zoo.schema.validation import validate
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class Where:
 
     workers: int | None = None
     """Processes on this machine."""
-    cluster: Path | None = None
-    """A YAML file that says how to get workers from SLURM."""
+    cluster: ClusterSpec | None = None
+    """How to get workers from SLURM."""
     scheduler: str | None = None
     """Address of the scheduler of a Dask cluster that is there."""
     shard: Shard | None = None
@@ -47,6 +50,8 @@ class Where:
         """Blocks that a job should have at least, so that all have something to do until the end."""
         if self.shard is not None:
             return self.shard.count
+        if self.cluster is not None:
+            return 4 * self.cluster.jobs * self.cluster.workers
         return 1 if self.is_here else 4 * (self.workers or 4)
 
 
@@ -66,7 +71,7 @@ def where_from(
         shard: `i/n`, the share i (from 0) of n.
 
     Raises:
-        SpecError: more than one is given, or one is not possible.
+        SpecError: more than one is given, or one is not possible, or the file does not follow its schema.
     """
     asked = {"workers": workers, "cluster": cluster, "scheduler": scheduler, "shard": shard}
     given = [name for name, value in asked.items() if value is not None]
@@ -76,8 +81,17 @@ def where_from(
         raise SpecError(f"workers {workers} is not possible, give a number from 1 to 1024.")
     if scheduler is not None and not re.fullmatch(r"(tcp|tls|ucx|ws|wss)://[^\s/]+", scheduler):
         raise SpecError(f"the scheduler {scheduler!r} is no address, write it as tcp://host:8786.")
-    place = None if cluster is None else Path(cluster)
-    return Where(workers, place, scheduler, None if shard is None else _parse_shard(shard))
+    spec = None if cluster is None else read_cluster(Path(cluster))
+    return Where(workers, spec, scheduler, None if shard is None else _parse_shard(shard))
+
+
+def read_cluster(path: Path) -> ClusterSpec:
+    """Return what a cluster file says.
+
+    Raises:
+        SpecError: it cannot be read, or does not follow the schema.
+    """
+    return validate(ClusterSpec, read_yaml(path), source=str(path))
 
 
 def _parse_shard(text: str) -> Shard:

@@ -26,6 +26,7 @@ VERBS = {
     "verify": "Prove what the specs declare",
     "train": "Train a model on your volumes",
     "predict": "Predict a volume with a trained network",
+    "status": "Show how far a prediction is",
     "decode": "Make objects of a prediction",
     "evaluate": "Score a prediction against the truth",
     "push": "Give a trained run away, on the Hugging Face Hub or beside a spec",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Literal
 
 import click
@@ -70,6 +71,7 @@ from connectomics_zoo.cli._console import note, print_json, print_text
 @click.option("--cluster", metavar="FILE", help="Work on blocks on SLURM, as this YAML file describes.")
 @click.option("--scheduler", metavar="ADDRESS", help="Work on blocks on the Dask cluster at tcp://HOST:PORT.")
 @click.option("--shard", metavar="I/N", help="Work on share I (from 0) of N of the blocks, as a job of an array does.")
+@click.option("--dry-run", is_flag=True, help="Print the script of --cluster's jobs, and do nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--frozen", is_flag=True, help="Use only weights that the lock file zoo.lock has (see zoo lock).")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -94,6 +96,7 @@ def command(
     cluster: str | None,
     scheduler: str | None,
     shard: str | None,
+    dry_run: bool,
     overwrite: bool,
     frozen: bool,
     as_json: bool,
@@ -107,6 +110,9 @@ def command(
     or volume.zarr. The volume is never in memory as a whole, and OUT appears complete or not at all: until then its
     blocks are in the folder OUT.job. Whatever stops it, the same command goes on, and loses one block at most.
     """
+    if dry_run:
+        _print_job_script(cluster)
+        return
     from connectomics_zoo.cli._progress import show_progress
     from connectomics_zoo.predict import predict
 
@@ -148,6 +154,17 @@ def command(
         f"{_speed(report.voxels_per_second)}, {report.windows} windows{merged} on {report.device} in {report.precision}"
         + (" by OpenVINO" if report.engine == "openvino" else "")
     )
+
+
+def _print_job_script(cluster: str | None) -> None:
+    from connectomics_zoo.errors import SpecError
+
+    if cluster is None:
+        raise SpecError("--dry-run prints the script of a cluster's jobs, give --cluster FILE too.")
+    from connectomics_zoo.blocks.slurm import job_script
+    from connectomics_zoo.blocks.where import read_cluster
+
+    print_text(job_script(read_cluster(Path(cluster))).rstrip())
 
 
 def _speed(voxels_per_second: float) -> str:

@@ -19,13 +19,16 @@ from connectomics_zoo.decode.memory import fits, refuse_too_large
 from connectomics_zoo.decode.methods import segment
 from connectomics_zoo.decode.parts import find_parts, mask_of
 from connectomics_zoo.decode.settings import find_task, has_boundary, with_settings
+from connectomics_zoo.decode.stated import refuse_label_bytes
 from connectomics_zoo.decode.tune import Trial, grid_of, tune
 from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.runs.folder import get_run
 from connectomics_zoo.runs.tuned import read_tuned, write_tuned
 from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.schema.notebook import notebook_bar
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.provenance import Decoding, Provenance
+from connectomics_zoo.schema.report import Report
 from connectomics_zoo.schema.task import DecodeSpec, TaskSpec
 from connectomics_zoo.schema.tuned import TunedDecoding
 from connectomics_zoo.tasks.targets.labels import true_objects
@@ -48,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class DecodeReport:
+class DecodeReport(Report):
     """What was decoded, and how."""
 
     prediction: str
@@ -145,6 +148,7 @@ def decode(
         OutputError: `out` cannot be written.
         MissingPackageError: the library of the method is not installed.
     """
+    progress = progress or notebook_bar("decode")
     _check_options(task=task, run=run, tune_on=tune_on, ignore_labels=ignore_labels, mask=mask)
     where = where_from(workers=workers, cluster=cluster, scheduler=scheduler)
     edges = None if block is None else check_edges(block)
@@ -166,6 +170,8 @@ def decode(
         saved = None if tuned is None else tuned.decode
         chosen = with_settings(base, saved=saved, method=method, changes=changes or {})
         box, placement, truth_of = find_parts(predicted, tune_on, mask, region, ignored=_ignored(ignore_labels, spec))
+        if "threshold" not in (changes or {}):
+            refuse_label_bytes(predicted, box)
         blockwise = None
         if truth_of is None:
             blockwise = _in_blocks(predicted, chosen, box, out, asked=is_asked, overwrite=overwrite)

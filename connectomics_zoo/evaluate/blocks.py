@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.tasks.targets.labels import IGNORED, connected_objects
 from connectomics_zoo.volumes import Volume
 from connectomics_zoo.volumes.box import Box
-from connectomics_zoo.volumes.label_look import clean_labels
+from connectomics_zoo.volumes.label_look import LabelLook, clean_labels
 
 BLOCK = (32, 512, 512)
 """Voxels (z, y, x) of both volumes that are in memory at a time."""
@@ -26,23 +27,27 @@ def blocks_of(box: Box) -> Iterator[Box]:
         yield Box.of_shape(BLOCK, start=corner).intersection(box)
 
 
-def relabelled(true: Volume, mask: Volume | None, box: Box, *, ignored: Sequence[int]) -> Callable[[Box], NDArray[Any]]:
+def relabelled(
+    true: Volume, mask: Volume | None, box: Box, *, ignored: Sequence[int], look: LabelLook
+) -> Callable[[Box], NDArray[Any]]:
     """Return what reads the connected components of the truth in a block of `box`, and `IGNORED` for ignored labels.
 
-    Where it is not annotated, there is no object. All blocks are read once before: in memory are a block, a section
-    of the box, and 24 bytes for each component of a block.
+    Where it is not annotated, there is no object. `look` sees the labels as they are. All blocks are read once before:
+    in memory are a block, a section of the box, and 24 bytes for each component of a block.
     """
 
-    def read(block: Box) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    def read(block: Box, *, seen_by: LabelLook | None = None) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Return the labels of a block, and the components in it alone."""
-        labels = clean_labels(
-            _whole(_plain(true.read(block)), location=true.location), unlabelled=ignored, location=true.location
-        )
-        if mask is not None:
-            labels = np.where(mask.read_plain(block) != 0, labels, np.zeros((), labels.dtype))
+        labels = _whole(_plain(true.read(block)), location=true.location)
+        known = None if mask is None else mask.read_plain(block) != 0
+        if seen_by is not None:
+            seen_by.add(labels, known)
+        labels = clean_labels(labels, unlabelled=ignored, location=true.location)
+        if known is not None:
+            labels = np.where(known, labels, np.zeros((), labels.dtype))
         return labels, connected_objects(labels, ignored=ignored)
 
-    first, group = _join_components(box, read)
+    first, group = _join_components(box, partial(read, seen_by=look))
 
     def read_joined(block: Box) -> NDArray[np.int64]:
         _, parts = read(block)

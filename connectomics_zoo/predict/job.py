@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from connectomics_zoo.blocks.job import Cut, JobDescription
 from connectomics_zoo.blocks.output import BlockOutput
-from connectomics_zoo.errors import VolumeError
+from connectomics_zoo.errors import VolumeError, ZooError
 from connectomics_zoo.network.device import Precision, choose_device, prediction_precision
 from connectomics_zoo.predict.checks import (
     check_request,
@@ -164,6 +164,14 @@ class Prediction:
             voxel_size_nm=self.voxel_size_nm,
             overwrite=overwrite,
         )
+
+    def is_finished(self) -> bool:
+        """Whether the output is there already, as this would make it."""
+        try:
+            with open_volume(self.request.out) as found:
+                return (found.shape, found.stored()) == (self.geometry.box.shape, self.stored())
+        except ZooError:
+            return False
 
     def describe(self, cutting: Cut) -> JobDescription:
         """Return what the job is."""

@@ -21,14 +21,16 @@ from connectomics_zoo.predict.request import Request, as_tuple
 from connectomics_zoo.predict.views import plan_views
 from connectomics_zoo.predict.work import adopt, forget
 from connectomics_zoo.schema.experiment import Merge, RunSpec, Views
+from connectomics_zoo.schema.notebook import notebook_bar
 from connectomics_zoo.schema.progress import Progress
+from connectomics_zoo.schema.report import Report
 from connectomics_zoo.volumes.box import AnyRegion, region_text
 from connectomics_zoo.volumes.intensity import check_contrast
 from connectomics_zoo.weights.pretrained import Frozen
 
 
 @dataclass(frozen=True)
-class PredictReport:
+class PredictReport(Report):
     """What was predicted, and how."""
 
     run: str
@@ -141,6 +143,7 @@ def predict(
         MissingPackageError: device or engine are not here.
         OutputError: `out` cannot be written.
     """
+    progress = progress or notebook_bar("predict")
     request = Request(
         run=str(run),
         volume=str(volume),
@@ -162,6 +165,8 @@ def predict(
     )
     where = where_from(workers=workers, cluster=cluster, scheduler=scheduler, shard=shard)
     with prepared(request) as prediction:
+        if where.shard is not None and not overwrite and prediction.is_finished():
+            return _report_finished(prediction, where)
         made = prediction.output(prediction.cut(parts=where.parts), overwrite=overwrite)
         if where.is_here:
             prediction.forward()  # what cannot be computed is said before anything is made
@@ -235,6 +240,13 @@ def check_views(run: RunSpec) -> None:
     """
     check_turns(run, run.prediction, voxel_size_nm=run.data.voxel_size_nm)
     plan_views(run.prediction.views, task=run.task, axes=run.model.input.axes)
+
+
+def _report_finished(prediction: Prediction, where: Where) -> PredictReport:
+    """Return the report of a share of which all is done already."""
+    made = prediction.output(prediction.cut(parts=where.parts), overwrite=True)
+    grid = made.cut.grid
+    return _report(prediction, made, grid, before=set(range(len(grid))), is_complete=True, seconds=1e-3)
 
 
 def _report(

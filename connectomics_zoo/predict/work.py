@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from connectomics_zoo.blocks.job import Job, JobDescription
 from connectomics_zoo.blocks.output import BlockOutput
 from connectomics_zoo.blocks.runner import Advance
-from connectomics_zoo.errors import CheckFailedError
+from connectomics_zoo.errors import WorkerRefusedError
 from connectomics_zoo.predict.ahead import Behind
 from connectomics_zoo.predict.job import Prediction, prepared
 from connectomics_zoo.predict.plan import count_windows
@@ -76,7 +76,7 @@ class PredictBlock:
             job = Job(split_place(self.out)[0])
             description = job.describe()
             if description is None:
-                raise CheckFailedError(f"{job.place}: the folder of the job is not there, is it on a shared disk?")
+                raise WorkerRefusedError(f"{job.place}: the folder of the job is not there, is it on a shared disk?")
             stack = ExitStack()
             atexit.register(stack.close)
             prediction = stack.enter_context(prepared(Request.of(description.request), quiet=True))
@@ -101,16 +101,16 @@ def refuse_other_work(prediction: Prediction, description: JobDescription) -> No
     """Refuse to take part in a job that was begun by another program or with other weights.
 
     Raises:
-        CheckFailedError: it was.
+        WorkerRefusedError: it was.
     """
     if this_program() != description.program:
-        raise CheckFailedError(
+        raise WorkerRefusedError(
             f"{description.request['out']}: the job was begun by {description.program}, and this worker has "
             f"{this_program()}: give all the same environment."
         )
     here, there = prediction.trained.sha256(), description.identity["weights"]
     if here != there:
-        raise CheckFailedError(
+        raise WorkerRefusedError(
             f"{description.request['out']}: the job was begun with weights of sha256 {there[:12]}…, and this worker "
             f"finds {here[:12]}… at {prediction.trained.source}: give all the same file."
         )

@@ -10,7 +10,8 @@ from connectomics_zoo.errors import SpecError
 from connectomics_zoo.runs.portable import is_elsewhere, is_private_source, volumes_of
 from connectomics_zoo.schema.experiment import REQUIRED, DataSpec, RunSpec, VolumePair
 from connectomics_zoo.schema.tuned import TunedDecoding
-from connectomics_zoo.volumes.location import split_location
+from connectomics_zoo.volumes.location import split_place
+from connectomics_zoo.volumes.uri import Place
 
 
 def portable_run(run: RunSpec) -> RunSpec:
@@ -42,7 +43,7 @@ def portable_tuned(tuned: TunedDecoding) -> TunedDecoding:
     """Return `tuned` as it may be read anywhere: of the places of prediction and truth, the last part remains."""
 
     def portable(place: str) -> str:
-        path, dataset = split_location(place)
+        path, dataset = split_place(place)
         return (_last_part(str(path)) or "volume") + (f":{dataset}" if dataset else "")
 
     return tuned.model_copy(update={"prediction": portable(tuned.prediction), "truth": portable(tuned.truth)})
@@ -52,12 +53,12 @@ def _portable_names(data: DataSpec) -> dict[str, str]:
     """Return the place that each volume of `data` gets."""
     places = volumes_of(data)
     names = {place: place for place in places if not is_elsewhere(place)}
-    taken = {str(split_location(place)[0]) for place in names}
-    files: dict[Path, str] = {}
+    taken = {str(split_place(place)[0]) for place in names}
+    files: dict[Place, str] = {}
     for place in places:
         if place in names:
             continue
-        path, dataset = split_location(place)
+        path, dataset = split_place(place)
         if path not in files:
             name = _last_part(str(path)) or "volume"
             number = 2

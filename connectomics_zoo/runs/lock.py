@@ -73,6 +73,17 @@ def is_lock(name: str) -> bool:
     return name == LOCK_FILE or name.startswith(f"{LOCK_FILE}.")
 
 
+def holder_of(folder: Path) -> Holder | None:
+    """Return who holds the lock of a folder; None where nobody does, or a process that is gone.
+
+    Raises:
+        OutputError: there is a file in its place that is none.
+    """
+    holder = _read(folder / LOCK_FILE)
+    gone = holder is not None and find_state(holder.process, named_in=folder) == "gone"
+    return None if gone else holder
+
+
 def refuse_held(folder: Path, *, instead: str = INSTEAD) -> None:
     """Refuse to go on where another process holds the lock of a folder.
 
@@ -80,7 +91,7 @@ def refuse_held(folder: Path, *, instead: str = INSTEAD) -> None:
         OutputError: it does.
     """
     holder = _read(folder / LOCK_FILE)
-    if holder is not None and holder.process.pid != os.getpid():
+    if holder is not None:
         _refuse_unless_gone(holder, folder / LOCK_FILE, instead=instead)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import multiprocessing
 import signal
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.tasks.targets import make_targets
 from connectomics_zoo.train.augment import Sample, augment
 from connectomics_zoo.volumes.box import Box
+from connectomics_zoo.volumes.location import survives_fork
 from connectomics_zoo.volumes.pair_reader import PairReader
 
 FOREGROUND_TRIES = 256
@@ -160,10 +162,8 @@ class TrainingPatches(IterableDataset[Patch]):
                 box = box if centre is None else _centred_box(reader.box, centre, recipe.patch_size)
             if recipe.foreground_minimum == 0:
                 break
-            truth = reader.read_truth(box, within=reader.box)
-            if np.count_nonzero((truth.labels > 0) & truth.annotated) >= recipe.foreground_minimum * math.prod(
-                recipe.patch_size
-            ):
+            foreground = np.count_nonzero(reader.read_label(box, within=reader.box) > 0)
+            if foreground >= recipe.foreground_minimum * math.prod(recipe.patch_size):
                 break
         return box
 
@@ -235,6 +235,7 @@ def training_loader(run: RunSpec, *, skip: int = 0, pin_memory: bool = False) ->
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
+        multiprocessing_context=_start_method(run) if workers else None,
         worker_init_fn=_begin_worker,
     )
 
@@ -250,8 +251,19 @@ def validation_loader(run: RunSpec, *, pin_memory: bool = False) -> DataLoader[P
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
+        multiprocessing_context=_start_method(run) if workers else None,
         worker_init_fn=_begin_worker,
     )
+
+
+def _start_method(run: RunSpec) -> str | None:
+    """Return how workers are started, None for as usual: some volumes cannot be read in forks of this process."""
+    places = {place for pair in (*run.data.train, *run.data.validation) for place in pair.places}
+    is_usual = multiprocessing.get_start_method() != "fork"
+    if is_usual or all(survives_fork(place, root=run.data.folder) for place in places):
+        return None
+    multiprocessing.set_forkserver_preload([__name__])  # once, and not in each worker
+    return "forkserver"
 
 
 def _begin_worker(worker: int) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from connectomics_zoo.schema.report import Report
+
 
 @dataclass(frozen=True)
-class TrainReport:
+class TrainReport(Report):
     """What a training run gave."""
 
     folder: Path

@@ -11,10 +11,11 @@ from connectomics_zoo.decode import decode
 from connectomics_zoo.evaluate import evaluate
 from connectomics_zoo.predict import predict
 from connectomics_zoo.schema.experiment import RunSpec, VolumePair
+from connectomics_zoo.schema.progress import silent
 from connectomics_zoo.tasks.targets.labels import is_mask
 from connectomics_zoo.volumes import open_volume
 from connectomics_zoo.volumes.box import region_box
-from connectomics_zoo.volumes.location import split_location
+from connectomics_zoo.volumes.location import split_place
 from connectomics_zoo.volumes.truth import read_truth
 
 OBJECT_SCORES = ("adapted_rand_error", "voi_split", "voi_merge", "ap_50")
@@ -36,8 +37,9 @@ def place_volumes(run: RunSpec, folders: Sequence[Path]) -> RunSpec | None:
 
 
 def validation_files(run: RunSpec) -> list[Path]:
-    """Return the files of the validation volumes, as the spec names them."""
-    return sorted({split_location(volume)[0] for pair in run.data.validation for volume in pair.places})
+    """Return the local files of the validation volumes, as the spec names them."""
+    places = {split_place(volume)[0] for pair in run.data.validation for volume in pair.places}
+    return sorted(place for place in places if isinstance(place, Path))
 
 
 def validation_object_scores(folder: Path, run: RunSpec) -> dict[str, float]:
@@ -68,7 +70,7 @@ def _object_scores(folder: Path, run: RunSpec, pair: VolumePair) -> dict[str, fl
         places = image.location, label.location
     with tempfile.TemporaryDirectory() as scratch:
         predicted, objects = Path(scratch) / "prediction.h5", Path(scratch) / "objects.h5"
-        predict(folder, places[0], predicted, region=pair.region, precision="float32")
+        predict(folder, places[0], predicted, region=pair.region, precision="float32", progress=silent)
         decode(predicted, objects)
         report = evaluate(
             objects,

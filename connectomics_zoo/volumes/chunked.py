@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,22 @@ from connectomics_zoo.volumes.uri import Place, kvstore_of, store_context
 class ChunkedArray:
     """An open array; `read` touches only the chunks that the index needs."""
 
-    def __init__(self, driver: str, *, folder: Place, metadata: str, options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        driver: str,
+        *,
+        folder: Place,
+        metadata: str,
+        document: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         """Open the array in `folder`.
 
         Args:
             driver: tensorstore's name of the format.
             folder: holds the file of metadata.
             metadata: the name of that file.
+            document: what tensorstore shall find in it, where it is stricter than the programs that write the format.
             options: further members of the specification.
 
         Raises:
@@ -31,8 +42,9 @@ class ChunkedArray:
             RuntimeError: tensorstore does not read it.
         """
         self._metadata = _Metadata(folder, metadata)
-        spec = {"driver": driver, "kvstore": kvstore_of(folder), "recheck_cached_data": "open", **(options or {})}
         with reachable(folder):
+            kvstore = kvstore_of(folder) if document is None else _overlaid(folder, metadata, document)
+            spec = {"driver": driver, "kvstore": kvstore, "recheck_cached_data": "open", **(options or {})}
             store = tensorstore.open(spec, read=True, open=True, context=store_context()).result()
         self._store = store[tuple(slice(None) for _ in range(store.rank))]
         if store.rank:
@@ -58,6 +70,15 @@ class ChunkedArray:
         except RuntimeError:
             self._metadata.refuse_change()
             raise
+
+
+def _overlaid(folder: Place, name: str, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return tensorstore's specification of a folder in which the file `name` holds `document`."""
+    held = {"driver": "memory", "path": f"{folder}/"}
+    store = tensorstore.KvStore.open(held, context=store_context()).result()
+    store.write(name, json.dumps(document).encode()).result()
+    layers = [{"base": kvstore_of(folder)}, {"exact": name, "base": {**held, "path": f"{folder}/{name}"}}]
+    return {"driver": "kvstack", "layers": layers}
 
 
 class _Metadata:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from connectomics_zoo.errors import VolumeError, nearest
+from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.store_files import read_files, refuse_missing_bucket
 from connectomics_zoo.volumes.uri import Place, Uri, is_uri, parse_place
 
@@ -133,7 +134,7 @@ def _possible_splits(text: str) -> Iterator[tuple[str, str | None]]:
         path, rest = text[: match.end()], text[match.end() :]
         if rest[0] == ":":
             yield path, rest[1:]
-        elif match.group().lower() in (".zarr", ".n5") and rest[0] != "#" and rest.strip("/\\"):
+        elif match.group().lower() in (".zarr", ".n5") and rest.strip("/\\")[:1] not in ("", "#"):
             # volume.zarr/group/array, as many tools write it
             yield path, rest[1:].replace(":", "/")
     yield text, None
@@ -159,6 +160,16 @@ def find_volume(location: str | Path, *, root: Path | None = None) -> Location:
     if dataset is not None and kind in _WITHOUT_DATASETS:
         raise VolumeError(f"{place}: {_WITHOUT_DATASETS[kind]} has no datasets, leave ':{dataset}' out.")
     return Location(place, dataset, kind, level)
+
+
+def survives_fork(location: str | Path, *, root: Path | None = None) -> bool:
+    """Whether a volume can be read in a process that was forked from one which has read stores of chunks.
+
+    Raises:
+        VolumeError: it is not there.
+    """
+    place, _ = split_place(str(location), root=root)
+    return isinstance(place, Path) and find_volume(location, root=root).format not in ("n5", "precomputed")
 
 
 def _split_level(text: str) -> tuple[str, str | None]:
@@ -232,14 +243,16 @@ def _kind_of_store(place: Uri, *, dataset: str | None) -> Format:
             f"{place}: is a file behind a URI, and only stores of chunks (Zarr, N5, precomputed) are read from there: "
             "download it first."
         )
-    found = read_files(place, _store_metadata())
+    with readable(place, kind="a store"):
+        found = read_files(place, _store_metadata())
     kind = _store_format(place, found)
+    if not found:
+        refuse_missing_bucket(place)
     if kind is not None and (found or dataset is not None):
         return kind
-    refuse_missing_bucket(place)
     raise VolumeError(
-        f"{place}: there is no Zarr, N5 or precomputed store (none of {', '.join(_store_metadata())}), check the URI, "
-        "which must lead to the folder of the store."
+        f"{place}: there is no Zarr, N5 or precomputed store (none of {', '.join(_store_metadata())}), check the "
+        "bucket or host and the path, which must be that of the store's folder."
     )
 
 

@@ -49,7 +49,9 @@ class MrcArray:
         self._is_unsigned = voxels.dtype == np.int8 and _has_unsigned_bytes(header)
         self.dtype: np.dtype[Any] = np.dtype("uint8") if self._is_unsigned else voxels.dtype
         size = self._file.voxel_size
-        self.voxel_size_nm: VoxelSize | None = as_voxel_size([float(size[axis]) * _NM_PER_ANGSTROM for axis in "zyx"])
+        self.voxel_size_nm: VoxelSize | None = as_voxel_size(
+            [float(f"{size[axis] * _NM_PER_ANGSTROM:.6g}") for axis in "zyx"]
+        )
 
     def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
         """Return the block of voxels at `index`, one slice for each axis of the file."""

@@ -19,14 +19,24 @@ from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.chunked import ChunkedArray
 from connectomics_zoo.volumes.levels import Offset, choose_level, spatial_offset
 from connectomics_zoo.volumes.location import dataset_error
-from connectomics_zoo.volumes.metadata import VoxelSize, as_list, as_voxel_size, voxel_size_from_attributes
+from connectomics_zoo.volumes.metadata import (
+    StatedVoxelSize,
+    UnknownUnit,
+    VoxelSize,
+    as_list,
+    as_voxel_size,
+    known_size,
+    voxel_size_from_attributes,
+)
 from connectomics_zoo.volumes.store_files import read_json
 from connectomics_zoo.volumes.uri import Place
 
 _FILE = "attributes.json"
 _STORED_ORDER = {3: "xyz", 4: "xyzc", 5: "xyzct"}
 _COMPRESSIONS = ("raw", "gzip", "bzip2", "blosc", "xz", "zstd")
-_OWN = ("n5", "dimensions", "blockSize", "dataType", "compression")
+_PARAMETERS = ("type", "level", "useZlib", "blockSize", "cname", "clevel", "shuffle", "blocksize", "preset")
+_NEEDED = ("dimensions", "blockSize", "dataType")
+_OWN = ("n5", *_NEEDED, "compression", "compressionType")
 
 
 class N5Array:
@@ -40,8 +50,9 @@ class N5Array:
             self._location = f"{place}:{name}" if name else str(place)
             own = _read(place, name)
             group = {} if not name else _read(place, name.rpartition("/")[0])
-            _refuse_compression(own, location=self._location)
-            self._chunks = ChunkedArray("n5", folder=place / name, metadata=_FILE)
+            self._chunks = ChunkedArray(
+                "n5", folder=place / name, metadata=_FILE, document=_plain(own, location=self._location)
+            )
             self.shape: tuple[int, ...] = self._chunks.shape
             self.dtype: np.dtype[Any] = self._chunks.dtype
             self.attributes: Mapping[str, Any] = {key: value for key, value in own.items() if key not in _OWN}
@@ -63,7 +74,7 @@ class N5Array:
         self.offset_nm: Offset | None = spatial_offset(
             turned.get("translate"), axes=self.axes, units=turned.get("units")
         )
-        self.voxel_size_nm: VoxelSize | None = voxel_size_from_attributes(
+        self.voxel_size_nm: StatedVoxelSize = voxel_size_from_attributes(
             {"resolution": turned.get("scale"), "units": turned.get("units", "")}, axes=self.axes
         ) or _voxel_size(own, group, axes=self.axes)
 
@@ -85,7 +96,7 @@ def _reversed(value: object) -> object:
     return list(reversed(as_list(value))) if as_list(value) else value[::-1] if isinstance(value, str) else value
 
 
-def _voxel_size(own: Mapping[str, Any], group: Mapping[str, Any], *, axes: str) -> VoxelSize | None:
+def _voxel_size(own: Mapping[str, Any], group: Mapping[str, Any], *, axes: str) -> StatedVoxelSize:
     """Return the voxel size of an array that says it, or whose group does; times what it is made coarser by."""
     for holder in (own, group):
         pixels = holder.get("pixelResolution")
@@ -95,22 +106,27 @@ def _voxel_size(own: Mapping[str, Any], group: Mapping[str, Any], *, axes: str) 
         if found is None:
             continue
         factors = as_list(own.get("downsamplingFactors"))
-        if not factors:
+        if not factors or isinstance(found, UnknownUnit):
             return found
         coarser = voxel_size_from_attributes({"resolution": factors}, axes=axes)
-        if coarser is not None:
+        if isinstance(coarser, tuple):
             return as_voxel_size([length * factor for length, factor in zip(found, coarser, strict=True)])
     return None
 
 
-def _refuse_compression(own: Mapping[str, Any], *, location: str) -> None:
-    compression = own.get("compression", own.get("compressionType", "raw"))
-    kind = compression.get("type") if isinstance(compression, dict) else compression
+def _plain(own: Mapping[str, Any], *, location: str) -> dict[str, Any]:
+    """Return what tensorstore needs of the attributes of an array; members that it does not know it refuses."""
+    compression = own.get("compression", {"type": own.get("compressionType", "raw")})
+    if not isinstance(compression, dict):
+        raise ValueError("its compression is no JSON object")
+    kind = compression.get("type")
     if kind not in _COMPRESSIONS:
         raise VolumeError(
             f"{location}: is compressed by {kind!r}, which is not read (those that are: {', '.join(_COMPRESSIONS)}): "
             "write the array again with one of those."
         )
+    known = {key: value for key, value in compression.items() if key in _PARAMETERS}
+    return {**{key: own[key] for key in _NEEDED}, "compression": known}
 
 
 def _choose_array(place: Place, *, dataset: str | None, level: str | None) -> str:
@@ -132,6 +148,8 @@ def _choose_array(place: Place, *, dataset: str | None, level: str | None) -> st
 
 def _only_array(place: Place, name: str, *, dataset: str | None) -> str:
     if not isinstance(place, Path):
+        if not _read(place, name) and dataset is not None:
+            raise VolumeError(f"{place}: there is no array {dataset!r}, check its name.")
         raise VolumeError(
             f"{place}{':' + dataset if dataset else ''}: is no array of N5, say which one in it, as in "
             f"{place.name}:{f'{name}/ARRAY'.strip('/')}."
@@ -180,8 +198,8 @@ def _size_of_level(folder: Place, level: str, group: Mapping[str, Any]) -> Voxel
     if isinstance(transform, dict) and transform.get("axes"):
         units = {"resolution": transform.get("scale"), "units": transform.get("units", "")}
         axes = "".join(str(axis) for axis in as_list(transform["axes"]))
-        return voxel_size_from_attributes(units, axes=axes)
-    return _voxel_size(own, group, axes=_STORED_ORDER.get(len(as_list(own.get("dimensions"))), ""))
+        return known_size(voxel_size_from_attributes(units, axes=axes))
+    return known_size(_voxel_size(own, group, axes=_STORED_ORDER.get(len(as_list(own.get("dimensions"))), "")))
 
 
 def _multiscales(attributes: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -61,5 +61,6 @@ def _voxel_size(header: Any) -> VoxelSize | None:
     factor = nanometres(header.get_xyzt_units()[0])
     if factor is None:
         return None
-    found = as_voxel_size([float(edge) * factor for edge in header.get_zooms()[:3]][::-1])
+    # The header has single precision.
+    found = as_voxel_size([float(f"{edge * factor:.6g}") for edge in header.get_zooms()[:3]][::-1])
     return None if found is None or max(found) >= _LARGEST_NM else found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +20,10 @@ from connectomics_zoo.volumes.store_files import read_json
 from connectomics_zoo.volumes.uri import Place
 
 _FILE = "info"
+_PACKED = (".gz", ".br", ".zstd", ".xz", ".bz2")
+_LOOKED_AT = 16
+"""Files of a folder, which may hold millions of one kind."""
+
 _ENCODINGS = ("raw", "jpeg", "png", "compressed_segmentation")
 
 
@@ -40,6 +46,7 @@ class PrecomputedArray:
                     f"{place}: is stored as {scale.get('encoding')!r}, which is not read (what is: "
                     f"{', '.join(_ENCODINGS)}): write it again as one of those."
                 )
+            _refuse_packed(place, key)
             self._chunks = ChunkedArray(
                 "neuroglancer_precomputed", folder=place, metadata=_FILE, options={"scale_metadata": {"key": key}}
             )
@@ -57,6 +64,19 @@ class PrecomputedArray:
 
     def close(self) -> None:
         """Nothing stays open between two reads."""
+
+
+def _refuse_packed(place: Place, key: str) -> None:
+    """Refuse a scale on disk whose chunks are packed files, which would be taken for chunks that are not there."""
+    folder = place / key
+    if not isinstance(folder, Path) or not folder.is_dir():
+        return
+    for path in itertools.islice(folder.iterdir(), _LOOKED_AT):
+        if path.suffix in _PACKED:
+            raise VolumeError(
+                f"{folder}: holds packed chunks (as {path.name}), as CloudVolume writes them, which are read behind "
+                f"URIs alone: unpack them, as by `gunzip -r {folder}`."
+            )
 
 
 def _in_order(lengths: object) -> VoxelSize | None:

@@ -7,6 +7,7 @@ shards of its own: a shard is written as a whole, and in the place of what was t
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -117,8 +118,23 @@ class ArrayWriter:
         Raises:
             OutputError: the disk or the server does not take it.
         """
-        with store_errors(self._place):
-            self._array[index].write(block).result()
+        try:
+            with store_errors(self._place):
+                self._array[index].write(block).result()
+        except OutputError:
+            # Of a shard at the end of the array, what is there is read first, and may have been damaged when the power
+            # failed.
+            with store_errors(self._place):
+                self._remove_shards(index)
+                self._array[index].write(block).result()
+
+    def _remove_shards(self, index: tuple[slice, ...]) -> None:
+        store, shards = self._array.kvstore, self._array.chunk_layout.write_chunk.shape
+        assert store is not None
+        assert shards is not None
+        spans = (range(part.start // edge, -(-part.stop // edge)) for part, edge in zip(index, shards, strict=True))
+        for place in itertools.product(*spans):
+            store.write(f"c/{'/'.join(map(str, place))}", None).result()
 
     def close(self) -> None:
         """Nothing is held back between two writes."""

@@ -63,6 +63,20 @@ def test_what_the_hub_asks_for_is_waited_once(hub_server, revision, waits, where
     assert waits == [9]
 
 
+@pytest.mark.parametrize(
+    ("status", "headers", "seconds"),
+    [
+        (429, {"ratelimit": '"api";r=7;t=9', "Retry-After": "5"}, 5),
+        (503, {"ratelimit": '"api";r=0;t=9'}, 1),
+        (503, {"ratelimit": '"api";r=0;t=9', "Retry-After": "5"}, 5),
+    ],
+)
+def test_limits_that_are_not_the_reason_are_not_waited_for(hub_server, revision, waits, status, headers, seconds):
+    hub_server.fail(GET_FILE, status=status, headers=headers, times=1)
+    get(revision)
+    assert waits == [seconds]
+
+
 @pytest.mark.parametrize("where", ["HEAD .*resolve", GET_FILE, "GET /api/models"])
 def test_a_hub_that_stays_busy_is_not_waited_for_again(hub_server, revision, waits, where):
     ask = (lambda: find_commit("org/name", "main")) if where == "GET /api/models" else (lambda: get(revision))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tracemalloc
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -240,6 +242,45 @@ def test_a_mask_leaves_out_windows_and_what_is_behind_it_is_zero_whatever_the_bl
             assert edges is not None or told == all_windows
 
 
+@pytest.mark.parametrize(
+    ("depth", "window", "factor", "chunk"),
+    [(100, 4, 1, 8), (100, 32, 1, 16), (100, 32, 2, 32), (900, 200, 1, 64), (5, 4, 1, 5)],
+)
+def test_chunks_have_the_sections_of_a_plane_of_windows_within_8_and_64(depth, window, factor, chunk):
+    shape = (depth, 300, 40)
+    geometry = make_geometry(
+        shape=shape, factors=(factor, 1, 1), window=(window, 32, 32), overlap=0.5, box=Box.of_shape(shape)
+    )
+    assert plan.chunk_shape(geometry) == (chunk, 128, 40)
+
+
+@pytest.mark.parametrize("factors", [(1, 1, 1), (1, 2, 3)])
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
+def test_a_block_holds_no_more_than_is_stated(factors, overlap):
+    shape = (40, 700, 1100)
+    geometry = make_geometry(
+        shape=shape, factors=factors, window=(16, 96, 80), overlap=overlap, box=Box.of_shape(shape)
+    )
+    options = {"channels_in": 2, "channels_out": 3, "value_bytes": 1}
+    cutting = plan.cut(geometry, budget=2**23, **options)
+    blocks = BlockGrid(geometry.box, cutting.block)
+    assert len(blocks) > 4
+    for index in range(len(blocks)):
+        here = replace(geometry, box=blocks.box_of(index))
+        rows = plan.rows_in_memory(here, plan.plan_planes(here, chunk=cutting.chunks[0]))
+        needed = geometry.network_box(here.box)
+        height, width = (
+            min(grid.size, starts[-1] + grid.window) - starts[0]
+            for grid, starts in (
+                (geometry.grids[axis], geometry.grids[axis].touching(*needed.ranges[axis])) for axis in (1, 2)
+            )
+        )
+        # The image and the rows that come next, the sums, and two rows of shards.
+        held = 4 * (2 * 2 * 16 * height * width + 3 * rows * needed.shape[1] * needed.shape[2])
+        held += 2 * 3 * cutting.shards[0] * here.box.shape[1] * here.box.shape[2]
+        assert held <= plan.block_bytes(geometry, block=here.box.shape, shard_depth=cutting.shards[0], **options)
+
+
 def test_complete_sections_are_handed_out_in_whole_chunks():
     shape = (100, 32, 32)
     geometry = make_geometry(
@@ -264,6 +305,13 @@ def test_weights_of_a_window_are_a_gaussian_of_an_eighth_and_add_up_to_one():
     expected = ((voxels - centres[1]) ** 2 - (voxels - centres[0]) ** 2) / (2 * 4.0**2)
     expected_between = log_ratio - expected
     assert np.ptp(expected_between) < 1e-3
+
+
+@pytest.mark.parametrize("overlap", ["0", "0.1", "0.25", "0.3", "0.5", "0.7", "0.9"])
+def test_windows_share_as_much_as_was_asked_for_and_not_a_voxel_more_by_rounding(overlap):
+    for window in range(1, 257):
+        step = AxisGrid(size=1000, window=window, overlap=float(overlap)).step
+        assert step == max(1, math.floor(window * (1 - Fraction(overlap)))), window
 
 
 def test_the_last_window_ends_at_the_border():

@@ -10,12 +10,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import tensorstore
 import torch
 import zarr
 from support.patches import data_of
+from support.stores import file_server
 from support.tiny_training import make_run, write_volume
 from support.volume_files import ZARR_3, peak_bytes, write
 
+from connectomics_zoo.network.threads import usable_cores
 from connectomics_zoo.train import data as data_module
 from connectomics_zoo.train.data import (
     FOREGROUND_TRIES,
@@ -44,15 +47,24 @@ def all_equal(some, others):
     return all((one.image == two.image).all() and (one.targets == two.targets).all() for one, two in pairs)
 
 
-@pytest.fixture(params=["hdf5", "zarr"])
+@pytest.fixture(params=["hdf5", "zarr", "n5", "zarr behind a URI"])
 def data(request, tmp_path):
     path = write_volume(tmp_path / "v.h5", shape=(24, 64, 64))
-    if request.param == "hdf5":
-        return data_of(path)
-    with h5py.File(path) as file:
+    with h5py.File(path) as file, file_server(tmp_path) as address:
+        if request.param == "hdf5":
+            yield data_of(path)
+            return
+        suffix, root = request.param[:4].strip(), address if "URI" in request.param else tmp_path
         for name in ("raw", "mito"):
-            write(tmp_path / f"{name}.zarr", file[name][...])
-    return {"train": [{"image": f"{tmp_path}/raw.zarr", "label": f"{tmp_path}/mito.zarr"}]}
+            (write if suffix == "zarr" else write_n5)(tmp_path / f"{name}.{suffix}", file[name][...])
+        yield {"train": [{"image": f"{root}/raw.{suffix}", "label": f"{root}/mito.{suffix}"}]}
+
+
+def write_n5(path, array):
+    tensorstore.open(
+        {"driver": "n5", "kvstore": {"driver": "file", "path": f"{path}/"}, "metadata": {"blockSize": [16, 16, 16]}},
+        create=True, dtype=tensorstore.dtype(array.dtype), shape=array.shape[::-1],
+    ).result()[...] = array.transpose()  # fmt: skip
 
 
 def test_any_number_of_workers_gives_the_same_batches(data):
@@ -238,9 +250,11 @@ def test_what_is_remembered_is_limited(tmp_path, monkeypatch, read_voxels):
 
 
 @pytest.mark.parametrize(("workers", "accelerator", "said"), [(0, "cuda", True), (2, "cuda", False), (0, "cpu", False)])
-def test_a_gpu_that_would_wait_for_patches_is_told_of(caplog, workers, accelerator, said):
+def test_a_gpu_that_would_wait_for_patches_is_told_of(caplog, monkeypatch, workers, accelerator, said):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 5, 7}, raising=False)  # of more cores that there are
     warn_of_waiting(workers, accelerator=accelerator)
-    assert ("the GPU waits while patches are read in its own process: training.workers=" in caplog.text) == said
+    advice = f"the GPU waits while patches are read in its own process: training.workers={min(3, usable_cores())} reads"
+    assert (advice in caplog.text) == said
 
 
 def test_a_stream_without_a_loader_is_that_of_the_loader(tmp_path):
