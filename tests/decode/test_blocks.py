@@ -292,6 +292,16 @@ def test_the_work_on_blocks_can_be_sent_to_other_processes(tmp_path, name, monke
     assert are_same(read_all(tmp_path / "out.h5"), read_all(tmp_path / "whole.h5"))
 
 
+def test_workers_give_the_same_objects(tmp_path):
+    pytest.importorskip("distributed", reason="the extra cluster is not installed")
+    task = EXACT["watershed of three channels"]
+    path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task, dtype="float32")
+    alone = zoo.decode(path, tmp_path / "alone.zarr", block=(6, 13, 14))
+    report = zoo.decode(path, tmp_path / "out.zarr", block=(6, 13, 14), workers=2)
+    assert (report.objects, report.blocks) == (alone.objects, 8)
+    np.testing.assert_array_equal(read_all(tmp_path / "out.zarr"), read_all(tmp_path / "alone.zarr"))
+
+
 def test_ids_are_those_of_one_block_alone():
     labels = np.array([0, 1, 3])
     ids = np.stack([as_ids(labels, block) for block in (0, 1, 2**31)])
