@@ -54,6 +54,7 @@ NOT_RUN = {
     "specs.md": 1,
     "training.md": 2,
     "verify-in-ci.md": 2,
+    "volumes.md": 1,
     "weights.md": 4,
 }
 """Blocks that do not run, by page: one more is a decision, not an accident."""

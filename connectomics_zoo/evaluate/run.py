@@ -48,7 +48,7 @@ def evaluate(
     merge_nodes: int = 0,
     voxel_size_nm: VoxelSize | None = None,
 ) -> EvaluateReport:
-    """Score `prediction` against `truth`, skeletons or both; without `relabel`, no volume is in memory as a whole.
+    """Score `prediction` against `truth`, skeletons or both, block by block: no volume is in memory as a whole.
 
     A semantic score has Dice, IoU, precision and recall of the foreground (truth > 0), or of every class where
     both volumes hold several. Floats are probabilities, and so is uint8 beyond 1 (255 stands for 1) unless its
@@ -74,7 +74,7 @@ def evaluate(
         mask: a volume as large as the truth that is 0 where the truth is not annotated; those voxels count for no score
             but run lengths.
         relabel: the objects of the truth are the connected components of its labels, as of a mask; the scored part of
-            the truth is in memory as a whole then.
+            the truth is read twice then.
         skeletons: an SWC file or a folder of them, each a neuron; positions in nm from the first voxel of the
             truth, or without one, of the volume that the prediction is a part of.
         merge_nodes: a segment with more nodes than this of two skeletons or more merges them.
@@ -83,7 +83,6 @@ def evaluate(
     Raises:
         VolumeError: a volume cannot be read, they do not fit each other, or it is unclear what the values mean.
         SpecError: options contradict each other.
-        LimitError: the truth does not fit into the memory, to be relabelled.
     """
     _check_options(
         kind=kind,
@@ -99,7 +98,7 @@ def evaluate(
     with (
         open_volume(prediction, voxel_size_nm=voxel_size_nm) as predicted,
         _opened(truth, voxel_size_nm=voxel_size_nm) as true,
-        _opened(mask) as annotated,
+        _opened(mask, voxel_size_nm=voxel_size_nm) as annotated,
     ):
         box, offset = _aligned(predicted, predicted if true is None else true, region)
         if true is None:
@@ -178,17 +177,18 @@ def _compared(
     if mask is not None:
         check_mask(true, mask, kind="truth")
     read: Callable[[Box], NDArray[Any]] = true.read
+    look, look_at_prediction = LabelLook(ignored), LabelLook()
     if relabel:
-        read, ignored = relabelled(true, mask, box, ignored=ignored), (IGNORED,)
+        read, ignored = relabelled(true, mask, box, ignored=ignored, look=look), (IGNORED,)
     stored = predicted.stored()
     cut = (stored.cut if threshold is None else threshold) if predicted.dtype.kind == "f" else None
-    look, look_at_prediction = LabelLook(ignored), LabelLook()
 
     def tables() -> Iterator[Contingency]:
         for labels, true_labels, known in read_blocks(
             predicted, true, mask, read=read, box=box, offset=offset, cut=cut
         ):
-            look.add(true_labels, known)
+            if not relabel:
+                look.add(true_labels, known)
             if predicted.dtype == np.uint8 and predicted.content is None:
                 look_at_prediction.add(labels)
             true_labels = clean_labels(true_labels, unlabelled=ignored, location=true.location)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.volumes.axes import agreed_axes, axes_in_attributes
-from connectomics_zoo.volumes.checks import readable
+from connectomics_zoo.volumes.checks import readable, refuse_empty
 from connectomics_zoo.volumes.hdf5_sources import check_sources, external_voxels, refuse_broken_link
 from connectomics_zoo.volumes.levels import Offset
 from connectomics_zoo.volumes.location import dataset_error
@@ -31,7 +31,8 @@ class Hdf5Array:
                 self.dataset: str | None = _choose_dataset(self._file, dataset=dataset, path=path)
                 self._array = self._file[self.dataset]
                 location = f"{path}:{self.dataset}"
-                check_sources(self._array, location=location)
+                self.elsewhere: tuple[Path, ...] = tuple(check_sources(self._array, path=path, location=location))
+                """Other files that its voxels lie in."""
                 self._external = external_voxels(self._array, location=location)
                 # Without a type (h5py.Empty) or a shape there is nothing to read; rank 0 says so.
                 self.shape: tuple[int, ...] = tuple(self._array.shape or ())
@@ -63,10 +64,19 @@ def _open_file(path: Path) -> Any:
         VolumeError: it is no HDF5 file, is damaged, or is being written.
     """
     with readable(path, kind="HDF5"):
+        refuse_empty(path)
         try:
             return h5py.File(path, "r")
         except OSError as error:
-            # HDF5 tells these two apart in its text alone.
+            # HDF5 tells these apart in its text alone.
+            if "signature not found" in str(error):
+                raise VolumeError(
+                    f"{path}: is no HDF5 file, or its beginning is damaged, check what it is or copy it again."
+                ) from error
+            if "truncated file" in str(error):
+                raise VolumeError(
+                    f"{path}: is cut off ({path.stat().st_size} bytes are less than it says), copy it again."
+                ) from error
             if "lock file" in str(error) or "already open for write" in str(error):
                 raise VolumeError(
                     f"{path}: another program has it open for writing, close it there, or read a copy; if none has, it "

@@ -12,6 +12,7 @@ from typing import Any
 import tensorstore
 
 from connectomics_zoo.errors import VolumeError, ZooError, reason
+from connectomics_zoo.volumes.checks import is_regular
 from connectomics_zoo.volumes.uri import Place, Uri, kvstore_of, store_context
 
 _SECONDS = 60
@@ -29,7 +30,7 @@ def read_files(folder: Place, names: Iterable[str]) -> dict[str, bytes]:
         OSError: a local file cannot be read.
     """
     if isinstance(folder, Path):
-        return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+        return {name: (folder / name).read_bytes() for name in names if is_regular(folder / name)}
     with reachable(folder):
         store = tensorstore.KvStore.open(kvstore_of(folder), context=store_context()).result()
         pending = {name: store.read(name) for name in names}
@@ -67,9 +68,12 @@ def parse_object(content: bytes, *, name: str) -> dict[str, Any]:
     Raises:
         ValueError: it is none.
     """
-    document = json.loads(content.decode("utf-8"))
+    try:
+        document = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is not valid JSON: {reason(error)}") from error
     if not isinstance(document, dict):
-        raise ValueError(f"{name} holds no JSON object")
+        raise ValueError(f"{name} holds {type(document).__name__} and no mapping")
     return document
 
 
@@ -124,7 +128,7 @@ def _parts(error: Exception) -> tuple[str, str]:
     found = re.match(r"([A-Z_]{4,}): ", text)
     said = text[found.end() :] if found else text
     said = re.sub(r"^All \d+ retry attempts failed: ", "", said)
-    said = re.sub(r" \[(?!HTTP code)\w+=.*$", "", said)
+    said = re.sub(r" \[[a-z_ ]+=.*$", "", said)
     return (found[1] if found else ""), said
 
 
@@ -137,7 +141,8 @@ def _raise_of_server(place: Uri, *, code: str, said: str, error: Exception) -> N
         raise VolumeError(
             f"{place}: the server does not answer ({said}), check the network{where}, and try again."
         ) from error
-    if "NoSuchBucket" in said:
+    # A list of what is in a bucket that is there is at most empty.
+    if place.scheme == "s3" and code == "NOT_FOUND" and not place.path:
         raise VolumeError(f"{place}: there is no bucket {bucket!r}, check its name.") from error
     if "credentials" in said:
         raise VolumeError(

@@ -129,10 +129,12 @@ class ArrayWriter:
                 self._array[index].write(block).result()
 
     def _remove_shards(self, index: tuple[slice, ...]) -> None:
-        shards = self._array.chunk_layout.write_chunk.shape
+        store, shards = self._array.kvstore, self._array.chunk_layout.write_chunk.shape
+        assert store is not None
+        assert shards is not None
         spans = (range(part.start // edge, -(-part.stop // edge)) for part, edge in zip(index, shards, strict=True))
         for place in itertools.product(*spans):
-            self._array.kvstore.write(f"c/{'/'.join(map(str, place))}", None).result()
+            store.write(f"c/{'/'.join(map(str, place))}", None).result()
 
     def close(self) -> None:
         """Nothing is held back between two writes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 import socket
@@ -156,6 +157,13 @@ def test_what_is_not_in_a_bucket_is_said(s3_server, bucket):
         open_volume(f"s3://{bucket}/no.zarr:raw")
 
 
+# Wheels for Python 3.10 are of this version, which takes the answer for a list that it does not understand.
+tells_buckets = pytest.mark.skipif(
+    importlib.metadata.version("tensorstore") == "0.1.78", reason="tensorstore does not tell a bucket that is not there"
+)
+
+
+@tells_buckets
 @pytest.mark.parametrize("location", ["a.zarr", "a.zarr:raw", "a.n5:raw", "folder"])
 def test_a_bucket_that_is_not_there_is_said(bucket, location):
     with fails("s3://no-lab: there is no bucket 'no-lab', check its name."):
@@ -209,7 +217,7 @@ def test_a_server_that_is_away_is_given_up(tmp_path, monkeypatch):
         open_volume("s3://lab/a.zarr")
     with fails("check the network, and try again."):
         open_volume(f"{address}/a.zarr")
-    with file_server(tmp_path) as address, fails("the server does not answer (Internal Server Error [HTTP code 500])"):
+    with file_server(tmp_path) as address, fails("the server does not answer (Internal Server Error"):
         open_volume(f"{address}/500/a.zarr")
 
 
@@ -225,6 +233,19 @@ def test_a_scheme_that_is_not_read_is_a_usage_error_of_the_command_line(run_zoo,
     code, _, error = run_zoo("evaluate", "ftp://lab/a.zarr", tmp_path / "b.h5")
     assert code == 2
     assert "ftp://lab/a.zarr: URIs of ftp:// are not read, give one of s3://, gs://, http://, https://" in error
+
+
+def test_the_command_line_scores_what_is_in_a_bucket(tmp_path, s3_server, bucket, run_zoo):
+    labels = np.zeros((8, 16, 16), np.uint16)
+    labels[:, 2:7, 2:7], labels[:, 9:14, 9:14] = 1, 2
+    make_array(zarr.open_group(str(tmp_path / "a.zarr"), mode="w"), "main", labels, content="instances")
+    s3_server.upload(tmp_path / "a.zarr", bucket=bucket, to="a.zarr")
+    code, output, error = run_zoo("evaluate", f"s3://{bucket}/a.zarr:main", f"s3://{bucket}/a.zarr/main", "--json")
+    assert (code, error) == (0, "")
+    assert json.loads(output)["scores"]["adapted_rand_error"] == 0
+    code, _, error = run_zoo("evaluate", f"s3://{bucket}/a.zarr:main", f"s3://{bucket}/a.zarr:man")
+    assert code == 2
+    assert error == f"zoo: s3://{bucket}/a.zarr: there is no array 'man', check its name.\n"
 
 
 # A store that changes
@@ -250,7 +271,7 @@ def test_chunks_of_another_shape_are_no_voxels(tmp_path, s3_server, bucket):
     assert len(chunks) == 1
     key = f"a.zarr/{chunks[0].relative_to(tmp_path / 'b.zarr').as_posix()}"
     s3_server.client.put_object(Bucket=bucket, Key=key, Body=chunks[0].read_bytes())
-    with fails(f"s3://{bucket}/a.zarr: cannot be read as Zarr ("):
+    with fails(f"s3://{bucket}/a.zarr: cannot be read as Zarr, so it is damaged"):
         volume.read(volume.whole)
     s3_server.upload(tmp_path / "b.zarr", bucket=bucket, to="a.zarr")
     with fails(f"s3://{bucket}/a.zarr/raw: was changed while it was read, wait until whatever writes it is done"):
@@ -267,5 +288,5 @@ def test_a_volume_that_is_another_one_when_it_is_opened_again_is_refused(tmp_pat
 
 
 def test_an_answer_that_is_not_understood_is_one_sentence(tmp_path):
-    with file_server(tmp_path) as address, fails("302/a.zarr: cannot be read as a store (Unknown [HTTP code 302])"):
+    with file_server(tmp_path) as address, fails("302/a.zarr: cannot be read as a store, so it is damaged"):
         open_volume(f"{address}/302/a.zarr")
