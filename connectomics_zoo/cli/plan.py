@@ -178,6 +178,8 @@ def _write_script(
     from connectomics_zoo.blocks.slurm_array import Resources, array_script
     from connectomics_zoo.files.atomic import write_text
     from connectomics_zoo.network.threads import usable_cores
+    from connectomics_zoo.schema.cluster import walltime_seconds
+    from connectomics_zoo.schema.progress import duration
 
     if spec is not None:
         resources = Resources(cores=spec.cores, memory_mb=spec.memory_mb, gpus=spec.gpus, walltime=spec.walltime)
@@ -185,6 +187,11 @@ def _write_script(
         share = report.seconds * at_once / count
         resources = Resources(
             cores=usable_cores(), memory_mb=_memory_mb(report), gpus=1 if gpus else 0, walltime=_walltime(share)
+        )
+    if report.block_seconds > walltime_seconds(resources.walltime) / 2:
+        note(
+            f"a block takes about {duration(report.block_seconds)} and a job {resources.walltime}, in which it may not "
+            "end: give the jobs more time, or make smaller blocks by a larger --shard-count."
         )
     write_text(Path(path), array_script(words, count=count, at_once=at_once, resources=resources, cluster=spec))
     note(f"wrote {path}, submit it with sbatch {path}")
