@@ -88,7 +88,7 @@ def test_the_script_runs_the_same_prediction_in_shares_and_asks_for_what_the_pla
     assert not [line for line in lines if line.startswith(("--gres", "--partition"))]
     command = script.read_text().split("trap again USR1\n\n")[1].splitlines()[0]
     assert command == (
-        "zoo predict tiny image.h5 out.zarr --window 16,32,32 --views flips --intensity-range 0,255 --frozen "
+        "zoo predict tiny image.h5 out.zarr --window 16,32,32 --views flips --intensity-range 0,255 --batch-size 2 "
         '--shard "$SLURM_ARRAY_TASK_ID/6" &'
     )
 
