@@ -33,7 +33,9 @@ from connectomics_zoo.files.atomic import check_place, move_into_place
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.volumes import Box, StoredPrediction, Volume, VoxelSize
+from connectomics_zoo.volumes.location import split_place
 from connectomics_zoo.volumes.prediction import this_program
+from connectomics_zoo.volumes.uri import Uri
 from connectomics_zoo.volumes.writing import check_volume_place
 
 Place = tuple[Path, str | None]
@@ -298,9 +300,10 @@ def output_place(out: str | Path, box: Box, *, dtype: str, voxel_size_nm: VoxelS
     Raises:
         OutputError: it could not.
     """
+    if isinstance(split_place(str(out))[0], Uri):
+        raise OutputError(f"{out}: objects are made on a disk, with files beside them: give a path, and copy.")
     place, dataset = check_volume_place(
         out, shape=box.shape, dtype=np.dtype(dtype), channels=None, voxel_size_nm=voxel_size_nm, overwrite=overwrite
     )
-    if not isinstance(place, Path):
-        raise OutputError(f"{place}: objects are made on a disk, with files beside them: give a path, and copy.")
+    assert isinstance(place, Path)
     return place, dataset
