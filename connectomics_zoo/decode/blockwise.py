@@ -180,7 +180,7 @@ class BlockDecoding:
             OutputError: the output cannot be written, or is the unfinished one of another job.
         """
         job = Job(self.place[0])
-        cut = self.cut(block, parts=where.parts)
+        cut = self.cut(block, parts=1 if where.count == 1 else 4 * where.count)
         with work_on(job, None):
             writer, cut = self._begin(job, cut, stored, block=block)
             made = writer.output(overwrite=self.overwrite)

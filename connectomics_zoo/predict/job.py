@@ -130,14 +130,14 @@ class Prediction:
             return decode_voxels(values, task=self.spec.task)
         return store_values(values, task=self.spec.task, dtype=np.dtype(self.request.dtype))
 
-    def cut(self, *, parts: int) -> Cut:
-        """Return how the output is cut, into `parts` blocks at least where it is large enough."""
+    def cut(self, *, workers: int) -> Cut:
+        """Return how the output is cut, for so many who work on blocks at the same time."""
         edges = cut(
             self.geometry,
             channels_in=self.channels_in,
             channels_out=self.channels_out,
             value_bytes=np.dtype(self.request.dtype).itemsize,
-            parts=parts,
+            workers=workers,
         )
         box = self.geometry.box
         return Cut(start=box.start, stop=box.stop, block=edges.block, shards=edges.shards, chunks=edges.chunks)

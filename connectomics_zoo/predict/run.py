@@ -171,7 +171,7 @@ def predict(
         _warn_of_precision(prediction, where)
         if where.shard is not None and not overwrite and prediction.is_finished():
             return _report_finished(prediction, where)
-        made = prediction.output(prediction.cut(parts=where.parts), overwrite=overwrite)
+        made = prediction.output(prediction.cut(workers=where.count), overwrite=overwrite)
         if where.is_here:
             prediction.forward()  # what cannot be computed is said before anything is made
         with work_on(made.job, where.shard):
@@ -258,7 +258,7 @@ def check_views(run: RunSpec) -> None:
 
 def _report_finished(prediction: Prediction, where: Where) -> PredictReport:
     """Return the report of a share of which all is done already."""
-    made = prediction.output(prediction.cut(parts=where.parts), overwrite=True)
+    made = prediction.output(prediction.cut(workers=where.count), overwrite=True)
     grid = made.cut.grid
     return _report(prediction, made, grid, before=set(range(len(grid))), is_complete=True, seconds=1e-3)
 
