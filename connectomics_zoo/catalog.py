@@ -54,7 +54,7 @@ class Entry:
 
 @functools.cache
 def catalogs() -> tuple[Catalog, ...]:
-    """Return the installed catalogues, the built-in one first; one without its package is left out, with a warning."""
+    """Return the installed catalogues, the built-in one first; what is broken is left out, with a warning."""
     found: dict[str, Catalog] = {}
     for point in importlib.metadata.entry_points(group=GROUP):
         folder = _package_folder(point.value)
@@ -66,19 +66,37 @@ def catalogs() -> tuple[Catalog, ...]:
                 point.value,
             )
             continue
+        if not (folder / "specs").is_dir():
+            _log.warning(
+                "the catalogue %r has no specs: its package %r lacks that folder, reinstall or uninstall it.",
+                point.name,
+                point.value,
+            )
         entry = Catalog(point.name, point.value, folder)
-        if found.setdefault(point.name, entry) != entry:
-            raise SpecError(
-                f"two catalogues are called {point.name!r} ({found[point.name].package} and {point.value}), "
-                "uninstall one."
+        first, *others = sorted({found.setdefault(point.name, entry), entry}, key=lambda item: _rank(item.package))
+        found[point.name] = first
+        for other in others:
+            _log.warning(
+                "two catalogues are called %r, that of the package %r is left out for that of %r: uninstall one.",
+                point.name,
+                other.package,
+                first.package,
             )
     return tuple(sorted(found.values(), key=lambda item: (item.name != "zoo", item.name)))
+
+
+def _rank(package: str) -> tuple[bool, str]:
+    """The order of packages: the built-in one first."""
+    return package != "zoo", package
 
 
 def _package_folder(package: str) -> Path | None:
     """Return where `package` lies, None where there is no such package; nothing is imported."""
     name, *parts = package.split(".")
-    module = importlib.util.find_spec(name) if name.isidentifier() else None
+    try:
+        module = importlib.util.find_spec(name) if name.isidentifier() else None
+    except (ImportError, ValueError):  # one that is imported already, and does not say from where
+        return None
     for part in parts:
         if module is None or module.submodule_search_locations is None:
             return None
@@ -136,7 +154,12 @@ def builders() -> dict[str, str]:
         for path in sorted((catalog.folder / "builders").glob("[a-z]*.py")):
             import_path = f"{catalog.package}.builders.{path.stem}"
             if index.setdefault(path.stem, import_path) != import_path:
-                raise SpecError(f"two builders are called {path.stem!r} ({index[path.stem]} and {import_path}).")
+                _log.warning(
+                    "two builders are called %r, %s is left out for %s: uninstall one of the packages.",
+                    path.stem,
+                    import_path,
+                    index[path.stem],
+                )
     return index
 
 

@@ -10,8 +10,20 @@ from collections.abc import Iterable
 LONGEST = 1200
 """Characters of a message; what is longer cites something that nobody would read."""
 
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff]")
-"""Control characters, line ends of every kind, and what no encoding takes."""
+UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
+"""Control characters, line ends of every kind, what turns the direction of a text, and what no encoding takes."""
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Return `text` with its control characters as `\\x1b` and the like, but for those to `keep`.
+
+    A terminal obeys them, wherever the text comes from: a file, a spec, the Hub.
+    """
+    return UNPRINTABLE.sub(
+        lambda match: match[0] if match[0] in keep else match[0].encode("unicode_escape").decode(), text
+    )
 
 
 class ZooError(ValueError):
@@ -21,7 +33,7 @@ class ZooError(ValueError):
 
     def __str__(self) -> str:
         """Return the message in one line of bounded length, whatever the input that it cites."""
-        text = _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), super().__str__())
+        text = printable(super().__str__())
         return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 3 :]}"
 
 
@@ -65,6 +77,10 @@ class CheckFailedError(ZooError):
     """A check ran and failed (exit code 1, as opposed to wrong usage)."""
 
     exit_code = 1
+
+
+class WorkerRefusedError(CheckFailedError):
+    """A process cannot take part in a job: it has another program, other weights, or does not see the job's folder."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

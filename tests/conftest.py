@@ -85,7 +85,7 @@ def hub_env(hub_server, tmp_path, monkeypatch):
         monkeypatch.setattr(huggingface_hub.constants, name, value)
     for name, value in hub_server.environment(home, token="hf_right").items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("connectomics_zoo.hub.client._WAITS", (0, 0))
+    monkeypatch.setattr("connectomics_zoo.hub.patience._WAITS", (0, 0, 0))
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     impatient = types.SimpleNamespace(**{**vars(time), "sleep": lambda _: None})
     for module in (_http, file_download):

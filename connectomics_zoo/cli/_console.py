@@ -1,4 +1,4 @@
-"""What the verbs print: sentences, notes, JSON and YAML."""
+"""What the verbs print, written here alone: sentences, notes, JSON and YAML, without control characters of others."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import IO, Any
 
 import click
+
+from connectomics_zoo.errors import UNPRINTABLE, printable
 
 
 def is_terminal(stream: IO[str] | None = None) -> bool:
@@ -38,19 +40,37 @@ def columns_of(terminal: IO[str]) -> int:
 
 def note(message: str) -> None:
     """Print a note on stderr, wrapped between words on a terminal."""
-    message = f"zoo: {message}"
-    print(_wrap(message, columns_of(sys.stderr)) if is_terminal(sys.stderr) else message, file=sys.stderr)
+    message = printable(f"zoo: {message}", keep="\n")
+    print(_wrap(message, columns_of(sys.stderr)) if is_terminal(sys.stderr) else message, file=sys.stderr, flush=True)
+
+
+def print_beside(line: str) -> None:
+    """Print a line on stderr, as it is."""
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def print_text(text: str, *, bold: bool = False, dim: bool = False) -> None:
     """Print a sentence on stdout, wrapped between words on a terminal."""
     width = terminal_width()
+    text = printable(text, keep="\n")
     click.echo(styled(text if width is None else _wrap(text, width), bold=bold, dim=dim))
+
+
+def print_line(text: str = "") -> None:
+    """Print a line on stdout, which is not wrapped."""
+    click.echo(printable(text, keep="\n\t"))
+
+
+def print_styled(lines: Iterable[str]) -> None:
+    """Print lines on stdout that `styled` has made bold or dim, of texts in which every character is `printable`."""
+    click.echo("\n".join(lines))
 
 
 def print_json(data: Any) -> None:
     """Print `data` as indented JSON on stdout; JSON has no infinite numbers, and null stands in their place."""
-    click.echo(json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False)
+    # JSON itself escapes only those below the blank; what is left stands in its texts alone, but for the line ends.
+    click.echo(UNPRINTABLE.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text))
 
 
 def print_yaml(text: str) -> None:

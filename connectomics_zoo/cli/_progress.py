@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import replace
 from typing import Any, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
@@ -20,8 +21,9 @@ from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
-from connectomics_zoo.cli._console import is_terminal
-from connectomics_zoo.schema.progress import Progress
+from connectomics_zoo.cli._console import is_terminal, print_beside
+from connectomics_zoo.errors import printable
+from connectomics_zoo.schema.progress import Progress, count, duration
 
 LONGEST_BAR = 40
 
@@ -72,6 +74,7 @@ def follow(verb: str, *, speed: Callable[[float], str] | None = None) -> tuple[T
 
     def report(progress: Progress) -> None:
         begins = "progress" not in task.fields
+        progress = replace(progress, label=printable(progress.label))
         tasks.update(number, completed=progress.done, progress=progress, told=task.elapsed)
         if begins:
             tasks.advance(number, 0)  # the speed counts from here: what is loaded before says nothing about it
@@ -96,7 +99,7 @@ def _plain_lines(task: Task, report: Callable[[Progress], None]) -> Callable[[Pr
         is_last = printed is not None and progress.done == progress.total
         if task.speed and (due or is_last):
             printed = now
-            print(describe(task), file=sys.stderr, flush=True)
+            print_beside(describe(task))
 
     return report_and_print
 
@@ -104,8 +107,8 @@ def _plain_lines(task: Task, report: Callable[[Progress], None]) -> Callable[[Pr
 def describe(task: Task) -> str:
     """Return everything that is known in a sentence."""
     progress = task.fields["progress"]
-    parts = [f"{_count(progress)} {progress.unit}", progress.label, *_numbers(task)]
-    parts += [f"{_duration(task.elapsed)} so far", _left(task)]
+    parts = [f"{count(progress)} {progress.unit}", progress.label, *_numbers(task)]
+    parts += [f"{duration(task.elapsed)} so far", _left(task)]
     return f"{task.description}: {', '.join(part for part in parts if part)}"
 
 
@@ -152,14 +155,14 @@ class Bar(RenderHook):
         if self.above.unfinished.strip():
             return [(LABEL, Text(self.above.unfinished))]
         if progress is None:
-            return [(0, Text(task.description)), (1, Text(_duration(task.elapsed)))]
+            return [(0, Text(task.description)), (1, Text(duration(task.elapsed)))]
         bar = ProgressBar(progress.total, progress.done, width=min(LONGEST_BAR, max(SHORTEST_BAR, width // 5)))
         return [
             (0, Text(task.description)),
             (3, bar),
-            (1, Text(_count(progress))),
+            (1, Text(count(progress))),
             *((5 + index, Text(number)) for index, number in enumerate(_numbers(task))),
-            (99, Text(_duration(task.elapsed))),
+            (99, Text(duration(task.elapsed))),
             (2, Text(_left(task))),
             (LABEL, Text(progress.label)),
         ]
@@ -206,16 +209,4 @@ def _left(task: Task) -> str:
     if not rate:
         return ""
     left = (progress.total - progress.done) / rate - ((task.elapsed or 0) - task.fields["told"])
-    return f"{_duration(max(0.0, left))} left"
-
-
-def _count(progress: Progress) -> str:
-    if progress.total < 1_000_000:
-        return f"{progress.done}/{progress.total}"
-    return f"{progress.done / 1e6:.1f}/{progress.total / 1e6:.1f} M"
-
-
-def _duration(seconds: float | None) -> str:
-    """`1:02`, or `1:02:03` from an hour on."""
-    minutes, rest = divmod(round(seconds or 0), 60)
-    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+    return f"{duration(max(0.0, left))} left"

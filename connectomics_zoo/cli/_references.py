@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from connectomics_zoo.errors import printable
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -56,5 +58,9 @@ def _items(known: Mapping[str, str], incomplete: str) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 
     start = incomplete.casefold()
-    items = [CompletionItem(name, help=text) for name, text in known.items() if name.casefold().startswith(start)]
+    items = [
+        CompletionItem(name, help=printable(text))
+        for name, text in known.items()
+        if name.casefold().startswith(start) and printable(name) == name
+    ]
     return items or [CompletionItem(incomplete, type="file")]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-import click
-
-from connectomics_zoo.cli._console import print_text, styled, terminal_width
+from connectomics_zoo.cli._console import print_styled, print_text, styled, terminal_width
+from connectomics_zoo.errors import printable
 
 NARROWEST = 8
 """Characters of a column below which even words are not broken to make it narrower."""
@@ -41,6 +40,7 @@ def print_table(
         hide_first: the headers of columns that are left out where there is no room for them, in this order.
     """
     width = terminal_width()
+    headers, *rows = map(_printable, (headers, *rows))
     hidden = hidden_columns(headers, rows, gap=gap, width=width, hide_first=hide_first)
     shown = [index for index, header in enumerate(headers) if header not in hidden]
     head, rule, *body = table_lines(
@@ -53,7 +53,7 @@ def print_table(
     lines = [styled(line, bold=True) for line in head] + rule
     for index, row in enumerate(body):
         lines += [styled(line, bold=index in bold) for line in row]
-    click.echo("\n".join(lines))
+    print_styled(lines)
     if hidden:
         print_text(f"This terminal is too narrow for: {', '.join(hidden)}.", dim=True)
 
@@ -61,8 +61,9 @@ def print_table(
 def print_facts(facts: Mapping[str, str]) -> None:
     """Print a table of names and what there is to say, wrapped as `print_table` does."""
     start = max(map(len, facts))
-    lines = fact_lines(list(facts.items()), width=terminal_width())
-    click.echo("\n".join(styled(line[:start], bold=True) + line[start:] for line in lines))
+    shown = [(name, printable(text, keep="\n")) for name, text in facts.items()]
+    lines = fact_lines(shown, width=terminal_width())
+    print_styled(styled(line[:start], bold=True) + line[start:] for line in lines)
 
 
 def table_lines(
@@ -107,6 +108,10 @@ def fits(headers: Row, rows: Sequence[Row], *, gap: int = 2) -> bool:
     width = terminal_width()
     needed = _widths((headers, *rows), gap=gap, width=None)
     return width is None or sum(needed) + gap * (len(needed) - 1) <= width
+
+
+def _printable(row: Row) -> Row:
+    return [printable(cell, keep="\n") for cell in row]
 
 
 def _readable(column: Row) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from connectomics_zoo.cli._console import note, print_json, print_text
+from connectomics_zoo.cli._console import note, print_json, print_line, print_text
 from connectomics_zoo.cli._references import complete_model
 from connectomics_zoo.cli._table import print_table
 from connectomics_zoo.errors import SpecError
@@ -146,7 +146,7 @@ def _warn_if_busy() -> None:
 def _print_model(model: ModelBench, *, busy: bool) -> None:
     counts = f"{model.parameters_training:,} parameters in training, {model.parameters_inference:,} in inference"
     size = "×".join(map(str, model.input_shape))
-    click.echo()
+    print_line()
     print_text(f"{model.model}: {counts}; input {size}, {model.flops / 1e9:.1f} GFLOP")
     headers = HEADERS + (BUSY_HEADERS if busy else ())
     rows = [cells(item) + (busy_cells(item) if busy else ()) for item in model.measurements]

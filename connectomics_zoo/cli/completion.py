@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from connectomics_zoo.cli._console import print_line
+
 _EPILOG = """\b
 Set it up once:
   bash:  zoo completion bash >> ~/.bashrc
@@ -21,4 +23,4 @@ def command(ctx: click.Context, shell: str) -> None:
 
     completion = get_completion_class(shell)
     assert completion is not None
-    click.echo(completion(ctx.find_root().command, {}, "zoo", "_ZOO_COMPLETE").source())
+    print_line(completion(ctx.find_root().command, {}, "zoo", "_ZOO_COMPLETE").source())

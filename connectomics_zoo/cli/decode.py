@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from connectomics_zoo.cli._console import note, print_json, print_text
+from connectomics_zoo.cli._axes import axis_numbers
+from connectomics_zoo.cli._console import note, print_json, print_line, print_text
 from connectomics_zoo.cli._table import print_table
 from connectomics_zoo.schema.task import OBJECT_METHODS
 
@@ -41,6 +42,15 @@ if TYPE_CHECKING:
     help="Is 0 where TRUTH is not annotated: those voxels do not count [default: that of --run, if it has one].",
 )
 @click.option("--region", metavar="z=A:B,…", help="Use this part alone, as in z=13:16,y=0:512.")
+@click.option(
+    "--block",
+    metavar="Z,Y,X",
+    callback=axis_numbers(int, example="256,512,512"),
+    help="Decode in blocks of these edges [default: as a whole, or such that fit into the memory].",
+)
+@click.option("--workers", type=int, metavar="N", help="Work on blocks in N processes of this machine.")
+@click.option("--cluster", metavar="FILE", help="Work on blocks on SLURM, as this YAML file describes.")
+@click.option("--scheduler", metavar="ADDRESS", help="Work on blocks on the Dask cluster at tcp://HOST:PORT.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
@@ -54,6 +64,10 @@ def command(
     ignore_labels: tuple[int, ...],
     mask: str | None,
     region: str | None,
+    block: tuple[int, ...] | None,
+    workers: int | None,
+    cluster: str | None,
+    scheduler: str | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -68,8 +82,11 @@ def command(
     --run takes it. Voxels with the run's data.unlabelled or an --ignore-label in TRUTH do not count, nor those outside
     the --mask.
 
-    The prediction is decoded in memory as a whole; --region takes a part, of TRUTH or else of the volume that was
-    predicted.
+    --region takes a part, of TRUTH or else of the volume that was predicted. A prediction that does not fit into the
+    memory is decoded in blocks, as with --block and --workers: components and watershed give the same objects then,
+    mutex and agglomeration nearly the same. What is done lies in the folder OUT.job until OUT is finished: whatever
+    stops it, the same command goes on, and loses one block at most. Fragments, their edges and the table of objects
+    stay in OUT.objects.
     """
     from connectomics_zoo.cli._progress import show_progress
     from connectomics_zoo.decode import decode
@@ -87,6 +104,10 @@ def command(
             ignore_labels=ignore_labels,
             mask=mask,
             region=region,
+            block=block,
+            workers=workers,
+            cluster=cluster,
+            scheduler=scheduler,
             overwrite=overwrite,
             progress=progress,
         )
@@ -98,13 +119,16 @@ def command(
         note(f"voxels outside of the run's mask {report.mask} do not count")
     if report.trials:
         _print_trials(report)
-        click.echo()
+        print_line()
         print_text(f"best: --method {report.method} {settings}")
     shape = " x ".join(str(size) for size in report.shape)
     print_text(
         f"{report.out}: {shape} {report.dtype}, {report.objects} objects in {report.seconds:.1f} s by {report.method} "
         f"({settings})"
     )
+    if report.blocks > 1:
+        kept = "" if report.files is None else f"; fragments, edges and table lie in {report.files}"
+        note(f"decoded in {report.blocks} blocks{kept}")
     if report.objects == 0:
         note("no object was found: look at the prediction, or lower threshold and min_size")
     if report.saved is not None:

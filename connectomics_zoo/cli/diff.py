@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from connectomics_zoo.cli._console import note, print_json
+from connectomics_zoo.cli._console import note, print_json, print_line
 from connectomics_zoo.cli._references import complete_reference
 from connectomics_zoo.cli._table import print_table
 
@@ -62,7 +62,7 @@ def _note_unmeasured(ref: str, spec: Spec) -> None:
 
 def _print_comparison(comparison: Comparison, first: str, second: str) -> None:
     if comparison.effect is None:
-        click.echo(f"{first} and {second} are equal in every field.")
+        print_line(f"{first} and {second} are equal in every field.")
         return
     rows = [
         (
@@ -78,7 +78,7 @@ def _print_comparison(comparison: Comparison, first: str, second: str) -> None:
     if probe:
         rows.append((_PROBE.rstrip("."), "", f"{len(probe)} entries differ (see --json)", probe[0].effect))
     print_table(("field", first, second, "effect"), rows)
-    click.echo(f"\n{comparison.effect}: {_MEANINGS[comparison.effect]}.")
+    print_line(f"\n{comparison.effect}: {_MEANINGS[comparison.effect]}.")
 
 
 def _text(value: Any) -> str:

@@ -15,42 +15,6 @@ from connectomics_zoo.errors import SpecError
 if TYPE_CHECKING:
     from connectomics_zoo.evaluate import EvaluateReport
 
-NAMES = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "precision": "precision",
-    "recall": "recall",
-    "true_positive": "right voxels",
-    "false_positive": "false voxels",
-    "false_negative": "missed voxels",
-    "adapted_rand_error": "adapted Rand error",
-    "rand_precision": "Rand precision",
-    "rand_recall": "Rand recall",
-    "voi": "variation of information (bits)",
-    "voi_split": "  of it splits",
-    "voi_merge": "  of it merges",
-    "cremi_score": "CREMI score",
-    "ap_50": "AP at IoU 0.5",
-    "ap_75": "AP at IoU 0.75",
-    "precision_50": "object precision at IoU 0.5",
-    "recall_50": "object recall at IoU 0.5",
-    "f1_50": "object F1 at IoU 0.5",
-    "panoptic_quality": "panoptic quality",
-    "segmentation_quality": "mean IoU of matched objects",
-    "objects_matched_50": "objects matched at IoU 0.5",
-    "objects_predicted": "objects predicted",
-    "objects_true": "objects in the truth",
-    "erl_nm": "expected run length (nm)",
-    "erl_of_truth_nm": "  of the truth (nm)",
-    "nerl": "normalised expected run length",
-    "edges": "skeleton edges",
-    "edges_split": "  of them split",
-    "edges_merged": "  of them in a merger",
-    "edges_omitted": "  of them at label 0",
-    "segments_merging": "segments that merge skeletons",
-}
-"""How the table calls each score."""
-
 
 @click.command("evaluate", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("prediction")
@@ -193,13 +157,5 @@ def _print_table(report: EvaluateReport) -> None:
     print_text(f"{report.prediction} against {against}")
     print_text(f"{report.kind}, prediction read as {report.read_as}")
     print_text(f"{where}: {report.voxels} voxels{ignored}")
-    headers = ("score", "mean" if report.classes else "value", *(f"class {label}" for label in report.classes))
-    rows = [
-        (NAMES[name], _number(value), *(_number(scores[name]) for scores in report.classes.values()))
-        for name, value in report.scores.items()
-    ]
+    headers, rows = report.table()
     print_table(headers, rows, right=headers[1:])
-
-
-def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.4f}"

@@ -16,7 +16,7 @@ from typing import Any, cast
 import click
 from click.shell_completion import CompletionItem
 
-from connectomics_zoo.cli._console import note
+from connectomics_zoo.cli._console import note, print_line
 from connectomics_zoo.cli._threads import settle_threads
 from connectomics_zoo.errors import ZooError, nearest
 
@@ -25,7 +25,9 @@ VERBS = {
     "show": "Show everything that is declared about a model, task, experiment or run",
     "verify": "Prove what the specs declare",
     "train": "Train a model on your volumes",
+    "plan": "Say what a prediction takes, and write its script for a cluster",
     "predict": "Predict a volume with a trained network",
+    "status": "Show how far a prediction is",
     "decode": "Make objects of a prediction",
     "evaluate": "Score a prediction against the truth",
     "push": "Give a trained run away, on the Hugging Face Hub or beside a spec",
@@ -81,7 +83,7 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         import importlib.metadata
 
-        click.echo(f"zoo {importlib.metadata.version('connectomics-zoo')}")
+        print_line(f"zoo {importlib.metadata.version('connectomics-zoo')}")
         ctx.exit()
 
 
@@ -96,7 +98,7 @@ def cli(ctx: click.Context) -> None:
     Data goes to stdout, notes to stderr. Exit codes: 0 good, 1 a check failed, 2 wrong usage.
     """
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        print_line(ctx.get_help())
 
 
 def main() -> None:

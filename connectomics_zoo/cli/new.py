@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from connectomics_zoo.cli._console import note
+from connectomics_zoo.cli._console import note, print_line
 from connectomics_zoo.cli._references import complete_model
 
 _EPILOG = """\b
@@ -47,5 +47,5 @@ def command(name: str, base: str, overrides: tuple[str, ...], output: Path) -> N
     write_spec(spec, path=path)
     assert spec.expect is not None
     counts = spec.expect.parameters
-    click.echo(str(path))
+    print_line(str(path))
     note(f"{name} has {counts.training:,} parameters in training and {counts.inference:,} in inference.")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from connectomics_zoo.cli._axes import axis_numbers
+from connectomics_zoo.cli._console import print_line
 
 
 @click.command()
@@ -47,4 +48,4 @@ def command(
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists and is not overwritten, choose another name or add --overwrite.")
     write_phantom(out, make_phantom(shape=shape, seed=seed, voxel_size_nm=voxel_size_nm), overwrite=overwrite)
-    click.echo(str(out))
+    print_line(str(out))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from connectomics_zoo.cli._axes import axis_numbers
 from connectomics_zoo.cli._console import note, print_json, print_text
+
+if TYPE_CHECKING:
+    from connectomics_zoo.predict import PredictReport
 
 
 @click.command("predict", context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,6 +69,17 @@ from connectomics_zoo.cli._console import note, print_json, print_text
     help="Data type of probabilities; uint8 holds 255 times the probability.",
 )
 @click.option("--region", metavar="z=A:B,…", help="Predict this part alone, as in z=13:16,y=0:512.")
+@click.option("--mask", metavar="VOLUME", help="Predict only where this volume, of the same shape, is not 0.")
+@click.option("--workers", type=int, metavar="N", help="Work on blocks in N processes of this machine.")
+@click.option("--cluster", metavar="FILE", help="Work on blocks on SLURM, as this YAML file describes.")
+@click.option("--scheduler", metavar="ADDRESS", help="Work on blocks on the Dask cluster at tcp://HOST:PORT.")
+@click.option("--shard", metavar="I/N", help="Work on share I (from 0) of N of the blocks, as a job of an array does.")
+@click.option("--dry-run", is_flag=True, help="Print the script of --cluster's jobs, and do nothing.")
+@click.option(
+    "--picture",
+    metavar="FILE.png",
+    help="Draw three slices, prediction over image [default: OUT.png for several blocks].",
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--frozen", is_flag=True, help="Use only weights that the lock file zoo.lock has (see zoo lock).")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -84,6 +99,13 @@ def command(
     output: Literal["probability", "label"],
     dtype: Literal["uint8", "float16", "float32"],
     region: str | None,
+    mask: str | None,
+    workers: int | None,
+    cluster: str | None,
+    scheduler: str | None,
+    shard: str | None,
+    dry_run: bool,
+    picture: str | None,
     overwrite: bool,
     frozen: bool,
     as_json: bool,
@@ -94,8 +116,12 @@ def command(
     (hf://org/repo@revision).
 
     VOLUME is file.h5:dataset, file.tif, a folder of sections or volume.zarr:array; OUT is file.h5:dataset, file.tif
-    or volume.zarr. The volume is never in memory as a whole, and OUT appears complete or not at all.
+    or volume.zarr. The volume is never in memory as a whole, and OUT appears complete or not at all: until then its
+    blocks are in the folder OUT.job. Whatever stops it, the same command goes on, and loses one block at most.
     """
+    if dry_run:
+        _print_job_script(cluster)
+        return
     from connectomics_zoo.cli._progress import show_progress
     from connectomics_zoo.predict import predict
 
@@ -116,13 +142,21 @@ def command(
             output=output,
             dtype=dtype,
             region=region,
+            mask=mask,
+            workers=workers,
+            cluster=cluster,
+            scheduler=scheduler,
+            shard=shard,
             overwrite=overwrite,
             frozen=frozen,
             progress=progress,
         )
+    drawn = _draw(picture, report, volume=volume)
     if as_json:
         print_json(dataclasses.asdict(report))
         return
+    if drawn is not None:
+        note(f"three slices of it are drawn in {drawn}")
     if report.run != run:
         note(f"predicted with the weights {report.run}")
     shape = " x ".join(str(size) for size in report.shape)
@@ -132,6 +166,36 @@ def command(
         f"{_speed(report.voxels_per_second)}, {report.windows} windows{merged} on {report.device} in {report.precision}"
         + (" by OpenVINO" if report.engine == "openvino" else "")
     )
+    if report.blocks > 1:
+        before = f", {report.resumed} of them before" if report.resumed else ""
+        print_text(
+            f"{report.blocks} blocks{before}{'' if report.complete else '; others are still at work on the rest'}"
+        )
+
+
+def _draw(picture: str | None, report: PredictReport, *, volume: str) -> str | None:
+    """Draw what was asked for, or, of several blocks, beside an output on this disk; return where."""
+    from connectomics_zoo.pictures.slices import draw_slices
+    from connectomics_zoo.volumes.location import split_place
+
+    place, _ = split_place(report.out)
+    if picture is None and isinstance(place, Path) and report.blocks > 1:
+        picture = f"{place}.png"
+    if picture is None or not report.complete:
+        return None
+    draw_slices(picture, image=volume, made=report.out)
+    return picture
+
+
+def _print_job_script(cluster: str | None) -> None:
+    from connectomics_zoo.errors import SpecError
+
+    if cluster is None:
+        raise SpecError("--dry-run prints the script of a cluster's jobs, give --cluster FILE too.")
+    from connectomics_zoo.blocks.slurm import job_script
+    from connectomics_zoo.blocks.where import read_cluster
+
+    print_text(job_script(read_cluster(Path(cluster))).rstrip())
 
 
 def _speed(voxels_per_second: float) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from connectomics_zoo.cli._console import print_json
+from connectomics_zoo.cli._console import print_json, print_line
 from connectomics_zoo.cli._references import complete_model
 
 _EPILOG = """\b
@@ -44,4 +44,4 @@ def command(refs: tuple[str, ...], to: Path | None, frozen: bool, as_json: bool)
         return
     for report in reports:
         facts = [f"sha256 {report.sha256[:12]}…", f"{report.size / 1e6:.1f} MB", report.license or "licence unknown"]
-        click.echo(f"{report.ref}\n  {report.path}\n  {', '.join(facts)}")
+        print_line(f"{report.ref}\n  {report.path}\n  {', '.join(facts)}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from connectomics_zoo.cli._console import note, print_json, print_yaml
+from connectomics_zoo.cli._console import note, print_json, print_line, print_yaml
 
 if TYPE_CHECKING:
     from connectomics_zoo.push import PushReport
@@ -110,4 +110,4 @@ def _print(report: PushReport, *, as_json: bool) -> None:
         return
     print_yaml(dump_yaml({"weights": {report.tag: report.entry}}))
     if report.reference is not None:
-        click.echo(f"# {report.reference}")
+        print_line(f"# {report.reference}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from connectomics_zoo.cli._console import note
+from connectomics_zoo.cli._console import note, print_line
 from connectomics_zoo.errors import CheckFailedError
 
 
@@ -28,7 +28,7 @@ def command(patterns: tuple[str, ...], check: bool, relock: bool) -> None:
         write_changes(planned.changes)
     for change in planned.changes:
         for reason in change.reasons:
-            click.echo(f"{change.path}: {reason}")
+            print_line(f"{change.path}: {reason}")
     for refusal in planned.refused:
         note(refusal)
     done = "would change" if check else "changed"

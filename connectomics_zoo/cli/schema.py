@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from connectomics_zoo.catalog import SpecKind
+from connectomics_zoo.cli._console import print_line
 from connectomics_zoo.schema.json_schema import TYPES, schema_text
 
 
@@ -15,4 +16,4 @@ def command(kind: SpecKind) -> None:
 
     A YAML file names it for editors in its first line: # yaml-language-server: $schema=PATH
     """
-    click.echo(schema_text(kind), nl=False)
+    print_line(schema_text(kind).removesuffix("\n"))

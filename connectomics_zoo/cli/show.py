@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from connectomics_zoo.cli._console import print_json, print_text, print_yaml
+from connectomics_zoo.cli._console import print_json, print_line, print_text, print_yaml
 from connectomics_zoo.cli._references import complete_reference
 from connectomics_zoo.cli._table import print_facts, print_table
 
@@ -27,6 +27,10 @@ Examples:
   zoo show mito
   zoo show runs/my-run --json
 """
+
+_VALIDATION = (
+    "scores of windows side by side, not blended: zoo predict blends them, and zoo evaluate may give other scores"
+)
 
 
 @click.command(epilog=_EPILOG)
@@ -104,7 +108,7 @@ def _print_summary(spec: Spec, found: Resolved) -> None:
     else:
         _print_task(spec)
     _print_changes(spec, found.spec)
-    click.echo()
+    print_line()
 
 
 def _print_weights(spec: ModelSpec, tag: str, *, found: Resolved) -> None:
@@ -127,7 +131,7 @@ def _print_weights(spec: ModelSpec, tag: str, *, found: Resolved) -> None:
         "load": f'zoo.load("{reference}")',
     }
     print_facts(facts)
-    click.echo()
+    print_line()
 
 
 def _describe_use(entry: WeightsEntry, folder: Path) -> dict[str, str]:
@@ -177,7 +181,7 @@ def _print_model(spec: ModelSpec) -> None:
         "licence": spec.source.license,
     }
     print_facts(facts)
-    click.echo()
+    print_line()
     print_table(
         ("output", "channels", "stride", "loss weight"),
         [
@@ -203,7 +207,7 @@ def _print_task(spec: TaskSpec) -> None:
     if spec.affinities is not None:
         facts["affinities"] = f"offsets along {spec.affinities.axes}, stored at their {spec.affinities.edge_stored_at}"
     print_facts({**facts, "metrics": ", ".join(spec.metrics)})
-    click.echo()
+    print_line()
     print_table(
         ("channel", "activation", "target", "losses"),
         [
@@ -258,6 +262,7 @@ def _print_run(spec: RunSpec) -> None:
         "task": spec.task.name,
         **_first_weights(spec),
         "training": _listed(spec.training.model_dump(mode="json")),
+        **({"validation": _VALIDATION} if spec.data.validation else {}),
         **({} if spec.trained_on is None else {"trained on": spec.trained_on}),
         "prediction": f"window {window}, overlap {spec.prediction.overlap:g}{views}",
         "versions": _listed(spec.versions),
@@ -282,7 +287,7 @@ def _print_volumes(data: DataSpec) -> None:
             region = ", ".join(f"{axis} {first} to {last - 1}" for axis, (first, last) in limits.items())
             rows.append((use, pair.image, pair.label, region or "all"))
     if rows:
-        click.echo()
+        print_line()
         print_table(("use", "image", "label", "region"), rows)
 
 
@@ -297,7 +302,7 @@ def _print_changes(spec: Spec, declared: Spec) -> None:
         for item in differences
         if not item.path.startswith("expect.")
     ]
-    click.echo()
+    print_line()
     print_table(("changed field", "declared", "here"), rows)
 
 
@@ -308,4 +313,4 @@ def _value(value: Any) -> str:
 def _print_title(title: str, summary: str) -> None:
     print_text(title, bold=True)
     print_text(summary)
-    click.echo()
+    print_line()

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from connectomics_zoo.cli._console import note, print_json, print_text, print_yaml
+from connectomics_zoo.cli._console import note, print_json, print_line, print_text, print_yaml
 from connectomics_zoo.cli._references import complete_reference
 
 
@@ -94,4 +94,4 @@ def _preview(ref: str, changes: dict[str, Any], *, path: str, resume: bool, othe
     if given:
         raise click.UsageError(f"--preview draws patches and stops, leave out {given[0]}.")
     preview_patches(ref, changes, path=path, resume=resume)
-    click.echo(f"drew {path}")
+    print_line(f"drew {path}")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from connectomics_zoo.cli._console import note, print_json, print_text
+from connectomics_zoo.cli._console import note, print_json, print_line, print_text
 from connectomics_zoo.cli._references import complete_model
 from connectomics_zoo.cli._table import print_table
 from connectomics_zoo.errors import CheckFailedError, OutputError
 from connectomics_zoo.files.atomic import write_text
-from connectomics_zoo.verify import LEVELS, Check, Level, ModelReport, VerifyReport, verify
+from connectomics_zoo.verify import LEVELS, Check, Level, VerifyReport, verify
 
 _EPILOG = """\b
 Levels, each with the ones before it:
@@ -74,7 +74,7 @@ def _print_report(report: VerifyReport) -> None:
     _print_table(report)
     for model in report.models:
         if not model.passed:
-            click.echo(f"\n{model.source}")
+            print_line(f"\n{model.source}")
         found: dict[tuple[str, ...], list[Check]] = {}
         for check in model.failures:
             found.setdefault(_finding(check), []).append(check)
@@ -97,30 +97,9 @@ def _finding(check: Check) -> tuple[str, ...]:
 
 
 def _print_table(report: VerifyReport) -> None:
-    rows = [
-        (
-            model.name,
-            model.version or "-",
-            report.level,
-            str(len(model.checks)),
-            f"{model.seconds:.1f}",
-            _result(model, report.level),
-        )
-        for model in report.models
-    ]
-    headers = ("model", "version", "level", "checks", "seconds", "result")
+    headers, rows = report.table()
     failed = [index for index, model in enumerate(report.models) if not model.passed]
     print_table(headers, rows, right=("checks", "seconds"), bold=failed)
-
-
-def _result(model: ModelReport, level: Level) -> str:
-    if not model.passed:
-        return f"{len(model.failures)} failed"
-    return "passed, has no weights" if level == "weights" and not _has_weights(model) else "passed"
-
-
-def _has_weights(model: ModelReport) -> bool:
-    return any(check.level == "weights" and not check.skipped for check in model.checks)
 
 
 def _require_writable(path: Path) -> None:

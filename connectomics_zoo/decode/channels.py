@@ -45,6 +45,20 @@ class Channels:
         pairs = zip(self.affinities, self.offsets, self.attractive, strict=True)
         return [(values, offset) for values, offset, joins in pairs if joins]
 
+    def crop(self, slices: tuple[slice, slice, slice]) -> Channels:
+        """Return the voxels in `slices` alone; affinities that leave them have no meaning then."""
+        parts = [None if one is None else one[slices] for one in (self.foreground, self.boundary, self.distance)]
+        z, y, x = slices
+        affinities = None if self.affinities is None else self.affinities[:, z, y, x]
+        return Channels(parts[0], parts[1], parts[2], affinities, self.offsets, self.attractive)
+
+
+def reach_of(task: TaskSpec) -> tuple[int, int, int]:
+    """Return how far the longest affinity of a task reaches along z, y and x, in voxels."""
+    offsets = () if task.affinities is None else convention_of(task).offsets
+    z, y, x = (max((abs(offset[axis]) for offset in offsets), default=0) for axis in range(3))
+    return z, y, x
+
 
 def read_channels(values: Array, *, task: TaskSpec) -> Channels:
     """Return the channels of `values` (C, Z, Y, X) by their meaning, with affinities in the canonical convention."""

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from connectomics_zoo.tasks.affinities import overlap_slices
 WATERSHED_RANGE = (0.1, 0.999)
 """Of agglomeration's fragments: affinities below the first join nothing, and those above the second join at once."""
 
-_NEAREST = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+NEAREST = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 
 
 def segment(channels: Channels, *, decode: DecodeSpec) -> NDArray[Any]:
@@ -50,13 +51,21 @@ def keep_large(labels: NDArray[Any], *, minimum: int) -> NDArray[Any]:
 
 def _components(channels: Channels, decode: DecodeSpec) -> NDArray[Any]:
     """Join voxels by attractive affinities above the threshold, as BANIS does, or else touching foreground voxels."""
+    assert decode.threshold is not None
+    labels = unite(channels, threshold=decode.threshold)
+    if channels.affinities is not None:
+        labels[~joined_voxels(channels, threshold=decode.threshold)] = 0
+    return labels
+
+
+def unite(channels: Channels, *, threshold: float) -> NDArray[Any]:
+    """Return a label for each set of voxels that `_components` joins; of affinities, for voxels that none joins too."""
     from bioimage_cpp.segmentation import label
     from bioimage_cpp.utils import UnionFind
 
-    assert decode.threshold is not None
     if channels.affinities is None:
         assert channels.foreground is not None
-        return np.asarray(label(channels.foreground > decode.threshold, connectivity=1))
+        return np.asarray(label(channels.foreground > threshold, connectivity=1))
     shape = channels.affinities.shape[1:]
     numbers = np.arange(np.prod(shape), dtype=np.uint64).reshape(shape)
     sets = UnionFind(numbers.size)
@@ -64,39 +73,57 @@ def _components(channels: Channels, decode: DecodeSpec) -> NDArray[Any]:
         source, destination = overlap_slices(shape, offset)
         # A section at a time, since a pair of numbers takes many times the memory of its affinity.
         for affinity, first, second in zip(values[source], numbers[source], numbers[destination], strict=True):
-            above = affinity > decode.threshold
+            above = affinity > threshold
             sets.merge(np.stack([first[above], second[above]], axis=1))
     roots: NDArray[Any] = sets.element_labeling().reshape(shape)
     roots += np.uint64(1)
-    roots[~joined_voxels(channels, threshold=decode.threshold)] = 0
     return roots
 
 
-def _watershed(channels: Channels, decode: DecodeSpec) -> NDArray[Any]:
-    """Grow seeds in the foreground: over the distance to the edge, else over the boundary, else over the foreground."""
-    from bioimage_cpp.segmentation import label, watershed
+@dataclass(frozen=True)
+class Flooding:
+    """What a watershed reads, each (Z, Y, X)."""
 
+    foreground: NDArray[np.bool_]
+    """Where objects are."""
+    seeds: NDArray[np.bool_]
+    """Where they can begin; touching voxels are one seed."""
+    height: NDArray[np.float32]
+    """The lowest voxels are flooded first."""
+
+
+def flooding(channels: Channels, decode: DecodeSpec) -> Flooding:
+    """Return what the watershed reads: the distance to the edge as height, else the boundary, else the foreground."""
     assert decode.threshold is not None
     assert decode.seed_threshold is not None
     assert decode.boundary_threshold is not None
-    assert decode.min_seed is not None
     foreground = mean_attraction(channels) if channels.foreground is None else channels.foreground
     seeds = foreground > decode.seed_threshold
     if channels.boundary is not None:
         seeds &= channels.boundary < decode.boundary_threshold
-    markers = keep_large(label(seeds, connectivity=1), minimum=decode.min_seed)
     if channels.distance is not None:
         height = -channels.distance
     else:
         height = -foreground if channels.boundary is None else channels.boundary
-    return np.asarray(watershed(height, markers, mask=foreground > decode.threshold))
+    return Flooding(foreground > decode.threshold, seeds, height)
 
 
-def _mutex(channels: Channels, decode: DecodeSpec) -> NDArray[Any]:
+def _watershed(channels: Channels, decode: DecodeSpec) -> NDArray[Any]:
+    """Grow seeds in the foreground."""
+    from bioimage_cpp.segmentation import label, watershed
+
+    assert decode.min_seed is not None
+    read = flooding(channels, decode)
+    markers = keep_large(label(read.seeds, connectivity=1), minimum=decode.min_seed)
+    return np.asarray(watershed(read.height, markers, mask=read.foreground))
+
+
+def mutex(channels: Channels, decode: DecodeSpec, *, start: tuple[int, int, int] = (0, 0, 0)) -> NDArray[Any]:
     """Cluster by the mutex watershed: edges in the order of |affinity - threshold|, of which the sign decides.
 
     The library joins by every attractive edge that nothing forbids. One below the threshold must forbid instead, so it
-    is given as a repulsive edge too, and edges that shall do nothing come last, where all is decided.
+    is given as a repulsive edge too, and edges that shall do nothing come last, where all is decided. The channels
+    begin at the voxel `start` (z, y, x) of what is decoded, from where strides count.
     """
     from bioimage_cpp.segmentation import mutex_watershed
 
@@ -110,7 +137,7 @@ def _mutex(channels: Channels, decode: DecodeSpec) -> NDArray[Any]:
     weights[len(attractive) :] *= -1
     weights[weights <= 0] = -1
     looked_at = np.zeros(weights.shape[1:], dtype=bool)
-    looked_at[tuple(slice(None, None, step) for step in decode.stride)] = True
+    looked_at[tuple(slice(-first % step, None, step) for first, step in zip(start, decode.stride, strict=True))] = True
     weights[2 * len(attractive) :, ~looked_at] = -1
     return np.asarray(
         mutex_watershed(
@@ -123,7 +150,18 @@ def _mutex(channels: Channels, decode: DecodeSpec) -> NDArray[Any]:
 
 
 def _agglomeration(channels: Channels, decode: DecodeSpec) -> NDArray[Any]:
-    """Merge watershed fragments while their mean affinity exceeds the threshold, by waterz."""
+    """Merge watershed fragments while their mean affinity exceeds the threshold."""
+    assert decode.threshold is not None
+    return agglomerated(channels, 1 - decode.threshold)
+
+
+def agglomerated(channels: Channels, until: float) -> NDArray[Any]:
+    """Return watershed fragments, merged by waterz while 1 - their mean affinity is below `until`; of 0, as they are.
+
+    Raises:
+        SpecError: the nearest neighbours have no affinities.
+        MissingPackageError: waterz is not installed.
+    """
     try:
         import waterz
     except ImportError:
@@ -131,22 +169,21 @@ def _agglomeration(channels: Channels, decode: DecodeSpec) -> NDArray[Any]:
             "agglomeration needs another package, run `pip install waterz` (Python 3.11 or newer), or decode with "
             "--method mutex or components."
         ) from None
-    assert decode.threshold is not None
     assert channels.affinities is not None
     # It reads the affinity with the voxel before, along z, y and x, at each voxel.
     affinities = np.zeros((3, *channels.affinities.shape[1:]), dtype=np.float32)
     for values, offset in channels.attractions:
-        if offset in _NEAREST:
+        if offset in NEAREST:
             source, destination = overlap_slices(values.shape, offset)
-            affinities[_NEAREST.index(offset)][destination] = values[source]
-    if not set(_NEAREST) <= {offset for _, offset in channels.attractions}:
+            affinities[NEAREST.index(offset)][destination] = values[source]
+    if not set(NEAREST) <= {offset for _, offset in channels.attractions}:
         raise SpecError(
             "agglomeration reads the attractive affinities of nearest neighbours along z, y and x, and the task has "
             f"those along {', '.join(str(offset) for _, offset in channels.attractions)}: decode with --method mutex."
         )
     low, high = WATERSHED_RANGE
     with _silenced():
-        results = waterz.agglomerate(affinities, [1 - decode.threshold], aff_threshold_low=low, aff_threshold_high=high)
+        results = waterz.agglomerate(affinities, [until], aff_threshold_low=low, aff_threshold_high=high)
         return np.array(next(results))
 
 
@@ -168,6 +205,6 @@ def _silenced() -> Iterator[None]:
 _METHODS: dict[str, Callable[[Channels, DecodeSpec], NDArray[Any]]] = {
     "components": _components,
     "watershed": _watershed,
-    "mutex": _mutex,
+    "mutex": mutex,
     "agglomeration": _agglomeration,
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,17 +12,23 @@ from typing import Any
 
 import numpy as np
 
+from connectomics_zoo.blocks.where import where_from
+from connectomics_zoo.decode.blockwise import BlockDecoding, check_edges, output_place
 from connectomics_zoo.decode.channels import Channels, read_channels
-from connectomics_zoo.decode.memory import refuse_too_large
+from connectomics_zoo.decode.memory import fits, refuse_too_large
 from connectomics_zoo.decode.methods import segment
+from connectomics_zoo.decode.parts import find_parts, mask_of
 from connectomics_zoo.decode.settings import find_task, has_boundary, with_settings
+from connectomics_zoo.decode.stated import refuse_label_bytes
 from connectomics_zoo.decode.tune import Trial, grid_of, tune
 from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.runs.folder import get_run
 from connectomics_zoo.runs.tuned import read_tuned, write_tuned
 from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.schema.notebook import notebook_bar
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.provenance import Decoding, Provenance
+from connectomics_zoo.schema.report import Report
 from connectomics_zoo.schema.task import DecodeSpec, TaskSpec
 from connectomics_zoo.schema.tuned import TunedDecoding
 from connectomics_zoo.tasks.targets.labels import true_objects
@@ -34,17 +39,11 @@ from connectomics_zoo.volumes import (
     Volume,
     VoxelSize,
     WritableVolume,
-    check_mask,
     create_volume,
     open_volume,
 )
-from connectomics_zoo.volumes.alignment import aligned_box
-from connectomics_zoo.volumes.label_look import LabelLook
-from connectomics_zoo.volumes.location import split_place
-from connectomics_zoo.volumes.placement import placement_of
 from connectomics_zoo.volumes.prediction import this_program
-from connectomics_zoo.volumes.truth import Truth, read_truth
-from connectomics_zoo.volumes.uri import Place
+from connectomics_zoo.volumes.truth import Truth
 from connectomics_zoo.volumes.values import read_prediction
 from connectomics_zoo.volumes.writing import refuse_own_input
 
@@ -52,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class DecodeReport:
+class DecodeReport(Report):
     """What was decoded, and how."""
 
     prediction: str
@@ -81,6 +80,10 @@ class DecodeReport:
     """The mask of what is annotated in the truth that it was tuned on."""
     saved: str | None
     """Where the best settings were written, None where they were not."""
+    blocks: int
+    """Blocks that it was decoded in; 1 where it was in memory as a whole."""
+    files: str | None
+    """The folder with the fragments of the blocks, their edges, and the table of objects, where there are some."""
 
 
 def decode(
@@ -95,12 +98,21 @@ def decode(
     ignore_labels: Sequence[int] = (),
     mask: str | Path | None = None,
     region: str | None = None,
+    block: Sequence[int] | None = None,
+    workers: int | None = None,
+    cluster: str | Path | None = None,
+    scheduler: str | None = None,
     overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> DecodeReport:
     """Make objects of a prediction and write their labels 1..N, uint32, to `out`, which appears complete or not at all.
 
-    The prediction is decoded in memory, as a whole.
+    A prediction that fits into the memory is decoded as a whole, unless blocks or other processes are asked for. Of a
+    larger one, a block at a time is in memory, and all fragments and their edges once: about 100 bytes a fragment and
+    250 an edge. `components` and `watershed` give the same objects in blocks, `mutex` and `agglomeration` nearly the
+    same. Until it is finished, what is done of it is in the folder `OUT.job` beside it: whatever stops it, the same
+    call goes on and redoes one block at most. The fragments, their edges and the table of objects stay in
+    `OUT.objects` (see `decode.object_files`), except of `watershed`, which has none.
 
     Args:
         prediction: what `zoo predict` wrote, or a prediction of another program with `task` or `run`:
@@ -119,22 +131,36 @@ def decode(
         region: use this part alone (`z=13:16,y=0:512`); `out` is as large as it. It is a part of the truth where there
             is one, and the prediction may be as large as that part, or says where it lies; without one, it is a part of
             the volume that the prediction is of.
-        overwrite: replace `out` if it exists.
-        progress: is told how many settings have been tried.
+        block: decode in blocks of these edges (z, y, x); by default, where it has to be, in such that fit.
+        workers: processes of this machine that work on the blocks (Dask).
+        cluster: YAML file that says how to get workers from SLURM (Dask).
+        scheduler: address of the scheduler of a Dask cluster that is there.
+        overwrite: replace `out` if it exists, and an unfinished one of another job.
+        progress: is told how many settings have been tried, or how many voxels of a stage are done.
 
     Raises:
         VolumeError: a volume cannot be read, or does not fit its use.
         SpecError: the task is not decoded to objects, a setting is not possible, or options contradict each other.
         CheckFailedError: no setting that was tried finds an object.
         UnknownNameError: there is no such task, run or setting.
-        LimitError: it does not fit into the memory; nothing was read.
+        LimitError: a block does not fit into the memory, or what settings are tuned on; or a connected part of the
+            foreground, which a watershed has to flood at once.
         OutputError: `out` cannot be written.
         MissingPackageError: the library of the method is not installed.
     """
+    progress = progress or notebook_bar("decode")
     _check_options(task=task, run=run, tune_on=tune_on, ignore_labels=ignore_labels, mask=mask)
+    where = where_from(workers=workers, cluster=cluster, scheduler=scheduler)
+    edges = None if block is None else check_edges(block)
+    is_asked = edges is not None or not where.is_here
+    if is_asked and tune_on is not None:
+        raise SpecError(
+            "settings are tuned in memory, without block, workers, cluster and scheduler: tune on a part (region) with "
+            "a run, and decode with that run then."
+        )
     spec = None if run is None else get_run(run)
     if mask is None and tune_on is not None and spec is not None:
-        mask = _mask_of(spec, tune_on)
+        mask = mask_of(spec, tune_on)
     with open_volume(prediction) as predicted:
         for source in (predicted.location, *(str(place) for place in (tune_on, mask) if place is not None)):
             refuse_own_input(source, out)
@@ -143,8 +169,34 @@ def decode(
         tuned = None if run is None else read_tuned(Path(run))
         saved = None if tuned is None else tuned.decode
         chosen = with_settings(base, saved=saved, method=method, changes=changes or {})
-        box, placement, truth_of = _parts(predicted, tune_on, mask, region, ignored=_ignored(ignore_labels, spec))
-        refuse_too_large(chosen, shape=box.shape, stored=predicted.dtype, location=predicted.location)
+        box, placement, truth_of = find_parts(predicted, tune_on, mask, region, ignored=_ignored(ignore_labels, spec))
+        if "threshold" not in (changes or {}):
+            refuse_label_bytes(predicted, box)
+        blockwise = None
+        if truth_of is None:
+            blockwise = _in_blocks(predicted, chosen, box, out, asked=is_asked, overwrite=overwrite)
+        if blockwise is not None:
+            begin = time.perf_counter()
+            stored = _stored(predicted, chosen.name, chosen.decode, placement)
+            made = blockwise.run(block=edges, where=where, stored=stored, progress=progress)
+            return DecodeReport(
+                prediction=predicted.location,
+                out=made.location,
+                task=chosen.name,
+                method=chosen.decode.method,
+                settings=chosen.decode.settings(),
+                shape=box.shape,
+                dtype=blockwise.dtype,
+                objects=made.objects,
+                voxel_size_nm=predicted.voxel_size_nm,
+                seconds=round(time.perf_counter() - begin, 3),
+                trials=(),
+                mask=None,
+                saved=None,
+                blocks=made.blocks,
+                files=made.files,
+            )
+        refuse_too_large(chosen, shape=box.shape, stored=predicted.dtype, location=predicted.location, what="whole")
         create = _creator(out, box, voxel_size_nm=predicted.voxel_size_nm, overwrite=overwrite)
         create().discard()  # what cannot be written is refused before anything is read
         channels = read_channels(read_prediction(predicted, box, task=chosen), task=chosen)
@@ -182,7 +234,25 @@ def decode(
         trials=tuple(trials),
         mask=None if mask is None else str(mask),
         saved=None if file is None else str(file),
+        blocks=1,
+        files=None,
     )
+
+
+def _in_blocks(
+    predicted: Volume, task: TaskSpec, box: Box, out: str | Path, *, asked: bool, overwrite: bool
+) -> BlockDecoding | None:
+    """Return how it is decoded in blocks, None where it is decoded as a whole.
+
+    That is where it fits into the memory, nobody asked for blocks, it was not begun in them, and is written to a disk.
+    """
+    dtype = "uint32" if box.voxels < 2**32 else "uint64"
+    place = output_place(out, box, dtype=dtype, voxel_size_nm=predicted.voxel_size_nm, overwrite=overwrite)
+    blockwise = BlockDecoding(predicted, task, box, place, dtype, overwrite)
+    is_local = isinstance(place[0], Path)
+    if asked or not is_local or blockwise.is_begun() or not fits(task, shape=box.shape, stored=predicted.dtype):
+        return blockwise
+    return None
 
 
 def _check_options(
@@ -262,79 +332,6 @@ def _stored(predicted: Volume, task: str, decode: DecodeSpec, placement: Placeme
     made = predicted.stored().provenance or Provenance()
     decoding = Decoding(task=task, decode=decode, program=this_program())
     return StoredPrediction("instances", placement=placement, provenance=made.model_copy(update={"decoding": decoding}))
-
-
-def _mask_of(run: RunSpec, truth: str | Path) -> str | None:
-    """Return the mask that the run has for the label volume `truth`, None where it has none.
-
-    Raises:
-        SpecError: it has several.
-    """
-    root = run.data.folder
-    wanted = _file_of(truth)
-    pairs = (*run.data.validation, *run.data.train) if wanted is not None else ()
-    masks = {pair.mask for pair in pairs if _file_of(pair.label, root=root) == wanted}
-    if len(masks) > 1:
-        named = ", ".join(sorted(mask or "none" for mask in masks))
-        raise SpecError(f"the run {run.name} has several masks for {truth} ({named}): give the one that is meant.")
-    mask = next(iter(masks), None)
-    if mask is None:
-        return None
-    with open_volume(mask, root=root) as volume:
-        return volume.location
-
-
-def _file_of(place: str | Path, *, root: Path | None = None) -> tuple[Place, str | None] | None:
-    """Return file or URI and dataset of a volume, None where it cannot be opened."""
-    try:
-        with open_volume(place, root=root) as volume:
-            where, dataset = split_place(volume.location)
-    except VolumeError:
-        return None
-    return (where.resolve() if isinstance(where, Path) else where), dataset
-
-
-def _parts(
-    predicted: Volume,
-    tune_on: str | Path | None,
-    mask: str | Path | None,
-    region: str | None,
-    *,
-    ignored: Sequence[int],
-) -> tuple[Box, Placement | None, Callable[[], Truth] | None]:
-    """Return the part of the prediction that is decoded, where that lies, and what reads its truth, if any."""
-    lies = predicted.placement
-    if tune_on is None:
-        shape = predicted.shape if lies is None else lies.whole_shape
-        whole = predicted.location if lies is None else f"the volume that {predicted.location} is of"
-        box, first = aligned_box(predicted, shape=shape, region=region, truth=whole)
-        return box.relative_to(first), placement_of(box, whole_shape=shape), None
-    with open_volume(tune_on) as true, nullcontext() if mask is None else open_volume(mask) as known:
-        true_box, first = aligned_box(predicted, shape=true.shape, region=region, truth=true.location)
-        if true.channels not in (None, 1) or true.dtype.kind == "f":
-            raise VolumeError(
-                f"{true.location}: holds {true.dtype}{'' if true.channels is None else ' in channels'}, a truth is one "
-                "volume of whole numbers, a label for each object: give that."
-            )
-        if known is not None:
-            check_mask(true, known, kind="truth")
-    box = true_box.relative_to(first)
-    if lies is None:
-        placement = placement_of(true_box, whole_shape=true.shape)
-    else:
-        placement = Placement(box.moved(lies.box.start), lies.whole_shape)
-    return box, placement, lambda: _read_truth(true, known, true_box, ignored=ignored)
-
-
-def _read_truth(true: Volume, known: Volume | None, box: Box, *, ignored: Sequence[int]) -> Truth:
-    """Return the truth, and say what is hardly meant in it."""
-    look = LabelLook(ignored)
-    look.add(true.read_plain(box), None if known is None else known.read_plain(box) != 0)
-    look.refuse_unclear(true.dtype, location=true.location)
-    if look.grey is None:  # which the tuning refuses
-        for problem in look.warnings(true.dtype):
-            _log.warning("%s %s.", true.location, problem)
-    return read_truth(true, known, box, unlabelled=None, ignored=ignored)
 
 
 def _save(

@@ -4,48 +4,86 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from connectomics_zoo.errors import LimitError, VolumeError
-from connectomics_zoo.tasks.targets.labels import connected_objects
+from connectomics_zoo.errors import VolumeError
+from connectomics_zoo.tasks.targets.labels import IGNORED, connected_objects
 from connectomics_zoo.volumes import Volume
 from connectomics_zoo.volumes.box import Box
-from connectomics_zoo.volumes.label_look import clean_labels
-from connectomics_zoo.volumes.memory import available_bytes
+from connectomics_zoo.volumes.label_look import LabelLook, clean_labels
 
 BLOCK = (32, 512, 512)
 """Voxels (z, y, x) of both volumes that are in memory at a time."""
 
 
-_RELABEL_BYTES = 24
-"""A voxel, to find connected components: the labels and the components."""
+def blocks_of(box: Box) -> Iterator[Box]:
+    """Yield the blocks of a box, those along x first."""
+    corners = (range(first, stop, edge) for (first, stop), edge in zip(box.ranges, BLOCK, strict=True))
+    for corner in itertools.product(*corners):
+        yield Box.of_shape(BLOCK, start=corner).intersection(box)
 
 
-def relabelled(true: Volume, mask: Volume | None, box: Box, *, ignored: Sequence[int]) -> Callable[[Box], NDArray[Any]]:
-    """Return what reads the connected components of the truth in `box`, and `IGNORED` for ignored labels.
+def relabelled(
+    true: Volume, mask: Volume | None, box: Box, *, ignored: Sequence[int], look: LabelLook
+) -> Callable[[Box], NDArray[Any]]:
+    """Return what reads the connected components of the truth in a block of `box`, and `IGNORED` for ignored labels.
 
-    Where it is not annotated, there is no object.
-
-    Raises:
-        LimitError: they do not fit into the memory.
+    Where it is not annotated, there is no object. `look` sees the labels as they are. All blocks are read once before:
+    in memory are a block, a section of the box, and 24 bytes for each component of a block.
     """
-    needed, available = box.voxels * _RELABEL_BYTES, available_bytes()
-    if available is not None and needed > available:
-        raise LimitError(
-            f"{true.location}: labelling {' x '.join(map(str, box.shape))} voxels takes about "
-            f"{needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are free: score a part, or "
-            "label its objects first."
-        )
-    labels = clean_labels(
-        _whole(_plain(true.read(box)), location=true.location), unlabelled=ignored, location=true.location
-    )
-    if mask is not None:
-        labels = np.where(mask.read_plain(box) != 0, labels, np.zeros((), labels.dtype))
-    labels = connected_objects(labels, ignored=ignored)
-    return lambda part: labels[part.relative_to(box.start).slices]
+
+    def read(block: Box, *, seen_by: LabelLook | None = None) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Return the labels of a block, and the components in it alone."""
+        labels = _whole(_plain(true.read(block)), location=true.location)
+        known = None if mask is None else mask.read_plain(block) != 0
+        if seen_by is not None:
+            seen_by.add(labels, known)
+        labels = clean_labels(labels, unlabelled=ignored, location=true.location)
+        if known is not None:
+            labels = np.where(known, labels, np.zeros((), labels.dtype))
+        return labels, connected_objects(labels, ignored=ignored)
+
+    first, group = _join_components(box, partial(read, seen_by=look))
+
+    def read_joined(block: Box) -> NDArray[np.int64]:
+        _, parts = read(block)
+        numbers = np.where(parts > 0, parts + first[block.start], 0)
+        return np.where(parts == IGNORED, np.int64(IGNORED), group[numbers])
+
+    return read_joined
+
+
+def _join_components(
+    box: Box, read: Callable[[Box], tuple[NDArray[Any], NDArray[np.int64]]]
+) -> tuple[dict[tuple[int, int, int], int], NDArray[np.int64]]:
+    """Return how many components there are before each block, and the number of each one's whole, 0 for background."""
+    from bioimage_cpp.utils import UnionFind
+
+    first, count = dict[tuple[int, int, int], int](), 0
+    faces = dict[tuple[int, Box], tuple[NDArray[Any], NDArray[np.int64]]]()
+    pairs = [np.zeros((0, 2), np.int64)]
+    for block in blocks_of(box):
+        labels, parts = read(block)
+        first[block.start] = count
+        numbers = np.where(parts > 0, parts + count, 0)
+        for axis, name in enumerate("zyx"):
+            face = block.replace(**{name: (block.start[axis], block.start[axis])})
+            if (axis, face) in faces:
+                before, its_numbers = faces.pop((axis, face))
+                same = (before == np.take(labels, 0, axis)) & (its_numbers > 0) & (np.take(numbers, 0, axis) > 0)
+                both = np.stack([its_numbers[same], np.take(numbers, 0, axis)[same]], axis=1)
+                pairs.append(np.unique(both, axis=0))
+            if block.stop[axis] < box.stop[axis]:
+                face = block.replace(**{name: (block.stop[axis], block.stop[axis])})
+                faces[axis, face] = np.take(labels, -1, axis), np.take(numbers, -1, axis)
+        count += int(parts.max(initial=0))
+    sets = UnionFind(count + 1)
+    sets.merge(np.concatenate(pairs).astype(np.uint64))
+    return first, np.asarray(sets.element_labeling()).astype(np.int64)
 
 
 def read_blocks(
@@ -62,9 +100,7 @@ def read_blocks(
 
     Floats become 1 above `cut`.
     """
-    corners = (range(first, stop, edge) for (first, stop), edge in zip(box.ranges, BLOCK, strict=True))
-    for corner in itertools.product(*corners):
-        block = Box.of_shape(BLOCK, start=corner).intersection(box)
+    for block in blocks_of(box):
         values = predicted.read(block.relative_to(offset))
         if cut is not None:
             values = _thresholded(values, cut, location=predicted.location)

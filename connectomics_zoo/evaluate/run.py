@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.evaluate.blocks import BLOCK, read_blocks, relabelled
 from connectomics_zoo.evaluate.interpret import OBJECTS, Reading, ScoreKind, interpret
+from connectomics_zoo.evaluate.report import EvaluateReport
 from connectomics_zoo.scores.contingency import Contingency, count_pairs, leave_out, merge_pairs
 from connectomics_zoo.scores.run_length import labels_at, run_length_scores, skeletons_in
 from connectomics_zoo.scores.scores import class_scores, foreground_scores, object_scores, partition_scores
@@ -32,36 +33,6 @@ MAX_CLASSES = 256
 """More labels than this are objects, not classes."""
 
 
-@dataclass(frozen=True)
-class EvaluateReport:
-    """The scores, and what they are scores of."""
-
-    prediction: str
-    """The prediction."""
-    truth: str | None
-    """The truth; None where there are skeletons alone."""
-    skeletons: str | None
-    """The skeletons."""
-    kind: ScoreKind
-    """`semantic`: the overlap of foregrounds or classes; `instances`: how objects were split, merged and found."""
-    read_as: str
-    """How the prediction's values were understood."""
-    threshold: float | None
-    """Of probabilities, the one above which the foreground lies."""
-    mask: str | None
-    """The mask of what is annotated in the truth."""
-    region: tuple[tuple[int, int], ...]
-    """What was scored, [first, stop) along z, y and x of the truth."""
-    voxels: int
-    """Voxels that count; of instances, for Rand error and variation of information."""
-    ignored_voxels: int
-    """Voxels that do not, because of their label in the truth, or of the mask."""
-    scores: dict[str, float]
-    """Score by name; with several classes, the means over the classes."""
-    classes: dict[int, dict[str, float]]
-    """With several classes, the scores of each one but 0."""
-
-
 def evaluate(
     prediction: str | Path,
     truth: str | Path | None = None,
@@ -77,7 +48,7 @@ def evaluate(
     merge_nodes: int = 0,
     voxel_size_nm: VoxelSize | None = None,
 ) -> EvaluateReport:
-    """Score `prediction` against `truth`, skeletons or both; without `relabel`, no volume is in memory as a whole.
+    """Score `prediction` against `truth`, skeletons or both, block by block: no volume is in memory as a whole.
 
     A semantic score has Dice, IoU, precision and recall of the foreground (truth > 0), or of every class where
     both volumes hold several. Floats are probabilities, and so is uint8 beyond 1 (255 stands for 1) unless its
@@ -103,7 +74,7 @@ def evaluate(
         mask: a volume as large as the truth that is 0 where the truth is not annotated; those voxels count for no score
             but run lengths.
         relabel: the objects of the truth are the connected components of its labels, as of a mask; the scored part of
-            the truth is in memory as a whole then.
+            the truth is read twice then.
         skeletons: an SWC file or a folder of them, each a neuron; positions in nm from the first voxel of the
             truth, or without one, of the volume that the prediction is a part of.
         merge_nodes: a segment with more nodes than this of two skeletons or more merges them.
@@ -112,7 +83,6 @@ def evaluate(
     Raises:
         VolumeError: a volume cannot be read, they do not fit each other, or it is unclear what the values mean.
         SpecError: options contradict each other.
-        LimitError: the truth does not fit into the memory, to be relabelled.
     """
     _check_options(
         kind=kind,
@@ -128,7 +98,7 @@ def evaluate(
     with (
         open_volume(prediction, voxel_size_nm=voxel_size_nm) as predicted,
         _opened(truth, voxel_size_nm=voxel_size_nm) as true,
-        _opened(mask) as annotated,
+        _opened(mask, voxel_size_nm=voxel_size_nm) as annotated,
     ):
         box, offset = _aligned(predicted, predicted if true is None else true, region)
         if true is None:
@@ -207,17 +177,18 @@ def _compared(
     if mask is not None:
         check_mask(true, mask, kind="truth")
     read: Callable[[Box], NDArray[Any]] = true.read
+    look, look_at_prediction = LabelLook(ignored), LabelLook()
     if relabel:
-        read, ignored = relabelled(true, mask, box, ignored=ignored), (IGNORED,)
+        read, ignored = relabelled(true, mask, box, ignored=ignored, look=look), (IGNORED,)
     stored = predicted.stored()
     cut = (stored.cut if threshold is None else threshold) if predicted.dtype.kind == "f" else None
-    look, look_at_prediction = LabelLook(ignored), LabelLook()
 
     def tables() -> Iterator[Contingency]:
         for labels, true_labels, known in read_blocks(
             predicted, true, mask, read=read, box=box, offset=offset, cut=cut
         ):
-            look.add(true_labels, known)
+            if not relabel:
+                look.add(true_labels, known)
             if predicted.dtype == np.uint8 and predicted.content is None:
                 look_at_prediction.add(labels)
             true_labels = clean_labels(true_labels, unlabelled=ignored, location=true.location)

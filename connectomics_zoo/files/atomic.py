@@ -63,6 +63,18 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield output.path
 
 
+def move_into_place(folder: Path, target: Path, *, overwrite: bool) -> None:
+    """Let a finished folder appear at `target`, on the same disk; where that fails, it stays as it is.
+
+    Raises:
+        OutputError: the file system does not take it, or something else took the place meanwhile and the finished
+            folder is kept beside it.
+    """
+    output = PartialOutput(target, overwrite=overwrite, path=folder)
+    with output_errors(target):
+        output.commit()
+
+
 def refuse_existing(path: Path) -> None:
     """Refuse a place where something is, be it a broken link.
 
@@ -105,7 +117,7 @@ def _refuse_device(path: Path) -> None:
 
 
 @contextmanager
-def output_errors(path: Path) -> Iterator[None]:
+def output_errors(path: Path | str) -> Iterator[None]:
     """Say in one sentence that `path` cannot be written, where the block fails for that.
 
     Raises:
@@ -124,10 +136,10 @@ class PartialOutput:
         OutputError: the target exists and must not be overwritten.
     """
 
-    def __init__(self, target: Path, *, overwrite: bool) -> None:
+    def __init__(self, target: Path, *, overwrite: bool, path: Path | None = None) -> None:
         self._writer = f"{os.getpid()}-{secrets.token_hex(4)}"
         self.target = target
-        self.path = target.with_name(f".{target.name}.partial-{self._writer}")
+        self.path = target.with_name(f".{target.name}.partial-{self._writer}") if path is None else path
         self._overwrite = overwrite
         _refuse_device(target)
         _put_back(target)
@@ -147,7 +159,7 @@ class PartialOutput:
         try:
             with output_errors(self.target):
                 yield
-                self._commit()
+                self.commit()
         finally:
             self.discard()
 
@@ -156,7 +168,8 @@ class PartialOutput:
         _remove(self.path)
         _writers.discard(self._writer)
 
-    def _commit(self) -> None:
+    def commit(self) -> None:
+        """Put the output in its place."""
         if not self.path.is_dir():
             _flush(self.path)
         if not self._overwrite:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from connectomics_zoo.errors import LimitError, SpecError
+from connectomics_zoo.errors import LimitError, SpecError, printable
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
@@ -155,7 +155,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def dump_yaml(document: Any) -> str:
     """Return `document` as YAML in the style of the catalogue: block mappings, short lists in one line."""
-    return yaml.dump(document, Dumper=_FlowListDumper, sort_keys=False, allow_unicode=True, width=110)
+    text = yaml.dump(document, Dumper=_FlowListDumper, sort_keys=False, allow_unicode=True, width=110)
+    # PyYAML leaves what turns the direction of a text as it is; it stands between double quotes, see below.
+    return printable(text, keep="\n")
 
 
 class _FlowListDumper(yaml.SafeDumper):
@@ -169,6 +171,8 @@ def _represent_list(dumper: yaml.SafeDumper, data: Any) -> Any:
 
 
 def _represent_string(dumper: yaml.SafeDumper, data: str) -> Any:
+    if printable(data, keep="\n") != data:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", data, style='"')
     style = "|" if "\n" in data else None
     # What our reader takes for another type (`1e-3`) must be quoted; PyYAML knows only its own dialect.
     if style is None and parses_to_other_type(data):

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import errno
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from connectomics_zoo.errors import HubError, ZooError
+from connectomics_zoo.hub.patience import MOST_SECONDS, BusyError, Patience, retry_after
 
 _TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "ssl", "socket")
 """Packages whose errors mean that no answer came; which of them the client uses depends on its version."""
-
-_WAITS = (1, 4)
-"""Seconds before a question is asked again."""
-
-_LONGEST_WAIT = 30
-"""Seconds that the Hub may ask us to wait; for longer, the user decides."""
-
-_Answer = TypeVar("_Answer")
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -75,7 +67,7 @@ def find_commit(repo: str, revision: str | None) -> Commit:
     with explained(_spelling(repo, revision)):
         from huggingface_hub import HfApi
 
-        info = patiently(lambda: HfApi().model_info(repo, revision=revision, files_metadata=True))
+        info = Patience().ask(lambda: HfApi().model_info(repo, revision=revision, files_metadata=True))
         files = {
             item.rfilename: RemoteFile(item.size or 0, None if item.lfs is None else item.lfs.sha256)
             for item in info.siblings or ()
@@ -87,22 +79,6 @@ def find_commit(repo: str, revision: str | None) -> Commit:
 
 def _spelling(repo: str, revision: str | None) -> str:
     return f"hf://{repo}" + (f"@{revision}" if revision else "")
-
-
-def patiently(ask: Callable[[], _Answer]) -> _Answer:
-    """Ask the Hub, and again after a while where it is busy or has a fault; the client does so for downloads only."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    for seconds in _WAITS:
-        try:
-            return ask()
-        except HfHubHTTPError as error:
-            status = error.response.status_code
-            wait = error.response.headers.get("Retry-After", str(seconds))
-            if status not in (429, 500, 502, 503, 504) or not wait.isdigit() or int(wait) > _LONGEST_WAIT:
-                raise
-            time.sleep(int(wait))
-    return ask()
 
 
 @contextmanager
@@ -122,6 +98,8 @@ def explained(subject: str) -> Iterator[None]:
 def _explain(subject: str, error: BaseException) -> NoReturn:
     from huggingface_hub import errors
 
+    if isinstance(error, BusyError) and error.__cause__ is not None:
+        _explain_status(subject, error.__cause__, after=error)
     if isinstance(error, errors.OfflineModeIsEnabled):
         what = "not in the cache, and the Hub may not be asked (HF_HUB_OFFLINE=1)"
         _fail(subject, what, "pull it (zoo pull) where there is network, into the cache that is used here")
@@ -184,11 +162,12 @@ def _system_number(error: Exception) -> int | None:
     return None if told is None else int(told[1])
 
 
-def _explain_status(subject: str, error: Exception) -> NoReturn:
-    """Explain an answer of the Hub that has no type of its own."""
+def _explain_status(subject: str, error: BaseException, *, after: BusyError | None = None) -> NoReturn:
+    """Explain an answer of the Hub that has no type of its own, and that came again `after` some waits."""
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
-    wait = getattr(response, "headers", {}).get("Retry-After") if response is not None else None
+    wait = None if response is None else retry_after(response)
+    waits = "" if after is None else f", asked {_times(after)}; a load waits {MOST_SECONDS} s at most"
     known = {
         401: ("the token is not valid", "log in again (hf auth login, or HF_TOKEN)"),
         403: ("your token is not allowed to do this", "use one with the right to it, or ask the repository's owner"),
@@ -197,16 +176,20 @@ def _explain_status(subject: str, error: Exception) -> NoReturn:
         412: ("somebody changed the repository at the same time", "look at it, and try again"),
         413: ("the file is larger than the Hub takes", "push a smaller one"),
         429: (
-            "the Hub answers no more requests for now",
+            f"the Hub answers no more requests for now (status 429{waits})",
             f"try again in {wait} s"
             if wait is not None
             else "try again in some minutes, with a token if you have none",
         ),
     }
     if isinstance(status, int) and status >= 500:
-        _fail(subject, f"the Hub has a fault of its own (status {status})", "try again later")
+        _fail(subject, f"the Hub has a fault of its own (status {status}{waits})", "try again later")
     what, advice = known.get(status or 0, (f"the Hub answers with status {status}: {_first_line(error)}", "mend that"))
     _fail(subject, what, advice)
+
+
+def _times(asked: BusyError) -> str:
+    return "once" if asked.asked == 1 else f"{asked.asked} times in {asked.waited} s"
 
 
 def _fail(subject: str, what: str, advice: str) -> NoReturn:

@@ -8,10 +8,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from connectomics_zoo.errors import HubError
 from connectomics_zoo.files.digests import file_git_sha1, file_sha256
-from connectomics_zoo.hub.client import cache_folder, explained, patiently
+from connectomics_zoo.hub.client import explained
+from connectomics_zoo.hub.patience import Patience
+from connectomics_zoo.hub.turns import in_turn
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfFileMetadata
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +42,8 @@ def fetch(
     Raises:
         HubError: it cannot be had, or is not what it should be.
     """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
     subject = f"hf://{repo}@{revision}/{file}"
     with explained(subject):
         cached = _cached(repo, revision, file, subject=subject)
@@ -43,26 +51,18 @@ def fetch(
             return cached
         if cached is not None:
             _log.warning("%s: the file in the cache is damaged and is not used, the Hub is asked for it again", subject)
-        digest = _ask(subject, repo, revision, file, max_bytes=max_bytes, sha256=sha256, size=size)
-        with _alone(repo, digest):
+        patience = Patience()
+        stated = patience.ask(lambda: get_hf_file_metadata(hf_hub_url(repo, file, revision=revision)))
+        digest = _checked(stated, subject, revision, max_bytes=max_bytes, sha256=sha256, size=size)
+        with in_turn(repo, digest, subject=subject):
             cached = _cached(repo, revision, file, subject=subject)  # what came meanwhile through another process
             if cached is not None and _is_right(cached, sha256=sha256, size=size):
                 return cached
             if cached is not None:
                 cached.unlink(missing_ok=True)  # the client keeps what has the name, link or copy
-            return _download(subject, repo, revision, file, digest=digest, force=cached is not None)
-
-
-@contextmanager
-def _alone(repo: str, digest: str) -> Iterator[None]:
-    """Wait until no other process downloads or mends the file; beside the lock of the client, which it takes itself."""
-    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # it is, lazily
-
-    folder = cache_folder(repo)
-    path = folder.parent / ".locks" / folder.name / f"{digest}.checked.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(path):
-        yield
+            return patience.ask(
+                lambda: _download(subject, repo, revision, file, digest=digest, force=cached is not None)
+            )
 
 
 def _cached(repo: str, revision: str, file: str, *, subject: str) -> Path | None:
@@ -101,13 +101,10 @@ def _has_digest(path: Path, digest: str) -> bool:
     return (file_sha256(path) if len(digest) == 64 else file_git_sha1(path)) == digest
 
 
-def _ask(
-    subject: str, repo: str, revision: str, file: str, *, max_bytes: int, sha256: str | None, size: int | None
+def _checked(
+    stated: HfFileMetadata, subject: str, revision: str, *, max_bytes: int, sha256: str | None, size: int | None
 ) -> str:
     """Return the digest that the file will have, after everything that the Hub states about it was checked."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    stated = patiently(lambda: get_hf_file_metadata(hf_hub_url(repo, file, revision=revision)))
     if stated.commit_hash != revision:
         raise HubError(f"{subject}: the server answers with the commit {stated.commit_hash}, it is not to be trusted.")
     if size is not None and stated.size != size:

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from connectomics_zoo.errors import InputSizeError, ZooError
 from connectomics_zoo.network.convolution_guard import guard_convolutions
 from connectomics_zoo.network.seeding import seed_parameters, seeded_input
-from connectomics_zoo.schema.builder import builder_module, channel_vectors
+from connectomics_zoo.schema.builder import build_with, channel_vectors
 from connectomics_zoo.schema.model import Expectation, Flops, ModelSpec, ParameterCounts, Probe, ProbeOutput
 
 PROBE_VALUES = 5
@@ -120,7 +120,8 @@ def build(spec: ModelSpec, *, deep_supervision: bool, initialise: bool = True) -
         initialise: fill the parameters; without, they hold what the memory held, for a caller who overwrites them all.
     """
     with nullcontext() if initialise else _NoInitialisation():
-        network = builder_module(spec.builder).build(
+        network = build_with(
+            spec.builder,
             spec.arch,
             in_channels=spec.input.channels,
             out_channels=spec.outputs[0].channels,

@@ -55,7 +55,8 @@ def choose_device(name: str, *, engine: Engine) -> torch.device:
 def prediction_precision(asked: AskedPrecision, *, run: RunSpec, device: torch.device) -> Precision:
     """Return the precision asked for; `auto` is the run's own on a CUDA device that computes in it, else float32.
 
-    On the CPU `auto` stays with float32, which gives the same numbers on every machine.
+    On the CPU `auto` stays with float32. bfloat16 is faster where the CPU has it, and masks hardly differ, but the
+    scores of objects do (`docs/performance.md`), and AMX and AVX512_BF16 round differently.
 
     Raises:
         SpecError: the device does not compute in it.

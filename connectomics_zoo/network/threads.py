@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 import os
 from pathlib import Path
@@ -16,8 +18,11 @@ Fewer rounds give the core away sooner, and cost time where nobody wants it: on 
 rounds made mednext-S a third slower, 100000 did not (`scripts/bench --only busy`).
 """
 
+_MAPPED = Path("/proc/self/maps")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
+_OPENBLAS_NAMES = [(prefix, ending) for prefix in ("", "scipy_") for ending in ("", "64_")]
+"""What the builds of OpenBLAS put before and behind the names of their functions; `_64_` ends those of Fortran."""
 
 
 def usable_cores() -> int:
@@ -38,6 +43,20 @@ def core_quota() -> float | None:
     """
     quotas = [quota for folder in _own_groups() for quota in (_quota_of(folder),) if quota is not None]
     return min(quotas, default=None)
+
+
+def keep_blas_to_one_thread() -> None:
+    """Let the OpenBLAS of numpy and scipy, on Linux, compute with one thread from now on.
+
+    For one of several processes that share the cores: each would take all of them for a product of matrices. Torch's
+    loader sets torch's own threads in its workers, and not these.
+    """
+    for path in {line.split()[-1] for line in _read(_MAPPED).splitlines() if "openblas" in line}:
+        with contextlib.suppress(OSError):
+            library = ctypes.CDLL(path)
+            for name in (f"{prefix}openblas_set_num_threads{ending}" for prefix, ending in _OPENBLAS_NAMES):
+                if hasattr(library, name):
+                    getattr(library, name)(1)
 
 
 def _own_groups() -> list[Path]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -16,7 +16,7 @@ from connectomics_zoo.files.atomic import check_place, whole_file
 from connectomics_zoo.phantom.grid import Integers, plan_grid
 from connectomics_zoo.phantom.rendering import acquire, render
 from connectomics_zoo.phantom.structure import distance_to_membrane, grow_cells, grow_organelles, label_half_width
-from connectomics_zoo.volumes.hdf5 import hdf5_write_errors, write_voxel_size
+from connectomics_zoo.volumes.hdf5_writing import Hdf5Output
 from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX
 from connectomics_zoo.volumes.metadata import VoxelSize
 
@@ -85,15 +85,22 @@ def write_phantom(path: Path, phantom: Phantom, *, overwrite: bool = False) -> N
     if FORMAT_OF_SUFFIX.get(path.suffix.lower()) != "hdf5":
         raise OutputError(f"{path}: a phantom is an HDF5 file, call it {path.with_suffix('.h5')}.")
     check_place(path, overwrite=overwrite)
-    with whole_file(path, overwrite=overwrite) as partial, hdf5_write_errors(), h5py.File(partial, "w") as file:
+    with whole_file(path, overwrite=overwrite) as partial, closing(Hdf5Output(partial)) as file:
         for name, array in (
             ("raw", phantom.image),
             ("neurons", phantom.neurons),
             ("mitochondria", phantom.mitochondria),
             ("membranes", phantom.membranes),
         ):
-            dataset = file.create_dataset(name, data=array, chunks=True, compression="gzip", compression_opts=1)
-            write_voxel_size(dataset, voxel_size_nm=phantom.voxel_size_nm)
+            file.add(
+                name,
+                voxel_size_nm=phantom.voxel_size_nm,
+                attributes={},
+                data=array,
+                chunks=True,
+                compression="gzip",
+                compression_opts=1,
+            )
 
 
 def _label_pieces(labels: Integers, *, voxel_size_nm: VoxelSize) -> Integers:

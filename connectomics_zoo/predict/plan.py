@@ -1,34 +1,50 @@
-"""What is predicted when: columns that fit into the memory, and the rows that each plane of windows completes.
+"""What is predicted when: blocks that fit into the memory, and the rows that each plane of windows completes.
 
-A column is predicted from its first section to its last, one plane of windows after the other. In memory are the
-scaled image under the current plane and the sums of the rows that are not complete yet, so the need does not grow
-with the number of sections. In bytes, for a column of `height` x `width` network voxels, at most
+A block is predicted from its first section to its last, one plane of windows after the other. In memory are the scaled
+image under the current plane and the rows that the next one needs, the sums of the rows that are not complete yet, and
+the finished rows of a shard, so the need does not grow with the number of sections. In bytes, for a block of `height` x
+`width` network voxels, at most
 
-    4 * (channels_in * window_z * (height + 2 * window_y) * (width + 2 * window_x)
+    4 * (2 * channels_in * window_z * (height + 2 * window_y) * (width + 2 * window_x)
          + channels_out * (window_z + chunk_z / factor_z + 2) * height * width)
+    + 2 * channels_out * bytes_of_a_value * shard_z * height * width * factor_y * factor_x
 
-and a column is made as large as `MEMORY_BUDGET` allows, but never smaller than a chunk of the output. The network
+and a block is made no larger than `MEMORY_BUDGET` allows, but never smaller than a chunk of the output. The network
 itself and `STRIP_VOXELS` float32 voxels at a time, on reading and on writing, come on top.
+
+Blocks are whole shards of the output. Windows that reach over the face of a block are predicted in both, so larger
+blocks cost less time, and smaller ones lose less when one is killed: `BLOCK_WINDOWS` says which are made.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from connectomics_zoo.blocks.grid import BlockGrid, Edges
 from connectomics_zoo.predict.grid import AxisGrid
 from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.resample import Factors, complete_voxels, network_range
 
-MEMORY_BUDGET = 2 * 2**30
-"""Bytes for image and sums of one column."""
+MEMORY_BUDGET = 4 * 2**30
+"""Bytes for image, sums and finished rows of one block."""
 
 STRIP_VOXELS = 2**24
 """Voxels that are read, or interpolated and written, at a time."""
 
 CHUNK_EDGE = 128
 """Edge of the output's chunks along y and x, in voxels."""
+
+SHARD_EDGES = (128, 512, 512)
+"""Edges (z, y, x) of the output's shards, in voxels, about."""
+
+ENOUGH = 1.25
+"""Of the windows that the volume has, how many times as many blocks may take before lower shards are tried."""
+
+BLOCK_WINDOWS = 8192
+"""Windows of a block, about: minutes of work, on a GPU or a CPU."""
 
 
 @dataclass(frozen=True)
@@ -110,42 +126,144 @@ def rows_in_memory(geometry: Geometry, planes: list[Plane]) -> int:
     return max(min(stop, plane.start + geometry.grids[0].window) - plane.base for plane in planes)
 
 
-def column_bytes(geometry: Geometry, *, rows: int, height: int, width: int, channels_in: int, channels_out: int) -> int:
-    """Return the bytes that image and sums of a column of `height` x `width` volume voxels take at most."""
-    sums = channels_out * rows
-    image = channels_in * geometry.grids[0].window
-    for axis, edge in ((1, height), (2, width)):
+@dataclass(frozen=True)
+class Cutting:
+    """How an output is cut: each is whole pieces of the one before it, all (z, y, x) in voxels of the volume."""
+
+    chunks: Edges
+    """What is compressed, and read, as a whole."""
+    shards: Edges
+    """What is a file."""
+    block: Edges
+    """What is predicted as a whole."""
+
+
+def block_bytes(
+    geometry: Geometry, *, block: Edges, shard_depth: int, channels_in: int, channels_out: int, value_bytes: int
+) -> int:
+    """Return the bytes that a block takes at most."""
+    grid, factor = geometry.grids[0], geometry.factors[0]
+    sums = channels_out * min(grid.size, grid.window + -(-chunk_shape(geometry)[0] // factor) + 2)
+    image = 2 * channels_in * grid.window
+    for axis in (1, 2):
         grid = geometry.grids[axis]
-        network = min(grid.size, -(-edge // geometry.factors[axis]) + 2)
+        network = min(grid.size, -(-block[axis] // geometry.factors[axis]) + 2)
         sums *= network
         image *= min(grid.size, network + 2 * (grid.window - 1))
-    return 4 * (sums + image)
+    return 4 * (sums + image) + 2 * value_bytes * channels_out * shard_depth * block[1] * block[2]
 
 
-def split_columns(geometry: Geometry, *, rows: int, channels_in: int, channels_out: int, budget: int) -> list[Box]:
-    """Return the columns, in voxels of the volume, that fit into `budget` bytes; cuts lie between chunks."""
-    box = geometry.box
-    depth, height, width = box.shape
-    parts_y = parts_x = 1
-    while max(height, width) > CHUNK_EDGE:
-        need = column_bytes(
-            geometry, rows=rows, height=height, width=width, channels_in=channels_in, channels_out=channels_out
-        )
-        if need <= budget:
+def cut(
+    geometry: Geometry,
+    *,
+    channels_in: int,
+    channels_out: int,
+    value_bytes: int,
+    parts: int = 1,
+    budget: int | None = None,
+) -> Cutting:
+    """Return how the output is cut.
+
+    Args:
+        geometry: the volume, its windows and the part of it that is predicted.
+        channels_in: channels of the image.
+        channels_out: channels that the network gives.
+        value_bytes: bytes of a value of the output.
+        parts: blocks that there must be at least, where the volume is large enough for that.
+        budget: bytes that a block may take; by default `MEMORY_BUDGET`.
+    """
+    limit = MEMORY_BUDGET if budget is None else budget
+    chunks = chunk_shape(geometry)
+    # Of small volumes, several parts are made smaller.
+    target = max(1, min(BLOCK_WINDOWS, _windows(geometry, geometry.box.shape) // parts if parts > 1 else BLOCK_WINDOWS))
+    once = count_windows(geometry, geometry.box)
+    best: tuple[float, Cutting] | None = None
+    # Low shards take less memory, which leaves it to larger blocks.
+    for depth in _halves(SHARD_EDGES[0] // chunks[0]):
+
+        def fits(block: Edges, shard_depth: int = depth * chunks[0]) -> bool:
+            need = block_bytes(
+                geometry,
+                block=block,
+                shard_depth=shard_depth,
+                channels_in=channels_in,
+                channels_out=channels_out,
+                value_bytes=value_bytes,
+            )
+            return need <= limit
+
+        cutting = _cut(geometry, chunks, depth=depth, target=target, fits=fits)
+        overhead = windows_of_blocks(geometry, BlockGrid(geometry.box, cutting.block)) / once
+        if best is None or overhead < best[0]:
+            best = overhead, cutting
+        if overhead <= ENOUGH:
             break
-        if height >= width:
-            parts_y += 1
-            height = _chunked(box.shape[1] / parts_y)
+    assert best is not None
+    return best[1]
+
+
+def _halves(count: int) -> Iterator[int]:
+    """Yield a number, its half, and so on, down to 1."""
+    count = max(1, count)
+    while count > 1:
+        yield count
+        count //= 2
+    yield 1
+
+
+def _cut(geometry: Geometry, chunks: Edges, *, depth: int, target: int, fits: Callable[[Edges], bool]) -> Cutting:
+    """Return the cut into shards of at most `depth` chunks along z, and blocks of about `target` windows."""
+    whole = [-(-size // edge) for size, edge in zip(geometry.box.shape, chunks, strict=True)]  # in chunks
+    most = [depth, SHARD_EDGES[1] // chunks[1], SHARD_EDGES[2] // chunks[2]]
+    shards = [edge * max(1, min(count, limit)) for edge, count, limit in zip(chunks, whole, most, strict=True)]
+    while (not fits(_edges(shards)) or _windows(geometry, shards) > target) and shards != list(chunks):
+        # The edge that has most chunks, and of those the first.
+        axis = max(range(3), key=lambda axis: shards[axis] // chunks[axis])
+        shards[axis] = chunks[axis] * (-(-shards[axis] // chunks[axis]) // 2)
+    block = list(shards)
+    growing = {0, 1, 2}
+    while growing := {axis for axis in growing if block[axis] < geometry.box.shape[axis]}:
+        axis = min(growing, key=lambda axis: block[axis] / _stride(geometry, axis))
+        larger = [edge + shards[axis] * (index == axis) for index, edge in enumerate(block)]
+        if not fits(_edges(larger)):
+            growing.discard(axis)
+        elif _windows(geometry, larger) > target:
+            break
         else:
-            parts_x += 1
-            width = _chunked(box.shape[2] / parts_x)
-    return [
-        Box.of_shape((depth, height, width), start=(box.start[0], top, left)).intersection(box)
-        for top in range(box.start[1], box.stop[1], height)
-        for left in range(box.start[2], box.stop[2], width)
-    ]
+            block = larger
+    return Cutting(chunks, _edges(shards), _edges(block))
 
 
-def _chunked(edge: float) -> int:
-    """The next whole number of chunks."""
-    return math.ceil(edge / CHUNK_EDGE) * CHUNK_EDGE
+def count_windows(geometry: Geometry, box: Box) -> int:
+    """Return how many windows have a voxel of `box`, which is in voxels of the volume."""
+    ranges = geometry.network_box(box).ranges
+    return math.prod(len(grid.touching(*limits)) for grid, limits in zip(geometry.grids, ranges, strict=True))
+
+
+def windows_of_blocks(geometry: Geometry, blocks: BlockGrid) -> int:
+    """Return how many windows all blocks need together."""
+    total = 1
+    for axis, grid in enumerate(geometry.grids):
+        first, stop = blocks.box.ranges[axis]
+        edges = range(first, stop, blocks.edges[axis])
+        parts = (
+            network_range(start, min(start + blocks.edges[axis], stop), factor=geometry.factors[axis], size=grid.size)
+            for start in edges
+        )
+        total *= sum(len(grid.touching(*part)) for part in parts)
+    return total
+
+
+def _windows(geometry: Geometry, edges: Sequence[int]) -> int:
+    """Return about how many windows a block has."""
+    return math.prod(1 + int(edge / _stride(geometry, axis)) for axis, edge in enumerate(edges))
+
+
+def _stride(geometry: Geometry, axis: int) -> int:
+    """Return the voxels of the volume from one window to the next."""
+    return geometry.grids[axis].step * geometry.factors[axis]
+
+
+def _edges(edges: Sequence[int]) -> Edges:
+    z, y, x = edges
+    return z, y, x

@@ -2,52 +2,35 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from connectomics_zoo.errors import VolumeError
-from connectomics_zoo.network.device import AskedPrecision, Engine, Precision, choose_device, prediction_precision
-from connectomics_zoo.predict import plan
-from connectomics_zoo.predict.checks import (
-    DType,
-    Output,
-    check_request,
-    check_turns,
-    check_volume,
-    prediction_spec,
-    with_intensity_range,
-)
-from connectomics_zoo.predict.network import make_forward
-from connectomics_zoo.predict.plan import Geometry, make_geometry
-from connectomics_zoo.predict.slide import Finished, Forward, predict_column
-from connectomics_zoo.predict.stored import make_provenance, make_stored
-from connectomics_zoo.predict.views import View, plan_views
-from connectomics_zoo.schema.experiment import Merge, PredictionSpec, RunSpec, Views
+from connectomics_zoo.blocks.grid import BlockGrid
+from connectomics_zoo.blocks.job import Job, JobDescription, is_same, refuse_another
+from connectomics_zoo.blocks.output import BlockOutput
+from connectomics_zoo.blocks.runner import run_blocks
+from connectomics_zoo.blocks.turns import one_at_a_time, wait_until_begun, work_on
+from connectomics_zoo.blocks.where import Where, where_from
+from connectomics_zoo.network.device import AskedPrecision, Engine, Precision
+from connectomics_zoo.predict.checks import DType, Output, check_turns
+from connectomics_zoo.predict.job import STAGE, Prediction, prepared
+from connectomics_zoo.predict.plan import windows_of_blocks
+from connectomics_zoo.predict.request import Request, as_tuple
+from connectomics_zoo.predict.views import plan_views
+from connectomics_zoo.predict.work import adopt, forget
+from connectomics_zoo.schema.experiment import Merge, RunSpec, Views
+from connectomics_zoo.schema.notebook import notebook_bar
 from connectomics_zoo.schema.progress import Progress
-from connectomics_zoo.schema.provenance import Provenance
-from connectomics_zoo.tasks.voxelwise import decode_voxels, decoded_channels
-from connectomics_zoo.volumes import Volume, WritableVolume, create_volume, open_volume
-from connectomics_zoo.volumes.box import AnyRegion, Box, region_box
-from connectomics_zoo.volumes.intensity import check_contrast, scale_intensity
-from connectomics_zoo.volumes.placement import placement_of
-from connectomics_zoo.volumes.values import store_values
-from connectomics_zoo.volumes.voxel_size import lengths
-from connectomics_zoo.volumes.writing import refuse_own_input
-from connectomics_zoo.weights.pretrained import Frozen, Pretrained, digested, find_run
-
-_log = logging.getLogger(__name__)
+from connectomics_zoo.schema.report import Report
+from connectomics_zoo.volumes.box import AnyRegion, region_text
+from connectomics_zoo.volumes.intensity import check_contrast
+from connectomics_zoo.weights.pretrained import Frozen
 
 
 @dataclass(frozen=True)
-class PredictReport:
+class PredictReport(Report):
     """What was predicted, and how."""
 
     run: str
@@ -73,9 +56,13 @@ class PredictReport:
     merge: Merge
     """How they were merged."""
     windows: int
-    """Windows, each in all its views."""
-    columns: int
-    """Parts that the volume was predicted in to stay in memory."""
+    """Windows, each in all its views; those over the faces of blocks count in each block."""
+    blocks: int
+    """Blocks that the volume was predicted in."""
+    resumed: int
+    """Of these, the ones that were done before."""
+    complete: bool
+    """Whether all of them are done now; where a share of them was asked for, others may still be at work."""
     device: str
     """Where the network ran."""
     engine: Engine
@@ -86,28 +73,6 @@ class PredictReport:
     """From the first window to the finished file."""
     voxels_per_second: float
     """Voxels of the volume a second."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What is predicted of which part, how it is computed and how it is written; checked."""
-
-    trained: Pretrained
-    spec: RunSpec
-    chosen: PredictionSpec
-    geometry: Geometry
-    device: torch.device
-    engine: Engine
-    precision: Precision
-    output: Output
-    dtype: DType
-    batch_size: int
-
-    @property
-    def window(self) -> tuple[int, ...]:
-        """The window, in network voxels."""
-        assert self.chosen.window is not None
-        return self.chosen.window
 
 
 def predict(
@@ -127,6 +92,11 @@ def predict(
     output: Output = "probability",
     dtype: DType = "uint8",
     region: AnyRegion = None,
+    mask: str | Path | None = None,
+    workers: int | None = None,
+    cluster: str | Path | None = None,
+    scheduler: str | None = None,
+    shard: str | None = None,
     overwrite: bool = False,
     frozen: Frozen = False,
     progress: Callable[[Progress], None] | None = None,
@@ -134,7 +104,8 @@ def predict(
     """Predict `volume` with a trained network and write the result to `out`, as large as the volume.
 
     Windows lie on one grid over the whole volume and are blended with Gaussian weights after the activation. The
-    volume is never in memory as a whole, and `out` appears complete or not at all.
+    volume is never in memory as a whole, and `out` appears complete or not at all. Until then its blocks are in the
+    folder `OUT.job` beside it: whatever stops a prediction, the same call goes on and redoes one block at most.
 
     Args:
         run: a run folder, or trained weights that say how they were trained: `name.tag` or `hf://org/repo@revision`.
@@ -153,7 +124,13 @@ def predict(
         output: every channel's value, or the labels that the task decodes them to (uint8).
         dtype: of probabilities; uint8 stores p as round(255 p), and v after tanh as round(127.5 (v + 1)).
         region: predict this part alone (`z=13:16,y=0:512`); it equals the same part of a whole prediction.
-        overwrite: replace `out` if it exists.
+        mask: a volume of the same shape: where it is 0, nothing is predicted, and the output is 0.
+        workers: processes of this machine that work on the blocks, with a GPU each where there are some (Dask).
+        cluster: YAML file that says how to get workers from SLURM (Dask).
+        scheduler: address of the scheduler of a Dask cluster that is there.
+        shard: `i/n`: work on the i-th (from 0) of n equal shares of the blocks alone, as the jobs of an array do; who
+            finds that all are done finishes the output.
+        overwrite: replace `out` if it exists, and an unfinished one of another job.
         frozen: use only weights that the lock file `zoo.lock` has, or that of this path.
         progress: is told how many voxels are done.
 
@@ -166,38 +143,93 @@ def predict(
         MissingPackageError: device or engine are not here.
         OutputError: `out` cannot be written.
     """
-    spec, trained = find_run(run, frozen=frozen)
-    spec = with_intensity_range(spec, intensity_range)
-    chosen = prediction_spec(spec, window=window, overlap=overlap, views=views, merge=merge)
-    check_request(spec, batch_size=batch_size, output=output, dtype=dtype, engine=engine, precision=precision)
-    seen = plan_views(chosen.views, task=spec.task, axes=spec.model.input.axes)
-    with open_volume(volume) as source:
-        check_volume(source, spec)
-        check_turns(spec, chosen, voxel_size_nm=source.voxel_size_nm or spec.data.voxel_size_nm)
-        refuse_own_input(source.location, out)
-        where = choose_device(device, engine=engine)
-        used = prediction_precision(precision, run=spec, device=where)
-        job = _Job(
-            trained,
-            spec,
-            chosen,
-            _geometry(source, spec, chosen=chosen, region=region),
-            device=where,
-            engine=engine,
-            precision=used,
-            output=output,
-            dtype=dtype,
-            batch_size=batch_size,
-        )
-        check_contrast(source, job.geometry.box, intensity_range=spec.data.intensity_range)
-        with digested(trained) as read:
-            forward = _forward(job, views=seen)
-        made = make_provenance(read, spec, chosen=chosen, precision=used, output=output)
-        begin = time.perf_counter()
-        with _create_output(out, job, source=source, made=made, overwrite=overwrite) as target:
-            windows, columns = _predict_columns(job, source, target, forward=forward, progress=progress)
-        seconds = time.perf_counter() - begin
-    return _report(job, source, target, windows=windows, columns=columns, seconds=seconds)
+    progress = progress or notebook_bar("predict")
+    request = Request(
+        run=str(run),
+        volume=str(volume),
+        out=str(out),
+        window=as_tuple(window),
+        overlap=overlap,
+        views=views,
+        merge=merge,
+        intensity_range=intensity_range,
+        device=device,
+        engine=engine,
+        precision=precision,
+        batch_size=batch_size,
+        output=output,
+        dtype=dtype,
+        region=region_text(region),
+        mask=None if mask is None else str(mask),
+        frozen=frozen,
+    )
+    where = where_from(workers=workers, cluster=cluster, scheduler=scheduler, shard=shard)
+    with prepared(request) as prediction:
+        if where.shard is not None and not overwrite and prediction.is_finished():
+            return _report_finished(prediction, where)
+        made = prediction.output(prediction.cut(parts=where.parts), overwrite=overwrite)
+        if where.is_here:
+            prediction.forward()  # what cannot be computed is said before anything is made
+        with work_on(made.job, where.shard):
+            begin = time.perf_counter()
+            made, description = _begin(prediction, made, where=where, overwrite=overwrite)
+            work = adopt(prediction, made, description)
+            grid = description.cut.grid
+            before = made.job.done(STAGE)
+            try:
+                is_complete = run_blocks(made.job, STAGE, work, grid=grid, where=where, progress=progress)
+                if is_complete:
+                    with one_at_a_time(made.job):
+                        made.finish(prediction.stored())
+            except BaseException as error:
+                _stopped(made.job, grid, error, where=where)
+                raise
+            finally:
+                forget(work.out)
+            seconds = time.perf_counter() - begin
+    return _report(prediction, made, grid, before=before, is_complete=is_complete, seconds=seconds)
+
+
+def _begin(
+    prediction: Prediction, made: BlockOutput, *, where: Where, overwrite: bool
+) -> tuple[BlockOutput, JobDescription]:
+    """Go on with the job in the folder beside the output, or begin it.
+
+    Raises:
+        OutputError: the output is not possible there, or is the unfinished one of another job.
+        VolumeError: the volume has no contrast.
+    """
+    if made.job.folder is None and where.shard is not None and where.shard.number > 0:
+        wait_until_begun(made.job)
+    with one_at_a_time(made.job):
+        there = made.job.describe()
+        if there is not None:
+            asked = prediction.describe(there.cut)
+            if not overwrite or is_same(there, asked):
+                refuse_another(there, asked, location=made.location)
+                return prediction.output(there.cut, overwrite=overwrite), there
+        box = prediction.geometry.box
+        check_contrast(prediction.source, box, intensity_range=prediction.spec.data.intensity_range)
+        made.job.clear()
+        made.create(prediction.stored())
+        description = prediction.describe(made.cut)
+        made.job.begin(description)
+    return made, description
+
+
+def _stopped(job: Job, grid: BlockGrid, error: BaseException, *, where: Where) -> None:
+    """Say how to go on with what was stopped, and leave nothing behind of what is not begun.
+
+    Raises:
+        KeyboardInterrupt: the job was interrupted, with what is done of it.
+    """
+    done = len(job.done(STAGE))
+    if done == 0 and where.shard is None:
+        job.clear()
+    elif isinstance(error, KeyboardInterrupt):
+        raise KeyboardInterrupt(
+            f"stopped, {done} of {len(grid)} blocks are done: repeat the command to go on."
+        ) from None
 
 
 def check_views(run: RunSpec) -> None:
@@ -210,148 +242,43 @@ def check_views(run: RunSpec) -> None:
     plan_views(run.prediction.views, task=run.task, axes=run.model.input.axes)
 
 
-def _geometry(source: Volume, spec: RunSpec, *, chosen: PredictionSpec, region: AnyRegion) -> Geometry:
-    assert chosen.window is not None
-    # A 2-D network looks at one section at a time.
-    z, y, x = (1, *chosen.window)[-3:]
-    return make_geometry(
-        shape=source.shape,
-        factors=spec.data.downsample,
-        window=(z, y, x),
-        overlap=chosen.overlap,
-        box=region_box(region, shape=source.shape, location=source.location),
-    )
-
-
-def _forward(job: _Job, *, views: tuple[View, ...]) -> Forward:
-    return make_forward(
-        job.trained,
-        job.spec,
-        window=job.window,
-        views=views,
-        merge=job.chosen.merge,
-        engine=job.engine,
-        device=job.device,
-        precision=job.precision,
-    )
-
-
-def _create_output(out: str | Path, job: _Job, *, source: Volume, made: Provenance, overwrite: bool) -> WritableVolume:
-    task, trained = job.spec.task, job.spec.data.voxel_size_nm
-    channels = decoded_channels(task) if job.output == "label" else len(task.channels)
-    voxel_size_nm = source.voxel_size_nm
-    if voxel_size_nm is None and trained is not None:
-        voxel_size_nm = trained
-        _log.warning("%s does not say its voxel size, took the run's, %s nm", source.location, lengths(trained))
-    is_tiff = Path(out).suffix.lower() in (".tif", ".tiff")
-    placement = placement_of(job.geometry.box, whole_shape=source.shape)
-    return create_volume(
-        out,
-        shape=job.geometry.box.shape,
-        dtype=job.dtype,
-        channels=None if channels == 1 else channels,
-        voxel_size_nm=voxel_size_nm,
-        stored=make_stored(job.spec, output=job.output, dtype=job.dtype, placement=placement, provenance=made),
-        chunks=None if is_tiff else plan.chunk_shape(job.geometry),
-        overwrite=overwrite,
-    )
-
-
-def _predict_columns(
-    job: _Job, source: Volume, target: WritableVolume, *, forward: Forward, progress: Callable[[Progress], None] | None
-) -> tuple[int, int]:
-    """Predict and write every column; return the numbers of windows and columns."""
-    geometry = job.geometry
-    channels_in, channels_out = job.spec.model.input.channels, len(job.spec.task.channels)
-    planes = plan.plan_planes(geometry, chunk=plan.chunk_shape(geometry)[0])
-    columns = plan.split_columns(
-        geometry,
-        rows=plan.rows_in_memory(geometry, planes),
-        channels_in=channels_in,
-        channels_out=channels_out,
-        budget=plan.MEMORY_BUDGET,
-    )
-    total = len(planes) * sum(_windows_over(geometry, column) for column in columns)
-    voxels = int(np.prod(target.shape))
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(Progress(voxels * done // total, voxels, unit="voxels"))
-
-    advance(0)
-    for column in columns:
-        for finished in predict_column(
-            source,
-            forward,
-            geometry=geometry,
-            planes=planes,
-            column=column,
-            scale=_scale(source, job.spec),
-            channels_in=channels_in,
-            channels_out=channels_out,
-            batch_size=job.batch_size,
-            advance=advance,
-        ):
-            _write(target, finished, job=job)
-            del finished  # not kept while the network runs
-    return total, len(columns)
+def _report_finished(prediction: Prediction, where: Where) -> PredictReport:
+    """Return the report of a share of which all is done already."""
+    made = prediction.output(prediction.cut(parts=where.parts), overwrite=True)
+    grid = made.cut.grid
+    return _report(prediction, made, grid, before=set(range(len(grid))), is_complete=True, seconds=1e-3)
 
 
 def _report(
-    job: _Job, source: Volume, target: WritableVolume, *, windows: int, columns: int, seconds: float
+    prediction: Prediction,
+    made: BlockOutput,
+    grid: BlockGrid,
+    *,
+    before: set[int],
+    is_complete: bool,
+    seconds: float,
 ) -> PredictReport:
+    request, chosen = prediction.request, prediction.chosen
+    voxels = grid.box.voxels - sum(grid.box_of(index).voxels for index in before)
     return PredictReport(
-        run=job.trained.name,
-        volume=source.location,
-        out=target.location,
-        output=job.output,
-        shape=target.shape if target.channels is None else (target.channels, *target.shape),
-        dtype=job.dtype,
-        voxel_size_nm=target.voxel_size_nm,
-        window=job.window,
-        overlap=job.chosen.overlap,
-        views=job.chosen.views,
-        merge=job.chosen.merge,
-        windows=windows,
-        columns=columns,
-        device=str(job.device),
-        engine=job.engine,
-        precision=job.precision,
+        run=prediction.trained.name,
+        volume=prediction.source.location,
+        out=made.location,
+        output=request.output,
+        shape=made.shape,
+        dtype=request.dtype,
+        voxel_size_nm=prediction.voxel_size_nm,
+        window=prediction.window,
+        overlap=chosen.overlap,
+        views=chosen.views,
+        merge=chosen.merge,
+        windows=windows_of_blocks(prediction.geometry, grid),
+        blocks=len(grid),
+        resumed=len(before),
+        complete=is_complete,
+        device=str(prediction.device),
+        engine=request.engine,
+        precision=prediction.precision,
         seconds=round(seconds, 3),
-        voxels_per_second=round(int(np.prod(target.shape)) / seconds, 1),
+        voxels_per_second=round(voxels / seconds, 1),
     )
-
-
-def _scale(source: Volume, spec: RunSpec) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
-    """Return the function from the volume's grey values to 0..1."""
-
-    def scale(array: NDArray[Any]) -> NDArray[np.float32]:
-        try:
-            return scale_intensity(array, dtype=source.dtype, intensity_range=spec.data.intensity_range)
-        except VolumeError as error:
-            raise VolumeError(f"{source.location}: {error}") from None
-
-    return scale
-
-
-def _block(values: NDArray[np.float32], *, job: _Job) -> NDArray[Any]:
-    """Return channel values (C, Z, Y, X) as they are written."""
-    if job.output == "label":
-        return decode_voxels(values, task=job.spec.task)
-    return store_values(values, task=job.spec.task, dtype=np.dtype(job.dtype))
-
-
-def _write(target: WritableVolume, finished: Finished, *, job: _Job) -> None:
-    box, values = finished
-    block = _block(values, job=job)
-    target.write(box.relative_to(job.geometry.box.start), block[0] if target.channels is None else block)
-
-
-def _windows_over(geometry: Geometry, column: Box) -> int:
-    """Return how many windows of one plane a column needs."""
-    ranges = geometry.network_box(column).ranges
-    rows, columns = (len(geometry.grids[axis].touching(*ranges[axis])) for axis in (1, 2))
-    return rows * columns

@@ -1,9 +1,15 @@
-"""Slides the windows of one column through a volume and hands out each voxel once, when all its windows are done."""
+"""Slides the windows of one block through a volume and hands out each voxel once, when all its windows are done.
+
+What a voxel gets is the sum of what its windows give, in the order of the windows in the whole volume, with shares
+that follow from the whole volume's grid: it does not depend on the block that it is predicted in.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from connectomics_zoo.predict.plan import CHUNK_EDGE, STRIP_VOXELS, Geometry, Plane, rows_in_memory
+from connectomics_zoo.predict.ahead import ahead
+from connectomics_zoo.predict.plan import CHUNK_EDGE, STRIP_VOXELS, Geometry, Plane, plan_planes, rows_in_memory
 from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.resample import downsample_image, interpolate
 
@@ -66,34 +73,37 @@ class _RollingRows:
         return self.values[:, z, y, x]
 
 
-def predict_column(
+def predict_block(
     source: WindowSource,
     forward: Forward,
     *,
     geometry: Geometry,
-    planes: list[Plane],
-    column: Box,
+    chunk: int,
     scale: Callable[[NDArray[Any]], Array],
     channels_in: int,
     channels_out: int,
     batch_size: int,
     advance: Callable[[int], None],
+    mask: WindowSource | None = None,
 ) -> Iterator[Finished]:
-    """Predict the voxels of `column`.
+    """Predict the voxels of `geometry.box`; the rows of the next plane are read while the network is at work.
 
     Args:
         source: the volume.
         forward: the network with its activations.
-        geometry: the volume and its windows.
-        planes: from `plan_planes`.
-        column: all sections of what is predicted, in voxels of the volume.
+        geometry: the volume, its windows, and the block.
+        chunk: complete sections are handed out in whole chunks of so many.
         scale: from grey values to 0..1.
         channels_in: channels of the image.
         channels_out: channels of the output.
         batch_size: windows that the network gets at a time.
         advance: is told the number of windows done.
+        mask: what is as large as the volume, and 0 where it is not looked at: windows without another voxel are left
+            out, and what is handed out is 0 there.
     """
-    needed = geometry.network_box(column)
+    block = geometry.box
+    planes = plan_planes(geometry, chunk=chunk)
+    needed = geometry.network_box(block)
     starts = [geometry.grids[axis].touching(*needed.ranges[axis]) for axis in (1, 2)]
     places = list(itertools.product(starts[0], starts[1]))
     first, last = (geometry.window_box((planes[0].start, y, x)) for y, x in (places[0], places[-1]))
@@ -101,17 +111,75 @@ def predict_column(
     kept = (planes[0].base, planes[0].base + rows_in_memory(geometry, planes))
     sums = _RollingRows(channels_out, needed.replace(z=kept))
     windows = torch.empty(min(batch_size, len(places)), channels_in, *(grid.window for grid in geometry.grids))
+    boxes = list(_fresh_boxes(image.box, planes))
+    read = partial(_read_rows, source=source, geometry=geometry, scale=scale, channels=channels_in)
+    with closing(ahead(map(read, boxes))) as rows:
+        for plane, box, fresh in zip(planes, boxes, rows, strict=True):
+            image.move_to(plane.start)
+            image.view(box)[...] = fresh
+            sums.move_to(plane.base)
+            corners = [(plane.start, y, x) for y, x in places]
+            looked_at = _looked_at(corners, geometry=geometry, mask=mask)
+            if len(looked_at) < len(corners):
+                advance(len(corners) - len(looked_at))
+            for batch in _batches(looked_at, size=batch_size):
+                _predict_batch(image, sums, batch, forward=forward, windows=windows, geometry=geometry, needed=needed)
+                advance(len(batch))
+            for finished in _finish(sums, block.replace(z=plane.rows), geometry=geometry):
+                if mask is not None:
+                    finished.values[:, _plain(mask.read(finished.box)) == 0] = 0
+                yield finished
+
+
+def read_window(
+    source: WindowSource,
+    corner: Corner,
+    *,
+    geometry: Geometry,
+    scale: Callable[[NDArray[Any]], Array],
+    channels: int,
+) -> Tensor:
+    """Return the window (C, Z, Y, X) at `corner` as the network gets it; for the arguments see `predict_block`."""
+    box = geometry.window_box(corner)
+    image = _RollingRows(channels, box)
+    image.values[...] = _read_rows(box, source=source, geometry=geometry, scale=scale, channels=channels)
+    window = torch.empty(channels, *(grid.window for grid in geometry.grids))
+    _gather(image, corner, into=window, geometry=geometry)
+    return window
+
+
+def _fresh_boxes(box: Box, planes: list[Plane]) -> Iterator[Box]:
+    """Yield the network voxels that each plane's windows need and those before did not; `box` is the first's."""
     filled = planes[0].start
     for plane in planes:
-        image.move_to(plane.start)
-        fresh = image.box.replace(z=(max(filled, plane.start), image.box.stop[0]))
-        _fill(image, fresh, source=source, geometry=geometry, scale=scale)
-        filled = image.box.stop[0]
-        sums.move_to(plane.base)
-        for batch in _batches([(plane.start, y, x) for y, x in places], size=batch_size):
-            _predict_batch(image, sums, batch, forward=forward, windows=windows, geometry=geometry, needed=needed)
-            advance(len(batch))
-        yield from _finish(sums, column.replace(z=plane.rows), geometry=geometry)
+        stop = plane.start + box.shape[0]
+        yield box.replace(z=(max(filled, plane.start), stop))
+        filled = stop
+
+
+def _looked_at(corners: list[Corner], *, geometry: Geometry, mask: WindowSource | None) -> list[Corner]:
+    """Return the windows that have a voxel of the block where the mask is not 0."""
+    if mask is None:
+        return corners
+    whole = Box.of_shape(geometry.shape)
+    # The network's voxels are interpolated: one voxel more on each side has a part in those of the volume.
+    boxes = [_widened(geometry.window_box(corner)).scaled(geometry.factors) for corner in corners]
+    parts = [box.intersection(whole).intersection(geometry.box) for box in boxes]
+    around = Box.of_ranges(
+        (min(part.start[axis] for part in parts), max(part.stop[axis] for part in parts)) for axis in range(3)
+    )
+    values = _plain(mask.read(around)) != 0
+    pairs = zip(corners, parts, strict=True)
+    return [corner for corner, part in pairs if values[part.relative_to(around.start).slices].any()]
+
+
+def _widened(box: Box) -> Box:
+    return Box.of_ranges((max(0, first - 1), stop + 1) for first, stop in box.ranges)
+
+
+def _plain(values: NDArray[Any]) -> NDArray[Any]:
+    """Return (Z, Y, X) of what may have one channel."""
+    return values[0] if values.ndim == 4 else values
 
 
 def _batches(corners: list[Corner], *, size: int) -> Iterator[list[Corner]]:
@@ -137,26 +205,28 @@ def _predict_batch(
         _add(sums, value, corner, geometry=geometry, needed=needed)
 
 
-def _fill(
-    image: _RollingRows,
+def _read_rows(
     box: Box,
     *,
     source: WindowSource,
     geometry: Geometry,
     scale: Callable[[NDArray[Any]], Array],
-) -> None:
+    channels: int,
+) -> Array:
     """Read, scale and average the network voxels of `box`, a strip of `STRIP_VOXELS` at a time."""
+    rows = np.empty((channels, *box.shape), dtype=np.float32)
     if box.voxels == 0:
-        return
+        return rows
     whole = Box.of_shape(geometry.shape)
     depth, _, width = box.scaled(geometry.factors).intersection(whole).shape
-    per_row = len(image.values) * depth * width * geometry.factors[1]
+    per_row = channels * depth * width * geometry.factors[1]
     for strip in _strips(box, step=max(1, STRIP_VOXELS // per_row)):
         block = source.read(strip.scaled(geometry.factors).intersection(whole))
         scaled = scale(block if block.ndim == 4 else block[np.newaxis])
-        target = image.view(strip)
+        z, y, x = strip.relative_to(box.start).slices
         for channel, grey in enumerate(scaled):
-            target[channel] = downsample_image(grey, geometry.factors)
+            rows[channel, z, y, x] = downsample_image(grey, geometry.factors)
+    return rows
 
 
 def _strips(box: Box, *, step: int) -> Iterator[Box]:

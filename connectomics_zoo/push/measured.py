@@ -19,6 +19,7 @@ from connectomics_zoo.predict import predict
 from connectomics_zoo.push.folder import PICTURE_FILE
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ParameterCounts, Probe
+from connectomics_zoo.schema.progress import silent
 from connectomics_zoo.tasks.targets import make_targets
 from connectomics_zoo.train.run import score_validation
 from connectomics_zoo.verify.run import score_objects
@@ -131,7 +132,7 @@ def _draw(folder: Path, run: RunSpec, reader: PairReader) -> None:
     )
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch) / "prediction.h5"
-        predict(folder, image.location, place, region=str(box), dtype="float32")
+        predict(folder, image.location, place, region=str(box), dtype="float32", progress=silent)
         with open_volume(place) as volume:
             values = read_prediction(volume, volume.whole, task=run.task)
     channel = _drawn_channel(run)

@@ -1,7 +1,7 @@
-"""The lock of a run folder: one process at a time trains in it.
+"""The lock of a folder: one process at a time trains in a run, or works on the blocks of a job.
 
 It is a file that says which process holds it, and so works where several machines share a file system. The lock of a
-process that is gone is taken over, which only its own machine can tell.
+process that is gone is taken over, which only its own machine can tell, or SLURM, which has started its job again.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,11 @@ from connectomics_zoo.errors import OutputError, reason
 from connectomics_zoo.runs.folder import LOCK_FILE
 from connectomics_zoo.runs.process import Process, find_state, this_process
 from connectomics_zoo.schema.base import Node
+
+INSTEAD = "choose another folder with --output"
+
+_LOOK = 0.1
+"""Seconds after which a lock that is waited for is looked at again."""
 
 TAKEOVER = ".takeover"
 """Ends the name of the lock under which the lock of a process that is gone is taken over."""
@@ -36,8 +42,13 @@ class Holder(Node):
 
 
 @contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder during the block.
+def lock_folder(folder: Path, *, instead: str = INSTEAD, wait_s: float = 0) -> Iterator[None]:
+    """Hold the lock of a folder during the block.
+
+    Args:
+        folder: the folder.
+        instead: what a user may do whose program finds it held.
+        wait_s: seconds for which it is waited for.
 
     Raises:
         OutputError: another process holds it or may hold it, it is damaged, or the folder cannot be written.
@@ -47,7 +58,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     path = folder / LOCK_FILE
     try:
         try:
-            _take(path, mine)
+            _take(path, mine, instead=instead, wait_s=wait_s)
         except OSError as error:
             raise OutputError(
                 f"{folder}: cannot be written ({reason(error)}), make it writable or choose another folder."
@@ -62,13 +73,42 @@ def is_lock(name: str) -> bool:
     return name == LOCK_FILE or name.startswith(f"{LOCK_FILE}.")
 
 
-def _take(path: Path, mine: Holder) -> None:
+def holder_of(folder: Path) -> Holder | None:
+    """Return who holds the lock of a folder; None where nobody does, or a process that is gone.
+
+    Raises:
+        OutputError: there is a file in its place that is none.
+    """
+    holder = _read(folder / LOCK_FILE)
+    gone = holder is not None and find_state(holder.process, named_in=folder) == "gone"
+    return None if gone else holder
+
+
+def refuse_held(folder: Path, *, instead: str = INSTEAD) -> None:
+    """Refuse to go on where another process holds the lock of a folder.
+
+    Raises:
+        OutputError: it does.
+    """
+    holder = _read(folder / LOCK_FILE)
+    if holder is not None:
+        _refuse_unless_gone(holder, folder / LOCK_FILE, instead=instead)
+
+
+def _take(path: Path, mine: Holder, *, instead: str, wait_s: float = 0) -> None:
+    end = time.monotonic() + wait_s
     while not _create(path, mine):
         holder = _read(path)
         if holder is None:
             continue  # released meanwhile
-        _refuse_unless_gone(holder, path)
-        if _take_over(path, holder, mine):
+        try:
+            _refuse_unless_gone(holder, path, instead=instead)
+        except OutputError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(_LOOK)
+            continue
+        if _take_over(path, holder, mine, instead=instead):
             return
 
 
@@ -103,14 +143,14 @@ def _create_in_place(path: Path, text: str) -> bool:
     return True
 
 
-def _take_over(path: Path, gone: Holder, mine: Holder) -> bool:
+def _take_over(path: Path, gone: Holder, mine: Holder, *, instead: str) -> bool:
     """Put our lock in the place of that of a process that is gone; return False where that is not there any more.
 
     Who does so holds a lock of its own for it. Of two who have both seen the old one, the second would otherwise
     replace what the first has put there.
     """
     guard = path.with_name(path.name + TAKEOVER)
-    _take(guard, mine)
+    _take(guard, mine, instead=instead)
     try:
         if _read(path) != gone:
             return False
@@ -141,7 +181,7 @@ def _read(path: Path) -> Holder | None:
         return None
     except ValueError:
         raise OutputError(
-            f"{path}: is no lock that zoo train writes, or damaged: delete it if nothing trains in {path.parent}."
+            f"{path}: is no lock of this program, or damaged: delete it if nothing is at work in {path.parent}."
         ) from None
 
 
@@ -150,15 +190,16 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if stat.S_ISREG(path.lstat().st_mode) else "no file"
 
 
-def _refuse_unless_gone(holder: Holder, path: Path) -> None:
+def _refuse_unless_gone(holder: Holder, path: Path, *, instead: str) -> None:
     state = find_state(holder.process, named_in=path.parent)
     if state == "gone":
         return
-    process = holder.process
+    process, job = holder.process, holder.process.job
     held = f"{path.parent}: is in use by the process {process.pid} on {process.host} since {holder.since}"
     if state == "running":
-        raise OutputError(f"{held}, wait until that ends or choose another folder with --output.")
+        raise OutputError(f"{held}, wait until that ends or {instead}.")
+    look = "" if job is None else f" (squeue --job {job.number} shows it as long as it runs)"
     raise OutputError(
-        f"{held}, which cannot be checked from here: wait until that ends, choose another folder with --output, or "
-        f"delete {path} if it is gone."
+        f"{held}, which cannot be checked from here{look}: wait until that ends, {instead}, "
+        f"or delete {path} if it is gone."
     )

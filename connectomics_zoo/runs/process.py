@@ -19,6 +19,17 @@ ENDED = "ended"
 """Stands for the start of a process that has ended and whose parent has not been told yet."""
 
 
+class Job(Node):
+    """A job of SLURM, at one of its starts: a requeued job keeps its number and counts its restarts."""
+
+    cluster: str
+    """Name of the cluster; empty where SLURM does not say."""
+    number: str
+    """As `squeue --job` takes it: `77`, or `77_3` in an array."""
+    restarts: Annotated[int, Field(ge=0)]
+    """How often it was requeued."""
+
+
 class Process(Node):
     """A process, told from every other one, now and later."""
 
@@ -32,20 +43,44 @@ class Process(Node):
     """Its number."""
     started: str
     """When it started, since numbers are used again: ticks since the machine's start, or a date; empty as above."""
+    job: Job | None = None
+    """The job of SLURM that it is part of."""
 
 
 def this_process() -> Process:
     """Return the process that calls."""
     pid = os.getpid()
-    return Process(host=socket.gethostname(), boot=_boot(), namespace=_namespace(), pid=pid, started=_start(pid) or "")
+    return Process(
+        host=socket.gethostname(),
+        boot=_boot(),
+        namespace=_namespace(),
+        pid=pid,
+        started=_start(pid) or "",
+        job=_job(),
+    )
 
 
 def find_state(process: Process, *, named_in: Path) -> Literal["running", "gone", "unknown"]:
     """Return whether `process`, which a file in the folder `named_in` names, runs.
 
-    Of another machine, or of a container with its own numbers, that is unknown.
+    Of another machine, or of a container with its own numbers, that is unknown, unless it was of an earlier start of
+    the job that this process is of: SLURM starts a job again when that is over.
     """
     here = this_process()
+    state = _seen_from(here, process, named_in=named_in)
+    return "gone" if state == "unknown" and _is_restarted(process.job, here.job) else state
+
+
+def _is_restarted(before: Job | None, now: Job | None) -> bool:
+    return (
+        before is not None
+        and now is not None
+        and (before.cluster, before.number) == (now.cluster, now.number)
+        and before.restarts < now.restarts
+    )
+
+
+def _seen_from(here: Process, process: Process, *, named_in: Path) -> Literal["running", "gone", "unknown"]:
     if process.host != here.host:
         return "unknown"
     if process.boot != here.boot:
@@ -63,6 +98,21 @@ def find_state(process: Process, *, named_in: Path) -> Literal["running", "gone"
     if started == ENDED:
         return "gone"
     return "running" if not started or process.started in ("", started) else "gone"
+
+
+def _job() -> Job | None:
+    """Return the job of SLURM that this process is part of, None where it is of none."""
+    environment = os.environ
+    number = environment.get("SLURM_JOB_ID")
+    if not number:
+        return None
+    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    restarts = environment.get("SLURM_RESTART_COUNT", "")  # at the first start, there is none
+    return Job(
+        cluster=environment.get("SLURM_CLUSTER_NAME", ""),
+        number=f"{array}_{task}" if array and task else number,
+        restarts=int(restarts) if restarts.isdecimal() else 0,
+    )
 
 
 def _boot() -> str:

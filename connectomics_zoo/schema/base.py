@@ -20,6 +20,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from connectomics_zoo.errors import nearest
 from connectomics_zoo.schema.limits import MAX_EDGE
+from connectomics_zoo.schema.report import facts
 
 
 class Node(BaseModel):
@@ -33,6 +34,10 @@ class Node(BaseModel):
         validate_default=True,
         defer_build=True,  # a command reads one kind of spec, and should not wait for the others
     )
+
+    def _repr_html_(self) -> str:
+        """Return the fields as a table, which a notebook shows."""
+        return facts(self.model_dump(mode="json", exclude_none=True)).to_html()
 
     @model_validator(mode="before")
     @classmethod

@@ -18,16 +18,20 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from connectomics_zoo import catalog
-from connectomics_zoo.errors import LimitError, SpecError
+from connectomics_zoo.errors import LimitError, SpecError, ZooError, reason
 from connectomics_zoo.schema.base import Node
 from connectomics_zoo.schema.pytc import PytcArchitecture
 
 if TYPE_CHECKING:
     from torch import nn
+
+_log = logging.getLogger(__name__)
 
 MAX_PARAMETERS = 10**9
 """The largest network that a spec may ask for: 4 GB of weights in float32."""
@@ -91,15 +95,84 @@ def builder_module(name: str) -> Builder:
 
     Raises:
         UnknownNameError: no catalogue has it.
-        SpecError: the module lacks one of a builder's three names.
+        SpecError: the module cannot be imported, or lacks one of a builder's three names.
     """
-    module = importlib.import_module(catalog.builder_import_path(name))
+    import_path = catalog.builder_import_path(name)
+    with _blaming(name, "cannot be imported"):
+        module = importlib.import_module(import_path)
     for required in ("Config", "interface", "build"):
         if not hasattr(module, required):
             raise SpecError(f"the builder {name!r} ({module.__name__}) has no {required!r}, a builder needs it.")
     if not inspect.isfunction(vars(module)["build"]):
         raise SpecError(f"the builder {name!r}: 'build' is not a function, make it one.")
+    if not inspect.isclass(module.Config) or not issubclass(module.Config, BuilderConfig):
+        raise SpecError(f"the builder {name!r} ({module.__name__}): 'Config' is no BuilderConfig, make it one.")
     return cast("Builder", module)
+
+
+@contextmanager
+def _blaming(name: str, what: str) -> Iterator[None]:
+    """Turn whatever a builder's code raises, to stop the program included, into a sentence that names its package."""
+    try:
+        yield
+    except (ZooError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        package = catalog.builder_import_path(name).partition(".builders.")[0]
+        said = f"{type(error).__name__}: {reason(error)}".removesuffix(f": {type(error).__name__}")
+        raise SpecError(
+            f"the builder {name!r} of the package {package!r} {what} ({said}), mend, update or uninstall that package."
+        ) from error
+
+
+@functools.cache
+def usable_builders() -> tuple[str, ...]:
+    """Return the names of the builders, without those whose package is broken, each of which is a warning."""
+    names = []
+    for name in catalog.builders():
+        try:
+            _check_declarations(name)
+        except SpecError as error:
+            _log.warning("left out: %s", error)
+        else:
+            names.append(name)
+    return tuple(names)
+
+
+def _check_declarations(name: str) -> None:
+    """Refuse a builder whose fields, or whose architectures of PyTorch Connectomics, cannot be read."""
+    module, import_path = builder_module(name), catalog.builder_import_path(name)
+    with _blaming(name, "has a 'Config' without a schema"):
+        module.Config.model_json_schema()
+    declared = vars(module).get("PYTC", ())
+    if not isinstance(declared, list | tuple) or not all(isinstance(item, PytcArchitecture) for item in declared):
+        raise SpecError(f"the builder {import_path!r}: 'PYTC' is no list of PytcArchitecture, make it one.")
+
+
+def interface_of(name: str, config: BuilderConfig) -> Interface:
+    """Return the interface that follows from `config`.
+
+    Raises:
+        SpecError: the builder raises.
+    """
+    with _blaming(name, "fails in 'interface'"):
+        return builder_module(name).interface(config)
+
+
+def build_with(
+    name: str, config: BuilderConfig, *, in_channels: int, out_channels: int, deep_supervision: bool
+) -> nn.Module:
+    """Return the network that the builder makes of `config`.
+
+    Raises:
+        SpecError: the builder of a third party raises.
+    """
+    module = builder_module(name)
+    is_builtin = catalog.builder_import_path(name).startswith("zoo.")
+    with nullcontext() if is_builtin else _blaming(name, "fails in 'build'"):
+        return module.build(
+            config, in_channels=in_channels, out_channels=out_channels, deep_supervision=deep_supervision
+        )
 
 
 def prefers_channels_last(name: str) -> bool:
@@ -128,14 +201,18 @@ def channel_vectors(name: str) -> tuple[str, ...]:
 def pytc_architectures() -> Mapping[str, PytcArchitecture]:
     """Return the architectures of PyTorch Connectomics that the installed builders declare in `PYTC`, by name.
 
-    Raises:
-        SpecError: two builders declare the same.
+    Of two that are called the same the first one counts, and those of the built-in catalogue come first.
     """
     found: dict[str, PytcArchitecture] = {}
-    for builder in catalog.builders():
-        for architecture in vars(builder_module(builder)).get("PYTC", ()):
+    for builder in usable_builders():
+        module = builder_module(builder)
+        for architecture in vars(module).get("PYTC", ()):
             if found.setdefault(architecture.name, architecture) is not architecture:
-                raise SpecError(f"two builders declare PyTorch Connectomics' {architecture.name!r}, uninstall one.")
+                _log.warning(
+                    "two builders declare PyTorch Connectomics' %r, that of %s is left out: uninstall one.",
+                    architecture.name,
+                    vars(module)["__name__"],
+                )
     return found
 
 

@@ -21,7 +21,7 @@ from connectomics_zoo import catalog
 from connectomics_zoo.catalog import SpecKind
 from connectomics_zoo.schema.augmentation import PRESETS, AugmentationSpec
 from connectomics_zoo.schema.base import readable_path
-from connectomics_zoo.schema.builder import builder_module
+from connectomics_zoo.schema.builder import builder_module, usable_builders
 from connectomics_zoo.schema.experiment import ExperimentSpec
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import DECODE_FIELDS, LOSS_ACTIVATIONS, TARGET_FIELDS, TaskSpec
@@ -165,7 +165,7 @@ def _finding(error: Any) -> SchemaViolation:
 def _builders(home: str | None) -> list[str]:
     packages = [item.package for item in catalog.catalogs() if home is None or item.name in ("zoo", home)]
     prefixes = tuple(f"{package}.builders." for package in packages)
-    return [name for name, import_path in catalog.builders().items() if import_path.startswith(prefixes)]
+    return [name for name in usable_builders() if catalog.builder_import_path(name).startswith(prefixes)]
 
 
 def _compose_arch(schema: dict[str, Any], builders: Iterable[str]) -> None:

@@ -20,3 +20,20 @@ class Progress:
     """What is in work now, empty where there is nothing to tell apart."""
     numbers: Mapping[str, float] = field(default_factory=dict)
     """What was measured of late, by name: `loss`, `val/dice`, …"""
+
+
+def silent(progress: Progress) -> None:
+    """Show nothing, in a notebook neither."""
+
+
+def count(progress: Progress) -> str:
+    """Return `2/10`, or from a million on `0.2/1.0 M`."""
+    if progress.total < 1_000_000:
+        return f"{progress.done}/{progress.total}"
+    return f"{progress.done / 1e6:.1f}/{progress.total / 1e6:.1f} M"
+
+
+def duration(seconds: float | None) -> str:
+    """Return `1:02`, or `1:02:03` from an hour on."""
+    minutes, rest = divmod(round(seconds or 0), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.specs.content import changes_of, content_of, digest
 from connectomics_zoo.specs.identity import NETWORK
+
+_log = logging.getLogger(__name__)
 
 RELEASES_FILE = "specs/lock.json"
 """Where a catalogue's lock lies in its folder."""
@@ -140,10 +143,19 @@ def find_released(reference: str, *, home: Catalog | None = None) -> dict[str, A
     """Return what was released as `reference` (`name@version`), by `home` or any catalogue; None where nothing was.
 
     Raises:
-        SpecError: a lock cannot be read.
+        SpecError: the lock of `home` cannot be read; of all catalogues, one that cannot is left out, with a warning.
     """
-    locks = [read_lock(item) for item in ((home,) if home is not None else catalog.catalogs())]
-    return next((lock[reference] for lock in locks if reference in lock), None)
+    if home is not None:
+        return read_lock(home).get(reference)
+    for item in catalog.catalogs():
+        try:
+            found = read_lock(item).get(reference)
+        except SpecError as error:
+            _log.warning("the lock of the catalogue %r (package %r) is left out: %s", item.name, item.package, error)
+        else:
+            if found is not None:
+                return found
+    return None
 
 
 def _note(reference: str) -> str:

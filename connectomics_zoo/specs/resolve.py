@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from connectomics_zoo.errors import SpecError, UnknownNameError, nearest
-from connectomics_zoo.schema.builder import BuilderConfig, Interface, builder_module
+from connectomics_zoo.schema.builder import BuilderConfig, Interface, builder_module, interface_of
 from connectomics_zoo.schema.experiment import ExperimentSpec
 from connectomics_zoo.schema.model import ModelSpec, SizeRule
 from connectomics_zoo.schema.validation import validate
@@ -55,7 +55,7 @@ def resolve_model(
             raise UnknownNameError(f"unknown key arch.{key} for {spec.name}: {nearest(key, known)}")
     config = validate_arch(spec.builder, spec.arch.override(arch), source=f"arch of {spec.name}")
     document["arch"] = config.model_dump(mode="json")
-    interface = builder_module(spec.builder).interface(config)
+    interface = interface_of(spec.builder, config)
     channels = out_channels if out_channels is not None else spec.outputs[0].channels
     document["input"] = {
         "channels": in_channels if in_channels is not None else spec.input.channels,

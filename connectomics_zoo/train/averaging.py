@@ -70,10 +70,6 @@ class AverageWeights(L.Callback):
         """Go on with the weights."""
         self._exchange(pl_module, active=False)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """A checkpoint holds the weights, also of a run that is stopped in a validation."""
-        self._exchange(pl_module, active=False)
-
     @contextmanager
     def in_place(self, module: L.LightningModule) -> Iterator[None]:
         """Within it, the network has the averaged weights."""

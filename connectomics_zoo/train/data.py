@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from connectomics_zoo.network.threads import keep_blas_to_one_thread
 from connectomics_zoo.schema.augmentation import augmentation_of
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.tasks.targets import make_targets
@@ -161,10 +162,8 @@ class TrainingPatches(IterableDataset[Patch]):
                 box = box if centre is None else _centred_box(reader.box, centre, recipe.patch_size)
             if recipe.foreground_minimum == 0:
                 break
-            truth = reader.read_truth(box, within=reader.box)
-            if np.count_nonzero((truth.labels > 0) & truth.annotated) >= recipe.foreground_minimum * math.prod(
-                recipe.patch_size
-            ):
+            foreground = np.count_nonzero(reader.read_label(box, within=reader.box) > 0)
+            if foreground >= recipe.foreground_minimum * math.prod(recipe.patch_size):
                 break
         return box
 
@@ -237,7 +236,7 @@ def training_loader(run: RunSpec, *, skip: int = 0, pin_memory: bool = False) ->
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
         multiprocessing_context=_start_method(run) if workers else None,
-        worker_init_fn=_leave_signals_to_parent,
+        worker_init_fn=_begin_worker,
     )
 
 
@@ -253,7 +252,7 @@ def validation_loader(run: RunSpec, *, pin_memory: bool = False) -> DataLoader[P
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
         multiprocessing_context=_start_method(run) if workers else None,
-        worker_init_fn=_leave_signals_to_parent,
+        worker_init_fn=_begin_worker,
     )
 
 
@@ -267,8 +266,12 @@ def _start_method(run: RunSpec) -> str | None:
     return "forkserver"
 
 
-def _leave_signals_to_parent(worker: int) -> None:
-    """Let a worker live on when its whole process group is signalled: the step in work needs its patches."""
+def _begin_worker(worker: int) -> None:
+    """Let a worker have one thread, as torch does, and live on when its whole process group is signalled.
+
+    The step in work needs its patches.
+    """
+    keep_blas_to_one_thread()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from connectomics_zoo.schema.report import Report
+
 
 @dataclass(frozen=True)
-class TrainReport:
+class TrainReport(Report):
     """What a training run gave."""
 
     folder: Path
@@ -15,4 +17,7 @@ class TrainReport:
     steps: int
     """Optimiser steps done in all."""
     metrics: dict[str, float]
-    """Metrics (`val/dice`, …) and `step` of the weights that were kept."""
+    """Metrics (`val/dice`, …) and `step` of the weights that were kept.
+
+    They are of windows side by side: `predict` blends windows that overlap, and `evaluate` may give other scores.
+    """

@@ -11,6 +11,7 @@ from connectomics_zoo.errors import OutputError, UnknownNameError
 from connectomics_zoo.runs.claim import claim_new, claim_resumed
 from connectomics_zoo.runs.folder import run_text
 from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.schema.notebook import notebook_bar
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.train.inspection import warn_of_labels, warn_of_overlap, warn_of_padding
 from connectomics_zoo.train.report import TrainReport
@@ -55,7 +56,7 @@ def train(
         raise OutputError(f"a resumed run goes on in its own folder {ref}, leave out the output {output}.")
     if device not in DEVICES:
         raise UnknownNameError(f"unknown device {device!r}, give auto, cpu, cuda or mps.")
-    changes = overrides or {}
+    changes, progress = overrides or {}, progress or notebook_bar("train")
 
     def fit(run: RunSpec, folder: Path | None) -> TrainReport:
         warn_of_overlap(run.data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from connectomics_zoo.errors import (
 )
 from connectomics_zoo.network.build import with_counts
 from connectomics_zoo.network.hardware import cpu_has_bfloat16, cuda_has_bfloat16, is_out_of_memory
+from connectomics_zoo.network.threads import usable_cores
 from connectomics_zoo.predict.run import check_views
 from connectomics_zoo.runs.checkpoint import Checkpoint, has_checkpoint, read_checkpoint
 from connectomics_zoo.runs.folder import CHECKPOINT_FILE, CURVE_FILE, LOGS, write_run
@@ -208,7 +208,7 @@ def warn_of_waiting(workers: int, *, accelerator: str) -> None:
     if accelerator != "cpu" and workers == 0:
         _log.warning(
             "the GPU waits while patches are read in its own process: training.workers=%d reads them ahead",
-            min(8, os.cpu_count() or 1),
+            min(8, usable_cores()),
         )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
+from connectomics_zoo.schema.report import Report, Table
 from connectomics_zoo.specs.expectation import Check, Level
 
 LEVELS: tuple[Level, ...] = ("schema", "build", "forward", "weights")
@@ -61,7 +62,7 @@ class ModelReport:
 
 
 @dataclass(frozen=True)
-class VerifyReport:
+class VerifyReport(Report):
     """The reports of all verified specs."""
 
     level: Level
@@ -73,6 +74,21 @@ class VerifyReport:
     def passed(self) -> bool:
         """Whether every check of every model holds, and there was a model."""
         return bool(self.models) and all(model.passed for model in self.models)
+
+    def table(self) -> Table:
+        """Return a row for each spec."""
+        rows = [
+            (
+                model.name,
+                model.version or "-",
+                self.level,
+                str(len(model.checks)),
+                f"{model.seconds:.1f}",
+                _result(model, self.level),
+            )
+            for model in self.models
+        ]
+        return Table(("model", "version", "level", "checks", "seconds", "result"), rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as data: `passed`, `level`, and for each model its checks."""
@@ -129,3 +145,13 @@ class VerifyReport:
 def _xml_safe(text: str) -> str:
     """Leave out the control characters that XML cannot hold."""
     return "".join(character for character in text if character in "\t\n" or character.isprintable())
+
+
+def _result(model: ModelReport, level: Level) -> str:
+    if not model.passed:
+        return f"{len(model.failures)} failed"
+    return "passed, has no weights" if level == "weights" and not _has_weights(model) else "passed"
+
+
+def _has_weights(model: ModelReport) -> bool:
+    return any(check.level == "weights" and not check.skipped for check in model.checks)

@@ -13,6 +13,7 @@ from connectomics_zoo import catalog
 from connectomics_zoo.errors import VolumeError, ZooError
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.schema.notebook import notebook_bar
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.specs import releases
 from connectomics_zoo.specs.expectation import Check, Level
@@ -46,6 +47,7 @@ def verify(
     """
     if level not in LEVELS:
         raise ZooError(f"unknown level {level!r}, choose one of {', '.join(LEVELS)}.")
+    progress = progress or notebook_bar("verify")
     folders = _folders(data, level=level)
     targets = select_specs([patterns] if isinstance(patterns, str) else patterns)
     reports = []

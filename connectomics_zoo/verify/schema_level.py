@@ -12,7 +12,7 @@ from connectomics_zoo.errors import ZooError
 from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.schema import json_schema
 from connectomics_zoo.schema.base import readable_path
-from connectomics_zoo.schema.builder import builder_module
+from connectomics_zoo.schema.builder import interface_of
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.specs import releases
@@ -106,7 +106,7 @@ def _interface(document: dict[str, Any], *, required: bool) -> Iterator[Check]:
         if required:
             raise
         return  # said by the checks of the types
-    interface = builder_module(document["builder"]).interface(config)
+    interface = interface_of(document["builder"], config)
     note = f"builder {document['builder']!r} with this arch"
     expected: dict[str, Any] = {
         "input.axes": interface.axes,

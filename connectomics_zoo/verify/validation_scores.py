@@ -11,6 +11,7 @@ from connectomics_zoo.decode import decode
 from connectomics_zoo.evaluate import evaluate
 from connectomics_zoo.predict import predict
 from connectomics_zoo.schema.experiment import RunSpec, VolumePair
+from connectomics_zoo.schema.progress import silent
 from connectomics_zoo.tasks.targets.labels import is_mask
 from connectomics_zoo.volumes import open_volume
 from connectomics_zoo.volumes.box import region_box
@@ -69,7 +70,7 @@ def _object_scores(folder: Path, run: RunSpec, pair: VolumePair) -> dict[str, fl
         places = image.location, label.location
     with tempfile.TemporaryDirectory() as scratch:
         predicted, objects = Path(scratch) / "prediction.h5", Path(scratch) / "objects.h5"
-        predict(folder, places[0], predicted, region=pair.region, precision="float32")
+        predict(folder, places[0], predicted, region=pair.region, precision="float32", progress=silent)
         decode(predicted, objects)
         report = evaluate(
             objects,

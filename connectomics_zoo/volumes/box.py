@@ -122,6 +122,14 @@ def parse_region(text: str) -> Region:
     return Region(**ranges)
 
 
+def region_text(region: AnyRegion) -> str | None:
+    """Return a region as text, None where it names no axis."""
+    if region is None or isinstance(region, str):
+        return region
+    ranges = {axis: getattr(region, axis) for axis in "zyx"}
+    return ",".join(f"{axis}={limits[0]}:{limits[1]}" for axis, limits in ranges.items() if limits) or None
+
+
 def region_box(region: AnyRegion, *, shape: tuple[int, int, int], location: str, default: Box | None = None) -> Box:
     """Return the box of `region` in a volume.
 

@@ -1,9 +1,8 @@
-"""Reads and writes one dataset of an HDF5 file."""
+"""Reads one dataset of an HDF5 file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,11 @@ import numpy.typing as npt
 
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.volumes.axes import agreed_axes, axes_in_attributes
-from connectomics_zoo.volumes.checks import readable
+from connectomics_zoo.volumes.checks import readable, refuse_empty
 from connectomics_zoo.volumes.hdf5_sources import check_sources, external_voxels, refuse_broken_link
 from connectomics_zoo.volumes.levels import Offset
 from connectomics_zoo.volumes.location import dataset_error
-from connectomics_zoo.volumes.metadata import VoxelSize, as_text, voxel_size_from_attributes
-
-# Writing a block that is not aligned to chunks reads, changes and writes each chunk again; the default
-# cache of 1 MiB would do that on disk.
-_WRITE_CACHE_BYTES = 64 * 2**20
+from connectomics_zoo.volumes.metadata import as_text, voxel_size_from_attributes
 
 
 class Hdf5Array:
@@ -36,7 +31,8 @@ class Hdf5Array:
                 self.dataset: str | None = _choose_dataset(self._file, dataset=dataset, path=path)
                 self._array = self._file[self.dataset]
                 location = f"{path}:{self.dataset}"
-                check_sources(self._array, location=location)
+                self.elsewhere: tuple[Path, ...] = tuple(check_sources(self._array, path=path, location=location))
+                """Other files that its voxels lie in."""
                 self._external = external_voxels(self._array, location=location)
                 # Without a type (h5py.Empty) or a shape there is nothing to read; rank 0 says so.
                 self.shape: tuple[int, ...] = tuple(self._array.shape or ())
@@ -68,10 +64,19 @@ def _open_file(path: Path) -> Any:
         VolumeError: it is no HDF5 file, is damaged, or is being written.
     """
     with readable(path, kind="HDF5"):
+        refuse_empty(path)
         try:
             return h5py.File(path, "r")
         except OSError as error:
-            # HDF5 tells these two apart in its text alone.
+            # HDF5 tells these apart in its text alone.
+            if "signature not found" in str(error):
+                raise VolumeError(
+                    f"{path}: is no HDF5 file, or its beginning is damaged, check what it is or copy it again."
+                ) from error
+            if "truncated file" in str(error):
+                raise VolumeError(
+                    f"{path}: is cut off ({path.stat().st_size} bytes are less than it says), copy it again."
+                ) from error
             if "lock file" in str(error) or "already open for write" in str(error):
                 raise VolumeError(
                     f"{path}: another program has it open for writing, close it there, or read a copy; if none has, it "
@@ -144,63 +149,3 @@ def _links(file: Any) -> list[str]:
 
     file.visititems_links(collect)
     return names
-
-
-def write_voxel_size(array: Any, *, voxel_size_nm: VoxelSize | None) -> None:
-    """Set the attributes of an HDF5 dataset that say its axes and voxel size."""
-    array.attrs["axes"] = "zyx" if len(array.shape) == 3 else "czyx"
-    if voxel_size_nm is not None:
-        array.attrs["voxel_size_nm"] = voxel_size_nm
-        array.attrs["resolution"] = voxel_size_nm  # CREMI's readers
-        array.attrs["element_size_um"] = [length / 1000 for length in voxel_size_nm]  # Fiji, ilastik
-
-
-@contextmanager
-def hdf5_write_errors() -> Iterator[None]:
-    """Let a block, or a function, of h5py calls raise OSError where h5py raises RuntimeError, as for some full disks.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        raise OSError(str(error)) from error
-
-
-class Hdf5Sink:
-    """A new HDF5 file with one dataset."""
-
-    @hdf5_write_errors()
-    def __init__(
-        self,
-        path: Path,
-        *,
-        dataset: str | None,
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
-        voxel_size_nm: VoxelSize | None,
-        attributes: Mapping[str, Any],
-        chunks: tuple[int, ...],
-    ) -> None:
-        assert dataset is not None
-        self._file = h5py.File(path, "w", rdcc_nbytes=_WRITE_CACHE_BYTES)
-        try:
-            self._array = self._file.create_dataset(
-                dataset, shape=shape, dtype=dtype, chunks=chunks, compression="gzip", compression_opts=1, shuffle=True
-            )
-            write_voxel_size(self._array, voxel_size_nm=voxel_size_nm)
-            self._array.attrs.update(attributes)
-        except BaseException:
-            self._file.close()
-            raise
-
-    @hdf5_write_errors()
-    def write(self, index: tuple[slice, ...], block: npt.NDArray[Any]) -> None:
-        """Write `block` at `index`."""
-        self._array[index] = block
-
-    @hdf5_write_errors()
-    def close(self) -> None:
-        """Flush and close the file."""
-        self._file.close()

@@ -57,8 +57,16 @@ def _is_available(code: int) -> bool:
     return bool(h5py.h5z.filter_avail(code))
 
 
-def check_sources(array: Any, *, location: str) -> None:
+def check_sources(array: Any, *, path: Path, location: str) -> list[Path]:
     """Check that the voxels of a dataset are all where the file says; HDF5 reads what is missing as 0.
+
+    Args:
+        array: the dataset.
+        path: the file that was opened.
+        location: names the dataset in errors.
+
+    Returns:
+        Other files that its voxels lie in.
 
     Raises:
         VolumeError: a file that holds voxels is missing, or lies where it may not.
@@ -66,7 +74,11 @@ def check_sources(array: Any, *, location: str) -> None:
     """
     refuse_filters(array, location=location)
     # Through a link it may lie in another file, to which the names of further files are relative.
-    _check_virtual(array, own=Path(array.file.filename), location=location, depth=0)
+    own = Path(array.file.filename)
+    found = {own.resolve()}
+    _check_virtual(array, own=own, location=location, depth=0, found=found)
+    found |= {(own.parent / name).resolve() for name, *_ in array.external or ()}
+    return sorted(found - {path.resolve()})
 
 
 def external_voxels(array: Any, *, location: str) -> npt.NDArray[Any] | None:
@@ -97,8 +109,8 @@ def external_voxels(array: Any, *, location: str) -> npt.NDArray[Any] | None:
     return np.memmap(source, dtype=array.dtype, mode="r", offset=offset, shape=array.shape)
 
 
-def _check_virtual(array: Any, *, own: Path, location: str, depth: int) -> None:
-    """Refuse a virtual dataset if a file or a dataset that it is put together from is missing."""
+def _check_virtual(array: Any, *, own: Path, location: str, depth: int, found: set[Path]) -> None:
+    """Refuse a virtual dataset if a file or a dataset that it is put together from is missing; add those to `found`."""
     if not array.is_virtual:
         return
     if depth == _MOST_VIRTUAL:
@@ -110,10 +122,11 @@ def _check_virtual(array: Any, *, own: Path, location: str, depth: int) -> None:
                 raise VolumeError(
                     f"{location}: its voxels lie in {dataset}, which the file does not have, save it again."
                 )
-            _check_virtual(array.file[dataset], own=own, location=location, depth=depth + 1)
+            _check_virtual(array.file[dataset], own=own, location=location, depth=depth + 1, found=found)
             continue
         source = _virtual_source(file_name.replace("%b", "0"), folder=own.parent)
         _require_file(source, location=location)
+        found.add(source.resolve())
         with h5py.File(source, "r") as opened:
             inside = dataset.replace("%b", "0")
             item = opened.get(inside)
@@ -122,7 +135,7 @@ def _check_virtual(array: Any, *, own: Path, location: str, depth: int) -> None:
                     f"{location}: its voxels lie in {source}:{inside}, which that file does not have, copy it again."
                 )
             refuse_filters(item, location=f"{source}:{inside}")
-            _check_virtual(item, own=source, location=location, depth=depth + 1)
+            _check_virtual(item, own=source, location=location, depth=depth + 1, found=found)
 
 
 def _virtual_source(name: str, *, folder: Path) -> Path:

@@ -123,8 +123,8 @@ class LabelLook:
 
     @property
     def is_hard(self) -> bool:
-        """Whether they look like labels: background 0, and objects with hard edges."""
-        return 0 in self.values and not self.is_soft and self.grey is None
+        """Whether they look like labels: objects with hard edges, beside each other or on background 0."""
+        return (0 in self.values or self._different > 0) and not self.is_soft and self.grey is None
 
     @property
     def is_mask(self) -> bool:

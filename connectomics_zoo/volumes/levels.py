@@ -13,6 +13,7 @@ from connectomics_zoo.volumes.metadata import (
     as_list,
     as_voxel_size,
     axes_of_multiscales,
+    known_size,
     nanometres,
     voxel_size_from_multiscales,
 )
@@ -66,7 +67,7 @@ def levels_of_multiscales(entry: Mapping[str, Any]) -> dict[str, VoxelSize | Non
     paths = [str(item.get("path", "")).strip("/") for item in entry["datasets"]]
     rank = len(as_list(entry.get("axes"))) or 5
     axes = declared_axes(axes_of_multiscales(entry, rank=rank), rank=rank) or ""
-    return {path: voxel_size_from_multiscales(entry, level=path, axes=axes) for path in paths}
+    return {path: known_size(voxel_size_from_multiscales(entry, level=path, axes=axes)) for path in paths}
 
 
 def offset_from_multiscales(entry: Mapping[str, Any], *, level: str, axes: str) -> Offset | None:

@@ -57,6 +57,9 @@ _SUFFIXES = "|".join(re.escape(suffix) for suffix in sorted(_READ_SUFFIXES, key=
 _AFTER_SUFFIX = re.compile(rf"(?:{_SUFFIXES})(?=[:/\\#])", re.IGNORECASE)
 _LEVEL = re.compile(r"(.+?)[/\\]?#([^#/\\:]+)", re.DOTALL)
 
+JOB_SUFFIX = ".job"
+"""Ends the name of the folder, beside an output, of the job that makes it."""
+
 
 @dataclass(frozen=True)
 class Location:
@@ -189,11 +192,21 @@ def _is_there(place: Place, dataset: str) -> bool:
 
 def _kind_of_path(path: Path) -> Format:
     if not path.exists():
+        if path.with_name(path.name + JOB_SUFFIX).exists():
+            raise VolumeError(
+                f"{path}: is not finished: repeat the command that makes it, which goes on where it stopped, or see "
+                f"zoo status {path}."
+            )
         raise VolumeError(f"{path}: there is no such file or folder{_siblings_hint(path)}")
     if not path.is_dir():
         return _format_of_file(path)
     found = {name: (path / name).read_bytes() for name in _store_metadata() if (path / name).is_file()}
     return _store_format(path, found) or "slices"
+
+
+def job_place(out: Place) -> Place:
+    """Return the folder of the job that makes the output at `out`."""
+    return out.parent / f"{out.name}{JOB_SUFFIX}"
 
 
 def _store_metadata() -> tuple[str, ...]:

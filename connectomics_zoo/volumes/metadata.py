@@ -1,6 +1,6 @@
 """Reads voxel sizes from the attributes and headers that HDF5, TIFF and Zarr files carry.
 
-Whatever is missing, malformed or without a known unit is unknown (None), never guessed.
+Whatever is missing, malformed or without a unit is unknown (None), never guessed; a unit that is not known is said.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
@@ -16,6 +17,22 @@ from connectomics_zoo.files.json_text import parse_json
 
 VoxelSize = tuple[float, float, float]
 """Edge lengths of a voxel (z, y, x) in nanometres."""
+
+
+@dataclass(frozen=True)
+class UnknownUnit:
+    """The unit of a voxel size that is no length known here; it takes somebody to say the voxel size."""
+
+    name: str
+
+
+StatedVoxelSize = VoxelSize | UnknownUnit | None
+"""What a file says of its voxel size."""
+
+
+def known_size(stated: StatedVoxelSize) -> VoxelSize | None:
+    """Return a voxel size in nanometres, None where it is not said or in a unit that is not known."""
+    return None if isinstance(stated, UnknownUnit) else stated
 
 
 _OME_CONTENT = "content="
@@ -63,6 +80,12 @@ _NANOMETRES: dict[str, float] = {
     "metre": 1e9,
 }
 
+_NO_UNITS = frozenset(
+    {"", "none", "null", "unknown", "pixel", "px", "voxel", "index", "arbitrary", "unitless", "dimensionless"}
+    | {"a.u.", "1", "reference frame"}  # OME's
+)
+"""What programs write where there is no unit."""
+
 
 def nanometres(unit: object) -> float | None:
     """Return how many nanometres one `unit` has, or None if it is no known length."""
@@ -71,6 +94,14 @@ def nanometres(unit: object) -> float | None:
         if candidate in _NANOMETRES:
             return _NANOMETRES[candidate]
     return None
+
+
+def _factor(unit: object) -> float | UnknownUnit | None:
+    """Return how many nanometres one `unit` has; None where there is no unit."""
+    name = "" if unit is None else as_text(unit).strip()
+    if name.lower() in _NO_UNITS or name.lower().removesuffix("s") in _NO_UNITS:
+        return None
+    return nanometres(name) or UnknownUnit(name)
 
 
 def as_voxel_size(values: object) -> VoxelSize | None:
@@ -84,7 +115,7 @@ def as_voxel_size(values: object) -> VoxelSize | None:
     return (z, y, x) if all(math.isfinite(value) and value > 0 for value in (z, y, x)) else None
 
 
-def voxel_size_from_attributes(attributes: Mapping[str, Any], *, axes: str) -> VoxelSize | None:
+def voxel_size_from_attributes(attributes: Mapping[str, Any], *, axes: str) -> StatedVoxelSize:
     """Return the voxel size in an array's attributes.
 
     Read are `voxel_size_nm`, `resolution` (CREMI) and `voxel_size` (gunpowder, funlib), in nm unless `units` or `unit`
@@ -93,14 +124,14 @@ def voxel_size_from_attributes(attributes: Mapping[str, Any], *, axes: str) -> V
     for key, factor in (("voxel_size_nm", 1.0), ("resolution", None), ("voxel_size", None)):
         if key in attributes:
             units = next((attributes[name] for name in UNIT_ATTRIBUTES if name in attributes), None)
-            factors = [factor] * 3 if factor is not None else _unit_factors(units, axes=axes)
+            factors = _unit_factors(units, axes=axes) if factor is None else [factor] * 3
             return _spatial(attributes[key], axes=axes, factors=factors)
     if "element_size_um" in attributes:
         return _spatial(attributes["element_size_um"], axes=axes, factors=[1e3] * 3)
     return None
 
 
-def _unit_factors(units: object, *, axes: str) -> list[float | None]:
+def _unit_factors(units: object, *, axes: str) -> list[float | UnknownUnit | None]:
     """Return the nanometres in the unit of z, y and x, in the order of `axes`; one unit is that of all."""
     if units is None:
         return [1.0] * 3
@@ -109,10 +140,10 @@ def _unit_factors(units: object, *, axes: str) -> list[float | None]:
         names = (names or [as_text(units)]) * 3
     if len(names) == len(axes):
         names = [name for axis, name in zip(axes, names, strict=True) if axis in "zyx"]
-    return [nanometres(name) for name in names]
+    return [_factor(name) for name in names]
 
 
-def _spatial(values: object, *, axes: str, factors: Sequence[float | None]) -> VoxelSize | None:
+def _spatial(values: object, *, axes: str, factors: Sequence[float | UnknownUnit | None]) -> StatedVoxelSize:
     """Pick z, y and x out of `values`, which has one value for each axis or each spatial axis."""
     numbers = as_list(values)
     spatial = [axis for axis in axes if axis in "zyx"]
@@ -120,14 +151,14 @@ def _spatial(values: object, *, axes: str, factors: Sequence[float | None]) -> V
         numbers = [number for axis, number in zip(axes, numbers, strict=True) if axis in "zyx"]
     if len(numbers) != len(spatial) or len(factors) != len(spatial) or None in factors:
         return None
+    unknown = next((factor for factor in factors if isinstance(factor, UnknownUnit)), None)
+    known = [factor if isinstance(factor, float) else 1.0 for factor in factors]
     try:
-        by_axis = {
-            axis: float(number) * float(factor or 0)
-            for axis, number, factor in zip(spatial, numbers, factors, strict=True)
-        }
-        return as_voxel_size([by_axis[axis] for axis in "zyx"])
+        by_axis = {axis: float(number) * one for axis, number, one in zip(spatial, numbers, known, strict=True)}
+        size = as_voxel_size([by_axis[axis] for axis in "zyx"])
     except (TypeError, ValueError, KeyError):
         return None
+    return size if size is None or unknown is None else unknown
 
 
 def multiscales_entry(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -147,8 +178,8 @@ def axes_of_multiscales(entry: Mapping[str, Any], *, rank: int) -> object:
     return "tczyx" if names is None and rank == 5 else names
 
 
-def voxel_size_from_multiscales(entry: Mapping[str, Any], *, level: str, axes: str) -> VoxelSize | None:
-    """Return the voxel size of one level of an OME-NGFF multiscale image, None without units."""
+def voxel_size_from_multiscales(entry: Mapping[str, Any], *, level: str, axes: str) -> StatedVoxelSize:
+    """Return the voxel size of one level of an OME-NGFF multiscale image, None where it does not say it."""
     named = entry.get("axes")
     levels = [item for item in entry["datasets"] if str(item.get("path", "")).strip("/") == level]
     if not isinstance(named, list) or len(levels) != 1:
@@ -160,7 +191,7 @@ def voxel_size_from_multiscales(entry: Mapping[str, Any], *, level: str, axes: s
     whole = scales[1] or [1.0] * len(axes)
     total = [fine * coarse for fine, coarse in zip(scales[0], whole, strict=True)]
     # Axes may have words for names, and are in the order of the array's.
-    factors = [nanometres(unit) for axis, unit in zip(axes, units, strict=False) if axis in "zyx"]
+    factors = [_factor(unit) for axis, unit in zip(axes, units, strict=False) if axis in "zyx"]
     return _spatial(total, axes=axes, factors=factors)
 
 
@@ -176,10 +207,10 @@ def _scale(holder: Mapping[str, Any], *, count: int) -> list[float] | None:
 
 def voxel_size_from_imagej(
     metadata: Mapping[str, Any], *, y_resolution: object, x_resolution: object
-) -> VoxelSize | None:
+) -> StatedVoxelSize:
     """Return the voxel size in ImageJ's `unit` and `spacing` and the TIFF tags in pixels for each unit."""
     unit = metadata.get("unit")
-    factors = [nanometres(metadata.get(key, unit)) for key in ("zunit", "yunit", "unit")]
+    factors = [_factor(metadata.get(key, unit)) for key in ("zunit", "yunit", "unit")]
     pixels = [_ratio(y_resolution), _ratio(x_resolution)]
     if None in factors or None in pixels or "spacing" not in metadata:
         return None
@@ -192,7 +223,7 @@ def _ratio(value: object) -> float | None:
     return parts[0] / parts[1] if len(parts) == 2 and parts[0] and parts[1] else None
 
 
-def voxel_size_from_ome(xml: str) -> VoxelSize | None:
+def voxel_size_from_ome(xml: str) -> StatedVoxelSize:
     """Return PhysicalSizeZ, Y and X of the first image of an OME-XML header."""
     try:
         root = ElementTree.fromstring(xml)
@@ -203,7 +234,7 @@ def voxel_size_from_ome(xml: str) -> VoxelSize | None:
         return None
     lengths = [pixels.get(f"PhysicalSize{axis}") for axis in "ZYX"]
     # The schema's default unit is the micrometre.
-    factors = [nanometres(pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "ZYX"]
+    factors = [_factor(pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "ZYX"]
     return _spatial(lengths, axes="zyx", factors=factors)
 
 

@@ -19,7 +19,15 @@ from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.chunked import ChunkedArray
 from connectomics_zoo.volumes.levels import Offset, choose_level, spatial_offset
 from connectomics_zoo.volumes.location import dataset_error
-from connectomics_zoo.volumes.metadata import VoxelSize, as_list, as_voxel_size, voxel_size_from_attributes
+from connectomics_zoo.volumes.metadata import (
+    StatedVoxelSize,
+    UnknownUnit,
+    VoxelSize,
+    as_list,
+    as_voxel_size,
+    known_size,
+    voxel_size_from_attributes,
+)
 from connectomics_zoo.volumes.store_files import find_json, read_files
 from connectomics_zoo.volumes.uri import Place
 
@@ -66,7 +74,7 @@ class N5Array:
         self.offset_nm: Offset | None = spatial_offset(
             turned.get("translate"), axes=self.axes, units=turned.get("units")
         )
-        self.voxel_size_nm: VoxelSize | None = voxel_size_from_attributes(
+        self.voxel_size_nm: StatedVoxelSize = voxel_size_from_attributes(
             {"resolution": turned.get("scale"), "units": turned.get("units", "")}, axes=self.axes
         ) or _voxel_size(own, group, axes=self.axes)
 
@@ -88,7 +96,7 @@ def _reversed(value: object) -> object:
     return list(reversed(as_list(value))) if as_list(value) else value[::-1] if isinstance(value, str) else value
 
 
-def _voxel_size(own: Mapping[str, Any], group: Mapping[str, Any], *, axes: str) -> VoxelSize | None:
+def _voxel_size(own: Mapping[str, Any], group: Mapping[str, Any], *, axes: str) -> StatedVoxelSize:
     """Return the voxel size of an array that says it, or whose group does; times what it is made coarser by."""
     for holder in (own, group):
         pixels = holder.get("pixelResolution")
@@ -98,10 +106,10 @@ def _voxel_size(own: Mapping[str, Any], group: Mapping[str, Any], *, axes: str) 
         if found is None:
             continue
         factors = as_list(own.get("downsamplingFactors"))
-        if not factors:
+        if not factors or isinstance(found, UnknownUnit):
             return found
         coarser = voxel_size_from_attributes({"resolution": factors}, axes=axes)
-        if coarser is not None:
+        if isinstance(coarser, tuple):
             return as_voxel_size([length * factor for length, factor in zip(found, coarser, strict=True)])
     return None
 
@@ -191,8 +199,8 @@ def _size_of_level(folder: Place, level: str, group: Mapping[str, Any]) -> Voxel
     if isinstance(transform, dict) and transform.get("axes"):
         units = {"resolution": transform.get("scale"), "units": transform.get("units", "")}
         axes = "".join(str(axis) for axis in as_list(transform["axes"]))
-        return voxel_size_from_attributes(units, axes=axes)
-    return _voxel_size(own, group, axes=_STORED_ORDER.get(len(as_list(own.get("dimensions"))), ""))
+        return known_size(voxel_size_from_attributes(units, axes=axes))
+    return known_size(_voxel_size(own, group, axes=_STORED_ORDER.get(len(as_list(own.get("dimensions"))), "")))
 
 
 def _multiscales(attributes: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from connectomics_zoo.volumes.hdf5 import Hdf5Array
 from connectomics_zoo.volumes.levels import Offset
 from connectomics_zoo.volumes.location import Format, Location
-from connectomics_zoo.volumes.metadata import VoxelSize
+from connectomics_zoo.volumes.metadata import StatedVoxelSize
 from connectomics_zoo.volumes.mrc import MrcArray
 from connectomics_zoo.volumes.n5 import N5Array
 from connectomics_zoo.volumes.nifti import NiftiArray
@@ -30,9 +30,11 @@ class OpenArray(Protocol):
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     axes: str
-    voxel_size_nm: VoxelSize | None
     offset_nm: Offset | None
     attributes: Mapping[str, Any]
+
+    @property
+    def voxel_size_nm(self) -> StatedVoxelSize: ...
 
     def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]: ...
 

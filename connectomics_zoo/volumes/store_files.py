@@ -12,6 +12,7 @@ from typing import Any
 import tensorstore
 
 from connectomics_zoo.errors import VolumeError, ZooError, reason
+from connectomics_zoo.volumes.checks import is_regular
 from connectomics_zoo.volumes.uri import FEW, Place, Uri, kvstore_of, store_context
 
 METADATA_SECONDS = 60
@@ -29,7 +30,7 @@ def read_files(folder: Place, names: Iterable[str]) -> dict[str, bytes]:
         OSError: a local file cannot be read.
     """
     if isinstance(folder, Path):
-        return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+        return {name: (folder / name).read_bytes() for name in names if is_regular(folder / name)}
     with reachable(folder):
         store = tensorstore.KvStore.open(kvstore_of(folder), context=store_context(retries=FEW)).result()
         pending = {name: store.read(name) for name in names}
@@ -79,9 +80,12 @@ def parse_object(content: bytes, *, name: str) -> dict[str, Any]:
     Raises:
         ValueError: it is none.
     """
-    document = json.loads(content.decode("utf-8"))
+    try:
+        document = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is not valid JSON: {reason(error)}") from error
     if not isinstance(document, dict):
-        raise ValueError(f"{name} holds no JSON object")
+        raise ValueError(f"{name} holds {type(document).__name__} and no mapping")
     return document
 
 

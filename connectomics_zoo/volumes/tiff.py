@@ -21,9 +21,10 @@ import numpy.typing as npt
 import tifffile
 
 from connectomics_zoo.errors import MissingPackageError, VolumeError
-from connectomics_zoo.volumes.checks import readable
+from connectomics_zoo.volumes.checks import readable, refuse_empty
 from connectomics_zoo.volumes.levels import Offset
 from connectomics_zoo.volumes.metadata import (
+    StatedVoxelSize,
     VoxelSize,
     as_voxel_size,
     attributes_from_ome,
@@ -43,6 +44,9 @@ from connectomics_zoo.volumes.tiff_meaning import (
 # OME-XML has no name for the other types.
 _OME_DTYPES = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64"})
 
+_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""Of TIFF and BigTIFF, in either byte order."""
+
 
 class TiffArray:
     """An open TIFF stack; `read` maps it into memory, or decodes only the strips and tiles it needs."""
@@ -52,8 +56,7 @@ class TiffArray:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with readable(path, kind="TIFF"):
-            self._file = tifffile.TiffFile(path)
+        self._file = _open_file(path)
         try:
             with readable(path, kind="TIFF"):
                 self._open()
@@ -124,13 +127,13 @@ class TiffFolder:
 
     def __init__(self, sections: list[Path]) -> None:
         self._paths = sections
-        with readable(self._paths[0], kind="TIFF"), tifffile.TiffFile(self._paths[0]) as file:
+        with readable(self._paths[0], kind="TIFF"), _open_file(self._paths[0]) as file:
             page = _only_plane(file, path=self._paths[0])
             _refuse_undecodable(page.keyframe, path=self._paths[0])
             self._stored = np.dtype(page.dtype)
             self.shape: tuple[int, ...] = (len(self._paths), *page.shape)
             self.dtype: np.dtype[Any] = meaning_of(file, page, path=self._paths[0]).dtype
-            self.voxel_size_nm: VoxelSize | None = _voxel_size(file, header=_shaped_header(file), page=page)
+            self.voxel_size_nm: StatedVoxelSize = _voxel_size(file, header=_shaped_header(file), page=page)
 
     def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
         """Return the block of voxels at `index`, slices along z, y and x."""
@@ -139,7 +142,7 @@ class TiffFolder:
         paths = self._paths[sections]
         block = np.empty((len(paths), *size), dtype=self.dtype)
         for position, path in enumerate(paths):
-            with readable(path, kind="TIFF"), tifffile.TiffFile(path) as file:
+            with readable(path, kind="TIFF"), _open_file(path) as file:
                 page = _only_plane(file, path=path)
                 meaning = meaning_of(file, page, path=path)
                 if (page.shape, page.dtype, meaning.dtype) != (self.shape[1:], self._stored, self.dtype):
@@ -157,9 +160,23 @@ class TiffFolder:
 def open_tiff_folder(sections: list[Path]) -> TiffArray | TiffFolder:
     """Open the sections of a folder, in the order that they have, or in that of the OME header that they share."""
     folder = TiffFolder(sections)
-    with tifffile.TiffFile(sections[0]) as file:
+    with _open_file(sections[0]) as file:
         is_one_image = len(ome_files(file)) > 1
     return TiffArray(sections[0]) if is_one_image else folder
+
+
+def _open_file(path: Path) -> Any:
+    """Open a file for reading.
+
+    Raises:
+        VolumeError: it is no TIFF, or is damaged.
+    """
+    with readable(path, kind="TIFF"):
+        refuse_empty(path)
+        with path.open("rb") as file:
+            if file.read(4) not in _BEGINNINGS:
+                raise VolumeError(f"{path}: is no TIFF file, or its beginning is damaged, check what it is.")
+        return tifffile.TiffFile(path)
 
 
 def _refuse_cut_off(file: Any, *, path: Path) -> None:
@@ -219,6 +236,8 @@ def _refuse_undecodable(keyframe: Any, *, path: Path) -> None:
         keyframe.decode(None, 0)
     except ValueError as error:
         name = getattr(keyframe.compression, "name", keyframe.compression)
+        if keyframe.compression == 1 and keyframe.bitspersample % 8 == 0:
+            raise VolumeError(f"{path}: its pages are described in a way that cannot be, copy it again.") from error
         if importlib.util.find_spec("imagecodecs") is None:
             raise MissingPackageError(
                 f"{path}: decoding its {name} compression needs another package, run `pip install imagecodecs`."
@@ -235,7 +254,7 @@ def _shaped_header(file: Any) -> Mapping[str, Any]:
     return header if isinstance(header, dict) else {}
 
 
-def _voxel_size(file: Any, *, header: Mapping[str, Any], page: Any) -> VoxelSize | None:
+def _voxel_size(file: Any, *, header: Mapping[str, Any], page: Any) -> StatedVoxelSize:
     if file.is_ome:
         return voxel_size_from_ome(file.ome_metadata or "")
     if "voxel_size_nm" in header:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +18,7 @@ from connectomics_zoo.volumes.box import Box, refuse_outside
 from connectomics_zoo.volumes.checks import DTYPES, is_supported
 from connectomics_zoo.volumes.levels import Offset
 from connectomics_zoo.volumes.location import Location, find_volume
-from connectomics_zoo.volumes.metadata import VoxelSize, as_text
+from connectomics_zoo.volumes.metadata import StatedVoxelSize, UnknownUnit, VoxelSize, as_text
 from connectomics_zoo.volumes.opening import OpenArray, open_array
 from connectomics_zoo.volumes.placement import Placement
 from connectomics_zoo.volumes.prediction import (
@@ -29,6 +31,11 @@ from connectomics_zoo.volumes.prediction import (
     read_stored,
 )
 from connectomics_zoo.volumes.voxel_size import is_same_voxel_size
+
+UNFINISHED = "zoo_unfinished"
+"""Attribute of an array of which blocks are still to come."""
+
+_log = logging.getLogger(__name__)
 
 SMALLEST_NM = 0.1
 """Edges of voxels below this, an atom's size, are in another unit."""
@@ -52,6 +59,7 @@ class Volume:
         self.shape: tuple[int, int, int] = (sizes["z"], sizes["y"], sizes["x"])
         self.channels: int | None = sizes.get("c")
         self.dtype: np.dtype[Any] = array.dtype.newbyteorder("=")
+        _refuse_unfinished(array.attributes, location=self.location)
         _refuse_calibration(array.attributes, location=self.location)
         self.voxel_size_nm = _agreed_voxel_size(array.voxel_size_nm, voxel_size_nm, location=self.location)
         self.offset_nm: Offset | None = array.offset_nm
@@ -189,10 +197,21 @@ def open_volume(location: str | Path, *, root: Path | None = None, voxel_size_nm
     where = find_volume(location, root=root)
     array = open_array(where)
     try:
-        return Volume(where, array=array, voxel_size_nm=voxel_size_nm)
+        volume = Volume(where, array=array, voxel_size_nm=voxel_size_nm)
     except BaseException:
         array.close()
         raise
+    elsewhere = getattr(array, "elsewhere", ())  # of HDF5 alone
+    if elsewhere:
+        _say_elsewhere(volume.location, elsewhere)
+    return volume
+
+
+@functools.cache
+def _say_elsewhere(location: str, places: tuple[Path, ...]) -> None:
+    """Log which other files a volume is read from, once in a process."""
+    named = ", ".join(map(str, places[:3])) + (f" and {len(places) - 3} more" if len(places) > 3 else "")
+    _log.warning("%s: its voxels lie in %s, where the links of the file lead.", location, named)
 
 
 def _checked_axes(array: OpenArray, *, location: str) -> str:
@@ -211,7 +230,15 @@ def _checked_axes(array: OpenArray, *, location: str) -> str:
     return axes
 
 
-def _agreed_voxel_size(found: VoxelSize | None, given: VoxelSize | None, *, location: str) -> VoxelSize | None:
+def _agreed_voxel_size(found: StatedVoxelSize, given: VoxelSize | None, *, location: str) -> VoxelSize | None:
+    if isinstance(found, UnknownUnit):
+        if given is None:
+            raise VolumeError(
+                f"{location}: says its voxel size in {found.name!r}, which is no unit of length that is known (nm, um, "
+                "mm, angstrom): correct it in the file, or give the size in nm as voxel_size_nm (zoo train: "
+                "data.voxel_size_nm; zoo evaluate: --voxel-size)."
+            )
+        found = None
     if found is not None and given is not None and not is_same_voxel_size(found, given):
         raise VolumeError(
             f"{location}: says that its voxels are {_format(found)} nm, and voxel_size_nm is {_format(given)}, "
@@ -224,6 +251,15 @@ def _agreed_voxel_size(found: VoxelSize | None, given: VoxelSize | None, *, loca
             "unit in the file (units, as in um), or give nanometres."
         )
     return size
+
+
+def _refuse_unfinished(attributes: Mapping[str, Any], *, location: str) -> None:
+    """Refuse an output of which blocks are still to come, and read as 0 until then."""
+    if attributes.get(UNFINISHED):
+        raise VolumeError(
+            f"{location}: is not finished, blocks of it are still to come: repeat the command that makes it, which "
+            "goes on where it stopped."
+        )
 
 
 def _refuse_calibration(attributes: Mapping[str, Any], *, location: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -11,16 +12,20 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from connectomics_zoo.errors import OutputError, reason
+from connectomics_zoo.errors import OutputError
 from connectomics_zoo.files.atomic import PartialOutput, check_place, output_errors
 from connectomics_zoo.volumes.box import Box, refuse_outside
 from connectomics_zoo.volumes.checks import DTYPES, is_supported, readable
-from connectomics_zoo.volumes.hdf5 import Hdf5Sink, hdf5_datasets
-from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, Format, split_location, split_place
+from connectomics_zoo.volumes.hdf5 import hdf5_datasets
+from connectomics_zoo.volumes.hdf5_writing import Hdf5Sink
+from connectomics_zoo.volumes.hierarchy import zarr_arrays
+from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, Format, job_place, split_place
 from connectomics_zoo.volumes.metadata import VoxelSize, as_voxel_size
 from connectomics_zoo.volumes.prediction import StoredPrediction, declared_content, to_attributes
+from connectomics_zoo.volumes.store_files import reachable, read_files, refuse_missing_bucket
 from connectomics_zoo.volumes.tiff import TiffSink
-from connectomics_zoo.volumes.zarr_store import ZarrSink, zarr_arrays
+from connectomics_zoo.volumes.uri import Place, Uri
+from connectomics_zoo.volumes.zarr_writing import ZarrSink
 
 _CHUNKS = (64, 128, 128)
 _NOTHING = StoredPrediction()
@@ -82,10 +87,8 @@ class WritableVolume:
             raise OutputError(
                 f"{self.location}: the block is {array.dtype}, which {self.dtype} cannot hold, convert it first."
             )
-        try:
+        with output_errors(self.location):
             self._sink.write(index, array)
-        except OSError as error:
-            raise OutputError(f"{self.location}: cannot be written ({reason(error)}).") from error
 
     def close(self) -> None:
         """Finish the volume and move it to its place; no unfinished one is left behind if that fails.
@@ -105,7 +108,9 @@ class WritableVolume:
             return
         sink, self._sink = self._sink, None
         try:
-            sink.close()
+            # The disk may have no room for the rest, which nobody wants.
+            with suppress(OSError):
+                sink.close()
         finally:
             self._output.discard()
 
@@ -141,22 +146,20 @@ def create_volume(
     Raises:
         OutputError: the target exists, or shape, data type, suffix or folder are not possible.
     """
-    path, dataset = split_location(str(location))
     data_type = np.dtype(dtype)
-    _check_request(path, dataset=dataset, dtype=data_type, chunks=chunks)
-    attributes = to_attributes(stored)
-    if stored.content is not None and declared_content(attributes, dtype=data_type) is None:
-        raise OutputError(
-            f"{path}: content {stored.content!r} is not possible in {data_type}, give 'probability' for uint8 or "
-            "floats, or 'label' or 'instances' for whole numbers or bool."
-        )
-    _check_numbers(path, shape=shape, channels=channels, chunks=chunks, voxel_size_nm=voxel_size_nm)
-    kind = FORMAT_OF_SUFFIX[path.suffix.lower()]
-    if kind == "hdf5" and dataset is None:
-        dataset = "main"
-    check_place(path, overwrite=overwrite)
-    if path.exists():
-        _refuse_losing_other_data(path, dataset=dataset)
+    path, dataset = check_volume_place(
+        location,
+        shape=shape,
+        dtype=data_type,
+        channels=channels,
+        voxel_size_nm=voxel_size_nm,
+        stored=stored,
+        chunks=chunks,
+        overwrite=overwrite,
+    )
+    if isinstance(path, Uri):
+        raise OutputError(f"{path}: is a URI, which zoo predict and zoo decode write, give the path of a file.")
+    kind, attributes = FORMAT_OF_SUFFIX[path.suffix.lower()], to_attributes(stored)
     output = PartialOutput(path, overwrite=overwrite)
     edges = tuple(min(edge, size) for edge, size in zip(chunks or _CHUNKS, shape, strict=True))
     try:
@@ -184,8 +187,59 @@ def create_volume(
     )
 
 
+def check_volume_place(
+    location: str | Path,
+    *,
+    shape: tuple[int, int, int],
+    dtype: np.dtype[Any],
+    channels: int | None,
+    voxel_size_nm: VoxelSize | None,
+    stored: StoredPrediction = _NOTHING,
+    chunks: tuple[int, int, int] | None = None,
+    overwrite: bool = False,
+) -> tuple[Place, str | None]:
+    """Return path, or URI, and dataset of a volume that could be created; see `create_volume`.
+
+    Raises:
+        OutputError: the target exists, or shape, data type, suffix or folder are not possible.
+    """
+    path, dataset = split_place(str(location))
+    _check_request(path, dataset=dataset, dtype=dtype, chunks=chunks)
+    if stored.content is not None and declared_content(to_attributes(stored), dtype=dtype) is None:
+        raise OutputError(
+            f"{path}: content {stored.content!r} is not possible in {dtype}, give 'probability' for uint8 or "
+            "floats, or 'label' or 'instances' for whole numbers or bool."
+        )
+    _check_numbers(path, shape=shape, channels=channels, chunks=chunks, voxel_size_nm=voxel_size_nm)
+    if isinstance(path, Uri):
+        _check_uri(path, overwrite=overwrite)
+        return path, dataset
+    if FORMAT_OF_SUFFIX[path.suffix.lower()] == "hdf5" and dataset is None:
+        dataset = "main"
+    check_place(path, overwrite=overwrite)
+    if path.exists():
+        _refuse_losing_other_data(path, dataset=dataset)
+    return path, dataset
+
+
+def _check_uri(place: Uri, *, overwrite: bool) -> None:
+    """Refuse a place behind a URI where no store can be written."""
+    if place.scheme not in ("s3", "gs"):
+        raise OutputError(f"{place}: cannot be written, only read: give a path, or a URI of s3:// or gs://.")
+    if FORMAT_OF_SUFFIX[place.suffix.lower()] != "zarr":
+        raise OutputError(f"{place}: behind a URI, Zarr alone is written, give a name that ends in .zarr.")
+    refuse_missing_bucket(place)
+    with reachable(place):
+        found = read_files(place, ["zarr.json", ".zgroup", ".zarray"])
+        is_begun = bool(read_files(job_place(place), ["job.json"]))
+    if found and not overwrite and not is_begun:
+        raise OutputError(
+            f"{place}: exists already, choose another name or overwrite it (--overwrite, overwrite=True)."
+        )
+
+
 def _check_request(
-    path: Path, *, dataset: str | None, dtype: np.dtype[Any], chunks: tuple[int, int, int] | None
+    path: Place, *, dataset: str | None, dtype: np.dtype[Any], chunks: tuple[int, int, int] | None
 ) -> None:
     kind = FORMAT_OF_SUFFIX.get(path.suffix.lower())
     if kind is None:
@@ -201,7 +255,7 @@ def _check_request(
 
 
 def _check_numbers(
-    path: Path,
+    path: Place,
     *,
     shape: tuple[int, int, int],
     channels: int | None,
@@ -244,6 +298,10 @@ def refuse_own_input(source: str, out: str | Path) -> None:
     Raises:
         OutputError: `out` is in the same file.
     """
-    path, place = split_location(str(out))[0], split_place(source)[0]
-    if isinstance(place, Path) and path.exists() and place.exists() and path.samefile(place):
+    path, place = (split_place(location)[0] for location in (str(out), source))
+    if isinstance(path, Uri) or isinstance(place, Uri):
+        is_same = path == place
+    else:
+        is_same = path.exists() and place.exists() and path.samefile(place)
+    if is_same:
         raise OutputError(f"{out}: is the input itself, which would be lost: choose another name.")

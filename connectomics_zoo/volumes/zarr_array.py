@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,13 +13,13 @@ import numpy.typing as npt
 
 from connectomics_zoo.errors import MissingPackageError, VolumeError
 from connectomics_zoo.volumes.axes import agreed_axes, axes_in_attributes
-from connectomics_zoo.volumes.checks import readable
+from connectomics_zoo.volumes.checks import is_regular, readable
 from connectomics_zoo.volumes.chunked import ChunkedArray
 from connectomics_zoo.volumes.hierarchy import Hierarchy, Node
 from connectomics_zoo.volumes.levels import Offset, choose_level, levels_of_multiscales, offset_from_multiscales
 from connectomics_zoo.volumes.location import ZARR_METADATA, dataset_error
 from connectomics_zoo.volumes.metadata import (
-    VoxelSize,
+    StatedVoxelSize,
     axes_of_multiscales,
     multiscales_entry,
     voxel_size_from_attributes,
@@ -47,7 +48,9 @@ class ZarrArray:
             self.dataset = name or None
             node = store.node(name)
             assert node is not None
-            self._chunks = _open_chunks(store.folder(name), node)
+            folder = store.folder(name)
+            self._chunks = _open_chunks(folder, node)
+            self._files = _ChunkFiles(folder, node) if isinstance(folder, Path) else None
             self.shape: tuple[int, ...] = self._chunks.shape
             self.dtype: np.dtype[Any] = self._chunks.dtype
             self._read_metadata(store, name, node=node)
@@ -60,7 +63,8 @@ class ZarrArray:
         said |= {"dimension_names": node.document.get("dimension_names") or ()} | axes_in_attributes(self.attributes)
         self.axes: str = agreed_axes(said, rank=rank, location=str(store.folder(name)))
         scaled = voxel_size_from_multiscales(entry, level=level, axes=self.axes) if entry is not None else None
-        self.voxel_size_nm: VoxelSize | None = scaled or voxel_size_from_attributes(self.attributes, axes=self.axes)
+        own = voxel_size_from_attributes(self.attributes, axes=self.axes)
+        self.voxel_size_nm: StatedVoxelSize = scaled if isinstance(scaled, tuple) else own or scaled
         self.offset_nm: Offset | None = (
             None if entry is None else offset_from_multiscales(entry, level=level, axes=self.axes)
         )
@@ -68,10 +72,41 @@ class ZarrArray:
     def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
         """Return the block of voxels at `index`, one slice for each axis of the array."""
         with readable(self._place, kind="Zarr"):
+            if self._files is not None:
+                self._files.check(index)
             return self._chunks.read(index)
 
     def close(self) -> None:
         """Nothing stays open between two reads."""
+
+
+class _ChunkFiles:
+    """The files of the chunks, or shards, of a local array: what is there must be files, or would be read as zeros."""
+
+    def __init__(self, folder: Path, node: Node) -> None:
+        self._folder = folder
+        document = node.document
+        if node.format == 2:
+            self._edges = document["chunks"]
+            self._prefix, self._separator = "", document.get("dimension_separator", ".")
+            return
+        self._edges = document["chunk_grid"]["configuration"]["chunk_shape"]
+        encoding = document["chunk_key_encoding"]
+        is_default = encoding["name"] == "default"
+        separator = encoding.get("configuration", {}).get("separator", "/" if is_default else ".")
+        self._prefix, self._separator = f"c{separator}" if is_default else "", separator
+
+    def check(self, index: tuple[slice, ...]) -> None:
+        """Refuse what is no regular file in the place of a chunk of a block.
+
+        Raises:
+            VolumeError: something else is there, or an empty file.
+        """
+        spans = (
+            range(part.start // edge, -(-part.stop // edge)) for part, edge in zip(index, self._edges, strict=True)
+        )
+        for place in itertools.product(*spans):
+            is_regular(self._folder / f"{self._prefix}{self._separator.join(map(str, place))}")
 
 
 def _open_chunks(folder: Place, node: Node) -> _Chunks:
@@ -91,11 +126,13 @@ class _PythonChunks:
 
     def __init__(self, folder: Path, *, zarr_format: int) -> None:
         zarr: Any = importlib.import_module("zarr")
+        files: Any = importlib.import_module("connectomics_zoo.volumes.zarr_files").RegularFiles(folder)
+        self._files = files
         if int(zarr.__version__.split(".")[0]) >= 3:
             # Where both formats' files lie in one folder, zarr must not open another one than was looked at.
-            self._array: Any = zarr.open_array(str(folder), mode="r", zarr_format=zarr_format)
+            self._array: Any = zarr.open_array(files, mode="r", zarr_format=zarr_format)
         elif zarr_format == 2:
-            self._array = zarr.open_array(str(folder), mode="r")
+            self._array = zarr.open_array(files, mode="r")
         else:
             raise MissingPackageError(
                 f"{folder}: is in Zarr format 3 and its codecs, or a forked process, need zarr-python 3, and "
@@ -105,7 +142,10 @@ class _PythonChunks:
         self.dtype: np.dtype[Any] = np.dtype(self._array.dtype)
 
     def read(self, index: tuple[slice, ...]) -> npt.NDArray[Any]:
-        return np.asarray(self._array[index])
+        block = np.asarray(self._array[index])
+        if self._files.refused is not None:
+            raise self._files.refused
+        return block
 
 
 def _choose_array(store: Hierarchy, *, dataset: str | None, level: str | None) -> str:

@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from connectomics_zoo.errors import WeightsError
 from connectomics_zoo.network.build import build, build_meta
 from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.schema.report import Report, Table
 from connectomics_zoo.weights.keys import KeyMatch, match_keys
 
 
 @dataclass(frozen=True)
-class LoadReport:
+class LoadReport(Report):
     """Where each tensor of a loaded network came from; together the four groups hold every key."""
 
     source: str
@@ -34,6 +35,21 @@ class LoadReport:
     """What stood before the network's keys in the source, and was removed."""
     renamed: int = 0
     """How many tensors had another implementation's name in the source."""
+
+    def table(self) -> Table:
+        """Return how many tensors there are of each kind, and which."""
+        groups = {
+            "exact": self.exact,
+            "adapted": tuple(f"{key} ({rule})" for key, rule in self.adapted),
+            "re-initialised": self.reinitialised,
+            "dropped": self.dropped,
+        }
+        rows = [
+            (name, str(len(keys)), ", ".join(keys[:3]) + (", …" if len(keys) > 3 else ""))
+            for name, keys in groups.items()
+            if keys
+        ]
+        return Table((f"tensors of {self.source}", "number", "which"), rows)
 
     def summary(self) -> str:
         """One line: how many tensors of each kind."""

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ class Settings:
     """Also measure what takes many minutes."""
     quick: bool
     """Only see that everything works."""
+    data: Path | None
+    """Has the folders with the volumes that the shipped weights are scored on; None where they are not at hand."""
 
 
 @dataclass(frozen=True)

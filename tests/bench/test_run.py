@@ -450,7 +450,7 @@ def performance():
     folder = str(REPOSITORY / "scripts")
     sys.path.insert(0, folder)
     try:
-        names = ("busy", "common", "networks", "page", "peers", "sections", "startup", "patches")
+        names = ("busy", "common", "networks", "page", "peers", "sections", "startup", "patches", "precision")
         yield {name: importlib.import_module(f"performance.{name}") for name in names}
     finally:
         sys.path.remove(folder)
@@ -548,7 +548,7 @@ def test_an_absent_package_and_a_failure_do_not_stop_the_other_peers(performance
     )
     monkeypatch.setattr(peers, "PEERS", chosen)
     monkeypatch.setattr(peers, "get_spec", lambda name: TINY)
-    settings = performance["common"].Settings(rounds=1, threads=1, large=False, quick=True)
+    settings = performance["common"].Settings(rounds=1, threads=1, large=False, quick=True, data=None)
     rows = peers._measure_size(32, settings, 1)["rows"]
     assert [row.get("missing") for row in rows] == [
         None,
@@ -589,6 +589,33 @@ def test_times_beside_other_work_are_compared_with_idle_ones(performance):
     rows = rows_of(performance["busy"].render(data))
     assert rows[4] == ["plain", "zoo's", "400 ms", "1.00 s", "2.50x", ""]
     assert rows[5] == ["default", "zoo's", "200 ms", "300 ms", "1.50x", "≤ 2.5x"]
+
+
+@pytest.mark.parametrize(("load", "beside"), [(0.9, "take turns:"), (5.04, "a load of 5.0 on 2 cores")])
+def test_scores_in_both_types_are_compared_and_large_changes_stand_out(performance, load, beside):
+    scores = {
+        "float32": {"dice": 0.85, "voi_merge": 0.55936, "ap_50": 0.26829},
+        "bfloat16": {"dice": 0.8509, "voi_merge": 0.55339, "ap_50": 0.26931},
+    }
+    found = {"window": [48, 48, 48], "seconds": {"float32": 0.5, "bfloat16": 0.25}, "scores": scores}
+    text = performance["precision"].render(
+        {"machine": {"load": load, "cores": 2}, "weights": {"mednext-S.objects": found}}
+    )
+    rows = rows_of(text)
+    assert rows[2:5] == [
+        ["mednext-S.objects", "dice", "0.85000", "0.85090", "+0.00090"],
+        ["mednext-S.objects", "voi_merge", "0.55936", "0.55339", "**-0.00597**"],
+        ["mednext-S.objects", "ap_50", "0.26829", "0.26931", "**+0.00102**"],
+    ]
+    assert "2 of 3 change by more than 0.001" in text
+    assert beside in text
+    assert rows[-1] == ["mednext-S.objects", "48×48×48", "500 ms", "250 ms", "2.00x"]
+
+
+def test_the_scores_of_all_weights_that_ship_are_compared(performance):
+    shipped = {path.stem for path in (REPOSITORY / "zoo" / "specs" / "models").glob("*/*.safetensors")}
+    assert shipped
+    assert set(performance["precision"]._shipped()) == shipped
 
 
 def test_commands_are_compared_with_importing_torch(performance):

@@ -247,6 +247,11 @@ def test_tasks_experiments_and_runs_are_shown(run_zoo, tmp_path):
     _, out, _ = run_zoo("show", folder)
     assert "A run of mednext-S@1.0.0 for mito." in out
     assert "window 64 × 64 × 64, overlap 0.5" in out
+    assert "side by side" not in out
+    document["data"] = {"validation": [{"image": "a.h5:raw", "label": "a.h5:mito"}]}
+    (folder / "spec.yaml").write_text(json.dumps(document))
+    _, out, _ = run_zoo("show", folder)
+    assert re.search(r"^validation  scores of windows side by side, not blended: zoo predict blends them", out, re.M)
     assert json.loads(run_zoo("show", folder, "--json")[1])["kind"] == "run"
     assert json.loads(run_zoo("show", folder, "--kind", "model", "--json")[1])["name"] == "mednext-S"
     code, _, err = run_zoo("show", folder, "training.seed=1")

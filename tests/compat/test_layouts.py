@@ -266,11 +266,17 @@ def test_nothing_is_said_about_a_complete_configuration(caplog: pytest.LogCaptur
     assert caplog.text == ""
 
 
-def test_an_architecture_that_two_builders_declare_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rsunet, "PYTC", (*rsunet.PYTC, replace(pytc_architectures()["mednext"])))
+def test_of_an_architecture_that_two_builders_declare_the_first_one_counts(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = pytc_architectures()["mednext"]
+    monkeypatch.setattr(rsunet, "PYTC", (*rsunet.PYTC, replace(first)))
     pytc_architectures.cache_clear()
-    with pytest.raises(SpecError, match=r"two builders declare PyTorch Connectomics' 'mednext', uninstall one\."):
-        pytc_architectures()
+    assert pytc_architectures()["mednext"] is first
+    assert (
+        "two builders declare PyTorch Connectomics' 'mednext', that of zoo.builders.rsunet is left out: uninstall one."
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize("generation", ["flat", "nested"])

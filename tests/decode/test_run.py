@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 
 import h5py
 import numpy as np
 import pytest
+from scipy import ndimage
 from support.object_volumes import (
     affinity_task,
     noisy_values,
@@ -27,7 +29,7 @@ from connectomics_zoo.errors import OutputError, SpecError, VolumeError
 from connectomics_zoo.files.yaml import dump_yaml
 from connectomics_zoo.schema.task import DECODE_FIELDS, DECODE_STARTS, OBJECT_METHODS
 from connectomics_zoo.specs.lookup import get_task
-from connectomics_zoo.volumes import open_volume
+from connectomics_zoo.volumes import create_volume, open_volume
 from connectomics_zoo.volumes.prediction import StoredPrediction, read_task, to_attributes
 from connectomics_zoo.volumes.values import read_values, store_values
 
@@ -52,6 +54,41 @@ def run_folder(folder, task):
     run = make_run({}, task="mito").model_copy(update={"task": task})
     (folder / "spec.yaml").write_text(dump_yaml(run.model_dump(mode="json")))
     return folder
+
+
+# Values -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("labels", "highest"), [(LABELS % 2, 1), (np.where(LABELS > 4, 0, LABELS), 4), (LABELS, 9), (LABELS + 191, 200)]
+)
+def test_labels_in_uint8_are_not_taken_for_probabilities(tmp_path, labels, highest):
+    """Which would find nothing in ids up to 127, and cut the objects beyond."""
+    place = tmp_path / "p.h5"
+    with h5py.File(place, "w") as file:
+        file["main"] = labels.astype("u1")
+    text = f"holds uint8 up to {highest} with hard edges, as labels have, and objects are made of probabilities"
+    with pytest.raises(VolumeError, match=re.escape(text)):
+        zoo.decode(place, tmp_path / "o.h5", task="mito", method="components")
+    assert not (tmp_path / "o.h5").exists()
+    zoo.decode(place, tmp_path / "o.h5", task="mito", method="components", changes={"threshold": 0.5})
+
+
+@pytest.mark.parametrize("values", ["mask of 255", "soft", "declared", "task", "empty"])
+def test_uint8_that_can_be_probabilities_is_decoded(tmp_path, values):
+    mask = np.where(LABELS % 2, 255, 0).astype("u1")
+    soft = ndimage.gaussian_filter(mask, (0, 2, 2))
+    stored = {
+        "declared": StoredPrediction("probability"),
+        "task": StoredPrediction(task=get_task("mito")),
+    }.get(values, StoredPrediction())
+    array = {"mask of 255": mask, "soft": soft, "empty": mask * 0}.get(values, mask // 255 * 3)
+    with create_volume(
+        tmp_path / "p.h5", shape=array.shape, dtype="uint8", channels=None, voxel_size_nm=None, stored=stored
+    ) as volume:
+        volume.write(volume.whole, array)
+    found = zoo.decode(tmp_path / "p.h5", tmp_path / "o.h5", task="mito", method="components", changes={"min_size": 1})
+    assert (found.objects > 0) == (values in ("mask of 255", "soft"))
 
 
 # Files ------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from support.object_volumes import write_prediction
 
 from connectomics_zoo.cli import evaluate as evaluate_cli
 from connectomics_zoo.decode import decode
-from connectomics_zoo.errors import LimitError, SpecError, VolumeError
+from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.evaluate import blocks, evaluate
 from connectomics_zoo.specs.lookup import get_task
 
@@ -139,11 +139,16 @@ def test_labels_that_touch_stay_apart_when_relabelled(tmp_path):
     assert evaluate(found, true, relabel=True).scores["ap_75"] == 1
 
 
-def test_a_truth_too_large_to_be_relabelled_is_refused(tmp_path, monkeypatch):
-    found, true = write(tmp_path, prediction=np.ones((4, 8, 8), np.uint8), truth=np.ones((4, 8, 8), np.uint8))
-    monkeypatch.setattr(blocks, "available_bytes", lambda: 2**10)
-    with pytest.raises(LimitError, match=r"labelling 4 x 8 x 8 voxels takes about .* score a part"):
-        evaluate(found, true, relabel=True)
+def test_components_of_the_truth_are_whole_over_blocks(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    truth = random.choice([0, 1, 2, 255], (7, 11, 12), p=[0.5, 0.3, 0.15, 0.05]).astype(np.uint8)
+    truth[3, 5] = truth[:, 5, 6] = 1
+    found, true, mask = write(tmp_path, prediction=truth + 1, truth=truth, mask=random.random(truth.shape) < 0.9)
+    options = {"relabel": True, "mask": mask, "unlabelled": 255, "region": "z=1:7,y=0:11,x=1:12"}
+    whole = evaluate(found, true, **options)
+    monkeypatch.setattr(blocks, "BLOCK", (2, 3, 5))
+    assert evaluate(found, true, **options).scores == pytest.approx(whole.scores)
+    assert whole.scores["objects_true"] > 50
 
 
 @pytest.mark.parametrize("options", [{"kind": "semantic"}, {"threshold": 0.5}])

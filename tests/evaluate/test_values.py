@@ -90,7 +90,12 @@ def test_probabilities_in_uint8_have_soft_edges(pair):
     assert report.scores["dice"] > 0.7
 
 
-def test_a_soft_truth_is_warned_of(pair, caplog):
+@pytest.mark.parametrize("options", [{"kind": "semantic"}, {"relabel": True}, {"threshold": 0.5}], ids=str)
+def test_a_soft_truth_is_warned_of(pair, caplog, options):
     truth = gaussian_filter((TRUTH > 0) * 255.0, (0, 1, 1)).astype("u1")
-    evaluate(*pair((FOUND > 0).astype("u1"), truth), kind="semantic")
-    assert "truth.h5:main: looks like a soft mask, not like labels" in caplog.text
+    evaluate(*pair((FOUND > 0).astype("u1"), truth), **options)
+    low, high = truth.min(), truth.max()
+    assert (
+        f"truth.h5:main: looks like a soft mask, not like labels (its edges are ramps from {low} to {high}), and all "
+        f"above 0 counts: cut it first, as mask > {(int(low) + int(high)) // 2}"
+    ) in caplog.text

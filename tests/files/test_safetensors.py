@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 
@@ -35,6 +36,14 @@ def test_a_file_of_safetensors_itself_is_read(tmp_path):
     for key, info in header.tensors.items():
         assert info.end - info.begin == tensors[key].numel() * tensors[key].element_size()
     assert header.data_begin + max(info.end for info in header.tensors.values()) == path.stat().st_size
+
+
+@pytest.mark.parametrize("length", [0x80, 0x0280, 0x4B50])
+def test_a_header_whose_length_reads_like_the_beginning_of_a_pickle_or_a_zip_is_read(tmp_path, length):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + json.dumps({"a": entry()}).encode().ljust(length) + bytes(8))
+    assert path.read_bytes().startswith((b"\x80", b"PK"))
+    assert read_header(path).tensors.keys() == {"a"}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import os
 import jsonschema
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from pydantic import TypeAdapter, ValidationError
 from support.hub_fetch import CONTENT, FILE, LIMIT, get, start_fetch
@@ -52,6 +52,18 @@ def test_what_the_client_raises_is_one_sentence(name):
         raise error
     assert str(found.value).startswith("hf://org/name: ")
     assert "\n" not in str(found.value)
+
+
+def test_why_a_file_is_not_in_the_cache_is_what_is_said():
+    missing = LocalEntryNotFoundError("not found locally, and the Hub cannot be asked")
+    with (
+        pytest.raises(HubError, match=r"^x: not in the cache: pull it \(zoo pull\) where there is network\.$"),
+        explained("x"),
+    ):
+        raise missing
+    missing.__cause__ = ConnectionError("refused")
+    with pytest.raises(HubError, match=r"^x: no answer from http.* \(refused\): check the network"), explained("x"):
+        raise missing
 
 
 @pytest.mark.parametrize(

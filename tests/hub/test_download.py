@@ -7,14 +7,16 @@ import hashlib
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants, file_download
 from support.hub_fetch import CONTENT, EIGHT_FETCHES, FILE, LIMIT, get, start_fetch
 
 from connectomics_zoo.errors import HubError, WeightsError
-from connectomics_zoo.hub import HubReference, fetch_spec, fetch_weights, find_commit, pin
+from connectomics_zoo.hub import HubReference, fetch_spec, fetch_weights, find_commit, pin, weights_name
 
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
@@ -94,6 +96,14 @@ def test_another_digest_or_size_than_the_declared_is_refused_before_the_download
     assert hub_server.count("GET") == 0
 
 
+def test_a_file_whose_size_the_server_does_not_state_is_not_downloaded(hub_server, revision, monkeypatch):
+    ask = huggingface_hub.get_hf_file_metadata
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: replace(ask(url), size=None))
+    with pytest.raises(HubError, match=r"None bytes, at most 1000000 are expected here: it was not downloaded"):
+        get(revision)
+    assert hub_server.count("GET") == 0
+
+
 def test_a_server_that_lies_about_the_digest_gets_nothing_in(hub_server, revision, hub_env):
     hub_server.fail("HEAD .*resolve", etag="1" * 64, times=9)
     with pytest.raises(HubError, match=r"digest differs, twice"):
@@ -128,9 +138,9 @@ STATUS = {
     401: r"no such repository, or it is private and your token does not open it|the token is not valid",
     403: r"your token is not allowed to do this",
     404: r"there is no such",
-    429: r"the Hub answers no more requests for now: try again in 77 s",
-    500: r"the Hub has a fault of its own \(status 500\): try again later",
-    503: r"the Hub has a fault of its own \(status 503\): try again later",
+    429: r"answers no more requests for now \(status 429, asked once; a load waits 30 s at most\): try again in 77 s",
+    500: r"the Hub has a fault of its own \(status 500, asked once; a load waits 30 s at most\): try again later",
+    503: r"the Hub has a fault of its own \(status 503, asked once; a load waits 30 s at most\): try again later",
 }
 
 
@@ -333,6 +343,12 @@ def test_files_of_other_names_are_found_again_without_network(hub_server, hub_en
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert fetch_spec(reference(revision)).read_bytes() == b"b: 2\n"
     assert fetch_weights(reference(revision), max_bytes=LIMIT).read_bytes() == CONTENT
+
+
+def test_no_choice_is_kept_of_what_moves(hub_server, hub_env):
+    hub_server.add_repo("org/name", {"ema.safetensors": CONTENT, "net.yaml": b"b: 2\n"})
+    assert weights_name(reference("main")) == "ema.safetensors"
+    assert not list(hub_env.rglob(f".zoo/*/{FILE}"))
 
 
 @pytest.mark.parametrize("other", ["b.safetensors", FILE])

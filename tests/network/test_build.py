@@ -110,8 +110,9 @@ def build_bare(monkeypatch: pytest.MonkeyPatch, kind: type[nn.Module]) -> nn.Mod
         def build(*args: Any, **kwargs: Any) -> nn.Module:
             return kind()
 
-    monkeypatch.setattr(build_module, "builder_module", lambda name: Builder)
-    return build(tiny(), deep_supervision=True, initialise=False)
+    spec = tiny()
+    monkeypatch.setattr("connectomics_zoo.schema.builder.builder_module", lambda name: Builder)
+    return build(spec, deep_supervision=True, initialise=False)
 
 
 def test_without_initialising_other_threads_and_plain_tensors_are_initialised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import tracemalloc
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from support.naive_window import fake_forward, naive
 
+from connectomics_zoo.blocks.grid import BlockGrid
 from connectomics_zoo.predict import plan
 from connectomics_zoo.predict.grid import AxisGrid
 from connectomics_zoo.predict.plan import make_geometry
-from connectomics_zoo.predict.slide import predict_column
+from connectomics_zoo.predict.slide import predict_block
 from connectomics_zoo.volumes.box import Box, region_box
 
 
@@ -30,38 +33,31 @@ class FakeSource:
         return block.copy()
 
 
-def slide(source, geometry, *, budget=plan.MEMORY_BUDGET, batch_size=3, channels_in=1, forward=fake_forward):
+def slide(source, geometry, *, edges=None, chunk=8, batch_size=3, channels_in=1, forward=fake_forward, mask=None):
     """Predict into an array; every voxel must be written exactly once."""
     shape = geometry.box.shape
     out = np.full((2, *shape), np.nan, dtype=np.float32)
     times = np.zeros(shape, dtype=int)
-    planes = plan.plan_planes(geometry, chunk=plan.chunk_shape(geometry)[0])
-    columns = plan.split_columns(
-        geometry,
-        rows=plan.rows_in_memory(geometry, planes),
-        channels_in=channels_in,
-        channels_out=2,
-        budget=budget,
-    )
+    blocks = BlockGrid(geometry.box, edges or shape)
     done = []
-    for column in columns:
-        for box, values in predict_column(
+    for index in range(len(blocks)):
+        for box, values in predict_block(
             source,
             forward,
-            geometry=geometry,
-            planes=planes,
-            column=column,
+            geometry=replace(geometry, box=blocks.box_of(index)),
+            chunk=chunk,
             scale=lambda block: block.astype(np.float32),
             channels_in=channels_in,
             channels_out=2,
             batch_size=batch_size,
             advance=done.append,
+            mask=mask,
         ):
             here = box.relative_to(geometry.box.start).slices
             out[(slice(None), *here)] = values
             times[here] += 1
     assert (times == 1).all()
-    return out, len(columns), sum(done)
+    return out, len(blocks), sum(done)
 
 
 CASES = {
@@ -87,8 +83,7 @@ def test_equals_the_naive_sliding_window_over_the_whole_volume(case):
     np.testing.assert_allclose(found, naive(array, factors=factors, window=window, overlap=overlap), atol=1e-6)
 
 
-def test_random_geometries_equal_the_naive_sliding_window(monkeypatch):
-    monkeypatch.setattr(plan, "CHUNK_EDGE", 4)
+def test_random_geometries_equal_the_naive_sliding_window():
     generator = np.random.default_rng(7)
     for _ in range(25):
         shape = tuple(int(size) for size in generator.integers(1, 22, 3))
@@ -97,19 +92,20 @@ def test_random_geometries_equal_the_naive_sliding_window(monkeypatch):
         overlap = float(generator.choice([0, 0.25, 0.5, 0.7]))
         array = generator.random(shape, dtype=np.float32)
         geometry = make_geometry(shape=shape, factors=factors, window=window, overlap=overlap, box=Box.of_shape(shape))
-        found, _, _ = slide(FakeSource(array), geometry, budget=int(generator.integers(1, 20_000)))
+        found, _, _ = slide(
+            FakeSource(array), geometry, edges=tuple(int(edge) for edge in generator.integers(3, 12, 3))
+        )
         expected = naive(array, factors=factors, window=window, overlap=overlap)
         np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=f"{shape} {factors} {window} {overlap}")
 
 
 @pytest.mark.parametrize("factors", [(1, 1, 1), (2, 3, 2)])
-def test_columns_do_not_change_a_single_bit(factors, monkeypatch):
-    monkeypatch.setattr(plan, "CHUNK_EDGE", 8)
+def test_blocks_do_not_change_a_single_bit(factors):
     shape = (17, 50, 40)
     array = np.random.default_rng(1).random(shape, dtype=np.float32)
     geometry = make_geometry(shape=shape, factors=factors, window=(4, 6, 6), overlap=0.5, box=Box.of_shape(shape))
     whole, one, _ = slide(FakeSource(array), geometry, batch_size=1)
-    parts, many, _ = slide(FakeSource(array), geometry, budget=1, batch_size=1)
+    parts, many, _ = slide(FakeSource(array), geometry, edges=(5, 8, 8), chunk=4, batch_size=1)
     assert one == 1
     assert many > 20
     assert np.array_equal(whole, parts)
@@ -163,14 +159,12 @@ def test_memory_does_not_grow_with_the_number_of_sections():
             overlap=0.5,
             box=Box.of_shape(source.array.shape),
         )
-        planes = plan.plan_planes(geometry, chunk=8)
         tracemalloc.start()
-        for _ in predict_column(
+        for _ in predict_block(
             source,
             fake_forward,
             geometry=geometry,
-            planes=planes,
-            column=geometry.box,
+            chunk=8,
             scale=lambda block: block.astype(np.float32),
             channels_in=1,
             channels_out=2,
@@ -180,13 +174,8 @@ def test_memory_does_not_grow_with_the_number_of_sections():
             pass
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        stated = plan.column_bytes(
-            geometry,
-            rows=plan.rows_in_memory(geometry, planes),
-            height=48,
-            width=48,
-            channels_in=1,
-            channels_out=2,
+        stated = plan.block_bytes(
+            geometry, block=source.array.shape, shard_depth=0, channels_in=1, channels_out=2, value_bytes=1
         )
         return peak, max(source.reads), stated
 
@@ -194,25 +183,102 @@ def test_memory_does_not_grow_with_the_number_of_sections():
     assert long[1] == short[1] == 8 * 48 * 48
     assert long[2] == short[2]
     assert long[0] < short[0] + 60_000  # the weights' sum along z, and the list of planes
-    assert short[2] * 0.9 < short[0] < short[2] + 400_000  # a strip and a window on top of what is stated
+    assert short[2] * 0.7 < short[0] < short[2] + 400_000  # a strip and a window on top of what is stated
 
 
-def test_columns_stay_inside_the_budget_and_are_cut_between_chunks():
-    shape = (1000, 20_000, 30_000)
-    geometry = make_geometry(
-        shape=shape, factors=(1, 1, 1), window=(16, 128, 128), overlap=0.5, box=Box.of_shape(shape)
+CUTS = {
+    "a crop": ((64, 300, 300), (1, 1, 1), (16, 128, 128), 1, 1),
+    "thick sections": ((1000, 20_000, 30_000), (1, 1, 1), (16, 128, 128), 3, 1),
+    "isotropic, many channels": ((5000, 5000, 5000), (1, 1, 1), (96, 96, 96), 12, 1),
+    "downsampled": ((300, 20_000, 20_000), (1, 4, 4), (16, 192, 192), 2, 4),
+    "a large window": ((2000, 2000, 2000), (1, 1, 1), (256, 256, 256), 24, 4),
+}
+
+
+@pytest.mark.parametrize("case", CUTS)
+@pytest.mark.parametrize("parts", [1, 7])
+def test_outputs_are_cut_into_whole_chunks_whole_shards_and_blocks_inside_the_budget(case, parts):
+    shape, factors, window, channels, value_bytes = CUTS[case]
+    geometry = make_geometry(shape=shape, factors=factors, window=window, overlap=0.5, box=Box.of_shape(shape))
+    options = {"channels_in": 1, "channels_out": channels, "value_bytes": value_bytes}
+    cutting = plan.cut(geometry, parts=parts, budget=2**32, **options)
+    for chunk, shard, block in zip(cutting.chunks, cutting.shards, cutting.block, strict=True):
+        assert shard % chunk == 0
+        assert block % shard == 0
+    assert plan.block_bytes(geometry, block=cutting.block, shard_depth=cutting.shards[0], **options) <= 2**32
+    blocks = BlockGrid(geometry.box, cutting.block)
+    assert len(blocks) >= parts or cutting.block == cutting.chunks
+    needed = plan.windows_of_blocks(geometry, blocks)
+    assert (
+        needed == sum(plan.count_windows(geometry, blocks.box_of(index)) for index in range(min(len(blocks), 3)))
+        or len(blocks) > 3
     )
-    planes = plan.plan_planes(geometry, chunk=plan.chunk_shape(geometry)[0])
-    rows = plan.rows_in_memory(geometry, planes)
-    columns = plan.split_columns(geometry, rows=rows, channels_in=1, channels_out=3, budget=2**30)
-    assert 1 < len(columns) < 230  # 200 would fill the budget to the last byte
-    for column in columns:
-        assert column.start[1] % plan.CHUNK_EDGE == 0
-        assert column.start[2] % plan.CHUNK_EDGE == 0
-        _, height, width = column.shape
-        need = plan.column_bytes(geometry, rows=rows, height=height, width=width, channels_in=1, channels_out=3)
-        assert need <= 2**30
-    assert sum(column.voxels for column in columns) == geometry.box.voxels
+    if parts == 1 and case != "a large window":
+        once = plan.count_windows(geometry, geometry.box)
+        assert needed <= 1.4 * once
+
+
+def test_a_mask_leaves_out_windows_and_what_is_behind_it_is_zero_whatever_the_blocks():
+    shape = (16, 40, 40)
+    array = np.random.default_rng(3).random(shape, dtype=np.float32)
+    shown = np.zeros(shape, dtype=np.uint8)
+    shown[3:9, 5:20, 22:30] = 1
+    for factors in ((1, 1, 1), (2, 2, 2)):
+        geometry = make_geometry(shape=shape, factors=factors, window=(4, 6, 6), overlap=0.5, box=Box.of_shape(shape))
+        whole, _, all_windows = slide(FakeSource(array), geometry, batch_size=1)
+        counted = []
+
+        def forward(windows, counted=counted):
+            counted.append(len(windows))
+            return fake_forward(windows)
+
+        for edges in (None, (5, 16, 16)):
+            counted.clear()
+            masked, _, told = slide(
+                FakeSource(array), geometry, batch_size=1, edges=edges, forward=forward, mask=FakeSource(shown)
+            )
+            assert np.array_equal(masked, whole * (shown != 0))
+            assert sum(counted) < told / 2
+            assert edges is not None or told == all_windows
+
+
+@pytest.mark.parametrize(
+    ("depth", "window", "factor", "chunk"),
+    [(100, 4, 1, 8), (100, 32, 1, 16), (100, 32, 2, 32), (900, 200, 1, 64), (5, 4, 1, 5)],
+)
+def test_chunks_have_the_sections_of_a_plane_of_windows_within_8_and_64(depth, window, factor, chunk):
+    shape = (depth, 300, 40)
+    geometry = make_geometry(
+        shape=shape, factors=(factor, 1, 1), window=(window, 32, 32), overlap=0.5, box=Box.of_shape(shape)
+    )
+    assert plan.chunk_shape(geometry) == (chunk, 128, 40)
+
+
+@pytest.mark.parametrize("factors", [(1, 1, 1), (1, 2, 3)])
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
+def test_a_block_holds_no_more_than_is_stated(factors, overlap):
+    shape = (40, 700, 1100)
+    geometry = make_geometry(
+        shape=shape, factors=factors, window=(16, 96, 80), overlap=overlap, box=Box.of_shape(shape)
+    )
+    options = {"channels_in": 2, "channels_out": 3, "value_bytes": 1}
+    cutting = plan.cut(geometry, budget=2**23, **options)
+    blocks = BlockGrid(geometry.box, cutting.block)
+    assert len(blocks) > 4
+    for index in range(len(blocks)):
+        here = replace(geometry, box=blocks.box_of(index))
+        rows = plan.rows_in_memory(here, plan.plan_planes(here, chunk=cutting.chunks[0]))
+        needed = geometry.network_box(here.box)
+        height, width = (
+            min(grid.size, starts[-1] + grid.window) - starts[0]
+            for grid, starts in (
+                (geometry.grids[axis], geometry.grids[axis].touching(*needed.ranges[axis])) for axis in (1, 2)
+            )
+        )
+        # The image and the rows that come next, the sums, and two rows of shards.
+        held = 4 * (2 * 2 * 16 * height * width + 3 * rows * needed.shape[1] * needed.shape[2])
+        held += 2 * 3 * cutting.shards[0] * here.box.shape[1] * here.box.shape[2]
+        assert held <= plan.block_bytes(geometry, block=here.box.shape, shard_depth=cutting.shards[0], **options)
 
 
 def test_complete_sections_are_handed_out_in_whole_chunks():
@@ -239,6 +305,13 @@ def test_weights_of_a_window_are_a_gaussian_of_an_eighth_and_add_up_to_one():
     expected = ((voxels - centres[1]) ** 2 - (voxels - centres[0]) ** 2) / (2 * 4.0**2)
     expected_between = log_ratio - expected
     assert np.ptp(expected_between) < 1e-3
+
+
+@pytest.mark.parametrize("overlap", ["0", "0.1", "0.25", "0.3", "0.5", "0.7", "0.9"])
+def test_windows_share_as_much_as_was_asked_for_and_not_a_voxel_more_by_rounding(overlap):
+    for window in range(1, 257):
+        step = AxisGrid(size=1000, window=window, overlap=float(overlap)).step
+        assert step == max(1, math.floor(window * (1 - Fraction(overlap)))), window
 
 
 def test_the_last_window_ends_at_the_border():

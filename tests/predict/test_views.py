@@ -226,6 +226,29 @@ def test_a_direction_without_a_channel_is_refused_with_the_channels_name(task, v
         plan_views(views, task=task, axes="zyx")
 
 
+@pytest.mark.parametrize("field", ["activation", "attractive"])
+def test_affinities_of_other_kinds_do_not_stand_in_for_each_other(field):
+    document = affinity_task([(1, 0, 0), (0, 1, 0), (0, 0, 1)]).model_dump(exclude_none=True)
+    assert len(plan_views("flips_and_turns", task=TaskSpec.model_validate(document), axes="zyx")) == 16
+    channel = document["channels"][-1]
+    if field == "activation":
+        channel["activation"] = "scaled_sigmoid"
+    else:
+        channel["target"]["attractive"] = False
+    with pytest.raises(SpecError, match=r"views flips_and_turns show the channel 'edge-1' .* none like it there"):
+        plan_views("flips_and_turns", task=TaskSpec.model_validate(document), axes="zyx")
+
+
+def test_a_descriptor_of_two_axes_is_seen_by_the_views_that_flip_both_or_neither():
+    task = descriptor_task(["pearson_zy", "offset_x"])
+    planned = plan_views("flips", task=task, axes="zyx")
+    channels = {channel.target.component: index for index, channel in enumerate(task.channels)}
+    for component, axes in (("pearson_zy", {0, 1}), ("offset_x", {2})):
+        seen = {view.flipped for view in planned if view.parts[channels[component]] is not None}
+        assert seen == {view.flipped for view in planned if len(axes & set(view.flipped)) % 2 == 0}
+        assert len(seen) == 4
+
+
 # Merging --------------------------------------------------------------------------------------------------------
 
 
@@ -354,7 +377,7 @@ class Crooked(torch.nn.Module):
 
 
 @pytest.mark.parametrize("merge", ["mean", "min"])
-def test_regions_columns_and_batches_do_not_change_what_views_give(tmp_path, monkeypatch, merge):
+def test_regions_blocks_and_batches_do_not_change_what_views_give(tmp_path, monkeypatch, merge):
     task = affinity_task([(1, 0, 0), (0, -2, 0), (0, 0, 2)])
     run = make_run(tmp_path / "run", task=task)
     network = Crooked(get_run(run).model, len(task.channels))
@@ -371,8 +394,8 @@ def test_regions_columns_and_batches_do_not_change_what_views_give(tmp_path, mon
     np.testing.assert_array_equal(read_all(tmp_path / "region.h5"), whole[:, 3:7, 30:50])
     monkeypatch.setattr(plan, "MEMORY_BUDGET", 1)
     monkeypatch.setattr(plan, "CHUNK_EDGE", 16)
-    assert predict(run, image, tmp_path / "columns.h5", **options).columns > 4
-    np.testing.assert_array_equal(read_all(tmp_path / "columns.h5"), whole)
+    assert predict(run, image, tmp_path / "blocks.h5", **options).blocks > 4
+    np.testing.assert_array_equal(read_all(tmp_path / "blocks.h5"), whole)
 
 
 def test_a_run_of_sections_is_predicted_in_its_flips_and_turns(tmp_path):

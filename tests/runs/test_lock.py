@@ -114,6 +114,74 @@ def test_a_lock_of_another_host_or_container_is_refused_with_the_file_to_delete(
     assert (folder / LOCK_FILE).read_bytes() == before
 
 
+def start_job(monkeypatch, **variables):
+    """Make this process one of a job of SLURM that has these variables."""
+    for name in SLURM_VARIABLES:
+        monkeypatch.delenv(f"SLURM_{name}", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+
+
+SLURM_VARIABLES = ("JOB_ID", "RESTART_COUNT", "ARRAY_JOB_ID", "ARRAY_TASK_ID", "CLUSTER_NAME")
+JOB = {"CLUSTER_NAME": "big", "JOB_ID": "78"}
+TASK = {**JOB, "ARRAY_JOB_ID": "77", "ARRAY_TASK_ID": "3"}
+
+
+@pytest.mark.parametrize("elsewhere", [{"host": "elsewhere"}, {"namespace": "pid:[1]"}, {"boot": "another"}])
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (JOB, {**JOB, "RESTART_COUNT": "1"}),
+        ({**JOB, "RESTART_COUNT": "1"}, {**JOB, "RESTART_COUNT": "10"}),
+        (TASK, {**TASK, "RESTART_COUNT": "1"}),
+        (TASK, {**TASK, "RESTART_COUNT": "1", "JOB_ID": "90"}),
+    ],
+)
+def test_a_job_that_slurm_has_requeued_elsewhere_takes_its_lock_over(tmp_path, monkeypatch, elsewhere, before, now):
+    mount(monkeypatch, tmp_path, "nfs4")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    start_job(monkeypatch, **before)
+    write_lock(folder, **elsewhere)
+    start_job(monkeypatch, **now)
+    with lock_folder(folder):
+        assert holder_in(folder) == os.getpid()
+        assert "elsewhere" not in (folder / LOCK_FILE).read_text()
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({}, {**JOB, "RESTART_COUNT": "1"}),
+        (JOB, {}),
+        (JOB, JOB),
+        ({**JOB, "RESTART_COUNT": "1"}, {**JOB, "RESTART_COUNT": "1"}),
+        ({**JOB, "RESTART_COUNT": "2"}, {**JOB, "RESTART_COUNT": "1"}),
+        (JOB, {**JOB, "JOB_ID": "79", "RESTART_COUNT": "1"}),
+        (JOB, {**JOB, "CLUSTER_NAME": "small", "RESTART_COUNT": "1"}),
+        (TASK, {**TASK, "ARRAY_TASK_ID": "4", "RESTART_COUNT": "1"}),
+        (JOB, {**JOB, "RESTART_COUNT": "many"}),
+    ],
+)
+def test_the_lock_of_any_other_job_elsewhere_is_refused(tmp_path, monkeypatch, before, now):
+    start_job(monkeypatch, **before)
+    write_lock(tmp_path, host="elsewhere")
+    start_job(monkeypatch, **now)
+    number = {"78": "78", "77": "77_3", None: None}[before.get("ARRAY_JOB_ID", before.get("JOB_ID"))]
+    look = "" if number is None else f" (squeue --job {number} shows it as long as it runs)"
+    with pytest.raises(OutputError, match=re.escape(f"which cannot be checked from here{look}: wait until that ends")):
+        lock_folder(tmp_path).__enter__()
+
+
+def test_a_process_of_an_earlier_start_of_the_job_that_still_runs_here_keeps_its_lock(tmp_path, monkeypatch):
+    start_job(monkeypatch, **JOB)
+    with lock_folder(tmp_path):
+        start_job(monkeypatch, **JOB, RESTART_COUNT="1")
+        with pytest.raises(OutputError, match=r"is in use by the process .*, wait until that ends or choose"):
+            lock_folder(tmp_path).__enter__()
+
+
 def test_a_process_of_another_user_is_checked_too(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError
@@ -138,7 +206,7 @@ DAMAGED = {
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_lock_is_one_sentence(tmp_path, content):
     (tmp_path / LOCK_FILE).write_bytes(content)
-    sentence = f"{tmp_path / LOCK_FILE}: is no lock that zoo train writes, or damaged: delete it if nothing trains in "
+    sentence = f"{tmp_path / LOCK_FILE}: is no lock of this program, or damaged: delete it if nothing is at work in "
     with pytest.raises(OutputError, match=re.escape(f"{sentence}{tmp_path}.")):
         lock_folder(tmp_path).__enter__()
     assert (tmp_path / LOCK_FILE).read_bytes() == content
@@ -148,7 +216,7 @@ def test_a_damaged_lock_is_one_sentence(tmp_path, content):
 def test_what_is_no_file_in_the_place_of_a_lock_is_the_same_sentence(tmp_path, make):
     path = tmp_path / LOCK_FILE
     {"mkdir": path.mkdir, "pipe": lambda: os.mkfifo(path), "link": lambda: path.symlink_to("nowhere")}[make]()
-    with pytest.raises(OutputError, match="is no lock that zoo train writes"):
+    with pytest.raises(OutputError, match="is no lock of this program"):
         lock_folder(tmp_path).__enter__()
 
 

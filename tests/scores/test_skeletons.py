@@ -15,9 +15,9 @@ from connectomics_zoo.cli import evaluate as evaluate_cli
 from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.evaluate import evaluate
 from connectomics_zoo.evaluate import run as evaluate_run
-from connectomics_zoo.scores.run_length import run_length_scores
+from connectomics_zoo.scores.run_length import run_length_scores, skeletons_in
 from connectomics_zoo.scores.skeletons import Skeletons, read_skeletons
-from connectomics_zoo.volumes import Volume
+from connectomics_zoo.volumes import Box, Volume
 
 SIZE = (30.0, 10.0, 8.0)
 """Of the voxels (z, y, x), in nm."""
@@ -153,6 +153,18 @@ def test_nodes_are_read_block_by_block(tmp_path, folder, monkeypatch):
     reads.clear()
     evaluate(found, skeletons=folder / "a.swc")
     assert len(reads) == 2
+
+
+def test_a_node_at_the_first_corner_of_a_voxel_is_in_it_however_its_file_rounds():
+    size = (30.0, 4.6, 1.1)
+    corners = np.array([(z, y, z + y) for z in range(4) for y in range(40)], dtype=float)
+    chain = np.stack([np.arange(159), np.arange(1, 160)], axis=1)
+    box = Box.of_shape((4, 40, 43))
+    for shift in (-5e-4, 0.0, 5e-4, 0.5, 0.99):
+        nodes = Skeletons((corners + shift) * size, np.zeros(160, np.intp), chain)
+        part, voxels = skeletons_in(nodes, box=box, voxel_size_nm=size)
+        assert len(part.edges) == 159
+        np.testing.assert_array_equal(voxels, corners)
 
 
 def test_what_is_outside_the_region_does_not_count_and_is_said(tmp_path, folder, caplog):

@@ -45,6 +45,17 @@ def _run(model, **changes):
     return run.model_copy(update=changes)
 
 
+def test_the_licence_of_a_volume_is_words_and_that_of_weights_is_not(model):
+    run = _run(model)
+    licensed = _run(model, data=DataSpec(license="CC0-1.0"))
+    assert diff_specs(run, second=licensed).effect == "cosmetic"
+    tag = next(iter(model.weights))
+    weights = {**model.weights, tag: model.weights[tag].model_copy(update={"license": "MIT"})}
+    comparison = diff_specs(model, second=model.model_copy(update={"weights": weights}))
+    assert [item.path for item in comparison.differences] == [f"weights.{tag}.license"]
+    assert comparison.effect == "weights-compatible"
+
+
 def test_a_spec_equals_itself(model):
     assert diff_specs(model, second=model) == (None, [])
 

@@ -106,6 +106,13 @@ def test_an_index_addresses_an_element_and_the_next_one_appends():
     assert merge({"counts": [1, 2, 3]}, parse_overrides(["counts.1=9"])) == {"counts": [1, 9, 3]}
 
 
+def test_an_index_of_more_digits_than_a_number_can_be_read_from_is_no_index():
+    with pytest.raises(SpecError, match=r"data.train has 2 elements, say which: data.train.0.9{7}"):
+        merge({"data": {"train": [{}, {}]}}, {"data": {"train": {"9" * 7: {"image": "x"}}}})
+    with pytest.raises(SpecError, match=r"data\.train\.9{99}"):
+        merge({"data": {"train": [{}, {}]}}, {"data": {"train": {"9" * 5000: {"image": "x"}}}})
+
+
 def test_the_only_volume_needs_no_index():
     assert _merged("data.train.image=x")["train"] == [{"image": "x", "label": "b"}]
     assert _merged("data.validation.image=x", "data.validation.label=y")["validation"] == [{"image": "x", "label": "y"}]

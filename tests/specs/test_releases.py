@@ -133,6 +133,14 @@ def test_a_field_that_a_type_lost_since_is_a_change():
     assert found(releases.compare_release(SPEC, released)) == [("arch.stem_kernel", None, 7)]
 
 
+def test_of_a_document_that_is_no_spec_what_one_side_leaves_open_is_no_difference(monkeypatch):
+    released = {**RELEASED, "arch": {"norm": None, "base_channels": 32, "kernel_size": 3}}
+    monkeypatch.setattr(releases, "find_released", lambda reference, *, home: released)
+    arch = {"norm": "layer", "base_channels": None, "kernel_size": 5, "unknown": 1}
+    document = {"name": SPEC.name, "version": SPEC.version, "arch": arch}
+    assert found(releases.check_released_document(document, home=HOME)) == [("arch.kernel_size", 5, 3)]
+
+
 def test_the_digest_depends_on_the_content_alone():
     turned = {key: RELEASED[key] for key in reversed(RELEASED)}
     assert releases.digest(turned) == releases.digest(RELEASED)

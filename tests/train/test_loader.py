@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 from math import prod
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -16,11 +18,14 @@ from support.stores import file_server
 from support.tiny_training import make_run, write_volume
 from support.volume_files import ZARR_3, peak_bytes, write
 
+from connectomics_zoo.network.threads import usable_cores
 from connectomics_zoo.train import data as data_module
 from connectomics_zoo.train.data import (
     FOREGROUND_TRIES,
     ForegroundFinder,
+    Patch,
     TrainingPatches,
+    ValidationPatches,
     training_loader,
     validation_loader,
 )
@@ -97,6 +102,38 @@ def test_validation_patches_come_in_order_from_workers_too(tmp_path):
     assert all_equal(alone, ahead)
     assert all((one.mask == other.mask).all() for one, other in zip(alone, ahead, strict=True))
     assert validation_loader(make_run({})) is None
+
+
+def blas_threads():
+    """The threads that the OpenBLAS of numpy and scipy have."""
+    found = {}
+    for path in {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "openblas" in line}:
+        library = ctypes.CDLL(path)
+        for prefix, ending in itertools.product(("", "scipy_"), ("", "64_")):
+            if hasattr(library, name := f"{prefix}openblas_get_num_threads{ending}"):
+                found[path] = getattr(library, name)()
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux for the libraries of a process")
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_each_worker_computes_with_one_thread_whatever_the_training_process_has(tmp_path, monkeypatch, part):
+    def patch(*_):
+        return Patch(torch.tensor([torch.get_num_threads(), *blas_threads().values()]), torch.zeros(1), torch.zeros(1))
+
+    monkeypatch.setattr(TrainingPatches, "_draw", patch)
+    monkeypatch.setattr(ValidationPatches, "__getitem__", patch)
+    path = write_volume(tmp_path / "v.h5", shape=(20, 40, 40))
+    run = make_run({"train": data_of(path)["train"], "validation": data_of(path)["train"]}, workers=2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        loader = {"train": training_loader, "validation": validation_loader}[part](run)
+        threads = [batch.image.flatten().tolist() for batch in itertools.islice(loader, 4)]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [[1] * (1 + len(blas_threads()))] * 4
 
 
 # Volumes stay on disk ---------------------------------------------------------------------------------------------
@@ -213,9 +250,11 @@ def test_what_is_remembered_is_limited(tmp_path, monkeypatch, read_voxels):
 
 
 @pytest.mark.parametrize(("workers", "accelerator", "said"), [(0, "cuda", True), (2, "cuda", False), (0, "cpu", False)])
-def test_a_gpu_that_would_wait_for_patches_is_told_of(caplog, workers, accelerator, said):
+def test_a_gpu_that_would_wait_for_patches_is_told_of(caplog, monkeypatch, workers, accelerator, said):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 5, 7}, raising=False)  # of more cores that there are
     warn_of_waiting(workers, accelerator=accelerator)
-    assert ("the GPU waits while patches are read in its own process: training.workers=" in caplog.text) == said
+    advice = f"the GPU waits while patches are read in its own process: training.workers={min(3, usable_cores())} reads"
+    assert (advice in caplog.text) == said
 
 
 def test_a_stream_without_a_loader_is_that_of_the_loader(tmp_path):

@@ -284,3 +284,13 @@ def test_affinities_that_no_patch_holds_or_that_change_their_length_are_refused(
         document[key] = {**document[key], **value}
     with pytest.raises(SpecError, match=message):
         resolve_run("monai_unet", document)
+
+
+def test_a_minimum_of_foreground_is_one_of_annotated_foreground(tmp_path):
+    with h5py.File(tmp_path / "v.h5", "w") as file:
+        file["raw"] = np.random.default_rng(0).integers(0, 255, (16, 32, 160), np.uint8)
+        file["mito"] = np.ones((16, 32, 160), np.uint8)
+        file["mask"] = np.repeat(np.arange(160)[None, None] >= 120, 16, axis=0).repeat(32, axis=1).astype(np.uint8)
+    run = make_run(data_of(tmp_path / "v.h5"), foreground_minimum=0.5, foreground_probability=0.0)
+    patches = itertools.islice(TrainingPatches(run), 10)
+    assert all(patch.mask.float().mean() >= 0.5 for patch in patches)

@@ -47,6 +47,16 @@ def test_the_same_seed_gives_the_same_patches_and_a_resumed_run_gets_others(tmp_
     assert not any((one.image == other.image).all() for one, other in zip(first, later, strict=True))
 
 
+def test_random_patches_lie_at_every_position_up_to_the_last(tmp_path):
+    path = write_volume(tmp_path / "v.h5", shape=(18, 32, 33))
+    with h5py.File(path, "r+") as file:
+        file["raw"][...] = np.arange(18, dtype=np.uint8)[:, None, None] * 10 + np.arange(33) % 2
+    region = {"z": [1, 18]}
+    patches = take(make_run(data_of(path, region=region), foreground_probability=0.0), 40)
+    corners = {tuple(np.rint(patch.image[0, 0, 0, :2].numpy() * 255).astype(int)) for patch in patches}
+    assert corners == {(10, 11), (11, 10), (20, 21), (21, 20)}
+
+
 def test_foreground_patches_hold_foreground_and_random_ones_mostly_do_not(tmp_path):
     path = write_volume(tmp_path / "v.h5", shape=(16, 32, 400))
     with h5py.File(path, "r+") as file:
@@ -57,6 +67,17 @@ def test_foreground_patches_hold_foreground_and_random_ones_mostly_do_not(tmp_pa
     with_foreground = [sum(bool(patch.targets.any()) for patch in patches) for patches in (sampled, random)]
     assert with_foreground[0] >= 9
     assert with_foreground[1] <= 5
+
+
+@pytest.mark.parametrize("corner", [0, -1])
+def test_a_patch_around_foreground_at_the_border_lies_inside_the_region(tmp_path, corner):
+    path = write_volume(tmp_path / "v.h5", shape=(20, 40, 44))
+    with h5py.File(path, "r+") as file:
+        file["mito"][...] = 0
+        file["mito"][corner, corner, corner] = 1
+        raw = file["raw"][:16, :32, :32] if corner == 0 else file["raw"][4:, 8:, 12:]
+    (patch,) = take(make_run(data_of(path), foreground_probability=1.0), 1)
+    assert np.allclose(patch.image[0], raw / np.float32(255), atol=1e-6)
 
 
 def test_a_volume_without_foreground_still_gives_patches(tmp_path):
@@ -225,6 +246,15 @@ def test_validation_sees_the_image_around_a_thin_region_and_scores_the_region_al
     with h5py.File(path) as file:
         assert np.allclose(patches[0].image[0], file["raw"][4:20, :32, :32] / np.float32(255), atol=1e-6)
     assert patches[0].mask[0, :12].sum() == 0
+
+
+def test_a_thin_region_lies_in_the_middle_of_the_patch_that_it_is_validated_with(tmp_path):
+    path = write_volume(tmp_path / "v.h5", shape=(30, 40, 40))
+    patch = ValidationPatches(make_run(data_of(path, part="validation", region={"z": [13, 17], "y": [4, 36]})))[0]
+    with h5py.File(path) as file:
+        assert np.allclose(patch.image[0], file["raw"][7:23, 4:36, :32] / np.float32(255), atol=1e-6)
+    assert patch.mask[0, 6:10].all()
+    assert patch.mask.sum() == 4 * 32 * 32
 
 
 def test_volumes_of_different_shapes_are_drawn_by_their_size(tmp_path):

@@ -89,8 +89,9 @@ def test_the_average_is_that_of_all_steps_and_forgets_the_first_ones_fast(volume
     def record(self, trainer, pl_module, *args):
         recorder.on_train_batch_end(trainer, pl_module)
         before(self, trainer, pl_module, *args)
+        averages.append({name: value.clone() for name, value in self.average.items()})
 
-    start = []
+    start, averages = [], []
     monkeypatch.setattr(
         SegmentationModule,
         "on_train_start",
@@ -98,15 +99,23 @@ def test_the_average_is_that_of_all_steps_and_forgets_the_first_ones_fast(volume
         raising=False,
     )
     monkeypatch.setattr(AverageWeights, "on_train_batch_end", record)
-    folder = run_of(volume, tmp_path / "run", ema_decay=0.2, validation=False)
-    assert len(recorder.weights) == 4
+    # A high rate, so that an average in which the first weights had another share would be another one.
+    folder = run_of(volume, tmp_path / "run", ema_decay=0.2, validation=False, learning_rate=0.05)
+    assert len(recorder.weights) == len(averages) == 4
     expected = start[0]
     for step, weights in enumerate(recorder.weights):
         decay = min(0.2, (1 + step) / (10 + step))
         expected = {name: decay * expected[name] + (1 - decay) * value for name, value in weights.items()}
+        for name, value in averages[step].items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
     for name, value in kept(folder).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
     assert not equal(kept(folder), trained(folder))
+
+
+def test_a_step_of_several_batches_is_averaged_once(volume, tmp_path):
+    run_of(volume, tmp_path / "run", ema_decay=0.2, validation=False, accumulate=2)
+    assert checkpoint(tmp_path / "run")["callbacks"]["AverageWeights"]["updates"] == 4
 
 
 def test_the_average_is_validated_and_the_weights_go_on(volume, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from support.tasks import make_task
 from support.tiny_training import make_run, request, write_volume
 
 import zoo
@@ -293,6 +294,17 @@ def test_validation_counts_only_what_the_mask_shows():
     assert module.counts.tolist() == [[1, 1, 1, 1]]
 
 
+def test_of_several_classes_the_most_likely_one_is_validated_however_unlikely():
+    kinds = ("background", "presynapse", "postsynapse")
+    task = make_task(*(("softmax", kind, {"cross_entropy": 1.0}) for kind in kinds), method="argmax")
+    module = SegmentationModule(make_run({}).model_copy(update={"task": task}), torch.nn.Identity())
+    logits = torch.tensor([[1.0, 0.9, 0.8], [0.8, 1.0, 0.9]]).T.reshape(1, 3, 1, 1, 2)
+    targets = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]).T.reshape(1, 3, 1, 1, 2)
+    module.on_validation_epoch_start()
+    module.validation_step(Patch(logits, targets, torch.ones_like(targets, dtype=torch.bool)), 0)
+    assert module.counts.tolist() == [[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 1, 1]]
+
+
 def test_the_best_weights_are_kept(tmp_path, monkeypatch):
     module = SegmentationModule(make_run({}), torch.nn.Linear(2, 2))
     keep = KeepWeights(tmp_path, metric="dice", every=1)
@@ -300,12 +312,12 @@ def test_the_best_weights_are_kept(tmp_path, monkeypatch):
     metrics: dict[str, torch.Tensor] = {}
     monkeypatch.setattr(L.Trainer, "callback_metrics", metrics)
     kept = []
-    for dice in (0.2, 0.7, 0.5, 0.8):
+    for dice in (0.2, 0.7, 0.5, 0.8, 0.8):  # of equal ones, the later
         metrics["val/dice"] = torch.tensor(dice)
         (tmp_path / "model.safetensors").unlink(missing_ok=True)
         keep.on_validation_end(trainer, module)
         kept.append((tmp_path / "model.safetensors").is_file())
-    assert kept == [True, True, False, True]
+    assert kept == [True, True, False, True, True]
     assert keep.best["val/dice"] == pytest.approx(0.8)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 
 import h5py
@@ -12,7 +13,7 @@ import pytest
 import tifffile
 import zarr
 from PIL import Image
-from support.volume_files import ZARR_3, example, fails, h5, make_array, read_all
+from support.volume_files import ZARR_3, example, fails, h5, make_array, read_all, write
 
 from connectomics_zoo.errors import LimitError, MissingPackageError
 from connectomics_zoo.volumes import check_mask, check_pair, open_volume
@@ -267,6 +268,29 @@ def test_a_virtual_dataset_is_read_where_its_sources_are(tmp_path):
     np.testing.assert_array_equal(read_all(tmp_path / "a.h5"), ARRAY)
 
 
+def link(path, source):
+    with h5py.File(path, "w") as file:
+        file["raw"] = h5py.ExternalLink(source, "/main")
+
+
+def raw_elsewhere(path, source):
+    ARRAY.tofile(path.parent / source)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("raw", ARRAY.shape, ARRAY.dtype, external=[(str(path.parent / source), 0, ARRAY.nbytes)])
+
+
+@pytest.mark.parametrize("leads", [virtual, link, raw_elsewhere])
+def test_where_the_voxels_of_another_file_lie_is_said_once(tmp_path, caplog, leads):
+    h5(tmp_path / "there.h5", main=ARRAY)
+    leads(tmp_path / "a.h5", "there.h5")
+    for _ in range(2):
+        np.testing.assert_array_equal(read_all(tmp_path / "a.h5"), ARRAY)
+        read_all(f"{tmp_path}/there.h5") if leads != raw_elsewhere else None
+    assert caplog.messages == [
+        f"{tmp_path}/a.h5:raw: its voxels lie in {tmp_path}/there.h5, where the links of the file lead."
+    ]
+
+
 @pytest.mark.parametrize("is_absolute", [True, False])
 def test_a_virtual_dataset_whose_source_is_gone_is_refused(tmp_path, is_absolute):
     virtual(tmp_path / "a.h5", f"{tmp_path}/gone.h5" if is_absolute else "gone.h5")
@@ -425,6 +449,43 @@ def test_an_array_behind_a_link_is_found(tmp_path):
     zarr_2(tmp_path / "raw.zarr")
     (tmp_path / "a.zarr" / "raw").symlink_to(tmp_path / "raw.zarr", target_is_directory=True)
     np.testing.assert_array_equal(read_all(tmp_path / "a.zarr"), ARRAY)
+
+
+def release(path):
+    """Let who reads a pipe go on, so that a test which hangs fails."""
+    with path.open("wb"):
+        pass
+
+
+NO_FILES = {
+    "pipe": lambda path: (os.mkfifo(path), threading.Thread(target=release, args=[path], daemon=True).start()),
+    "folder": lambda path: path.mkdir(),
+    "link": lambda path: path.symlink_to("nowhere"),
+}
+
+
+@pytest.mark.parametrize("make", NO_FILES.values(), ids=NO_FILES)
+@pytest.mark.parametrize("name", ["metadata", "chunk"])
+@pytest.mark.parametrize("kind", ["2", "written", "sharded"])
+def test_what_is_no_file_in_a_zarr_is_refused_and_no_chunk_of_zeros(tmp_path, kind, name, make):
+    if kind == "sharded" and not ZARR_3:
+        pytest.skip("shards are of Zarr format 3")
+    if kind == "2":
+        zarr_2(tmp_path / "a.zarr")
+    elif kind == "written":
+        write(tmp_path / "a.zarr", ARRAY)
+    else:
+        made = zarr.create_array(
+            str(tmp_path / "a.zarr"), shape=(4, 4, 4), dtype="u1", chunks=(2, 2, 2), shards=(4,) * 3
+        )
+        made[...] = 1
+    files = [path for path in (tmp_path / "a.zarr").rglob("*") if path.is_file()]
+    is_metadata = [path.name in ("zarr.json", ".zarray") for path in files]
+    path = files[is_metadata.index(name == "metadata")]
+    path.unlink()
+    make(path)
+    with fails(f"{path}: is no regular file but a pipe, a device, a folder or a link that leads nowhere"):
+        read_all(tmp_path / "a.zarr")
 
 
 # Places

@@ -91,7 +91,7 @@ def test_a_damaged_nifti_is_one_sentence(tmp_path):
     (tmp_path / "c.nii.gz").write_bytes(gzip.compress(path.read_bytes())[:60])
     (tmp_path / "d.nii.gz").write_bytes(b"no gzip")
     for name in ("b.nii", "c.nii.gz", "d.nii.gz"):
-        with fails(f"{name}: cannot be read as NIfTI ("):
+        with fails(f"{name}: cannot be read as NIfTI, so it is damaged"):
             read_all(tmp_path / name)
 
 
@@ -164,7 +164,7 @@ def test_a_damaged_mrc_is_one_sentence(tmp_path):
     (tmp_path / "c.mrc").write_bytes(b"x" * 2000)
     (tmp_path / "d.mrc").write_bytes(content[:100])
     for name in ("b.mrc", "c.mrc", "d.mrc"):
-        with fails(f"{name}: cannot be read as MRC ("):
+        with fails(f"{name}: cannot be read as MRC, so it is damaged"):
             open_volume(tmp_path / name)
 
 
@@ -193,7 +193,7 @@ def test_other_sections_are_not_looked_at(tmp_path):
     with open_volume(folder) as volume:
         (folder / "s11.png").write_bytes(b"no picture")
         np.testing.assert_array_equal(volume.read(volume.whole.replace(z=(0, 3))), ARRAY[:3])
-        with fails("s11.png: cannot be read as PNG ("):
+        with fails("s11.png: cannot be read as PNG, so it is damaged"):
             volume.read(volume.whole)
 
 

@@ -218,7 +218,7 @@ def test_a_written_zarr_is_ngff_that_other_readers_know(tmp_path):
         ({"resolution": (40.0, 4.0, 4.0)}, (40, 4, 4)),
         ({"voxel_size": (40, 4, 4)}, (40, 4, 4)),
         ({"voxel_size": (0.04, 0.004, 0.004), "units": ["um", "um", "um"]}, (40, 4, 4)),
-        ({"voxel_size": (40, 4, 4), "units": "furlong"}, None),
+        ({"voxel_size": (40, 4, 4), "units": "pixel"}, None),
         ({"voxel_size_nm": (50.0, 4.6, 4.6), "resolution": (1, 1, 1)}, (50, 4.6, 4.6)),
         ({"element_size_um": (0.04, 0.004, 0.004)}, (40, 4, 4)),
         ({"axes": "xyz", "resolution": (4, 5, 40)}, (40, 5, 4)),
@@ -275,6 +275,55 @@ def test_ome_metadata_give_the_voxel_size(tmp_path, unit, expected):
     tifffile.imwrite(tmp_path / "a.ome.tif", example(3, 4, 5), ome=True, metadata={"axes": "ZYX", **sizes, **units})
     found = open_volume(tmp_path / "a.ome.tif").voxel_size_nm
     assert found == (None if expected is None else pytest.approx(expected))
+
+
+SIZES = {"PhysicalSizeZ": 40, "PhysicalSizeY": 8, "PhysicalSizeX": 4}
+
+
+def in_furlongs(path):
+    """Write a volume whose voxel size is in a unit that nobody has heard of."""
+    array, imagej = example(3, 4, 5), {"axes": "ZYX", "unit": "furlong", "spacing": 40}
+    if path.suffix == ".zarr":
+        make_array(zarr.open_group(str(path), mode="w"), "0", array)
+        level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [40.0, 8.0, 4.0]}]}
+        axes = [{"name": axis, "type": "space", "unit": "furlong"} for axis in "zyx"]
+        zarr.open_group(str(path)).attrs["multiscales"] = [{"axes": axes, "datasets": [level]}]
+    elif path.suffix == ".h5":
+        with h5py.File(h5(path, raw=array), "a") as file:
+            file["raw"].attrs.update({"resolution": (40.0, 8.0, 4.0), "unit": "furlong"})
+    elif ".ome" in path.name:
+        units = {f"{key}Unit": "furlong" for key in SIZES}
+        tifffile.imwrite(path, array, ome=True, metadata={"axes": "ZYX", **SIZES, **units})
+    elif path.suffix == ".tif":
+        tifffile.imwrite(path, array, imagej=True, metadata=imagej, resolution=(0.25, 0.125))
+    else:
+        path.mkdir()
+        metadata = {**imagej, "axes": "YX"}
+        tifffile.imwrite(path / "0.tif", array[0], imagej=True, metadata=metadata, resolution=(0.25, 0.125))
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.zarr", "a.ome.tif", "a.tif", "folder"])
+def test_a_unit_that_is_not_known_is_refused_unless_the_voxel_size_is_given(tmp_path, name):
+    in_furlongs(tmp_path / name)
+    with fails(
+        "says its voxel size in 'furlong', which is no unit of length that is known (nm, um, mm, angstrom): correct it "
+        "in the file, or give the size in nm as voxel_size_nm (zoo train: data.voxel_size_nm; zoo evaluate: --voxel-"
+    ):
+        open_volume(tmp_path / name)
+    assert open_volume(tmp_path / name, voxel_size_nm=(40, 8, 4)).voxel_size_nm == (40, 8, 4)
+
+
+def test_a_voxel_size_in_a_known_unit_beside_an_unknown_one_is_taken(tmp_path):
+    in_furlongs(tmp_path / "a.zarr")
+    zarr.open_group(str(tmp_path / "a.zarr"))["0"].attrs["voxel_size_nm"] = [40, 8, 4]
+    assert open_volume(tmp_path / "a.zarr").voxel_size_nm == (40, 8, 4)
+
+
+@pytest.mark.parametrize("unit", ["", "pixels", "Voxel", "px", "None", "reference frame", "a.u."])
+def test_words_for_no_unit_leave_the_voxel_size_unknown(tmp_path, unit):
+    with h5py.File(h5(tmp_path / "a.h5", raw=example(3, 4, 5)), "a") as file:
+        file["raw"].attrs.update({"resolution": (40.0, 8.0, 4.0), "unit": unit})
+    assert open_volume(tmp_path / "a.h5").voxel_size_nm is None
 
 
 def test_a_given_voxel_size_fills_in_what_the_file_does_not_say(tmp_path):

@@ -172,10 +172,10 @@ def test_damage_is_one_sentence(tmp_path):
     path = made(tmp_path / "a.n5")
     block = next(item for item in path.rglob("0") if item.is_file())
     block.write_bytes(block.read_bytes()[:20])
-    with fails("a.n5: cannot be read as N5 (Error reading"), open_volume(path) as volume:
+    with fails("a.n5: cannot be read as N5, so it is damaged"), open_volume(path) as volume:
         volume.read(volume.whole)
     (path / "attributes.json").write_text("{")
-    with fails("a.n5: cannot be read as N5 ("):
+    with fails("a.n5: cannot be read as N5, so it is damaged"):
         open_volume(path)
 
 

@@ -106,7 +106,7 @@ def test_what_is_not_read_is_said(tmp_path):
 def test_a_damaged_info_is_one_sentence(tmp_path, content):
     (tmp_path / "seg").mkdir()
     (tmp_path / "seg" / "info").write_text(content)
-    with fails("seg: cannot be read as precomputed ("):
+    with fails("seg: cannot be read as precomputed, so it is damaged"):
         open_volume(tmp_path / "seg")
 
 
@@ -114,7 +114,7 @@ def test_a_damaged_chunk_is_one_sentence(tmp_path):
     folder = add_scale(tmp_path / "seg", **SEGMENTATION)
     for path in (folder / "4_8_40").iterdir():
         path.write_bytes(path.read_bytes()[:40])
-    with fails("seg: cannot be read as precomputed ("), open_volume(folder) as volume:
+    with fails("seg: cannot be read as precomputed, so it is damaged"), open_volume(folder) as volume:
         volume.read(volume.whole)
 
 

@@ -351,7 +351,7 @@ def test_chunks_of_another_shape_are_no_voxels(tmp_path, s3_server, bucket):
     assert len(chunks) == 1
     key = f"a.zarr/{chunks[0].relative_to(tmp_path / 'b.zarr').as_posix()}"
     s3_server.client.put_object(Bucket=bucket, Key=key, Body=chunks[0].read_bytes())
-    with fails(f"s3://{bucket}/a.zarr: cannot be read as Zarr ("):
+    with fails(f"s3://{bucket}/a.zarr: cannot be read as Zarr, so it is damaged"):
         volume.read(volume.whole)
     s3_server.upload(tmp_path / "b.zarr", bucket=bucket, to="a.zarr")
     with fails(f"s3://{bucket}/a.zarr/raw: was changed while it was read, wait until whatever writes it is done"):
@@ -368,5 +368,5 @@ def test_a_volume_that_is_another_one_when_it_is_opened_again_is_refused(tmp_pat
 
 
 def test_an_answer_that_is_not_understood_is_one_sentence(tmp_path):
-    with file_server(tmp_path) as address, fails("302/a.zarr: cannot be read as a store (Unknown"):
+    with file_server(tmp_path) as address, fails("302/a.zarr: cannot be read as a store, so it is damaged"):
         open_volume(f"{address}/302/a.zarr")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import sys
 import textwrap
@@ -28,7 +29,7 @@ from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.specs.lookup import get_spec, get_task
 from connectomics_zoo.specs.resolve import resolve_model
-from connectomics_zoo.weights.load import load
+from connectomics_zoo.weights.load import load, load_file
 from connectomics_zoo.weights.pretrained import find_pretrained
 from connectomics_zoo.weights.storage import write_weights
 
@@ -536,6 +537,30 @@ def test_a_larger_kernel_starts_from_a_smaller_one_by_reference_file_and_run(
         assert network.load_report.reinitialised == network.load_report.dropped == ()
         assert torch.equal(network.bottleneck[0].conv1.weight, expected)
         assert torch.equal(network.stem.weight, extra["one"]["stem.weight"])
+
+
+def write_bytes(path: Path, count: int) -> Path:
+    """Write a file of one tensor of `count` bytes, which take no room on the disk."""
+    header = json.dumps({"x": {"dtype": "U8", "shape": [count], "data_offsets": [0, count]}}).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + count)
+    return path
+
+
+def test_a_file_may_have_eight_bytes_for_each_number_and_one_to_start_from_eight_times_that(tmp_path: Path) -> None:
+    spec = get_spec("mednext-S")  # large enough that the room for a header does not matter
+    network = build(spec, deep_supervision=True).double()
+    write_weights(network, tmp_path / "float64.safetensors")
+    assert load_file(spec, tmp_path / "float64.safetensors").state_dict().keys() == network.state_dict().keys()
+    room = (tmp_path / "float64.safetensors").stat().st_size
+    too_large = r"\d+ bytes, and the network can need \d+ at most: load the model that they are of"
+    with pytest.raises(WeightsError, match=too_large):
+        load_file(spec, write_bytes(tmp_path / "x.safetensors", room + 2**22))
+    with pytest.raises(WeightsError, match=too_large):
+        load_file(spec, write_bytes(tmp_path / "y.safetensors", 8 * room + 2**25), resample_kernels=True)
+    with pytest.raises(WeightsError, match=f"^(?!.*{too_large})"):  # it is read, and does not fit
+        load_file(spec, write_bytes(tmp_path / "z.safetensors", 7 * room), resample_kernels=True)
 
 
 def test_a_source_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

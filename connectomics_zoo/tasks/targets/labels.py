@@ -13,7 +13,7 @@ from skimage.measure import label as connected_parts
 from connectomics_zoo.schema.task import LabelSpec
 
 ANISOTROPIC = 2.0
-"""Sections thicker than this many pixels are not compared with each other in boundary targets."""
+"""Sections as thick as this many pixels, or thicker, are not compared with each other in boundary targets."""
 
 
 def face_axes(voxel_size_nm: tuple[float, ...] | None) -> tuple[int, ...]:

@@ -41,10 +41,11 @@ def test_the_binary_task_s_targets_are_one_hot():
 
 def test_boundaries_are_both_voxels_of_a_face_between_two_labels():
     expected = np.array([[[0, 1, 1, 1], [0, 1, 1, 1]], [[0, 1, 1, 0], [0, 1, 1, 1]]])
-    assert np.array_equal(targets(LABELS, "boundary", voxel_size_nm=(8, 8, 8)), expected)
+    for voxel_size_nm in ((8, 8, 8), (7.9, 4, 4)):
+        assert np.array_equal(targets(LABELS, "boundary", voxel_size_nm=voxel_size_nm), expected)
 
 
-@pytest.mark.parametrize("voxel_size_nm", [None, (50, 4.6, 4.6)])
+@pytest.mark.parametrize("voxel_size_nm", [None, (50, 4.6, 4.6), (8, 4, 4)])
 def test_thick_sections_are_not_compared_with_each_other(voxel_size_nm):
     expected = np.array([[[0, 1, 1, 1], [0, 1, 1, 1]], [[0, 1, 1, 0], [0, 1, 1, 0]]])
     assert np.array_equal(targets(LABELS, "boundary", voxel_size_nm=voxel_size_nm), expected)

@@ -272,9 +272,28 @@ def test_sections_lie_along_z_or_along_any_axis_of_isotropic_voxels(name):
         assert axes == expected
 
 
+def test_a_moved_section_is_reflected_where_nothing_comes_from():
+    image = blobs((1, 40, 24, 24))
+    moved = run(only(shift=1.0, shift_pixels=3), image=image).image[0]
+    steps = []
+    for section, before in zip(moved, image[0], strict=True):
+        padded = np.pad(before, 3, mode="reflect")
+        steps.append(
+            [
+                (y, x)
+                for y in range(-3, 4)
+                for x in range(-3, 4)
+                if np.array_equal(section, padded[3 - y : 27 - y, 3 - x : 27 - x])
+            ]
+        )
+    assert all(len(found) == 1 for found in steps)
+    assert {axis for ((y, x),) in steps for axis in (y, x)} == set(range(-3, 4))
+
+
 def test_a_missing_section_is_of_one_value_whole_or_in_a_corner():
     image = blobs((1, 60, 16, 16)) * 0.5 + 0.25
     whole = corner = black = 0
+    corners = set()
     for section, before in zip(run(only(missing=1.0), image=image).image[0], image[0], strict=True):
         lost = section != before
         assert len(np.unique(section[lost])) == 1
@@ -283,7 +302,10 @@ def test_a_missing_section_is_of_one_value_whole_or_in_a_corner():
         assert rows[0] or rows[-1]
         assert columns[0] or columns[-1]
         whole, corner, black = whole + lost.all(), corner + (not lost.all()), black + (section[lost].max() == 0)
+        if not (rows.all() or columns.all()):
+            corners.add((bool(rows[0]), bool(columns[0])))
     assert min(whole, corner, black, 60 - black) > 10
+    assert len(corners) == 4
 
 
 def test_a_blur_takes_fine_structure_only():
@@ -340,6 +362,15 @@ def test_sections_differ_in_brightness_when_each_has_its_own():
     assert np.ptp(run(only(intensity=1.0, noise=0.0), image=image).image) < 1e-6
     assert 0.1 < np.ptp(means) < 0.2
     assert np.abs(means - 0.5).max() <= 0.1 + 1e-6
+
+
+def test_sections_have_half_the_gain_of_a_patch_each():
+    image = np.tile(np.array([0.25, 0.75], np.float32), (1, 60, 8, 8))
+    sections = run(only(section_intensity=1.0, gain=0.4, offset=0.0), image=image).image[0]
+    contrasts = np.ptp(sections, axis=(1, 2)) / 0.5
+    assert 0.8 - 1e-5 <= contrasts.min() < 0.85
+    assert 1.15 < contrasts.max() <= 1.2 + 1e-5
+    np.testing.assert_allclose(sections.mean(axis=(1, 2)), 0.5, atol=1e-6)
 
 
 # Presets -----------------------------------------------------------------------------------------------------------

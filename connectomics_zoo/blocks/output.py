@@ -1,0 +1,153 @@
+"""The output of a job: an array of shards while it is unfinished, and what was asked for at the end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectomics_zoo.blocks.job import Cut, Job
+from connectomics_zoo.errors import OutputError
+from connectomics_zoo.files.atomic import move_into_place
+from connectomics_zoo.volumes import Box, StoredPrediction, VoxelSize, create_volume, open_volume
+from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX
+from connectomics_zoo.volumes.prediction import to_attributes
+from connectomics_zoo.volumes.uri import Place
+from connectomics_zoo.volumes.zarr_writing import ArrayLayout, ArrayWriter, create_array, finish_array
+
+
+class BlockOutput:
+    """A volume that is written in blocks, by any number of processes.
+
+    Args:
+        place: path and dataset, as `check_volume_place` returns them.
+        cut: what it holds, in voxels of the volume that it is made of, and how it is cut.
+        channels: its channels, None for none.
+        dtype: its data type.
+        voxel_size_nm: its voxel size (z, y, x).
+        overwrite: whether it replaces what is there.
+
+    Raises:
+        OutputError: it is not possible.
+    """
+
+    def __init__(
+        self,
+        place: tuple[Place, str | None],
+        *,
+        cut: Cut,
+        channels: int | None,
+        dtype: str,
+        voxel_size_nm: VoxelSize | None,
+        overwrite: bool = False,
+    ) -> None:
+        self._box = cut.grid.box
+        self.cut = cut
+        self._channels = channels
+        self.dtype = np.dtype(dtype)
+        self._voxel_size_nm = voxel_size_nm
+        self._overwrite = overwrite
+        self.place, self._dataset = place
+        self.job = Job(self.place)
+        self._writer: ArrayWriter | None = None
+
+    @property
+    def location(self) -> str:
+        """Path and dataset."""
+        return str(self.place) if self._dataset is None else f"{self.place}:{self._dataset}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(Z, Y, X), or (C, Z, Y, X)."""
+        return self._full(self._box.shape)
+
+    def create(self, stored: StoredPrediction) -> None:
+        """Make the array of shards, which says that it is unfinished, in place of what is there.
+
+        Args:
+            stored: what the output says of itself.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        layout = ArrayLayout(
+            shape=self.shape,
+            dtype=self.dtype,
+            chunks=self._full(self.cut.chunks, channels=1),
+            shards=self._full(self.cut.shards, channels=1),
+            voxel_size_nm=self._voxel_size_nm,
+            attributes=to_attributes(stored),
+        )
+        create_array(self.job.unfinished, dataset=self._group, layout=layout, finished=False)
+
+    def write(self, box: Box, array: NDArray[Any]) -> None:
+        """Write (C, Z, Y, X), with one channel where there are none, at `box`: whole shards, in voxels of the volume.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if self._writer is None:
+            self._writer = ArrayWriter(self.job.unfinished, dataset=self._group)
+        index = box.relative_to(self._box.start).slices
+        if self._channels is None:
+            self._writer.write(index, array[0])
+        else:
+            self._writer.write((slice(0, self._channels), *index), array)
+
+    @property
+    def _is_zarr(self) -> bool:
+        return FORMAT_OF_SUFFIX[self.place.suffix.lower()] == "zarr"
+
+    @property
+    def _group(self) -> str | None:
+        """The group of the array of shards."""
+        return self._dataset if self._is_zarr else None
+
+    def finish(self, stored: StoredPrediction) -> None:
+        """Let the output appear where it was asked for, and remove the job's folder.
+
+        Raises:
+            OutputError: the disk does not take it, or something else took the place meanwhile.
+        """
+        unfinished = self.job.unfinished
+        if not isinstance(unfinished, Path) or not isinstance(self.place, Path):
+            finish_array(unfinished, dataset=self._group)
+        elif unfinished.exists():  # else it was moved before the process was killed
+            if os.path.lexists(self.place) and not self._overwrite:
+                raise OutputError(
+                    f"{self.place}: appeared while it was being made and stays as it is: rename or delete it and "
+                    f"repeat the command, which finishes what is in {self.job.place}."
+                )
+            if self._is_zarr:
+                finish_array(unfinished, dataset=self._group)
+                move_into_place(unfinished, self.place, overwrite=self._overwrite)
+            else:
+                self._assemble(stored)
+        self.job.remove()
+
+    def _assemble(self, stored: StoredPrediction) -> None:
+        """Make a file of the array of shards, a row of shards at a time."""
+        finish_array(self.job.unfinished, dataset=None)
+        with (
+            open_volume(str(self.job.unfinished)) as source,
+            create_volume(
+                self.location,
+                shape=self._box.shape,
+                dtype=self.dtype,
+                channels=self._channels,
+                voxel_size_nm=self._voxel_size_nm,
+                stored=stored,
+                overwrite=self._overwrite,
+            ) as target,
+        ):
+            depth, height = self.cut.shards[:2]
+            for z in range(0, target.shape[0], depth):
+                for y in range(0, target.shape[1], height):
+                    box = Box((z, y, 0), (z + depth, y + height, target.shape[2])).intersection(target.whole)
+                    target.write(box, source.read(box))
+
+    def _full(self, edges: tuple[int, int, int], channels: int | None = None) -> tuple[int, ...]:
+        return edges if self._channels is None else (channels or self._channels, *edges)

@@ -1,0 +1,87 @@
+"""What an evaluation gives, and how its table calls the scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from connectomics_zoo.evaluate.interpret import ScoreKind
+from connectomics_zoo.schema.report import Report, Table
+
+NAMES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "precision": "precision",
+    "recall": "recall",
+    "true_positive": "right voxels",
+    "false_positive": "false voxels",
+    "false_negative": "missed voxels",
+    "adapted_rand_error": "adapted Rand error",
+    "rand_precision": "Rand precision",
+    "rand_recall": "Rand recall",
+    "voi": "variation of information (bits)",
+    "voi_split": "  of it splits",
+    "voi_merge": "  of it merges",
+    "cremi_score": "CREMI score",
+    "ap_50": "AP at IoU 0.5",
+    "ap_75": "AP at IoU 0.75",
+    "precision_50": "object precision at IoU 0.5",
+    "recall_50": "object recall at IoU 0.5",
+    "f1_50": "object F1 at IoU 0.5",
+    "panoptic_quality": "panoptic quality",
+    "segmentation_quality": "mean IoU of matched objects",
+    "objects_matched_50": "objects matched at IoU 0.5",
+    "objects_predicted": "objects predicted",
+    "objects_true": "objects in the truth",
+    "erl_nm": "expected run length (nm)",
+    "erl_of_truth_nm": "  of the truth (nm)",
+    "nerl": "normalised expected run length",
+    "edges": "skeleton edges",
+    "edges_split": "  of them split",
+    "edges_merged": "  of them in a merger",
+    "edges_omitted": "  of them at label 0",
+    "segments_merging": "segments that merge skeletons",
+}
+"""How the table calls each score."""
+
+
+@dataclass(frozen=True)
+class EvaluateReport(Report):
+    """The scores, and what they are scores of."""
+
+    prediction: str
+    """The prediction."""
+    truth: str | None
+    """The truth; None where there are skeletons alone."""
+    skeletons: str | None
+    """The skeletons."""
+    kind: ScoreKind
+    """`semantic`: the overlap of foregrounds or classes; `instances`: how objects were split, merged and found."""
+    read_as: str
+    """How the prediction's values were understood."""
+    threshold: float | None
+    """Of probabilities, the one above which the foreground lies."""
+    mask: str | None
+    """The mask of what is annotated in the truth."""
+    region: tuple[tuple[int, int], ...]
+    """What was scored, [first, stop) along z, y and x of the truth."""
+    voxels: int
+    """Voxels that count; of instances, for Rand error and variation of information."""
+    ignored_voxels: int
+    """Voxels that do not, because of their label in the truth, or of the mask."""
+    scores: dict[str, float]
+    """Score by name; with several classes, the means over the classes."""
+    classes: dict[int, dict[str, float]]
+    """With several classes, the scores of each one but 0."""
+
+    def table(self) -> Table:
+        """Return a row for each score."""
+        headers = ("score", "mean" if self.classes else "value", *(f"class {label}" for label in self.classes))
+        rows = [
+            (NAMES[name], _number(value), *(_number(scores[name]) for scores in self.classes.values()))
+            for name, value in self.scores.items()
+        ]
+        return Table(headers, rows)
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4f}"

@@ -1,0 +1,277 @@
+"""A prediction that was checked: what is predicted of which part, how it is computed and how it is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from connectomics_zoo.blocks.job import Cut, JobDescription
+from connectomics_zoo.blocks.output import BlockOutput
+from connectomics_zoo.errors import VolumeError, ZooError
+from connectomics_zoo.network.device import Precision, choose_device, prediction_precision
+from connectomics_zoo.predict.checks import (
+    check_request,
+    check_turns,
+    check_volume,
+    prediction_spec,
+    with_intensity_range,
+)
+from connectomics_zoo.predict.network import make_forward
+from connectomics_zoo.predict.plan import Geometry, cut, make_geometry
+from connectomics_zoo.predict.request import Request, absolute
+from connectomics_zoo.predict.slide import Forward
+from connectomics_zoo.predict.stored import make_provenance, make_stored
+from connectomics_zoo.predict.views import View, plan_views
+from connectomics_zoo.schema.experiment import PredictionSpec, RunSpec
+from connectomics_zoo.tasks.voxelwise import decode_voxels, decoded_channels
+from connectomics_zoo.volumes import StoredPrediction, Volume, VoxelSize, check_mask, open_volume
+from connectomics_zoo.volumes.box import region_box
+from connectomics_zoo.volumes.intensity import scale_intensity
+from connectomics_zoo.volumes.placement import placement_of
+from connectomics_zoo.volumes.prediction import this_program
+from connectomics_zoo.volumes.values import store_values
+from connectomics_zoo.volumes.voxel_size import lengths
+from connectomics_zoo.volumes.writing import check_volume_place, refuse_own_input
+from connectomics_zoo.weights.pretrained import Pretrained, digested, find_run
+
+STAGE = "predict"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Prediction:
+    """What is predicted, with the opened volumes; the network is made when it is needed."""
+
+    request: Request
+    trained: Pretrained
+    spec: RunSpec
+    chosen: PredictionSpec
+    geometry: Geometry
+    device: torch.device
+    precision: Precision
+    views: tuple[View, ...]
+    source: Volume
+    mask: Volume | None
+    _forward: Forward | None = None
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """The window, in network voxels."""
+        assert self.chosen.window is not None
+        return self.chosen.window
+
+    @property
+    def channels_in(self) -> int:
+        """Channels of the image."""
+        return self.spec.model.input.channels
+
+    @property
+    def channels_out(self) -> int:
+        """Channels that the network gives."""
+        return len(self.spec.task.channels)
+
+    @property
+    def channels(self) -> int | None:
+        """Channels of the output, None for one without an axis."""
+        count = decoded_channels(self.spec.task) if self.request.output == "label" else self.channels_out
+        return None if count == 1 else count
+
+    @property
+    def voxel_size_nm(self) -> VoxelSize | None:
+        """That of the output."""
+        return self.source.voxel_size_nm or self.spec.data.voxel_size_nm
+
+    def forward(self) -> Forward:
+        """Return the function from windows to values; the weights' file is read for it once."""
+        if self._forward is None:
+            with digested(self.trained) as self.trained:
+                self._forward = make_forward(
+                    self.trained,
+                    self.spec,
+                    window=self.window,
+                    views=self.views,
+                    merge=self.chosen.merge,
+                    engine=self.request.engine,
+                    device=self.device,
+                    precision=self.precision,
+                )
+        return self._forward
+
+    def stored(self) -> StoredPrediction:
+        """Return what the output says of itself."""
+        made = make_provenance(
+            self.trained, self.spec, chosen=self.chosen, precision=self.precision, output=self.request.output
+        )
+        placement = placement_of(self.geometry.box, whole_shape=self.source.shape)
+        return make_stored(
+            self.spec, output=self.request.output, dtype=self.request.dtype, placement=placement, provenance=made
+        )
+
+    def scaled(self, array: NDArray[Any]) -> NDArray[np.float32]:
+        """Return grey values of the volume as 0..1."""
+        try:
+            return scale_intensity(array, dtype=self.source.dtype, intensity_range=self.spec.data.intensity_range)
+        except VolumeError as error:
+            raise VolumeError(f"{self.source.location}: {error}") from None
+
+    def to_store(self, values: NDArray[np.float32]) -> NDArray[Any]:
+        """Return channel values (C, Z, Y, X) as they are written."""
+        if self.request.output == "label":
+            return decode_voxels(values, task=self.spec.task)
+        return store_values(values, task=self.spec.task, dtype=np.dtype(self.request.dtype))
+
+    def cut(self, *, parts: int) -> Cut:
+        """Return how the output is cut, into `parts` blocks at least where it is large enough."""
+        edges = cut(
+            self.geometry,
+            channels_in=self.channels_in,
+            channels_out=self.channels_out,
+            value_bytes=np.dtype(self.request.dtype).itemsize,
+            parts=parts,
+        )
+        box = self.geometry.box
+        return Cut(start=box.start, stop=box.stop, block=edges.block, shards=edges.shards, chunks=edges.chunks)
+
+    def output(self, cutting: Cut, *, overwrite: bool) -> BlockOutput:
+        """Return where the blocks are written.
+
+        Raises:
+            OutputError: the output is not possible there.
+        """
+        place = check_volume_place(
+            self.request.out,
+            shape=self.geometry.box.shape,
+            dtype=np.dtype(self.request.dtype),
+            channels=self.channels,
+            voxel_size_nm=self.voxel_size_nm,
+            overwrite=overwrite,
+        )
+        return BlockOutput(
+            place,
+            cut=cutting,
+            channels=self.channels,
+            dtype=self.request.dtype,
+            voxel_size_nm=self.voxel_size_nm,
+            overwrite=overwrite,
+        )
+
+    def is_finished(self) -> bool:
+        """Whether the output is there already, as this would make it."""
+        try:
+            with open_volume(self.request.out) as found:
+                return (found.shape, found.stored()) == (self.geometry.box.shape, self.stored())
+        except ZooError:
+            return False
+
+    def describe(self, cutting: Cut) -> JobDescription:
+        """Return what the job is."""
+        return JobDescription(
+            schema_version=1,
+            verb="predict",
+            program=this_program(),
+            identity=self._identity(),
+            request=self.request.portable(),
+            cut=cutting,
+            stages=(STAGE,),
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        request, spec = self.request, self.spec
+        # Through JSON, as what it is compared with has gone.
+        document: dict[str, Any] = json.loads(
+            json.dumps(
+                {
+                    "weights": self.trained.sha256(),
+                    "volume": absolute(self.source.location),
+                    "volume's shape": self.source.shape,
+                    "volume's data type": str(self.source.dtype),
+                    "region": str(self.geometry.box),
+                    "mask": None if self.mask is None else absolute(self.mask.location),
+                    "intensity range": spec.data.intensity_range,
+                    "downsample": spec.data.downsample,
+                    "task": f"{spec.task.name} ({_digest(spec.task.model_dump(mode='json'))})",
+                    **self.chosen.model_dump(mode="json"),
+                    "engine": request.engine,
+                    "precision": self.precision,
+                    "output": request.output,
+                    "dtype": request.dtype,
+                }
+            )
+        )
+        return document
+
+
+@contextmanager
+def prepared(request: Request, *, quiet: bool = False) -> Iterator[Prediction]:
+    """Check what is asked for, and yield it with its volumes open.
+
+    Args:
+        request: what is asked for.
+        quiet: whether it was checked and warned of elsewhere.
+
+    Raises:
+        ZooError: see `predict`.
+    """
+    spec, trained = find_run(request.run, frozen=request.frozen)
+    spec = with_intensity_range(spec, request.intensity_range)
+    chosen = prediction_spec(
+        spec, window=request.window, overlap=request.overlap, views=request.views, merge=request.merge
+    )
+    check_request(
+        spec,
+        batch_size=request.batch_size,
+        output=request.output,
+        dtype=request.dtype,
+        engine=request.engine,
+        precision=request.precision,
+    )
+    seen = plan_views(chosen.views, task=spec.task, axes=spec.model.input.axes)
+    source = open_volume(request.volume)
+    mask = None if request.mask is None else open_volume(request.mask)
+    try:
+        if not quiet:
+            check_volume(source, spec)
+        check_turns(spec, chosen, voxel_size_nm=source.voxel_size_nm or spec.data.voxel_size_nm)
+        if mask is not None:
+            check_mask(source, mask)
+        for place in (source, mask):
+            if place is not None:
+                refuse_own_input(place.location, request.out)
+        device = choose_device(request.device, engine=request.engine)
+        assert chosen.window is not None
+        # A 2-D network looks at one section at a time.
+        z, y, x = (1, *chosen.window)[-3:]
+        geometry = make_geometry(
+            shape=source.shape,
+            factors=spec.data.downsample,
+            window=(z, y, x),
+            overlap=chosen.overlap,
+            box=region_box(request.region, shape=source.shape, location=source.location),
+        )
+        if not quiet and source.voxel_size_nm is None and spec.data.voxel_size_nm is not None:
+            _log.warning(
+                "%s does not say its voxel size, took the run's, %s nm",
+                source.location,
+                lengths(spec.data.voxel_size_nm),
+            )
+        precision = prediction_precision(request.precision, run=spec, device=device)
+        yield Prediction(request, trained, spec, chosen, geometry, device, precision, seen, source, mask)
+    finally:
+        for opened in (source, mask):
+            if opened is not None:
+                opened.close()
+
+
+def _digest(document: dict[str, Any]) -> str:
+    text = json.dumps(document, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,213 @@
+"""Writes an array of a new Zarr store (format 3, with shards, an OME-NGFF 0.5 image of one level), as one of many may.
+
+What is not finished says so in its attributes, and `Volume` refuses it. Any number of processes may write, each into
+shards of its own: a shard is written as a whole, and in the place of what was there at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorstore
+
+from connectomics_zoo.errors import OutputError, ZooError, reason
+from connectomics_zoo.volumes.metadata import VoxelSize
+from connectomics_zoo.volumes.store_files import reachable
+from connectomics_zoo.volumes.uri import Place, kvstore_of, store_context
+from connectomics_zoo.volumes.volume import UNFINISHED
+
+_BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
+
+
+@dataclass(frozen=True)
+class ArrayLayout:
+    """What an array is, and how it is cut."""
+
+    shape: tuple[int, ...]
+    """(Z, Y, X), or (C, Z, Y, X)."""
+    dtype: np.dtype[Any]
+    """Its data type."""
+    chunks: tuple[int, ...]
+    """What is compressed, and read, as a whole."""
+    shards: tuple[int, ...]
+    """What is a file, and written as a whole: whole chunks."""
+    voxel_size_nm: VoxelSize | None
+    """Voxel size (z, y, x)."""
+    attributes: Mapping[str, Any]
+    """What it says of itself besides."""
+
+
+def create_array(place: Place, *, dataset: str | None, layout: ArrayLayout, finished: bool) -> None:
+    """Create a store with the one array `dataset`/0, in place of what is there.
+
+    Args:
+        place: the store, a folder or a URI.
+        dataset: the group that is the image, None for the store itself.
+        layout: the array.
+        finished: whether it counts as a volume from now on.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with store_errors(place):
+        store = open_store(place)
+        store.delete_range(tensorstore.KvStore.KeyRange()).result()
+        groups = ["", *_ancestors(dataset)]
+        for group in groups:
+            image = {"ome": {"version": "0.5", "multiscales": [_multiscale(layout)]}} if group == groups[-1] else {}
+            _write_json(store, f"{group}zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": image})
+        attributes = {**layout.attributes, **({} if finished else {UNFINISHED: True})}
+        tensorstore.open(
+            {
+                "driver": "zarr3",
+                "kvstore": kvstore_of(_array_place(place, dataset)),
+                "metadata": {
+                    "shape": list(layout.shape),
+                    "data_type": layout.dtype.name,
+                    "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(layout.shards)}},
+                    "codecs": _codecs(layout),
+                    "fill_value": False if layout.dtype == bool else 0,
+                    "dimension_names": list("czyx"[-len(layout.shape) :]),
+                    "attributes": attributes,
+                },
+            },
+            create=True,
+            context=store_context(),
+        ).result()
+
+
+def finish_array(place: Place, *, dataset: str | None) -> None:
+    """Let the array `dataset`/0 of a store count as a volume.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with store_errors(place):
+        array = open_store(_array_place(place, dataset))
+        document = json.loads(array.read("zarr.json").result().value)
+        document["attributes"].pop(UNFINISHED, None)
+        _write_json(array, "zarr.json", document)
+
+
+class ArrayWriter:
+    """Writes into the array `dataset`/0 of a store.
+
+    Raises:
+        OutputError: the store is not there, or cannot be written.
+    """
+
+    def __init__(self, place: Place, *, dataset: str | None) -> None:
+        self._place = place
+        with store_errors(place):
+            spec = {"driver": "zarr3", "kvstore": kvstore_of(_array_place(place, dataset))}
+            self._array = tensorstore.open(spec, open=True, write=True, read=True, context=store_context()).result()
+
+    def write(self, index: tuple[slice, ...], block: npt.NDArray[Any]) -> None:
+        """Write `block` at `index`; whole shards, unless nobody else writes.
+
+        Raises:
+            OutputError: the disk or the server does not take it.
+        """
+        try:
+            with store_errors(self._place):
+                self._array[index].write(block).result()
+        except OutputError:
+            # Of a shard at the end of the array, what is there is read first, and may have been damaged when the power
+            # failed.
+            with store_errors(self._place):
+                self._remove_shards(index)
+                self._array[index].write(block).result()
+
+    def _remove_shards(self, index: tuple[slice, ...]) -> None:
+        store, shards = self._array.kvstore, self._array.chunk_layout.write_chunk.shape
+        assert store is not None
+        assert shards is not None
+        spans = (range(part.start // edge, -(-part.stop // edge)) for part, edge in zip(index, shards, strict=True))
+        for place in itertools.product(*spans):
+            store.write(f"c/{'/'.join(map(str, place))}", None).result()
+
+    def close(self) -> None:
+        """Nothing is held back between two writes."""
+
+
+class ZarrSink(ArrayWriter):
+    """A new store that one process writes."""
+
+    def __init__(self, path: Path, *, dataset: str | None, **layout: Any) -> None:
+        create_array(path, dataset=dataset, layout=ArrayLayout(**layout, shards=layout["chunks"]), finished=True)
+        super().__init__(path, dataset=dataset)
+
+
+def _codecs(layout: ArrayLayout) -> list[dict[str, Any]]:
+    chunk = [_BYTES, {"name": "zstd", "configuration": {"level": 3, "checksum": False}}]
+    if layout.shards == layout.chunks:
+        return chunk
+    index = [_BYTES, {"name": "crc32c"}]
+    sharding = {"chunk_shape": list(layout.chunks), "codecs": chunk, "index_codecs": index}
+    return [{"name": "sharding_indexed", "configuration": sharding}]
+
+
+def _multiscale(layout: ArrayLayout) -> dict[str, Any]:
+    voxel_size_nm = layout.voxel_size_nm
+    unit = {} if voxel_size_nm is None else {"unit": "nanometer"}
+    axes: list[dict[str, str]] = [{"name": axis, "type": "space", **unit} for axis in "zyx"]
+    scale = [1.0, 1.0, 1.0] if voxel_size_nm is None else list(voxel_size_nm)
+    if len(layout.shape) == 4:
+        axes, scale = [{"name": "c", "type": "channel"}, *axes], [1.0, *scale]
+    level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+    return {"axes": axes, "datasets": [level]}
+
+
+def open_store(place: Place) -> tensorstore.KvStore:
+    """Return the store of keys and values below a folder."""
+    return tensorstore.KvStore.open(kvstore_of(place), context=store_context()).result()
+
+
+def _store_problem(error: Exception) -> str:
+    """Return what a store says of an error, in a few words."""
+    text = str(error)
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+    found = next((os.strerror(number) for number in numbers if os.strerror(number) in text), None)
+    return found or reason(error).partition(" [")[0]
+
+
+def _ancestors(dataset: str | None) -> list[str]:
+    """Return the prefixes of the groups on the way to `dataset`: a/, a/b/."""
+    parts = dataset.split("/") if dataset else []
+    return ["/".join(parts[: count + 1]) + "/" for count in range(len(parts))]
+
+
+def _array_place(place: Place, dataset: str | None) -> Place:
+    return place / (f"{dataset}/0" if dataset else "0")
+
+
+def _write_json(store: tensorstore.KvStore, key: str, document: Mapping[str, Any]) -> None:
+    store.write(key, json.dumps(document, indent=2).encode()).result()
+
+
+@contextmanager
+def store_errors(place: Place) -> Iterator[None]:
+    """Turn what tensorstore raises where it cannot write below `place` into one sentence.
+
+    Raises:
+        OutputError: in the block, something cannot be written or read.
+    """
+    try:
+        with reachable(place):
+            yield
+    except OutputError:
+        raise
+    except ZooError as error:
+        raise OutputError(str(error)) from None
+    except (RuntimeError, ValueError, OSError) as error:
+        raise OutputError(f"{place}: cannot be written ({_store_problem(error)}), give a writable place.") from None

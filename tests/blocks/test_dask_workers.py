@@ -1,0 +1,260 @@
+"""Blocks on Dask workers: who gets which, what is tried again, and what is said when it is given up."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.block_work import Troubled, make_job
+from support.prediction import grey, make_run, write
+from support.volume_files import read_all
+
+from connectomics_zoo.blocks.dask_worker import BlockError
+from connectomics_zoo.blocks.runner import run_blocks
+from connectomics_zoo.blocks.where import where_from
+from connectomics_zoo.errors import CheckFailedError, MissingPackageError
+from connectomics_zoo.predict import predict
+
+distributed = pytest.importorskip("distributed", reason="Dask, an extra, is not installed")
+
+from connectomics_zoo.blocks import dask_workers  # noqa: E402
+from connectomics_zoo.blocks.dask_workers import HOPELESS, LOSSES, TRIES, Workers  # noqa: E402
+
+
+class FakeFuture:
+    def __init__(self, error: BaseException | None) -> None:
+        self.status = "finished" if error is None else "error"
+        self._error = error
+
+    def exception(self) -> BaseException | None:
+        return self._error
+
+    def cancel(self) -> None:
+        """Nothing runs."""
+
+    def add_done_callback(self, call) -> None:
+        call(self)
+
+
+class FakeClient:
+    """Does each block at once, as `outcome(address, index)` says: an error, or None."""
+
+    def __init__(self, addresses: list[str], outcome) -> None:
+        self.addresses = addresses
+        self.outcome = outcome
+        self.submitted: list[tuple[str, int]] = []
+
+    def nthreads(self) -> dict[str, int]:
+        return dict.fromkeys(self.addresses, 1)
+
+    def submit(self, function, out, stage, work, index, *, workers, **_):
+        (address,) = workers
+        self.submitted.append((address, index))
+        return FakeFuture(self.outcome(address, index))
+
+
+class FakeSource:
+    address = "tcp://here:1"
+    patience = 0.0
+    dashboard = None
+
+    def __init__(self) -> None:
+        self.renewed: list[str] = []
+
+    def keep_up(self, *, present: int, is_working: bool) -> None:
+        """All stay."""
+
+    def renew(self, client, address: str) -> None:
+        self.renewed.append(address)
+
+    def explain(self) -> str:
+        return "no worker has started, says squeue."
+
+
+@pytest.fixture
+def job(tmp_path):
+    return make_job(tmp_path / "out.zarr", 8)
+
+
+def killed() -> distributed.scheduler.KilledWorker:
+    return distributed.scheduler.KilledWorker("key", None, 0)
+
+
+def run(job, outcome, *, addresses=("a", "b"), blocks=8):
+    client, source, finished = FakeClient(list(addresses), outcome), FakeSource(), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dask_workers, "_LOOK", 0.01)
+        problems = Workers(client, source).run(job, "predict", None, list(range(blocks)), finish=finished.append)
+    return problems, finished, client, source
+
+
+def test_every_block_is_done_once_and_both_workers_have_some(job):
+    problems, finished, client, _ = run(job, lambda address, index: None)
+    assert problems == {}
+    assert sorted(finished) == list(range(8))
+    assert {address for address, _ in client.submitted} == {"a", "b"}
+    assert len(client.submitted) == 8
+
+
+def test_a_block_that_fails_goes_to_another_worker_and_is_named_after_the_last_try(job):
+    problems, finished, client, source = run(
+        job, lambda address, index: BlockError("failed", "it is damaged.") if index == 3 else None
+    )
+    assert problems == {3: "it is damaged."}
+    assert sorted(finished) == [0, 1, 2, 4, 5, 6, 7]
+    tries = [address for address, index in client.submitted if index == 3]
+    assert len(tries) == TRIES
+    assert set(tries[:2]) == {"a", "b"}
+    assert source.renewed == []
+
+
+def test_a_process_in_which_something_broke_is_replaced(job):
+    problems, _, _, source = run(
+        job, lambda address, index: BlockError("broken", "CUDA error") if (address, index) == ("a", 0) else None
+    )
+    assert problems == {}
+    assert source.renewed == ["a"]
+
+
+def test_a_worker_that_cannot_take_part_gets_no_more_blocks_and_the_others_do_them(job, caplog):
+    problems, finished, client, _ = run(
+        job, lambda address, index: BlockError("refused", "it has zoo 0.0.9.") if address == "b" else None
+    )
+    assert problems == {}
+    assert len(finished) == 8
+    assert [address for address, _ in client.submitted].count("b") == 1
+    assert "a worker cannot take part: it has zoo 0.0.9." in caplog.text
+
+
+def test_if_no_worker_can_take_part_the_reason_is_the_error(job):
+    with pytest.raises(CheckFailedError, match=re.escape("it has zoo 0.0.9.")):
+        run(job, lambda address, index: BlockError("refused", "it has zoo 0.0.9."))
+
+
+def test_an_environment_without_the_package_is_a_sentence(job):
+    with pytest.raises(CheckFailedError, match=r"not the same environment .*No module named 'connectomics_zoo'"):
+        run(job, lambda address, index: ModuleNotFoundError("No module named 'connectomics_zoo'"))
+
+
+def test_a_block_whose_workers_are_always_lost_is_named(job):
+    problems, finished, client, _ = run(job, lambda address, index: killed() if index == 3 else None)
+    assert len(finished) == 7
+    assert "its worker was lost 5 times" in problems[3]
+    assert [index for _, index in client.submitted].count(3) == LOSSES
+
+
+def test_a_block_that_was_done_before_its_worker_was_lost_is_not_done_again(job):
+    def outcome(address, index):
+        if index != 3:
+            return None
+        job.mark_done("predict", 3)
+        return killed()
+
+    problems, finished, client, _ = run(job, outcome)
+    assert problems == {}
+    assert sorted(finished) == list(range(8))
+    assert [index for _, index in client.submitted].count(3) == 1
+
+
+def test_what_fails_from_the_first_block_on_is_not_tried_with_all(job):
+    problems, finished, client, _ = run(job, lambda address, index: BlockError("failed", "no such file."))
+    assert finished == []
+    assert len(problems) == HOPELESS
+    assert len(client.submitted) < 8 * TRIES
+
+
+def test_without_workers_it_is_said_why(job):
+    with pytest.raises(CheckFailedError, match="no worker has started, says squeue"):
+        run(job, lambda address, index: None, addresses=())
+
+
+def test_without_dask_the_extra_is_named(job, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    grid = job.describe().cut.grid
+    with pytest.raises(MissingPackageError, match=re.escape("pip install 'connectomics-zoo[cluster]'")):
+        run_blocks(job, "predict", Troubled(Path()), grid=grid, where=where_from(workers=2))
+
+
+def test_a_scheduler_that_does_not_answer_is_named(job, monkeypatch):
+    monkeypatch.setattr(dask_workers, "_CONNECT", 0.5)
+    with pytest.raises(CheckFailedError, match=r"the Dask scheduler at tcp://127.0.0.1:9 does not answer"):
+        run_blocks(
+            job,
+            "predict",
+            Troubled(Path()),
+            grid=job.describe().cut.grid,
+            where=where_from(scheduler="tcp://127.0.0.1:9"),
+        )
+
+
+def test_one_worker_dies_and_one_block_is_damaged_and_all_else_is_done(job, tmp_path, capfd):
+    work = Troubled(tmp_path, damaged=3, deadly=5)
+    told = []
+    with pytest.raises(
+        CheckFailedError, match=r"1 of 8 blocks were given up \(z=0:4,y=0:4,x=12:16: block 3: its file is damaged"
+    ):
+        run_blocks(
+            job,
+            "predict",
+            work,
+            grid=job.describe().cut.grid,
+            where=where_from(workers=2),
+            progress=lambda progress: told.append(progress.done),
+        )
+    assert job.done("predict") == {0, 1, 2, 4, 5, 6, 7}
+    assert len(work.tried(3)) == TRIES
+    assert len(work.tried(5)) == 2
+    assert told == [64 * blocks for blocks in range(8)]
+    assert capfd.readouterr().err == ""  # what Dask has to say about it
+
+
+MAIN = """
+import sys
+from pathlib import Path
+from support.block_work import Troubled, make_job
+from connectomics_zoo.blocks.runner import run_blocks
+from connectomics_zoo.blocks.where import where_from
+folder = Path(sys.argv[1])
+job = make_job(folder / "out.zarr", 8)
+work = Troubled(folder, seconds=600)
+run_blocks(job, "predict", work, grid=job.describe().cut.grid, where=where_from(workers=1))
+"""
+
+
+def wait_until(condition, *, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_workers_end_soon_after_the_main_process_was_killed(tmp_path):
+    work = Troubled(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    main = subprocess.Popen([sys.executable, "-c", MAIN, str(tmp_path)], env=environment)
+    try:
+        wait_until(lambda: work.tried(0), seconds=60)
+    finally:
+        main.send_signal(signal.SIGKILL)
+        main.wait()
+    (pid,) = work.tried(0)
+    wait_until(lambda: not Path("/proc", pid).exists(), seconds=30)
+
+
+def test_workers_predict_what_one_process_does(tmp_path):
+    run_folder = make_run(tmp_path / "tiny", data={"voxel_size_nm": (30.0, 8.0, 8.0)})
+    image = write(tmp_path / "image.h5", grey((16, 130, 260)))
+    alone = predict(run_folder, image, tmp_path / "alone.zarr", dtype="float32", device="cpu")
+    shared = predict(run_folder, image, tmp_path / "shared.zarr", dtype="float32", device="cpu", workers=2)
+    assert alone.blocks == 1
+    assert shared.blocks >= 8
+    assert shared.complete
+    np.testing.assert_allclose(read_all(tmp_path / "shared.zarr"), read_all(tmp_path / "alone.zarr"), rtol=0, atol=1e-6)
+    assert not (tmp_path / "shared.zarr.job").exists()

@@ -1,0 +1,467 @@
+"""Predictions in blocks: the result of one, whatever stops them and whoever does them; another job is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+from support.prediction import grey, make_run, write
+from support.stores import S3Server, forget_credentials
+
+from connectomics_zoo.blocks import turns
+from connectomics_zoo.errors import OutputError, SpecError, VolumeError, ZooError
+from connectomics_zoo.predict import plan, predict
+from connectomics_zoo.predict import slide as sliding
+from connectomics_zoo.volumes import open_volume
+
+SHAPE = (24, 64, 64)
+
+SMALL = {"CHUNK_EDGE": 16, "SHARD_EDGES": (16, 32, 32), "BLOCK_WINDOWS": 27}
+"""What makes eight blocks of such a volume."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "tiny", data={"voxel_size_nm": (30.0, 8.0, 8.0)})
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("images") / "image.h5", grey(SHAPE), voxel_size_nm=(30.0, 8.0, 8.0))
+
+
+@pytest.fixture(scope="module")
+def whole(run, image, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "whole.h5"
+    assert predict(run, image, out, device="cpu").blocks == 1
+    return read(out)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    for name, value in SMALL.items():
+        monkeypatch.setattr(plan, name, value)
+
+
+def read(path):
+    with open_volume(path) as volume:
+        return volume.read(volume.whole)
+
+
+class StopError(Exception):
+    """What stops a prediction."""
+
+
+def stop_batches(monkeypatch, windows, error=StopError):
+    """Stop in the batch of that number."""
+    predict_batch, left = sliding._predict_batch, [windows]
+
+    def count(*args, **options):
+        left[0] -= 1
+        if left[0] == 0:
+            raise error()
+        return predict_batch(*args, **options)
+
+    monkeypatch.setattr(sliding, "_predict_batch", count)
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Stop after so many windows."""
+    return lambda windows, error=StopError: stop_batches(monkeypatch, windows, error)
+
+
+@pytest.mark.parametrize("name", ["out.zarr", "out.zarr:some/group", "out.h5:volumes/mito", "out.tif"])
+def test_blocks_give_what_one_block_gives(run, image, whole, tmp_path, small_blocks, name):
+    report = predict(run, image, tmp_path / name, device="cpu")
+    assert report.blocks == 8
+    assert (report.resumed, report.complete) == (0, True)
+    np.testing.assert_array_equal(read(tmp_path / name), whole)
+    assert [path.name for path in tmp_path.iterdir()] == [name.partition(":")[0]]
+
+
+def test_blocks_of_a_zarr_output_are_whole_shards(run, image, tmp_path, small_blocks):
+    predict(run, image, tmp_path / "out.zarr", device="cpu")
+    array = zarr.open_array(str(tmp_path / "out.zarr" / "0"), mode="r")
+    assert array.chunks == (8, 16, 16)
+    assert array.shards == (16, 32, 32)
+    assert dict(array.attrs)["content"] == "probability"
+    assert "zoo_unfinished" not in dict(array.attrs)
+    group = zarr.open_group(str(tmp_path / "out.zarr"), mode="r")
+    levels = group.attrs["ome"]["multiscales"][0]["datasets"]
+    assert levels[0]["coordinateTransformations"] == [{"type": "scale", "scale": [30.0, 8.0, 8.0]}]
+
+
+@pytest.mark.parametrize("name", ["out.zarr", "out.h5"])
+def test_what_was_stopped_goes_on_and_does_no_block_twice(
+    run, image, whole, tmp_path, small_blocks, stop_after, monkeypatch, name
+):
+    out = tmp_path / name
+    stop_after(30)
+    with pytest.raises(StopError):
+        predict(run, image, out, device="cpu")
+    assert not out.exists()
+    done = {path.name for path in (tmp_path / f"{name}.job" / "done" / "predict").iterdir()}
+    assert done
+    monkeypatch.undo()
+    for key, value in SMALL.items():
+        monkeypatch.setattr(plan, key, value)
+    calls = []
+    report = predict(run, image, out, device="cpu", progress=calls.append)
+    assert report.resumed == len(done)
+    assert 0 < calls[0].done < calls[0].total
+    np.testing.assert_array_equal(read(out), whole)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_block_that_is_half_written_is_done_again(run, image, whole, tmp_path, small_blocks, stop_after, monkeypatch):
+    out = tmp_path / "out.zarr"
+    stop_after(30)
+    with pytest.raises(StopError):
+        predict(run, image, out, device="cpu")
+    stored = tmp_path / "out.zarr.job" / "volume.zarr" / "0" / "c"
+    for path in stored.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for path in (tmp_path / "out.zarr.job" / "done" / "predict").iterdir():
+        path.unlink()
+    monkeypatch.undo()
+    assert predict(run, image, out, device="cpu").resumed == 0
+    np.testing.assert_array_equal(read(out), whole)
+
+
+def test_an_interrupted_prediction_says_how_to_go_on(run, image, tmp_path, small_blocks, stop_after):
+    stop_after(30, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt, match=r"stopped, \d of \d+ blocks are done: repeat the command to go on\."):
+        predict(run, image, tmp_path / "out.zarr", device="cpu")
+
+
+def test_nothing_is_left_of_what_is_stopped_in_its_first_block(run, image, tmp_path, small_blocks, stop_after):
+    stop_after(2)
+    with pytest.raises(StopError):
+        predict(run, image, tmp_path / "out.zarr", device="cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+ANOTHER = {
+    r"overlap 0\.5 there, 0\.25 here": {"overlap": 0.25},
+    r"window \[16, 32, 32\] there, \[16, 32, 64\] here": {"window": (16, 32, 64)},
+    "views one there, flips here": {"views": "flips"},
+    "dtype uint8 there, float32 here": {"dtype": "float32"},
+    r"intensity range null there, \[0, 200\] here": {"intensity_range": (0, 200)},
+    "precision float32 there, bfloat16 here": {"precision": "bfloat16"},
+    "region z=0:24,y=0:64,x=0:64 there, z=0:20,y=0:64,x=0:64 here": {"region": "z=0:20"},
+}
+
+
+def test_the_unfinished_output_of_another_job_is_not_gone_on_with(
+    run, image, whole, tmp_path, small_blocks, stop_after, monkeypatch
+):
+    out = tmp_path / "out.zarr"
+    stop_after(30)
+    with pytest.raises(StopError):
+        predict(run, image, out, device="cpu")
+    monkeypatch.undo()
+    for what, changes in ANOTHER.items():
+        with pytest.raises(
+            OutputError, match=rf"out\.zarr: is the unfinished output of another job \({what}\): repeat"
+        ):
+            predict(run, image, out, device="cpu", **changes)
+    report = predict(run, image, out, device="cpu")
+    assert report.resumed > 0
+    np.testing.assert_array_equal(read(out), whole)
+
+
+def test_other_weights_are_another_job_and_overwrite_begins_anew(
+    run, image, tmp_path, small_blocks, stop_after, monkeypatch
+):
+    out = tmp_path / "out.zarr"
+    other = make_run(tmp_path / "other", arch={"base_channels": 4}, data={"voxel_size_nm": (30.0, 8.0, 8.0)})
+    stop_after(30)
+    with pytest.raises(StopError):
+        predict(run, image, out, device="cpu")
+    monkeypatch.undo()
+    with pytest.raises(OutputError, match=r"of another job .*weights [0-9a-f]{57}… there"):
+        predict(other, image, out, device="cpu")
+    report = predict(other, image, out, device="cpu", overwrite=True)
+    assert report.resumed == 0
+    predict(other, image, tmp_path / "fresh.zarr", device="cpu")
+    np.testing.assert_array_equal(read(out), read(tmp_path / "fresh.zarr"))
+
+
+def test_overwrite_repeated_goes_on_and_the_old_output_stays_until_the_new_one_is_whole(
+    run, image, whole, tmp_path, small_blocks, stop_after, monkeypatch
+):
+    out = tmp_path / "out.h5"
+    write(out, np.full((2, 3, 4), 7, np.uint8))
+    stop_after(30)
+    with pytest.raises(StopError):
+        predict(run, image, out, device="cpu", overwrite=True)
+    assert (read(out) == 7).all()
+    monkeypatch.undo()
+    assert predict(run, image, out, device="cpu", overwrite=True).resumed > 0
+    np.testing.assert_array_equal(read(out), whole)
+
+
+def test_an_unfinished_output_is_no_volume(run, image, tmp_path, small_blocks, stop_after):
+    out = tmp_path / "out.zarr"
+    stop_after(30)
+    with pytest.raises(StopError):
+        predict(run, image, out, device="cpu")
+    with pytest.raises(VolumeError, match=r"out\.zarr: is not finished: repeat the command that makes it"):
+        open_volume(out)
+    with pytest.raises(VolumeError, match="is not finished, blocks of it are still to come"):
+        open_volume(tmp_path / "out.zarr.job" / "volume.zarr")
+
+
+def test_shares_of_a_job_make_the_whole_in_any_order(run, image, whole, tmp_path, small_blocks):
+    out = tmp_path / "out.zarr"
+    reports = [predict(run, image, out, device="cpu", shard=f"{number}/3") for number in (2, 0, 1)]
+    assert [report.complete for report in reports] == [False, False, True]
+    np.testing.assert_array_equal(read(out), whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]
+    # A share that is started again once all is done has nothing to do.
+    late = predict(run, image, out, device="cpu", shard="1/3")
+    assert (late.complete, late.resumed) == (True, late.blocks)
+    with pytest.raises(OutputError, match="exists already"):
+        predict(run, image, out, device="cpu", shard="1/3", overlap=0.25)
+
+
+@pytest.mark.parametrize("shard", ["3/3", "1", "-1/3", "1/0", "a/b"])
+def test_a_share_that_is_none_is_refused(run, image, tmp_path, shard):
+    with pytest.raises(SpecError, match=r"the shard .* is not understood, write i/n with 0 <= i < n"):
+        predict(run, image, tmp_path / "out.zarr", shard=shard)
+
+
+def test_where_it_runs_is_said_once(run, image, tmp_path):
+    with pytest.raises(SpecError, match="workers and shard say twice where the job runs, give one of them"):
+        predict(run, image, tmp_path / "out.zarr", workers=2, shard="0/2")
+
+
+def test_one_process_at_a_time_works_on_a_job_and_shares_of_other_sizes_wait(run, image, tmp_path, small_blocks):
+    out = tmp_path / "out.zarr"
+    told = []
+
+    def meanwhile(*, first, others):
+        def attempt(progress):
+            if progress.done == 0 or told:
+                return
+            for shard in others:
+                with pytest.raises(OutputError, match=r"out\.zarr\.job\S*: is in use by the process") as caught:
+                    predict(run, image, out, device="cpu", shard=shard)
+                told.append(str(caught.value))
+
+        told.clear()
+        predict(run, image, out, device="cpu", shard=first, progress=attempt)
+        return list(told)
+
+    assert len(meanwhile(first=None, others=[None, "0/2"])) == 2
+    out.rename(tmp_path / "done.zarr")
+    refused = meanwhile(first="0/2", others=["0/2", None, "1/3"])
+    assert len(refused) == 3
+    assert all("wait until that ends or choose another name for the output." in sentence for sentence in refused)
+
+
+def test_a_mask_leaves_out_blocks_and_voxels(run, image, whole, tmp_path, small_blocks, monkeypatch):
+    shown = np.zeros(SHAPE, np.uint8)
+    shown[2:10, 3:20, 5:18] = 1
+    mask = write(tmp_path / "mask.h5", shown)
+    computed = []
+    predict_block = sliding.predict_block
+    monkeypatch.setattr(
+        "connectomics_zoo.predict.work.predict_block",
+        lambda *args, **options: computed.append(1) or predict_block(*args, **options),
+    )
+    report = predict(run, image, tmp_path / "out.zarr", device="cpu", mask=mask)
+    np.testing.assert_array_equal(read(tmp_path / "out.zarr"), whole * shown)
+    assert 0 < len(computed) < report.blocks / 2
+
+
+def test_a_mask_of_another_shape_is_refused(run, image, tmp_path):
+    mask = write(tmp_path / "mask.h5", np.ones((24, 64, 65), np.uint8))
+    with pytest.raises(VolumeError, match=r"image and mask have the shapes \(24, 64, 64\) and \(24, 64, 65\)"):
+        predict(run, image, tmp_path / "out.zarr", mask=mask)
+
+
+SCRIPT = """
+import sys
+from connectomics_zoo.predict import plan
+for name, value in {small}.items():
+    setattr(plan, name, value)
+from connectomics_zoo.cli.main import main
+main()
+"""
+
+
+def started(run, image, out, *options):
+    """Start `zoo predict` with small blocks."""
+    code = SCRIPT.format(small=SMALL)
+    arguments = ["predict", str(run), str(image), str(out), "--device", "cpu", *options]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def command(run, image, out, *options):
+    process = started(run, image, out, *options)
+    stdout, stderr = process.communicate(timeout=240)
+    return subprocess.CompletedProcess([], process.returncode, stdout, stderr)
+
+
+def wait_for_blocks(job, count):
+    end = time.monotonic() + 240
+    while len(list(job.glob("done/predict/*[0-9]"))) < count:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_kills_lose_the_block_in_work_alone(run, image, whole, tmp_path):
+    out, job = tmp_path / "out.zarr", tmp_path / "out.zarr.job"
+    for count in (1, 2, 4):
+        process = started(run, image, out)
+        wait_for_blocks(job, count)
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+    assert json.loads((job / "job.json").read_text())["verb"] == "predict"
+    done = command(run, image, out, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["resumed"] >= 4
+    np.testing.assert_array_equal(read(out), whole)
+    assert {path.name for path in tmp_path.iterdir()} == {"out.zarr", "out.zarr.png"}
+
+
+def test_sigterm_ends_with_a_sentence_and_130(run, image, tmp_path):
+    out = tmp_path / "out.zarr"
+    process = started(run, image, out)
+    wait_for_blocks(tmp_path / "out.zarr.job", 1)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "blocks are done: repeat the command to go on." in stderr
+    assert "Traceback" not in stderr
+
+
+def test_a_share_waits_until_another_has_begun(run, image, tmp_path, monkeypatch):
+    monkeypatch.setattr(turns, "_LOOK", 0.001)
+    with pytest.raises(OutputError, match="the share 0 has not begun the job for 0 s: run it too"):
+        turns.wait_until_begun(turns.Job(tmp_path / "out.zarr"), seconds=0.0)
+
+
+def test_hdf5_outputs_say_what_they_hold(run, image, tmp_path, small_blocks):
+    predict(run, image, tmp_path / "out.h5:volumes/mito", device="cpu")
+    with h5py.File(tmp_path / "out.h5") as file:
+        attributes = dict(file["volumes/mito"].attrs)
+    assert attributes["content"] == "probability"
+    assert tuple(attributes["resolution"]) == (30.0, 8.0, 8.0)
+
+
+def test_the_status_of_a_job_is_seen_by_others(run, image, tmp_path, small_blocks, stop_after, monkeypatch, run_zoo):
+    out = tmp_path / "out.zarr"
+    seen = []
+
+    def look(progress):
+        if progress.done > 0 and not seen:
+            seen.append(run_zoo("status", str(out), "--json"))
+
+    stop_after(30)
+    with pytest.raises(StopError):
+        predict(run, image, out, device="cpu", progress=look)
+    working = json.loads(seen[0][1])
+    assert working["state"] == "working"
+    assert f"process {os.getpid()} on" in working["workers"][0]
+    code, printed, _ = run_zoo("status", str(out))
+    assert code == 0
+    assert "stopped" in printed
+    assert "repeat the zoo predict command to go on" in printed
+    stopped = json.loads(run_zoo("status", str(out), "--json")[1])
+    (stage,) = stopped["stages"]
+    assert 0 < stage["done"] < stage["blocks"] == 8
+    assert stage["voxels"] == np.prod(SHAPE)
+    assert stopped["voxels_per_second"] > 0
+    assert stopped["seconds_left"] > 0
+    monkeypatch.undo()
+    predict(run, image, out, device="cpu")
+    assert run_zoo("status", str(out))[1] == f"{out}: finished.\n"
+    code, _, error = run_zoo("status", str(tmp_path / "other.zarr"))
+    assert code == 2
+    assert "there is neither this output nor a job that makes it" in error
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(server, monkeypatch, tmp_path):
+    forget_credentials(monkeypatch, tmp_path)
+    for name, value in {
+        "AWS_ENDPOINT_URL": server.address,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+    }.items():
+        monkeypatch.setenv(name, value)
+    return server, server.new_bucket()
+
+
+def keys_in(bucket):
+    server, name = bucket
+    return {item["Key"] for item in server.client.list_objects_v2(Bucket=name).get("Contents", [])}
+
+
+def test_a_prediction_into_a_bucket_goes_on_as_one_on_disk_does(run, image, whole, bucket, monkeypatch):
+    out = f"s3://{bucket[1]}/results/out.zarr"
+    for name, value in SMALL.items():
+        monkeypatch.setattr(plan, name, value)
+    with monkeypatch.context() as stopping:
+        stop_batches(stopping, 30)
+        with pytest.raises(StopError):
+            predict(run, image, out, device="cpu")
+    assert "results/out.zarr.job/job.json" in keys_in(bucket)
+    with pytest.raises(VolumeError, match="is not finished, blocks of it are still to come"):
+        open_volume(out)
+    with pytest.raises(
+        OutputError, match=r"is the unfinished output of another job \(overlap 0\.5 there, 0\.25 here\)"
+    ):
+        predict(run, image, out, device="cpu", overlap=0.25)
+    report = predict(run, image, out, device="cpu")
+    assert 0 < report.resumed < report.blocks == 8
+    np.testing.assert_array_equal(read(out), whole)
+    assert all(key.startswith("results/out.zarr/") for key in keys_in(bucket))
+    assert sum("/0/c/" in key for key in keys_in(bucket)) == 8
+    with pytest.raises(OutputError, match="exists already, choose another name or overwrite it"):
+        predict(run, image, out, device="cpu")
+    predict(run, image, out, device="cpu", overwrite=True, region="z=0:8")
+    np.testing.assert_array_equal(read(out), whole[:8])
+
+
+def test_shares_of_a_job_into_a_bucket(run, image, whole, bucket, small_blocks):
+    out = f"s3://{bucket[1]}/out.zarr"
+    reports = [predict(run, image, out, device="cpu", shard=f"{number}/2") for number in (0, 1)]
+    assert [report.complete for report in reports] == [False, True]
+    np.testing.assert_array_equal(read(out), whole)
+
+
+@pytest.mark.parametrize(
+    ("out", "what"),
+    [
+        ("s3://{bucket}/out.h5", r"behind a URI, Zarr alone is written, give a name that ends in \.zarr"),
+        ("https://127.0.0.1:1/out.zarr", r"cannot be written, only read: give a path, or a URI of s3:// or gs://"),
+        ("s3://no-such-bucket/out.zarr", "there is no bucket 'no-such-bucket', check its name"),
+    ],
+)
+def test_what_cannot_be_written_behind_a_uri_is_said_first(run, image, bucket, out, what):
+    with pytest.raises(ZooError, match=what):
+        predict(run, image, out.format(bucket=bucket[1]), device="cpu")
+    assert keys_in(bucket) == set()
