@@ -182,6 +182,16 @@ def test_what_is_smaller_than_the_smallest_object_is_counted_over_blocks(tmp_pat
     np.testing.assert_array_equal(np.argwhere(read_all(tmp_path / "out.h5")), [[1, 1, x] for x in range(2, 6)])
 
 
+def test_what_no_other_block_can_join_and_is_too_small_is_no_fragment(tmp_path):
+    mask = np.zeros((1, 4, 12, 12), np.float32)
+    mask[0, 1, 1, 1:3] = mask[0, 1, 4, 4:6] = mask[0, 1, 9, 2:8] = 1
+    path = write_prediction(tmp_path / "p.h5", mask, get_task("mito"))
+    zoo.decode(path, tmp_path / "out.h5", method="components", changes={"min_size": 4}, block=(4, 6, 6))
+    fragments = read_all(tmp_path / "out.h5.objects/fragments.zarr")
+    assert np.argwhere(fragments).tolist() == [[1, 4, 4], [1, 4, 5], *([1, 9, x] for x in range(2, 8))]
+    assert np.argwhere(read_all(tmp_path / "out.h5")).tolist() == [[1, 9, x] for x in range(2, 8)]
+
+
 def test_a_region_is_decoded_as_if_there_were_nothing_around_it(tmp_path):
     task = EXACT["components of affinities"]
     path = write_prediction(tmp_path / "p.h5", values_for(task, seed=2), task)
