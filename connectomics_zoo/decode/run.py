@@ -108,11 +108,11 @@ def decode(
     """Make objects of a prediction and write their labels 1..N, uint32, to `out`, which appears complete or not at all.
 
     A prediction that fits into the memory is decoded as a whole, unless blocks or other processes are asked for. Of a
-    larger one, a block at a time is in memory, and all fragments and their edges once: about 100 bytes a fragment and
-    250 an edge. `components` and `watershed` give the same objects in blocks, `mutex` and `agglomeration` nearly the
-    same. Until it is finished, what is done of it is in the folder `OUT.job` beside it: whatever stops it, the same
-    call goes on and redoes one block at most. The fragments, their edges and the table of objects stay in
-    `OUT.objects` (see `decode.object_files`), except of `watershed`, which has none.
+    larger one, a block at a time is in memory, and all fragments and edges that decide over blocks once: 50 bytes a
+    fragment and up to 400 an edge. `components` and `watershed` give the same objects in blocks, `mutex` and
+    `agglomeration` nearly the same. Until it is finished, what is done of it is in the folder `OUT.job` beside it:
+    whatever stops it, the same call goes on, and redoes the blocks in work. The fragments, their edges and the table of
+    objects stay in `OUT.objects` (see `decode.object_files`), except of `watershed`, which has none.
 
     Args:
         prediction: what `zoo predict` wrote, or a prediction of another program with `task` or `run`:
