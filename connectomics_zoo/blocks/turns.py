@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from connectomics_zoo.blocks.job import Job
@@ -19,6 +19,10 @@ WAIT_S = 600.0
 """Seconds for which a share waits for another one to begin or to finish the job."""
 
 _LOOK = 1.0
+
+_TIMES = 20
+"""How often a folder is made anew that others remove meanwhile."""
+
 _INSTEAD = "choose another name for the output"
 
 
@@ -58,12 +62,25 @@ def one_at_a_time(job: Job) -> Iterator[None]:
         yield
         return
     gate = job.folder / "gate"
-    _make(gate)
     try:
-        with lock_folder(gate, instead=_INSTEAD, wait_s=WAIT_S):
+        with ExitStack() as held:
+            _pass(gate, held)
             yield
     finally:
         _remove_empty(gate)
+
+
+def _pass(gate: Path, held: ExitStack) -> None:
+    """Wait for the lock of a folder that the one before may take away just then, empty as it is."""
+    while True:
+        _make(gate)
+        try:
+            held.enter_context(lock_folder(gate, instead=_INSTEAD, wait_s=WAIT_S))
+        except OutputError:
+            if gate.is_dir():
+                raise
+        else:
+            return
 
 
 def wait_until_begun(job: Job, *, seconds: float = WAIT_S) -> None:
@@ -91,10 +108,14 @@ def _others(folder: Path, shard: Shard | None) -> list[Path]:
 
 
 def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror}), give a writable place.") from None
+    for last in (*[False] * _TIMES, True):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not last:
+                continue  # another process has just removed a folder that it had made, and found empty
+            raise OutputError(f"{folder}: cannot be made ({error.strerror}), give a writable place.") from None
 
 
 def _remove_empty(folder: Path) -> None:

@@ -25,6 +25,7 @@ VERBS = {
     "show": "Show everything that is declared about a model, task, experiment or run",
     "verify": "Prove what the specs declare",
     "train": "Train a model on your volumes",
+    "plan": "Say what a prediction takes, and write its script for a cluster",
     "predict": "Predict a volume with a trained network",
     "status": "Show how far a prediction is",
     "decode": "Make objects of a prediction",

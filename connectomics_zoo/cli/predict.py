@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from connectomics_zoo.cli._axes import axis_numbers
 from connectomics_zoo.cli._console import note, print_json, print_text
+
+if TYPE_CHECKING:
+    from connectomics_zoo.predict import PredictReport
 
 
 @click.command("predict", context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,6 +75,11 @@ from connectomics_zoo.cli._console import note, print_json, print_text
 @click.option("--scheduler", metavar="ADDRESS", help="Work on blocks on the Dask cluster at tcp://HOST:PORT.")
 @click.option("--shard", metavar="I/N", help="Work on share I (from 0) of N of the blocks, as a job of an array does.")
 @click.option("--dry-run", is_flag=True, help="Print the script of --cluster's jobs, and do nothing.")
+@click.option(
+    "--picture",
+    metavar="FILE.png",
+    help="Draw three slices, prediction over image [default: OUT.png for several blocks].",
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--frozen", is_flag=True, help="Use only weights that the lock file zoo.lock has (see zoo lock).")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -97,6 +105,7 @@ def command(
     scheduler: str | None,
     shard: str | None,
     dry_run: bool,
+    picture: str | None,
     overwrite: bool,
     frozen: bool,
     as_json: bool,
@@ -142,9 +151,12 @@ def command(
             frozen=frozen,
             progress=progress,
         )
+    drawn = _draw(picture, report, volume=volume)
     if as_json:
         print_json(dataclasses.asdict(report))
         return
+    if drawn is not None:
+        note(f"three slices of it are drawn in {drawn}")
     if report.run != run:
         note(f"predicted with the weights {report.run}")
     shape = " x ".join(str(size) for size in report.shape)
@@ -154,6 +166,25 @@ def command(
         f"{_speed(report.voxels_per_second)}, {report.windows} windows{merged} on {report.device} in {report.precision}"
         + (" by OpenVINO" if report.engine == "openvino" else "")
     )
+    if report.blocks > 1:
+        before = f", {report.resumed} of them before" if report.resumed else ""
+        print_text(
+            f"{report.blocks} blocks{before}{'' if report.complete else '; others are still at work on the rest'}"
+        )
+
+
+def _draw(picture: str | None, report: PredictReport, *, volume: str) -> str | None:
+    """Draw what was asked for, or, of several blocks, beside an output on this disk; return where."""
+    from connectomics_zoo.pictures.slices import draw_slices
+    from connectomics_zoo.volumes.location import split_place
+
+    place, _ = split_place(report.out)
+    if picture is None and isinstance(place, Path) and report.blocks > 1:
+        picture = f"{place}.png"
+    if picture is None or not report.complete:
+        return None
+    draw_slices(picture, image=volume, made=report.out)
+    return picture
 
 
 def _print_job_script(cluster: str | None) -> None:

@@ -131,6 +131,23 @@ def predict_block(
                 yield finished
 
 
+def read_window(
+    source: WindowSource,
+    corner: Corner,
+    *,
+    geometry: Geometry,
+    scale: Callable[[NDArray[Any]], Array],
+    channels: int,
+) -> Tensor:
+    """Return the window (C, Z, Y, X) at `corner` as the network gets it; for the arguments see `predict_block`."""
+    box = geometry.window_box(corner)
+    image = _RollingRows(channels, box)
+    image.values[...] = _read_rows(box, source=source, geometry=geometry, scale=scale, channels=channels)
+    window = torch.empty(channels, *(grid.window for grid in geometry.grids))
+    _gather(image, corner, into=window, geometry=geometry)
+    return window
+
+
 def _fresh_boxes(box: Box, planes: list[Plane]) -> Iterator[Box]:
     """Yield the network voxels that each plane's windows need and those before did not; `box` is the first's."""
     filled = planes[0].start

@@ -105,6 +105,13 @@ class ClusterSpec(Node):
         return self.cores // self.workers
 
     @property
+    def memory_mb(self) -> int:
+        """The memory of a job in units of 2^20 bytes, rounded up."""
+        count, unit = int(self.memory[:-2]), self.memory[-2]
+        size: int = 1000 ** ("KMGT".index(unit) + 1)
+        return -(-count * size // 2**20)
+
+    @property
     def walltime_s(self) -> int:
         """The time of a job in seconds."""
         return walltime_seconds(self.walltime)

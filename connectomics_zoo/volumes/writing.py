@@ -22,7 +22,7 @@ from connectomics_zoo.volumes.hierarchy import zarr_arrays
 from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, Format, job_place, split_place
 from connectomics_zoo.volumes.metadata import VoxelSize, as_voxel_size
 from connectomics_zoo.volumes.prediction import StoredPrediction, declared_content, to_attributes
-from connectomics_zoo.volumes.store_files import reachable, read_files
+from connectomics_zoo.volumes.store_files import reachable, read_files, refuse_missing_bucket
 from connectomics_zoo.volumes.tiff import TiffSink
 from connectomics_zoo.volumes.uri import Place, Uri
 from connectomics_zoo.volumes.zarr_writing import ZarrSink
@@ -228,6 +228,7 @@ def _check_uri(place: Uri, *, overwrite: bool) -> None:
         raise OutputError(f"{place}: cannot be written, only read: give a path, or a URI of s3:// or gs://.")
     if FORMAT_OF_SUFFIX[place.suffix.lower()] != "zarr":
         raise OutputError(f"{place}: behind a URI, Zarr alone is written, give a name that ends in .zarr.")
+    refuse_missing_bucket(place)
     with reachable(place):
         found = read_files(place, ["zarr.json", ".zgroup", ".zarray"])
         is_begun = bool(read_files(job_place(place), ["job.json"]))

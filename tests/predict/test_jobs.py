@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import zarr
 from support.prediction import grey, make_run, write
+from support.stores import S3Server, forget_credentials
 
 from connectomics_zoo.blocks import turns
-from connectomics_zoo.errors import OutputError, SpecError, VolumeError
+from connectomics_zoo.errors import OutputError, SpecError, VolumeError, ZooError
 from connectomics_zoo.predict import plan, predict
 from connectomics_zoo.predict import slide as sliding
 from connectomics_zoo.volumes import open_volume
@@ -59,22 +60,23 @@ class StopError(Exception):
     """What stops a prediction."""
 
 
+def stop_batches(monkeypatch, windows, error=StopError):
+    """Stop in the batch of that number."""
+    predict_batch, left = sliding._predict_batch, [windows]
+
+    def count(*args, **options):
+        left[0] -= 1
+        if left[0] == 0:
+            raise error()
+        return predict_batch(*args, **options)
+
+    monkeypatch.setattr(sliding, "_predict_batch", count)
+
+
 @pytest.fixture
 def stop_after(monkeypatch):
-    """Stop after so many windows, once."""
-
-    def arm(windows, error=StopError):
-        predict_batch, left = sliding._predict_batch, [windows]
-
-        def count(*args, **options):
-            left[0] -= 1
-            if left[0] == 0:
-                raise error()
-            return predict_batch(*args, **options)
-
-        monkeypatch.setattr(sliding, "_predict_batch", count)
-
-    return arm
+    """Stop after so many windows."""
+    return lambda windows, error=StopError: stop_batches(monkeypatch, windows, error)
 
 
 @pytest.mark.parametrize("name", ["out.zarr", "out.zarr:some/group", "out.h5:volumes/mito", "out.tif"])
@@ -334,7 +336,7 @@ def test_kills_lose_the_block_in_work_alone(run, image, whole, tmp_path):
     report = json.loads(done.stdout)
     assert report["resumed"] >= 4
     np.testing.assert_array_equal(read(out), whole)
-    assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]
+    assert {path.name for path in tmp_path.iterdir()} == {"out.zarr", "out.zarr.png"}
 
 
 def test_sigterm_ends_with_a_sentence_and_130(run, image, tmp_path):
@@ -392,3 +394,74 @@ def test_the_status_of_a_job_is_seen_by_others(run, image, tmp_path, small_block
     code, _, error = run_zoo("status", str(tmp_path / "other.zarr"))
     assert code == 2
     assert "there is neither this output nor a job that makes it" in error
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(server, monkeypatch, tmp_path):
+    forget_credentials(monkeypatch, tmp_path)
+    for name, value in {
+        "AWS_ENDPOINT_URL": server.address,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+    }.items():
+        monkeypatch.setenv(name, value)
+    return server, server.new_bucket()
+
+
+def keys_in(bucket):
+    server, name = bucket
+    return {item["Key"] for item in server.client.list_objects_v2(Bucket=name).get("Contents", [])}
+
+
+def test_a_prediction_into_a_bucket_goes_on_as_one_on_disk_does(run, image, whole, bucket, monkeypatch):
+    out = f"s3://{bucket[1]}/results/out.zarr"
+    for name, value in SMALL.items():
+        monkeypatch.setattr(plan, name, value)
+    with monkeypatch.context() as stopping:
+        stop_batches(stopping, 30)
+        with pytest.raises(StopError):
+            predict(run, image, out, device="cpu")
+    assert "results/out.zarr.job/job.json" in keys_in(bucket)
+    with pytest.raises(VolumeError, match="is not finished, blocks of it are still to come"):
+        open_volume(out)
+    with pytest.raises(
+        OutputError, match=r"is the unfinished output of another job \(overlap 0\.5 there, 0\.25 here\)"
+    ):
+        predict(run, image, out, device="cpu", overlap=0.25)
+    report = predict(run, image, out, device="cpu")
+    assert 0 < report.resumed < report.blocks == 8
+    np.testing.assert_array_equal(read(out), whole)
+    assert all(key.startswith("results/out.zarr/") for key in keys_in(bucket))
+    assert sum("/0/c/" in key for key in keys_in(bucket)) == 8
+    with pytest.raises(OutputError, match="exists already, choose another name or overwrite it"):
+        predict(run, image, out, device="cpu")
+    predict(run, image, out, device="cpu", overwrite=True, region="z=0:8")
+    np.testing.assert_array_equal(read(out), whole[:8])
+
+
+def test_shares_of_a_job_into_a_bucket(run, image, whole, bucket, small_blocks):
+    out = f"s3://{bucket[1]}/out.zarr"
+    reports = [predict(run, image, out, device="cpu", shard=f"{number}/2") for number in (0, 1)]
+    assert [report.complete for report in reports] == [False, True]
+    np.testing.assert_array_equal(read(out), whole)
+
+
+@pytest.mark.parametrize(
+    ("out", "what"),
+    [
+        ("s3://{bucket}/out.h5", r"behind a URI, Zarr alone is written, give a name that ends in \.zarr"),
+        ("https://127.0.0.1:1/out.zarr", r"cannot be written, only read: give a path, or a URI of s3:// or gs://"),
+        ("s3://no-such-bucket/out.zarr", "there is no bucket 'no-such-bucket', check its name"),
+    ],
+)
+def test_what_cannot_be_written_behind_a_uri_is_said_first(run, image, bucket, out, what):
+    with pytest.raises(ZooError, match=what):
+        predict(run, image, out.format(bucket=bucket[1]), device="cpu")
+    assert keys_in(bucket) == set()

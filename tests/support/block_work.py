@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from connectomics_zoo.blocks.job import Cut, Job, JobDescription
+from connectomics_zoo.blocks.turns import one_at_a_time, work_on
+from connectomics_zoo.blocks.where import Shard
 from connectomics_zoo.errors import VolumeError
 
 
@@ -49,3 +51,11 @@ class Troubled:
         """Return the processes that have tried a block."""
         path = self.folder / f"tried-{index}"
         return path.read_text().split() if path.exists() else []
+
+
+def take_turns(folder: str, number: int, times: int) -> None:
+    """Work on the share `number` of 2 of a job and begin it, again and again; nothing is left of it each time."""
+    for _ in range(times):
+        job = Job(Path(folder) / "out.zarr")
+        with work_on(job, Shard(number, 2)), one_at_a_time(job):
+            pass
