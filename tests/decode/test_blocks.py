@@ -24,9 +24,10 @@ from support.object_volumes import (
     write_labels,
     write_prediction,
 )
+from support.stores import S3Server, forget_credentials
 
 import zoo
-from connectomics_zoo.decode import blockwise, flood, memory, stages
+from connectomics_zoo.decode import blockwise, flood, flood_stages, memory, stages
 from connectomics_zoo.decode.channels import read_channels
 from connectomics_zoo.decode.edges import Edges, merge_edges
 from connectomics_zoo.decode.fragments import as_ids, as_nodes
@@ -36,7 +37,6 @@ from connectomics_zoo.decode.source import Source
 from connectomics_zoo.errors import LimitError, OutputError, SpecError, VolumeError
 from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.volumes import Box, open_volume
-from connectomics_zoo.volumes.uri import Uri
 
 LABELS = voronoi_labels((12, 26, 27), objects=20)
 
@@ -444,36 +444,53 @@ def test_where_no_block_can_be_decoded_nothing_is_left_behind(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.fixture(scope="module")
+def server():
+    server = S3Server()
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """The folder that s3://bucket is, for tensorstore's file driver instead of that for S3."""
-    folder = tmp_path / "bucket"
+def bucket(server, monkeypatch, tmp_path):
+    """A new bucket, that this process reaches; and what lists its keys."""
+    forget_credentials(monkeypatch, tmp_path)
+    settings = {"ACCESS_KEY_ID": "testing", "SECRET_ACCESS_KEY": "testing", "ENDPOINT_URL": server.address}
+    for name, value in {**settings, "REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    name = server.new_bucket()
 
-    def kvstore_of(place):
-        below = folder / place.path if isinstance(place, Uri) else place.absolute()
-        return {"driver": "file", "path": f"{below}/"}
+    def keys():
+        return {item["Key"] for item in server.client.list_objects_v2(Bucket=name).get("Contents", [])}
 
-    for name, module in list(sys.modules.items()):
-        if name.startswith("connectomics_zoo.") and hasattr(module, "kvstore_of"):
-            monkeypatch.setattr(module, "kvstore_of", kvstore_of)
-    return folder
+    return name, keys
 
 
 @pytest.mark.parametrize("name", ["watershed of three channels", "components of affinities"])
-def test_objects_are_written_to_a_bucket(tmp_path, bucket, name):
-    task = EXACT[name]
+def test_objects_are_written_to_a_bucket(tmp_path, bucket, name, monkeypatch):
+    task, (lab, keys) = EXACT[name], bucket
     path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task, dtype="float32")
     zoo.decode(path, tmp_path / "whole.h5")
-    report = zoo.decode(path, "s3://bucket/a/out.zarr", block=(6, 13, 14))
-    assert report.out == "s3://bucket/a/out.zarr"
-    assert are_same(read_all("s3://bucket/a/out.zarr"), read_all(tmp_path / "whole.h5"))
+    out = f"s3://{lab}/a/out.zarr"
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as changed:
+        changed.setattr(stages.RelabelStage, "__call__", stopped)
+        changed.setattr(flood_stages.ComposeStage, "__call__", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            zoo.decode(path, out, block=(6, 13, 14))
+    report = zoo.decode(path, out)
+    assert (report.out, report.blocks) == (out, 8)
+    assert are_same(read_all(out), read_all(tmp_path / "whole.h5"))
     has_files = task.decode.method != "watershed"
-    assert report.files == ("s3://bucket/a/out.zarr.objects" if has_files else None)
-    kept = {str(item.relative_to(bucket / "a")).partition("/")[0] for item in bucket.rglob("*") if item.is_file()}
-    assert kept == ({"out.zarr", "out.zarr.objects"} if has_files else {"out.zarr"})
+    assert report.files == (f"{out}.objects" if has_files else None)
+    assert {key.split("/")[1] for key in keys()} == {"out.zarr", *(["out.zarr.objects"] if has_files else [])}
+    assert not any("/fragments/" in key for key in keys())
     with pytest.raises(OutputError, match="exists already"):
-        zoo.decode(path, "s3://bucket/a/out.zarr")
-    assert zoo.decode(path, "s3://bucket/a/out.zarr", overwrite=True).objects == report.objects
+        zoo.decode(path, out)
+    assert zoo.decode(path, out, overwrite=True).objects == report.objects
 
 
 def test_settings_are_not_tuned_in_blocks(tmp_path):
