@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from connectomics_zoo.blocks.where import where_from
-from connectomics_zoo.decode.blockwise import BlockDecoding, check_edges, output_place
+from connectomics_zoo.decode.blockwise import BlockDecoding, check_edges, forget_files, output_place
 from connectomics_zoo.decode.channels import Channels, read_channels
 from connectomics_zoo.decode.memory import fits, refuse_too_large
 from connectomics_zoo.decode.methods import segment
@@ -42,6 +42,7 @@ from connectomics_zoo.volumes import (
     create_volume,
     open_volume,
 )
+from connectomics_zoo.volumes.location import split_place
 from connectomics_zoo.volumes.prediction import this_program
 from connectomics_zoo.volumes.truth import Truth
 from connectomics_zoo.volumes.values import read_prediction
@@ -217,6 +218,7 @@ def decode(
             labels = segment(channels, decode=best)
             seconds = time.perf_counter() - begin
             target.write(target.whole, labels)
+        forget_files(split_place(str(out))[0])
         file = None
         if trials and run is not None:
             file = _save(best, trials, run=run, prediction=predicted, truth=str(tune_on), region=region)

@@ -512,6 +512,16 @@ def test_files_of_an_earlier_decoding_are_not_lost(tmp_path):
     assert zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14), overwrite=True).objects > 2
 
 
+@pytest.mark.parametrize("options", [{}, {"block": (6, 13, 14), "method": "watershed"}], ids=["whole", "watershed"])
+def test_files_of_objects_that_are_replaced_do_not_stay(tmp_path, options):
+    task = EXACT["components of affinities"]
+    path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task)
+    zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14))
+    assert (tmp_path / "out.h5.objects").is_dir()
+    zoo.decode(path, tmp_path / "out.h5", overwrite=True, **options)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["out.h5", "p.h5"]
+
+
 def test_the_command_says_how_many_blocks_there_were_and_where_files_lie(tmp_path, run_zoo):
     task = EXACT["components of affinities"]
     path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task)
