@@ -270,12 +270,13 @@ class BlockDecoding:
     @property
     def _kept(self) -> Place:
         """Where what is of use later is kept."""
-        return self.place[0].parent / f"{self.place[0].name}.objects"
+        return files_place(self.place[0])
 
     def _keep(self, files: ObjectFiles) -> Place | None:
         """Let what is of use later lie beside the objects; return where it does."""
         if self.task.decode.method == "watershed":
             files.clear()
+            forget_files(self.place[0])
             return None
         files.clear("fragments/")
         kept = self._kept
@@ -294,6 +295,18 @@ def _once(job: Job, stage: str, work: Callable[[], int]) -> int:
         job.mark_done(stage, 0, result=result)
         return result
     return int(json.loads(found)["result"])
+
+
+def files_place(out: Place) -> Place:
+    """Return where what is of use later is kept beside an output."""
+    return out.parent / f"{out.name}.objects"
+
+
+def forget_files(out: Place) -> None:
+    """Remove the files beside an output that is replaced by one that has none."""
+    kept = files_place(out)
+    if isinstance(kept, Path) and (kept / "table").is_dir():
+        ObjectFiles(kept, BlockGrid(Box.of_shape((1, 1, 1)), (1, 1, 1))).clear()
 
 
 def check_edges(block: Sequence[int]) -> Edges:

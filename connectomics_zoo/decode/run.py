@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from connectomics_zoo.blocks.where import where_from
-from connectomics_zoo.decode.blockwise import BlockDecoding, check_edges, output_place
+from connectomics_zoo.decode.blockwise import BlockDecoding, check_edges, forget_files, output_place
 from connectomics_zoo.decode.channels import Channels, read_channels
 from connectomics_zoo.decode.memory import fits, refuse_too_large
 from connectomics_zoo.decode.methods import segment
@@ -42,6 +42,7 @@ from connectomics_zoo.volumes import (
     create_volume,
     open_volume,
 )
+from connectomics_zoo.volumes.location import split_place
 from connectomics_zoo.volumes.prediction import this_program
 from connectomics_zoo.volumes.truth import Truth
 from connectomics_zoo.volumes.values import read_prediction
@@ -108,11 +109,11 @@ def decode(
     """Make objects of a prediction and write their labels 1..N, uint32, to `out`, which appears complete or not at all.
 
     A prediction that fits into the memory is decoded as a whole, unless blocks or other processes are asked for. Of a
-    larger one, a block at a time is in memory, and all fragments and their edges once: about 100 bytes a fragment and
-    250 an edge. `components` and `watershed` give the same objects in blocks, `mutex` and `agglomeration` nearly the
-    same. Until it is finished, what is done of it is in the folder `OUT.job` beside it: whatever stops it, the same
-    call goes on and redoes one block at most. The fragments, their edges and the table of objects stay in
-    `OUT.objects` (see `decode.object_files`), except of `watershed`, which has none.
+    larger one, a block at a time is in memory, and all fragments and edges that decide over blocks once: 50 bytes a
+    fragment and up to 400 an edge. `components` and `watershed` give the same objects in blocks, `mutex` and
+    `agglomeration` nearly the same. Until it is finished, what is done of it is in the folder `OUT.job` beside it:
+    whatever stops it, the same call goes on, and redoes the blocks in work. The fragments, their edges and the table of
+    objects stay in `OUT.objects` (see `decode.object_files`), except of `watershed`, which has none.
 
     Args:
         prediction: what `zoo predict` wrote, or a prediction of another program with `task` or `run`:
@@ -217,6 +218,7 @@ def decode(
             labels = segment(channels, decode=best)
             seconds = time.perf_counter() - begin
             target.write(target.whole, labels)
+        forget_files(split_place(str(out))[0])
         file = None
         if trials and run is not None:
             file = _save(best, trials, run=run, prediction=predicted, truth=str(tune_on), region=region)

@@ -24,9 +24,10 @@ from support.object_volumes import (
     write_labels,
     write_prediction,
 )
+from support.stores import S3Server, forget_credentials
 
 import zoo
-from connectomics_zoo.decode import blockwise, flood, memory, stages
+from connectomics_zoo.decode import blockwise, flood, flood_stages, memory, stages
 from connectomics_zoo.decode.channels import read_channels
 from connectomics_zoo.decode.edges import Edges, merge_edges
 from connectomics_zoo.decode.fragments import as_ids, as_nodes
@@ -36,7 +37,6 @@ from connectomics_zoo.decode.source import Source
 from connectomics_zoo.errors import LimitError, OutputError, SpecError, VolumeError
 from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.volumes import Box, open_volume
-from connectomics_zoo.volumes.uri import Uri
 
 LABELS = voronoi_labels((12, 26, 27), objects=20)
 
@@ -180,6 +180,16 @@ def test_what_is_smaller_than_the_smallest_object_is_counted_over_blocks(tmp_pat
     path = write_prediction(tmp_path / "p.h5", mask, get_task("mito"))
     zoo.decode(path, tmp_path / "out.h5", method="components", changes={"min_size": 4}, block=(4, 4, 4))
     np.testing.assert_array_equal(np.argwhere(read_all(tmp_path / "out.h5")), [[1, 1, x] for x in range(2, 6)])
+
+
+def test_what_no_other_block_can_join_and_is_too_small_is_no_fragment(tmp_path):
+    mask = np.zeros((1, 4, 12, 12), np.float32)
+    mask[0, 1, 1, 1:3] = mask[0, 1, 4, 4:6] = mask[0, 1, 9, 2:8] = 1
+    path = write_prediction(tmp_path / "p.h5", mask, get_task("mito"))
+    zoo.decode(path, tmp_path / "out.h5", method="components", changes={"min_size": 4}, block=(4, 6, 6))
+    fragments = read_all(tmp_path / "out.h5.objects/fragments.zarr")
+    assert np.argwhere(fragments).tolist() == [[1, 4, 4], [1, 4, 5], *([1, 9, x] for x in range(2, 8))]
+    assert np.argwhere(read_all(tmp_path / "out.h5")).tolist() == [[1, 9, x] for x in range(2, 8)]
 
 
 def test_a_region_is_decoded_as_if_there_were_nothing_around_it(tmp_path):
@@ -434,36 +444,53 @@ def test_where_no_block_can_be_decoded_nothing_is_left_behind(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.fixture(scope="module")
+def server():
+    server = S3Server()
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """The folder that s3://bucket is, for tensorstore's file driver instead of that for S3."""
-    folder = tmp_path / "bucket"
+def bucket(server, monkeypatch, tmp_path):
+    """A new bucket, that this process reaches; and what lists its keys."""
+    forget_credentials(monkeypatch, tmp_path)
+    settings = {"ACCESS_KEY_ID": "testing", "SECRET_ACCESS_KEY": "testing", "ENDPOINT_URL": server.address}
+    for name, value in {**settings, "REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    name = server.new_bucket()
 
-    def kvstore_of(place):
-        below = folder / place.path if isinstance(place, Uri) else place.absolute()
-        return {"driver": "file", "path": f"{below}/"}
+    def keys():
+        return {item["Key"] for item in server.client.list_objects_v2(Bucket=name).get("Contents", [])}
 
-    for name, module in list(sys.modules.items()):
-        if name.startswith("connectomics_zoo.") and hasattr(module, "kvstore_of"):
-            monkeypatch.setattr(module, "kvstore_of", kvstore_of)
-    return folder
+    return name, keys
 
 
 @pytest.mark.parametrize("name", ["watershed of three channels", "components of affinities"])
-def test_objects_are_written_to_a_bucket(tmp_path, bucket, name):
-    task = EXACT[name]
+def test_objects_are_written_to_a_bucket(tmp_path, bucket, name, monkeypatch):
+    task, (lab, keys) = EXACT[name], bucket
     path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task, dtype="float32")
     zoo.decode(path, tmp_path / "whole.h5")
-    report = zoo.decode(path, "s3://bucket/a/out.zarr", block=(6, 13, 14))
-    assert report.out == "s3://bucket/a/out.zarr"
-    assert are_same(read_all("s3://bucket/a/out.zarr"), read_all(tmp_path / "whole.h5"))
+    out = f"s3://{lab}/a/out.zarr"
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as changed:
+        changed.setattr(stages.RelabelStage, "__call__", stopped)
+        changed.setattr(flood_stages.ComposeStage, "__call__", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            zoo.decode(path, out, block=(6, 13, 14))
+    report = zoo.decode(path, out)
+    assert (report.out, report.blocks) == (out, 8)
+    assert are_same(read_all(out), read_all(tmp_path / "whole.h5"))
     has_files = task.decode.method != "watershed"
-    assert report.files == ("s3://bucket/a/out.zarr.objects" if has_files else None)
-    kept = {str(item.relative_to(bucket / "a")).partition("/")[0] for item in bucket.rglob("*") if item.is_file()}
-    assert kept == ({"out.zarr", "out.zarr.objects"} if has_files else {"out.zarr"})
+    assert report.files == (f"{out}.objects" if has_files else None)
+    assert {key.split("/")[1] for key in keys()} == {"out.zarr", *(["out.zarr.objects"] if has_files else [])}
+    assert not any("/fragments/" in key for key in keys())
     with pytest.raises(OutputError, match="exists already"):
-        zoo.decode(path, "s3://bucket/a/out.zarr")
-    assert zoo.decode(path, "s3://bucket/a/out.zarr", overwrite=True).objects == report.objects
+        zoo.decode(path, out)
+    assert zoo.decode(path, out, overwrite=True).objects == report.objects
 
 
 def test_settings_are_not_tuned_in_blocks(tmp_path):
@@ -483,6 +510,16 @@ def test_files_of_an_earlier_decoding_are_not_lost(tmp_path):
     with pytest.raises(OutputError, match=r"out\.h5\.objects: exists already"):
         zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14))
     assert zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14), overwrite=True).objects > 2
+
+
+@pytest.mark.parametrize("options", [{}, {"block": (6, 13, 14), "method": "watershed"}], ids=["whole", "watershed"])
+def test_files_of_objects_that_are_replaced_do_not_stay(tmp_path, options):
+    task = EXACT["components of affinities"]
+    path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task)
+    zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14))
+    assert (tmp_path / "out.h5.objects").is_dir()
+    zoo.decode(path, tmp_path / "out.h5", overwrite=True, **options)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["out.h5", "p.h5"]
 
 
 def test_the_command_says_how_many_blocks_there_were_and_where_files_lie(tmp_path, run_zoo):
