@@ -27,6 +27,7 @@ from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.report import Report
 from connectomics_zoo.volumes.box import AnyRegion, region_text
 from connectomics_zoo.volumes.intensity import check_contrast
+from connectomics_zoo.volumes.location import split_place
 from connectomics_zoo.weights.pretrained import Frozen
 
 _log = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ def predict(
     where = where_from(workers=workers, cluster=cluster, scheduler=scheduler, shard=shard)
     with prepared(request, elsewhere=where.is_elsewhere) as prediction:
         _warn_of_precision(prediction, where)
-        if where.shard is not None and not overwrite and prediction.is_finished():
+        if not overwrite and _is_left(prediction, where):
             return _report_finished(prediction, where)
         made = prediction.output(prediction.cut(workers=where.count), overwrite=overwrite)
         if where.is_here:
@@ -256,9 +257,17 @@ def check_views(run: RunSpec) -> None:
     plan_views(run.prediction.views, task=run.task, axes=run.model.input.axes)
 
 
+def _is_left(prediction: Prediction, where: Where) -> bool:
+    """Whether all is done: by other shares, or by a process that was killed before it could remove the job's folder."""
+    is_begun = where.shard is not None or Job(split_place(prediction.request.out)[0]).describe() is not None
+    return is_begun and prediction.is_finished()
+
+
 def _report_finished(prediction: Prediction, where: Where) -> PredictReport:
-    """Return the report of a share of which all is done already."""
+    """Return the report of what is done already."""
     made = prediction.output(prediction.cut(workers=where.count), overwrite=True)
+    if where.shard is None:
+        made.job.remove()
     grid = made.cut.grid
     return _report(prediction, made, grid, before=set(range(len(grid))), is_complete=True, seconds=1e-3)
 

@@ -350,6 +350,26 @@ def test_sigterm_ends_with_a_sentence_and_130(run, image, tmp_path):
     assert "Traceback" not in stderr
 
 
+@pytest.mark.parametrize("name", ["out.zarr", "out.h5"])
+def test_a_job_that_was_killed_at_its_very_end_is_cleared_away(run, image, whole, tmp_path, monkeypatch, name):
+    out = tmp_path / name
+
+    def killed(job):
+        raise StopError
+
+    with monkeypatch.context() as ending:
+        ending.setattr("connectomics_zoo.blocks.job.Job.remove", killed)
+        with pytest.raises(StopError):
+            predict(run, image, out, device="cpu")
+    assert (tmp_path / f"{name}.job" / "job.json").exists()
+    report = predict(run, image, out, device="cpu")
+    assert (report.complete, report.resumed) == (True, 1)
+    np.testing.assert_array_equal(read(out), whole)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with pytest.raises(OutputError, match="exists already"):
+        predict(run, image, out, device="cpu")
+
+
 def test_a_share_waits_until_another_has_begun(run, image, tmp_path, monkeypatch):
     monkeypatch.setattr(turns, "_LOOK", 0.001)
     with pytest.raises(OutputError, match="the share 0 has not begun the job for 0 s: run it too"):
