@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -115,6 +116,18 @@ def test_a_block_that_fails_goes_to_another_worker_and_is_named_after_the_last_t
     assert len(tries) == TRIES
     assert set(tries[:2]) == {"a", "b"}
     assert source.renewed == []
+
+
+def test_a_worker_gets_a_block_that_it_failed_with_only_when_all_have(job):
+    _, _, client, _ = run(job, lambda address, index: BlockError("failed", "damaged."), blocks=1)
+    assert [address for address, _ in client.submitted][:2] == ["a", "b"]
+
+
+def test_what_dask_logs_is_for_nobody(caplog):
+    with dask_workers._silence():
+        for name in ("distributed.client", "distributed.core", "tornado.application", "asyncio"):
+            logging.getLogger(name).error("a comm was closed")
+    assert caplog.text == ""
 
 
 def test_a_process_in_which_something_broke_is_replaced(job):
