@@ -96,9 +96,10 @@ def command(
 ) -> None:
     """Score PREDICTION against TRUTH, block by block, or against skeletons.
 
-    Both are file.h5:dataset, file.tif, a folder of sections or volume.zarr:array. What zoo predict and zoo decode
-    wrote says itself what it holds; elsewhere floats are probabilities, and so is uint8 beyond 1, where 255 stands for
-    1, unless its edges are hard; other whole numbers are labels.
+    Both are file.h5:dataset, file.tif, a folder of sections, volume.zarr:array or in another format that is read, or
+    URIs of stores (s3://, gs://, https://). What zoo predict and zoo decode wrote says itself what it holds; elsewhere
+    floats are probabilities, and so is uint8 beyond 1, where 255 stands for 1, unless its edges are hard; other whole
+    numbers are labels.
 
     Of instances, AP is TP / (TP + FP + FN) over objects, matched one-to-one where their IoU is above the threshold,
     and panoptic quality is the mean IoU of the matches times F1. What is predicted where the truth is 0 is a false

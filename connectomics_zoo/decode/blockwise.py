@@ -6,9 +6,9 @@ folder, `OUT.job/objects`, and what is of use later is moved to `OUT.objects` at
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +33,11 @@ from connectomics_zoo.files.atomic import check_place, move_into_place
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.volumes import Box, StoredPrediction, Volume, VoxelSize
-from connectomics_zoo.volumes.location import split_place
 from connectomics_zoo.volumes.prediction import this_program
-from connectomics_zoo.volumes.uri import Uri
+from connectomics_zoo.volumes.uri import Place
 from connectomics_zoo.volumes.writing import check_volume_place
 
-Place = tuple[Path, str | None]
+Target = tuple[Place, str | None]
 """Path and dataset of an output."""
 
 
@@ -60,7 +59,7 @@ class Decoded:
 class _Writer:
     """Writes the objects of a block; it can be pickled."""
 
-    place: Place
+    place: Target
     cut: Cut
     dtype: str
     voxel_size_nm: VoxelSize | None
@@ -79,6 +78,14 @@ class _Writer:
             overwrite=overwrite,
         )
 
+    def anywhere(self) -> _Writer:
+        """The same for processes that work in another folder."""
+        return dataclasses.replace(self, place=(_absolute(self.place[0]), self.place[1]))
+
+
+def _absolute(place: Place) -> Place:
+    return place.absolute() if isinstance(place, Path) else place
+
 
 @dataclass(frozen=True)
 class BlockDecoding:
@@ -90,7 +97,7 @@ class BlockDecoding:
     """How it is decoded."""
     box: Box
     """What of it."""
-    place: Place
+    place: Target
     """Where the objects are written."""
     dtype: str
     """Their data type."""
@@ -189,7 +196,7 @@ class BlockDecoding:
             except ZooError:
                 if not job.done(self._stages[0]):
                     job.clear()
-                    shutil.rmtree(files.folder, ignore_errors=True)
+                    files.clear()
                 raise
             kept = self._keep(files)
             made.finish(stored)
@@ -216,12 +223,12 @@ class BlockDecoding:
             _once(job, "joined", lambda: flood_stages.join_faces(files, source))
             each("floods", flood_stages.FloodStage(source, files))
             objects = _once(job, "table", lambda: flood_stages.count_floods(files, decode=decode))
-            each("objects", flood_stages.ComposeStage(files, writer))
+            each("objects", flood_stages.ComposeStage(files, writer.anywhere()))
         else:
             each("fragments", stages.FragmentStage(source, files))
             each("edges", stages.EdgeStage(source, files))
             objects = _once(job, "table", lambda: stages.solve(files, decode=decode))
-            each("objects", stages.RelabelStage(files, writer))
+            each("objects", stages.RelabelStage(files, writer.anywhere()))
         return objects
 
     def _begin(self, job: Job, cut: Cut, stored: StoredPrediction, *, block: Edges | None) -> tuple[_Writer, Cut]:
@@ -237,10 +244,13 @@ class BlockDecoding:
                         "block out to finish it, or begin anew with --overwrite."
                     )
                 return self._writer(there.cut), there.cut
-        check_place(self._kept, overwrite=self.overwrite)
-        job.clear()
         files = self._files(job, cut)
-        shutil.rmtree(files.folder, ignore_errors=True)
+        if isinstance(self._kept, Path):
+            check_place(self._kept, overwrite=self.overwrite)
+        elif not self.overwrite and not files.is_empty():
+            raise OutputError(f"{self._kept}: exists already, choose another name or overwrite it (--overwrite).")
+        job.clear()
+        files.clear()
         is_watershed = self.task.decode.method == "watershed"
         for name in (flood_stages.FOREGROUND, flood_stages.SEEDS) if is_watershed else (stages.FRAGMENTS,):
             files.create_array(name, voxel_size_nm=self.predicted.voxel_size_nm)
@@ -253,22 +263,26 @@ class BlockDecoding:
         return _Writer(self.place, cut, self.dtype, self.predicted.voxel_size_nm)
 
     def _files(self, job: Job, cut: Cut) -> ObjectFiles:
-        assert job.folder is not None
-        return ObjectFiles(job.folder / "objects", BlockGrid(Box.of_shape(self.box.shape), cut.block))
+        """Return the files between the stages; in an object store, where nothing can be moved, in their last place."""
+        folder = self._kept if job.folder is None else job.folder / "objects"
+        return ObjectFiles(_absolute(folder), BlockGrid(Box.of_shape(self.box.shape), cut.block))
 
     @property
-    def _kept(self) -> Path:
+    def _kept(self) -> Place:
         """Where what is of use later is kept."""
-        return self.place[0].with_name(f"{self.place[0].name}.objects")
+        return self.place[0].parent / f"{self.place[0].name}.objects"
 
-    def _keep(self, files: ObjectFiles) -> Path | None:
-        """Move what is of use later beside the objects; return where it lies."""
+    def _keep(self, files: ObjectFiles) -> Place | None:
+        """Let what is of use later lie beside the objects; return where it does."""
         if self.task.decode.method == "watershed":
+            files.clear()
             return None
-        if files.folder.exists():  # else it was moved before the process was killed
-            shutil.rmtree(files.folder / "fragments", ignore_errors=True)
-            move_into_place(files.folder, self._kept, overwrite=self.overwrite)
-        return self._kept
+        files.clear("fragments/")
+        kept = self._kept
+        if isinstance(files.folder, Path) and isinstance(kept, Path) and files.folder.exists():
+            # Else it was moved before the process was killed.
+            move_into_place(files.folder, kept, overwrite=self.overwrite)
+        return kept
 
 
 def _once(job: Job, stage: str, work: Callable[[], int]) -> int:
@@ -294,16 +308,12 @@ def check_edges(block: Sequence[int]) -> Edges:
     return z, y, x
 
 
-def output_place(out: str | Path, box: Box, *, dtype: str, voxel_size_nm: VoxelSize | None, overwrite: bool) -> Place:
+def output_place(out: str | Path, box: Box, *, dtype: str, voxel_size_nm: VoxelSize | None, overwrite: bool) -> Target:
     """Return path and dataset of an output that could be created.
 
     Raises:
         OutputError: it could not.
     """
-    if isinstance(split_place(str(out))[0], Uri):
-        raise OutputError(f"{out}: objects are made on a disk, with files beside them: give a path, and copy.")
-    place, dataset = check_volume_place(
+    return check_volume_place(
         out, shape=box.shape, dtype=np.dtype(dtype), channels=None, voxel_size_nm=voxel_size_nm, overwrite=overwrite
     )
-    assert isinstance(place, Path)
-    return place, dataset

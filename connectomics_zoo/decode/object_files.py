@@ -10,20 +10,23 @@ fragments of two blocks may be in both their files: counts add up.
 
 from __future__ import annotations
 
+import io
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+import tensorstore
 from numpy.typing import NDArray
 
 from connectomics_zoo.blocks.grid import BlockGrid, Edges
 from connectomics_zoo.errors import OutputError
-from connectomics_zoo.files.atomic import output_errors, whole_file
 from connectomics_zoo.volumes import Box, VoxelSize, open_volume
-from connectomics_zoo.volumes.zarr_writing import ArrayLayout, ArrayWriter, create_array
+from connectomics_zoo.volumes.uri import Place
+from connectomics_zoo.volumes.zarr_writing import ArrayLayout, ArrayWriter, create_array, open_store, store_errors
 
 _CHUNK = range(16, 129)
 """Edges of a chunk, in voxels."""
@@ -39,8 +42,8 @@ def chunks_of(edges: Edges) -> Edges:
 class ObjectFiles:
     """The files; each block has its own, and is written by one process at a time."""
 
-    folder: Path
-    """Where they lie."""
+    folder: Place
+    """Where they lie: on a disk, or in an object store."""
     grid: BlockGrid
     """The blocks of what is decoded, whose first voxel is (0, 0, 0)."""
 
@@ -50,8 +53,6 @@ class ObjectFiles:
         Raises:
             OutputError: it cannot be written.
         """
-        with output_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
         layout = ArrayLayout(
             shape=self.grid.box.shape,
             dtype=np.dtype(np.uint64),
@@ -76,7 +77,7 @@ class ObjectFiles:
         Raises:
             VolumeError: it cannot be read.
         """
-        with open_volume(self.folder / name) as volume:
+        with open_volume(str(self.folder / name)) as volume:
             return volume.read(box)
 
     def save(self, name: str, **columns: NDArray[Any]) -> None:
@@ -85,17 +86,18 @@ class ObjectFiles:
         Raises:
             OutputError: it cannot be written.
         """
-        with self._writing(name) as file:
-            np.savez_compressed(file, allow_pickle=False, **columns)
+        content = io.BytesIO()
+        np.savez_compressed(content, **columns)  # type: ignore[arg-type]
+        self._write(name, content)
 
     def load(self, name: str) -> Mapping[str, NDArray[Any]]:
-        """Return the columns of the file `name`, each of which is read when it is used.
+        """Return the columns of the file `name`.
 
         Raises:
             OutputError: it cannot be read.
         """
-        with self._reading(name) as path:
-            columns: Mapping[str, NDArray[Any]] = np.load(path)
+        with self._reading(name):
+            columns: Mapping[str, NDArray[Any]] = np.load(io.BytesIO(self._read(name)))
             return columns
 
     def save_column(self, name: str, values: NDArray[Any]) -> None:
@@ -104,31 +106,58 @@ class ObjectFiles:
         Raises:
             OutputError: it cannot be written.
         """
-        with self._writing(name) as file:
-            np.save(file, values)
+        content = io.BytesIO()
+        np.save(content, values)
+        self._write(name, content)
 
     def load_column(self, name: str) -> NDArray[Any]:
-        """Return the values in the file `name`, of which only those are read that are used.
+        """Return the values in the file `name`, of which on a disk only those are read that are used.
 
         Raises:
             OutputError: it cannot be read.
         """
-        with self._reading(name) as path:
-            values: NDArray[Any] = np.load(path, mmap_mode="r")
+        with self._reading(name):
+            if isinstance(self.folder, Path):
+                values: NDArray[Any] = np.load(self.folder / name, mmap_mode="r")
+            else:
+                values = np.load(io.BytesIO(self._read(name)))
             return values
 
-    @contextmanager
-    def _writing(self, name: str) -> Iterator[BinaryIO]:
-        path = self.folder / name
-        with output_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path, overwrite=True) as partial, partial.open("wb") as file:
-            yield file
+    def is_empty(self) -> bool:
+        """Whether there is no file.
+
+        Raises:
+            OutputError: nobody knows.
+        """
+        with store_errors(self.folder):
+            return not open_store(self.folder).list().result()
+
+    def clear(self, below: str = "") -> None:
+        """Remove the files whose names begin with `below` (`fragments/`).
+
+        Raises:
+            OutputError: they cannot be removed.
+        """
+        with store_errors(self.folder):
+            if isinstance(self.folder, Path):
+                shutil.rmtree(self.folder / below, ignore_errors=True)
+            else:
+                keys = tensorstore.KvStore.KeyRange(below, below[:-1] + "0" if below else "")
+                open_store(self.folder).delete_range(keys).result()
+
+    def _write(self, name: str, content: io.BytesIO) -> None:
+        with store_errors(self.folder):
+            open_store(self.folder).write(name, content.getvalue()).result()
+
+    def _read(self, name: str) -> bytes:
+        answer = open_store(self.folder).read(name).result()
+        if answer.state == "missing":
+            raise FileNotFoundError("it is not there")
+        return bytes(answer.value)
 
     @contextmanager
-    def _reading(self, name: str) -> Iterator[Path]:
-        path = self.folder / name
+    def _reading(self, name: str) -> Iterator[None]:
         try:
-            yield path
+            yield
         except (OSError, ValueError, EOFError) as error:
-            raise OutputError(f"{path}: cannot be read ({error}), begin anew with --overwrite.") from None
+            raise OutputError(f"{self.folder}/{name}: cannot be read ({error}), begin anew with --overwrite.") from None

@@ -244,12 +244,13 @@ def _in_blocks(
 ) -> BlockDecoding | None:
     """Return how it is decoded in blocks, None where it is decoded as a whole.
 
-    That is where it fits into the memory, and nobody asked for blocks, and it was not begun in blocks.
+    That is where it fits into the memory, nobody asked for blocks, it was not begun in them, and is written to a disk.
     """
     dtype = "uint32" if box.voxels < 2**32 else "uint64"
     place = output_place(out, box, dtype=dtype, voxel_size_nm=predicted.voxel_size_nm, overwrite=overwrite)
     blockwise = BlockDecoding(predicted, task, box, place, dtype, overwrite)
-    if asked or blockwise.is_begun() or not fits(task, shape=box.shape, stored=predicted.dtype):
+    is_local = isinstance(place[0], Path)
+    if asked or not is_local or blockwise.is_begun() or not fits(task, shape=box.shape, stored=predicted.dtype):
         return blockwise
     return None
 

@@ -47,7 +47,7 @@ class VolumePair(Node):
     """An image volume and its labels."""
 
     image: Annotated[str, Field(min_length=1)]
-    """`file.h5:dataset`, `file.tif`, or `volume.zarr:array`; relative to `data.root` where that is given."""
+    """`file.h5:dataset`, `file.tif`, `volume.zarr:array`, or as docs/volumes.md has it; below `data.root`, if given."""
     label: Annotated[str, Field(min_length=1)]
     """The label volume, of the same shape."""
     mask: Annotated[str, Field(min_length=1)] | None = None

@@ -12,8 +12,11 @@ import numpy.typing as npt
 import tensorstore
 
 from connectomics_zoo.errors import VolumeError
-from connectomics_zoo.volumes.store_files import reachable, read_files
+from connectomics_zoo.volumes.store_files import METADATA_SECONDS, reachable, read_files
 from connectomics_zoo.volumes.uri import Place, kvstore_of, store_context
+
+_READ_SECONDS = 900
+"""A block gets so long, of which most take seconds."""
 
 
 class ChunkedArray:
@@ -45,7 +48,8 @@ class ChunkedArray:
         with reachable(folder):
             kvstore = kvstore_of(folder) if document is None else _overlaid(folder, metadata, document)
             spec = {"driver": driver, "kvstore": kvstore, "recheck_cached_data": "open", **(options or {})}
-            store = tensorstore.open(spec, read=True, open=True, context=store_context()).result()
+            opening = tensorstore.open(spec, read=True, open=True, context=store_context())
+            store = opening.result(timeout=METADATA_SECONDS)
         self._store = store[tuple(slice(None) for _ in range(store.rank))]
         if store.rank:
             # Precomputed volumes count voxels from where they lie.
@@ -66,7 +70,7 @@ class ChunkedArray:
             self._metadata.refuse_change()
         try:
             with reachable(self._folder):
-                return np.asarray(self._store[index].read().result())
+                return np.asarray(self._store[index].read().result(timeout=_READ_SECONDS))
         except RuntimeError:
             self._metadata.refuse_change()
             raise

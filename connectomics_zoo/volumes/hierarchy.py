@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from connectomics_zoo.volumes.location import ZARR_METADATA
-from connectomics_zoo.volumes.store_files import parse_object, read_files
+from connectomics_zoo.volumes.store_files import find_files, parse_object
 from connectomics_zoo.volumes.uri import Place
 
 
@@ -43,7 +43,7 @@ class Hierarchy:
         """Return a node, None where there is none.
 
         Raises:
-            VolumeError: the server is not reached, or does not give it.
+            VolumeError: the server is not reached.
             ValueError, KeyError: its files are damaged.
         """
         if name not in self._nodes:
@@ -74,7 +74,7 @@ class Hierarchy:
 def _read_node(folder: Place) -> Node | None:
     if isinstance(folder, Path) and not folder.is_dir():
         return None
-    found = read_files(folder, (*ZARR_METADATA, ".zattrs"))
+    found = find_files(folder, (*ZARR_METADATA, ".zattrs"))
     documents = {name: parse_object(content, name=name) for name, content in found.items()}
     if "zarr.json" in documents:
         document = documents["zarr.json"]
@@ -92,7 +92,7 @@ def _consolidated(place: Place, root: Node | None) -> list[str] | None:
         if isinstance(inside, dict):
             return sorted(name for name, node in inside.items() if node.get("node_type") == "array")
         return None
-    found = read_files(place, [".zmetadata"])
+    found = find_files(place, [".zmetadata"])
     if ".zmetadata" not in found:
         return None
     names = parse_object(found[".zmetadata"], name=".zmetadata").get("metadata", {})

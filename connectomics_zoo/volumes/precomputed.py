@@ -16,7 +16,7 @@ from connectomics_zoo.volumes.checks import readable
 from connectomics_zoo.volumes.chunked import ChunkedArray
 from connectomics_zoo.volumes.levels import Offset, choose_level
 from connectomics_zoo.volumes.metadata import VoxelSize, as_list, as_voxel_size
-from connectomics_zoo.volumes.store_files import read_json
+from connectomics_zoo.volumes.store_files import find_json
 from connectomics_zoo.volumes.uri import Place
 
 _FILE = "info"
@@ -36,7 +36,7 @@ class PrecomputedArray:
     def __init__(self, place: Place, *, level: str | None = None) -> None:
         self._place = place
         with readable(place, kind="precomputed"):
-            info = read_json(place, _FILE) or {}
+            info = find_json(place, _FILE) or {}
             scales = {str(scale["key"]): scale for scale in info["scales"]}
             sizes = {key: _in_order(scale["resolution"]) for key, scale in scales.items()}
             key = choose_level(sizes, level, location=str(place))

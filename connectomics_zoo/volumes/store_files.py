@@ -13,10 +13,10 @@ import tensorstore
 
 from connectomics_zoo.errors import VolumeError, ZooError, reason
 from connectomics_zoo.volumes.checks import is_regular
-from connectomics_zoo.volumes.uri import Place, Uri, kvstore_of, store_context
+from connectomics_zoo.volumes.uri import FEW, Place, Uri, kvstore_of, store_context
 
-_SECONDS = 60
-"""A server gets so long for a file of metadata."""
+METADATA_SECONDS = 60
+"""A server gets so long for a file of metadata; tensorstore would wait for minutes where a connection hangs."""
 
 _DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
 _AWAY = ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
@@ -32,16 +32,15 @@ def read_files(folder: Place, names: Iterable[str]) -> dict[str, bytes]:
     if isinstance(folder, Path):
         return {name: (folder / name).read_bytes() for name in names if is_regular(folder / name)}
     with reachable(folder):
-        store = tensorstore.KvStore.open(kvstore_of(folder), context=store_context()).result()
+        store = tensorstore.KvStore.open(kvstore_of(folder), context=store_context(retries=FEW)).result()
         pending = {name: store.read(name) for name in names}
     found: dict[str, bytes] = {}
     denied: VolumeError | None = None
     for name, future in pending.items():
         try:
             with reachable(folder):
-                answer = future.result(timeout=_SECONDS)
+                answer = future.result(timeout=METADATA_SECONDS)
         except _DeniedError as error:
-            # Some buckets say so of every file that is not there.
             denied = error
             continue
         if answer.state == "value":
@@ -51,14 +50,27 @@ def read_files(folder: Place, names: Iterable[str]) -> dict[str, bytes]:
     return found
 
 
-def read_json(folder: Place, name: str) -> dict[str, Any] | None:
-    """Return the JSON object in the file `name` of `folder`, None where there is no such file.
+def find_files(folder: Place, names: Iterable[str]) -> dict[str, bytes]:
+    """Return what `read_files` does, and nothing where the server gives none: some say that of what is not there.
 
     Raises:
-        VolumeError: the server is not reached, or does not give it.
+        VolumeError: the server is not reached.
+        OSError: a local file cannot be read.
+    """
+    try:
+        return read_files(folder, names)
+    except _DeniedError:
+        return {}
+
+
+def find_json(folder: Place, name: str) -> dict[str, Any] | None:
+    """Return the JSON object in the file `name` of `folder`, None where no such file is there or given.
+
+    Raises:
+        VolumeError: the server is not reached.
         ValueError: it is no JSON object.
     """
-    found = read_files(folder, [name])
+    found = find_files(folder, [name])
     return parse_object(found[name], name=name) if name in found else None
 
 
@@ -88,8 +100,8 @@ def refuse_missing_bucket(place: Uri) -> None:
     bucket = Uri(place.scheme, place.authority, "")
     try:
         with reachable(bucket):
-            store = tensorstore.KvStore.open(kvstore_of(bucket), context=store_context()).result()
-            store.list(tensorstore.KvStore.KeyRange("\x01", "\x02")).result(timeout=_SECONDS)
+            store = tensorstore.KvStore.open(kvstore_of(bucket), context=store_context(retries=FEW)).result()
+            store.list(tensorstore.KvStore.KeyRange("\x01", "\x02")).result(timeout=METADATA_SECONDS)
     except (_DeniedError, RuntimeError):
         return  # who may read may not always list, and not every server lists as Amazon's does
 
@@ -109,7 +121,7 @@ def reachable(place: Place) -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
-        raise VolumeError(f"{place}: the server did not answer in {_SECONDS} s, try again later.") from error
+        raise VolumeError(f"{place}: the server takes too long to answer, try again later.") from error
     except (ZooError, MemoryError, OSError):
         raise
     # tensorstore has few types of errors: which one it is stands at the beginning of the text.

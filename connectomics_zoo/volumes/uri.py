@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import tensorstore
 
@@ -21,8 +22,10 @@ _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 _VIEWER = re.compile(r"(?:precomputed|zarr[23]?|n5)://(?=[A-Za-z][A-Za-z0-9+.-]+://)")
 """What Neuroglancer's links have before the URI; the format is seen in the store."""
 
-_RETRIES = {"max_retries": 5, "initial_delay": "250ms", "max_delay": "8s"}
-"""Gives up after some seconds, where tensorstore's own numbers take minutes."""
+FEW, MANY = 5, 10
+"""Retries of a request, which take 8 s and 50 s: to see whether a server is there, and while one is busy."""
+
+_DELAYS = {"initial_delay": "250ms", "max_delay": "8s"}
 
 _CACHE_BYTES = 64 * 2**20
 """Chunks of all open stores that are kept, since the windows of a network overlap."""
@@ -81,8 +84,8 @@ Place = Path | Uri
 """Where a file, a folder or a store is."""
 
 
-def store_context() -> Any:
-    """Return the `tensorstore.Context` that every store is opened with: who does not answer is given up in seconds.
+def store_context(*, retries: int = MANY) -> Any:
+    """Return the `tensorstore.Context` that every store is opened with, so that no server is waited for without end.
 
     Raises:
         VolumeError: the process was forked from one that had called this: it lacks the threads of tensorstore, which
@@ -94,7 +97,7 @@ def store_context() -> Any:
             "by spawn or forkserver (multiprocessing.get_context)."
         )
     _opening_process()
-    return _context()
+    return _context(retries)
 
 
 def is_forked() -> bool:
@@ -109,9 +112,9 @@ def _opening_process() -> int:
 
 
 @functools.cache
-def _context() -> Any:
-    retries = {f"{name}_request_retries": _RETRIES for name in ("s3", "gcs", "http")}
-    return tensorstore.Context({**retries, "cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
+def _context(retries: int) -> Any:
+    patience = {f"{name}_request_retries": {"max_retries": retries, **_DELAYS} for name in ("s3", "gcs", "http")}
+    return tensorstore.Context({**patience, "cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
 
 
 def is_uri(text: str) -> bool:
@@ -171,7 +174,8 @@ def kvstore_of(place: Place) -> dict[str, Any]:
     if place.scheme == "gs":
         return {"driver": "gcs", "bucket": place.authority, "path": path}
     base = f"{place.scheme}://{place.authority}" + (f"?{place.query}" if place.query else "")
-    return {"driver": "http", "base_url": base, "path": f"/{path}"}
+    # tensorstore encodes the path.
+    return {"driver": "http", "base_url": base, "path": f"/{unquote(path)}"}
 
 
 def _s3_options(environment: Mapping[str, str]) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def create_volume(
         overwrite=overwrite,
     )
     if isinstance(path, Uri):
-        raise OutputError(f"{path}: is a URI, which zoo predict alone writes, give the path of a file.")
+        raise OutputError(f"{path}: is a URI, which zoo predict and zoo decode write, give the path of a file.")
     kind, attributes = FORMAT_OF_SUFFIX[path.suffix.lower()], to_attributes(stored)
     output = PartialOutput(path, overwrite=overwrite)
     edges = tuple(min(edge, size) for edge, size in zip(chunks or _CHUNKS, shape, strict=True))

@@ -17,7 +17,7 @@ from connectomics_zoo.volumes.checks import is_regular, readable
 from connectomics_zoo.volumes.chunked import ChunkedArray
 from connectomics_zoo.volumes.hierarchy import Hierarchy, Node
 from connectomics_zoo.volumes.levels import Offset, choose_level, levels_of_multiscales, offset_from_multiscales
-from connectomics_zoo.volumes.location import dataset_error
+from connectomics_zoo.volumes.location import ZARR_METADATA, dataset_error
 from connectomics_zoo.volumes.metadata import (
     StatedVoxelSize,
     axes_of_multiscales,
@@ -25,6 +25,7 @@ from connectomics_zoo.volumes.metadata import (
     voxel_size_from_attributes,
     voxel_size_from_multiscales,
 )
+from connectomics_zoo.volumes.store_files import read_files
 from connectomics_zoo.volumes.uri import Place, is_forked
 from connectomics_zoo.volumes.zarr_codecs import foreign_codec, refuse_codecs
 
@@ -183,6 +184,7 @@ def _only_array(store: Hierarchy, name: str, *, dataset: str | None) -> str:
     known = store.arrays()
     if known is None:
         if dataset is not None and store.node(name) is None:
+            read_files(store.folder(name), ZARR_METADATA)  # which says so where it is there and not given
             raise VolumeError(f"{store.place}: there is no array {dataset!r}, check its name.")
         raise VolumeError(
             f"{store.place}{':' + dataset if dataset else ''}: is a group, say which array in it, as in "

@@ -36,6 +36,7 @@ from connectomics_zoo.decode.source import Source
 from connectomics_zoo.errors import LimitError, OutputError, SpecError, VolumeError
 from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.volumes import Box, open_volume
+from connectomics_zoo.volumes.uri import Uri
 
 LABELS = voronoi_labels((12, 26, 27), objects=20)
 
@@ -291,6 +292,16 @@ def test_the_work_on_blocks_can_be_sent_to_other_processes(tmp_path, name, monke
     assert are_same(read_all(tmp_path / "out.h5"), read_all(tmp_path / "whole.h5"))
 
 
+def test_workers_give_the_same_objects(tmp_path):
+    pytest.importorskip("distributed", reason="the extra cluster is not installed")
+    task = EXACT["watershed of three channels"]
+    path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task, dtype="float32")
+    alone = zoo.decode(path, tmp_path / "alone.zarr", block=(6, 13, 14))
+    report = zoo.decode(path, tmp_path / "out.zarr", block=(6, 13, 14), workers=2)
+    assert (report.objects, report.blocks) == (alone.objects, 8)
+    np.testing.assert_array_equal(read_all(tmp_path / "out.zarr"), read_all(tmp_path / "alone.zarr"))
+
+
 def test_ids_are_those_of_one_block_alone():
     labels = np.array([0, 1, 3])
     ids = np.stack([as_ids(labels, block) for block in (0, 1, 2**31)])
@@ -423,14 +434,36 @@ def test_where_no_block_can_be_decoded_nothing_is_left_behind(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_objects_in_blocks_are_refused_behind_a_uri(tmp_path):
-    task = EXACT["components of affinities"]
-    path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task)
-    with pytest.raises(OutputError, match="objects are made on a disk, with files beside them: give a path"):
-        blockwise.output_place(
-            "s3://bucket/out.zarr", Box.of_shape((4, 4, 4)), dtype="uint32", voxel_size_nm=None, overwrite=True
-        )
-    assert path.exists()
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """The folder that s3://bucket is, for tensorstore's file driver instead of that for S3."""
+    folder = tmp_path / "bucket"
+
+    def kvstore_of(place):
+        below = folder / place.path if isinstance(place, Uri) else place.absolute()
+        return {"driver": "file", "path": f"{below}/"}
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("connectomics_zoo.") and hasattr(module, "kvstore_of"):
+            monkeypatch.setattr(module, "kvstore_of", kvstore_of)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["watershed of three channels", "components of affinities"])
+def test_objects_are_written_to_a_bucket(tmp_path, bucket, name):
+    task = EXACT[name]
+    path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task, dtype="float32")
+    zoo.decode(path, tmp_path / "whole.h5")
+    report = zoo.decode(path, "s3://bucket/a/out.zarr", block=(6, 13, 14))
+    assert report.out == "s3://bucket/a/out.zarr"
+    assert are_same(read_all("s3://bucket/a/out.zarr"), read_all(tmp_path / "whole.h5"))
+    has_files = task.decode.method != "watershed"
+    assert report.files == ("s3://bucket/a/out.zarr.objects" if has_files else None)
+    kept = {str(item.relative_to(bucket / "a")).partition("/")[0] for item in bucket.rglob("*") if item.is_file()}
+    assert kept == ({"out.zarr", "out.zarr.objects"} if has_files else {"out.zarr"})
+    with pytest.raises(OutputError, match="exists already"):
+        zoo.decode(path, "s3://bucket/a/out.zarr")
+    assert zoo.decode(path, "s3://bucket/a/out.zarr", overwrite=True).objects == report.objects
 
 
 def test_settings_are_not_tuned_in_blocks(tmp_path):

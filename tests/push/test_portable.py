@@ -37,6 +37,8 @@ def pair(image):
         ("data/../../volume.h5:raw", "volume.h5:raw"),
         (r"C:\Users\me\volume.h5:raw", "volume.h5:raw"),
         ("/home/me/sections/", "sections"),
+        ("s3://lab/data/volume.zarr/0/raw", "volume.zarr:0/raw"),
+        ("https://lab.org/volume.n5:raw?signature=secret", "volume.n5:raw"),
     ],
 )
 def test_places_outside_of_the_root_keep_their_last_part(place, portable):

@@ -67,6 +67,8 @@ class S3Server:
 class _Files(http.server.SimpleHTTPRequestHandler):
     """Gives files, also to who asks for objects of Google's buckets; a path that begins with a status gets that one."""
 
+    missing = 404
+
     def do_GET(self) -> None:
         found = re.match("/storage/v1/b/([^/]+)/o/?([^?]*)", self.path)
         if found is not None:
@@ -80,6 +82,9 @@ class _Files(http.server.SimpleHTTPRequestHandler):
         else:
             super().do_GET()
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        super().send_error(self.missing if code == 404 else code, message, explain)
+
     def _list(self, *, is_there: bool) -> None:
         self.send_response(200 if is_there else 404)
         self.end_headers()
@@ -87,6 +92,7 @@ class _Files(http.server.SimpleHTTPRequestHandler):
 
     def end_headers(self) -> None:
         self.send_header("x-goog-generation", "1")
+        self.send_header("ETag", '"1"')
         super().end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
@@ -94,9 +100,15 @@ class _Files(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def file_server(folder: Path) -> Iterator[str]:
-    """Serve the files of a folder, which nobody can list; yield the address."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Files, directory=str(folder))) as server:
+def file_server(folder: Path, *, missing: int = 404) -> Iterator[str]:
+    """Serve the files of a folder, which nobody can list; yield the address.
+
+    Args:
+        folder: what is served.
+        missing: the status of what is not there.
+    """
+    handler = functools.partial(type("Files", (_Files,), {"missing": missing}), directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"

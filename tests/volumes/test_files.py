@@ -1,8 +1,9 @@
-"""Files that only some labs have: NIfTI, MRC and folders of PNG sections."""
+"""Files that only some labs have: NIfTI, MRC, folders of PNG sections, HDF5 with filters of others."""
 
 from __future__ import annotations
 
 import gzip
+import subprocess
 import sys
 
 import mrcfile
@@ -222,6 +223,22 @@ def test_previews_beside_tiffs_are_left_alone(tmp_path):
     folder = sections(tmp_path / "both")
     tifffile.imwrite(folder / "1.tif", ARRAY[0])
     np.testing.assert_array_equal(read_all(folder), ARRAY[:1])
+
+
+# HDF5
+
+
+@pytest.mark.parametrize("name", ["Blosc", "Bitshuffle", "LZ4", "Zstd"])
+def test_filters_that_hdf5_lacks_are_those_of_hdf5plugin(tmp_path, name):
+    # In a process of its own, which registers them when it writes, and this one when it reads.
+    code = (
+        "import h5py, hdf5plugin as p, sys, numpy as np\n"
+        "with h5py.File(sys.argv[1], 'w') as file:\n"
+        f"    file.create_dataset('raw', data=np.load(sys.argv[2]), chunks=(2, 3, 4), compression=p.{name}())\n"
+    )
+    np.save(tmp_path / "a.npy", ARRAY)
+    subprocess.run([sys.executable, "-c", code, tmp_path / "a.h5", tmp_path / "a.npy"], check=True)
+    np.testing.assert_array_equal(read_all(tmp_path / "a.h5"), ARRAY)
 
 
 # What each needs

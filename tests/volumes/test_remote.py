@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import shutil
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ import zarr
 from support.stores import S3Server, file_server, forget_credentials
 from support.volume_files import ZARR_3, example, fails, make_array, write
 
-from connectomics_zoo.volumes import Box, open_volume, uri
+from connectomics_zoo.errors import OutputError
+from connectomics_zoo.volumes import Box, open_volume, store_files
+from connectomics_zoo.volumes.writing import refuse_own_input
 
 ARRAY = example(5, 6, 7)
 VOXEL_SIZE_NM = (40.0, 8.0, 4.0)
@@ -39,11 +42,8 @@ def bucket(s3_server, tmp_path, monkeypatch):
 
 @pytest.fixture
 def few_retries(monkeypatch):
-    """Give a server up sooner, in a context of its own."""
-    monkeypatch.setattr(uri, "_RETRIES", {**uri._RETRIES, "max_retries": 1})
-    uri._context.cache_clear()
-    yield
-    uri._context.cache_clear()
+    """Give a server up sooner."""
+    monkeypatch.setattr(store_files, "FEW", 1)
 
 
 def made_zarr(folder, *, zarr_format=2):
@@ -115,6 +115,20 @@ def test_a_store_on_a_web_server_is_a_volume(tmp_path, location):
     STORES[location](tmp_path / "data" / folder_of(location))
     with file_server(tmp_path) as address:
         check(f"{address}/data/{location}")
+
+
+@pytest.mark.parametrize("location", STORES)
+def test_a_bucket_that_denies_what_is_not_there_is_read(tmp_path, monkeypatch, location):
+    forget_credentials(monkeypatch, tmp_path)
+    folder = tmp_path / "lab" / folder_of(location)
+    STORES[location](folder)
+    for name in (".zgroup", "zarr.json", "labels/.zgroup", "labels/zarr.json"):
+        (folder / name).unlink(missing_ok=True)
+    with file_server(tmp_path, missing=403) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        check(f"s3://lab/{location}")
+        with fails("may not be read without credentials"):
+            open_volume(f"s3://lab/{location}x")
 
 
 def test_stores_in_a_bucket_of_google_are_volumes(tmp_path, monkeypatch):
@@ -191,7 +205,7 @@ def test_a_bucket_that_may_not_be_read_says_by_whom(tmp_path, monkeypatch, varia
     with file_server(tmp_path) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"{address}/403")
         for location in ("a.zarr", "a.zarr:raw", "folder"):
-            with fails(f"s3://lab/{location.partition(':')[0]}: {sentence}"):
+            with fails(f"s3://lab/{location.replace(':', '/')}: {sentence}"):
                 open_volume(f"s3://lab/{location}")
 
 
@@ -219,6 +233,58 @@ def test_a_server_that_is_away_is_given_up(tmp_path, monkeypatch):
         open_volume(f"{address}/a.zarr")
     with file_server(tmp_path) as address, fails("the server does not answer (Internal Server Error"):
         open_volume(f"{address}/500/a.zarr")
+
+
+def test_a_server_that_says_nothing_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_files, "METADATA_SECONDS", 0.5)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with fails("a.zarr: the server takes too long to answer, try again later."):
+            open_volume(f"http://127.0.0.1:{listener.getsockname()[1]}/a.zarr")
+
+
+@pytest.mark.parametrize(
+    ("location", "endpoint", "said"),
+    [("s3://lab/a", "localhost:9000", "localhost:9000"), ("s3://no_LAB!/a", None, "Invalid S3 bucket name")],
+)
+def test_a_bucket_or_an_endpoint_that_cannot_be_is_said(tmp_path, monkeypatch, location, endpoint, said):
+    forget_credentials(monkeypatch, tmp_path)
+    if endpoint is not None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with fails(f"{location}: cannot be read as a store, so it is damaged") as caught:
+        open_volume(location)
+    assert said in str(caught.value)
+
+
+def test_spaces_and_other_signs_may_be_in_a_path(tmp_path, s3_server, bucket):
+    made_precomputed(tmp_path / "a lab+" / "seg 1%")
+    s3_server.upload(tmp_path / "a lab+", bucket=bucket, to="a lab+")
+    check(f"s3://{bucket}/a lab+/seg 1%")
+    with file_server(tmp_path) as address:
+        check(f"{address}/a%20lab%2B/seg%201%25")
+
+
+def test_a_bucket_may_be_a_store_and_a_root(tmp_path, s3_server, bucket):
+    for path in sorted(made_precomputed(tmp_path / "seg").rglob("*")):
+        if path.is_file():
+            key = path.relative_to(tmp_path / "seg").as_posix()
+            s3_server.client.put_object(Bucket=bucket, Key=key, Body=path.read_bytes())
+    check(f"s3://{bucket}")
+    s3_server.upload(made_zarr(tmp_path / "a.zarr"), bucket=bucket, to="data/a.zarr")
+    with open_volume("a.zarr/labels/mito", root=Path(f"s3://{bucket}/data")) as volume:
+        assert volume.location == f"s3://{bucket}/data/a.zarr:labels/mito"
+    with open_volume(tmp_path / "seg", root=Path(f"s3://{bucket}/data")) as volume:
+        assert volume.location == str(tmp_path / "seg")
+
+
+def test_an_output_is_never_a_source_behind_a_uri(tmp_path):
+    refuse_own_input("s3://lab/a.zarr:raw", tmp_path / "a.zarr")
+    with pytest.raises(OutputError, match="is the input itself"):
+        refuse_own_input(f"{write(tmp_path / 'a.h5', ARRAY)}:main", tmp_path / "a.h5")
+    with pytest.raises(OutputError, match="is the input itself"):
+        refuse_own_input("s3://lab/a.zarr:raw", "s3://lab/a.zarr")
+    refuse_own_input("s3://lab/a.zarr:raw", "s3://lab/b.zarr")
 
 
 def test_a_web_server_may_not_have_or_not_give_a_store(tmp_path):

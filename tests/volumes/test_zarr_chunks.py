@@ -68,6 +68,7 @@ def test_every_codec_of_format_2_is_read(tmp_path, monkeypatch, name):
     same(tmp_path / "a.zarr")
 
 
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs")
 @pytest.mark.parametrize("name", ["blosc", "gzip", "zstd", "crc32c", "big", "transposed", "sharded", "numcodecs"])
 def test_every_codec_of_format_3_is_read(tmp_path, monkeypatch, name):
     from zarr import codecs
