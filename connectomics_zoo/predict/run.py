@@ -93,6 +93,7 @@ def predict(
     dtype: DType = "uint8",
     region: AnyRegion = None,
     mask: str | Path | None = None,
+    multiscale: bool = False,
     workers: int | None = None,
     cluster: str | Path | None = None,
     scheduler: str | None = None,
@@ -125,6 +126,7 @@ def predict(
         dtype: of probabilities; uint8 stores p as round(255 p), and v after tanh as round(127.5 (v + 1)).
         region: predict this part alone (`z=13:16,y=0:512`); it equals the same part of a whole prediction.
         mask: a volume of the same shape: where it is 0, nothing is predicted, and the output is 0.
+        multiscale: add coarser levels, until the longest edge is at most 256 voxels; `out` must be a Zarr.
         workers: processes of this machine that work on the blocks, with a GPU each where there are some (Dask).
         cluster: YAML file that says how to get workers from SLURM (Dask).
         scheduler: address of the scheduler of a Dask cluster that is there.
@@ -161,6 +163,7 @@ def predict(
         dtype=dtype,
         region=region_text(region),
         mask=None if mask is None else str(mask),
+        multiscale=multiscale,
         frozen=frozen,
     )
     where = where_from(workers=workers, cluster=cluster, scheduler=scheduler, shard=shard)
@@ -180,7 +183,7 @@ def predict(
                 is_complete = run_blocks(made.job, STAGE, work, grid=grid, where=where, progress=progress)
                 if is_complete:
                     with one_at_a_time(made.job):
-                        made.finish(prediction.stored())
+                        made.finish(prediction.stored(), where=where, progress=progress)
             except BaseException as error:
                 _stopped(made.job, grid, error, where=where)
                 raise
