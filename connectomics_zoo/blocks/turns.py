@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from connectomics_zoo.blocks.job import Job
@@ -48,8 +48,12 @@ def work_on(job: Job, shard: Shard | None) -> Iterator[None]:
 
 
 @contextmanager
-def one_at_a_time(job: Job) -> Iterator[None]:
+def one_at_a_time(job: Job, *, wait_s: float | None = None) -> Iterator[None]:
     """Wait until no other share begins or finishes the job, and let none do so during the block.
+
+    Args:
+        job: the job.
+        wait_s: seconds for which another one is waited for; by default `WAIT_S`.
 
     Raises:
         OutputError: it takes too long.
@@ -58,12 +62,23 @@ def one_at_a_time(job: Job) -> Iterator[None]:
         yield
         return
     gate = job.folder / "gate"
-    _make(gate)
-    try:
-        with lock_folder(gate, instead=_INSTEAD, wait_s=WAIT_S):
-            yield
-    finally:
-        _remove_empty(gate)
+    with ExitStack() as held:
+        held.callback(_remove_empty, gate)
+        _pass(gate, held, wait_s=WAIT_S if wait_s is None else wait_s)
+        yield
+
+
+def _pass(gate: Path, held: ExitStack, *, wait_s: float) -> None:
+    """Take the lock of a folder, which who holds it may remove: it is made again then."""
+    while True:
+        _make(gate)
+        try:
+            held.enter_context(lock_folder(gate, instead=_INSTEAD, wait_s=wait_s))
+        except OutputError:
+            if gate.is_dir():
+                raise
+        else:
+            return
 
 
 def wait_until_begun(job: Job, *, seconds: float = WAIT_S) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -182,7 +183,7 @@ def predict(
             try:
                 is_complete = run_blocks(made.job, STAGE, work, grid=grid, where=where, progress=progress)
                 if is_complete:
-                    with one_at_a_time(made.job):
+                    with one_at_a_time(made.job, wait_s=math.inf):  # levels may take another share hours
                         made.finish(prediction.stored(), where=where, progress=progress)
             except BaseException as error:
                 _stopped(made.job, grid, error, where=where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from support.prediction import grey, make_run, write
 from support.stores import S3Server, forget_credentials
 
 from connectomics_zoo.blocks import output as outputs
+from connectomics_zoo.blocks import turns
 from connectomics_zoo.errors import OutputError, VolumeError
 from connectomics_zoo.predict import plan, predict
 from connectomics_zoo.volumes import create_volume, multiscale, open_volume
@@ -269,3 +271,30 @@ def test_in_a_bucket_levels_go_on_as_on_a_disk(run, image, whole, tmp_path, smal
         assert all(key.startswith("results/out.zarr/") for key in keys)
     finally:
         server.stop()
+
+
+FIRST = """
+import sys, time
+from pathlib import Path
+from connectomics_zoo.blocks.job import Job
+from connectomics_zoo.blocks.turns import one_at_a_time
+job = Job(Path(sys.argv[1]))
+with one_at_a_time(job):
+    print("inside", flush=True)
+    time.sleep(1)
+    job.remove()
+"""
+
+
+def test_a_share_that_waits_while_another_makes_levels_goes_on_when_the_folder_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(turns, "WAIT_S", 0.2)
+    job = turns.Job(tmp_path / "out.zarr")
+    with subprocess.Popen([sys.executable, "-c", FIRST, str(job.out)], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "inside\n"
+        with pytest.raises(OutputError, match="is in use by the process"), turns.one_at_a_time(job):
+            pass
+        with turns.one_at_a_time(job, wait_s=math.inf):
+            assert first.wait() == 0
+            job.remove()
+    assert list(tmp_path.iterdir()) == []
