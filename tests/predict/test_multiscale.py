@@ -200,6 +200,8 @@ def test_a_part_lies_where_it_is_in_the_raw(run, image, tmp_path, small):
                 assert finest.placement.box.start == (8, 0, 3)
     with open_volume(f"{tmp_path}/raw-True.zarr#1") as level:
         assert level.offset_nm == (3160.0, 4.0, 40.0 + 24.0 + 4.0)
+        # In voxels of the finest level it would lie elsewhere.
+        assert level.stored().placement is None
 
 
 def test_without_a_voxel_size_the_place_is_in_voxels(tmp_path, small):
