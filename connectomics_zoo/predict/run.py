@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from connectomics_zoo.blocks.output import BlockOutput
 from connectomics_zoo.blocks.runner import run_blocks
 from connectomics_zoo.blocks.turns import one_at_a_time, wait_until_begun, work_on
 from connectomics_zoo.blocks.where import Where, where_from
+from connectomics_zoo.errors import ZooError
 from connectomics_zoo.network.device import AskedPrecision, Engine, Precision
 from connectomics_zoo.predict.checks import DType, Output, check_turns
 from connectomics_zoo.predict.job import STAGE, Prediction, prepared
@@ -97,6 +99,7 @@ def predict(
     dtype: DType = "uint8",
     region: AnyRegion = None,
     mask: str | Path | None = None,
+    multiscale: bool = False,
     workers: int | None = None,
     cluster: str | Path | None = None,
     scheduler: str | None = None,
@@ -129,6 +132,7 @@ def predict(
         dtype: of probabilities; uint8 stores p as round(255 p), and v after tanh as round(127.5 (v + 1)).
         region: predict this part alone (`z=13:16,y=0:512`); it equals the same part of a whole prediction.
         mask: a volume of the same shape: where it is 0, nothing is predicted, and the output is 0.
+        multiscale: add coarser levels, until the longest edge is at most 256 voxels; `out` must be a Zarr.
         workers: processes of this machine that work on the blocks, with a GPU each where there are some (Dask).
         cluster: YAML file that says how to get workers from SLURM (Dask).
         scheduler: address of the scheduler of a Dask cluster that is there.
@@ -165,6 +169,7 @@ def predict(
         dtype=dtype,
         region=region_text(region),
         mask=None if mask is None else str(mask),
+        multiscale=multiscale,
         frozen=frozen,
     )
     where = where_from(workers=workers, cluster=cluster, scheduler=scheduler, shard=shard)
@@ -184,8 +189,8 @@ def predict(
             try:
                 is_complete = run_blocks(made.job, STAGE, work, grid=grid, where=where, progress=progress)
                 if is_complete:
-                    with one_at_a_time(made.job):
-                        made.finish(prediction.stored())
+                    with one_at_a_time(made.job, wait_s=math.inf):  # levels may take another share hours
+                        made.finish(prediction.stored(), where=where, progress=progress)
             except BaseException as error:
                 _stopped(made.job, grid, error, where=where)
                 raise
@@ -259,7 +264,10 @@ def check_views(run: RunSpec) -> None:
 
 def _is_left(prediction: Prediction, where: Where) -> bool:
     """Whether all is done: by other shares, or by a process that was killed before it could remove the job's folder."""
-    is_begun = where.shard is not None or Job(split_place(prediction.request.out)[0]).describe() is not None
+    try:
+        is_begun = where.shard is not None or Job(split_place(prediction.request.out)[0]).describe() is not None
+    except ZooError:
+        return False  # which is said when it is begun
     return is_begun and prediction.is_finished()
 
 

@@ -36,7 +36,7 @@ from connectomics_zoo.decode.relabel import number_objects
 from connectomics_zoo.decode.source import Source
 from connectomics_zoo.errors import LimitError, OutputError, SpecError, VolumeError
 from connectomics_zoo.specs.lookup import get_task
-from connectomics_zoo.volumes import Box, open_volume
+from connectomics_zoo.volumes import Box, Placement, StoredPrediction, create_volume, multiscale, open_volume
 
 LABELS = voronoi_labels((12, 26, 27), objects=20)
 
@@ -529,3 +529,52 @@ def test_the_command_says_how_many_blocks_there_were_and_where_files_lie(tmp_pat
     assert code == 0
     assert "12 x 26 x 27 uint32" in out
     assert f"decoded in 8 blocks; fragments, edges and table lie in {tmp_path / 'out.h5.objects'}" in err
+
+
+# Coarser levels ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"block": (6, 13, 14)}], ids=["whole", "blocks"])
+def test_objects_get_coarser_levels_of_the_most_frequent_label(tmp_path, monkeypatch, options):
+    monkeypatch.setattr(multiscale, "SMALLEST", 14)
+    task = EXACT["components of affinities"]
+    path = write_prediction(tmp_path / "p.zarr", values_for(task, seed=1), task)
+    report = zoo.decode(path, tmp_path / "out.zarr", region="y=4:26", multiscale=True, **options)
+    assert (report.blocks > 1) is bool(options)
+    fine, coarse = (read_all(f"{tmp_path}/out.zarr#{number}") for number in (0, 1))
+    # Voxels of 30, 8 and 8 nm: no level halves z yet.
+    assert (fine.shape, coarse.shape) == ((12, 22, 27), (12, 11, 14))
+    for at in [(0, 0, 0), (5, 6, 7), (11, 10, 13)]:
+        labels, counts = np.unique(
+            fine[at[0], 2 * at[1] : 2 * at[1] + 2, 2 * at[2] : 2 * at[2] + 2], return_counts=True
+        )
+        assert coarse[at] == labels[counts.argmax()]
+    with open_volume(f"{tmp_path}/out.zarr#1") as level:
+        assert (level.content, level.offset_nm) == ("instances", (0.0, 4 * 8.0 + 4.0, 4.0))
+    with open_volume(tmp_path / "out.zarr") as finest:
+        assert finest.offset_nm == (0.0, 4 * 8.0, 0.0)
+    with pytest.raises(OutputError, match=r"out\.h5: has no levels, which only Zarr has"):
+        zoo.decode(path, tmp_path / "out.h5", multiscale=True, **options)
+
+
+@pytest.mark.parametrize("suffix", ["h5", "zarr"])
+def test_objects_of_a_part_lie_where_that_is_in_the_raw(tmp_path, suffix):
+    task = EXACT["components of affinities"]
+    path = tmp_path / f"p.{suffix}"
+    values = values_for(task, seed=1)
+    stored = StoredPrediction(task=task, placement=Placement(Box((5, 0, 0), (17, 26, 27)), (40, 26, 27)))
+    with create_volume(
+        path,
+        shape=values.shape[1:],
+        dtype="float32",
+        channels=len(values),
+        voxel_size_nm=(30.0, 8.0, 8.0),
+        stored=stored,
+        offset=(7.0 + 5 * 30.0, 0.0, 0.0),
+    ) as volume:
+        volume.write(volume.whole, values)
+    zoo.decode(path, tmp_path / "out.zarr", region="z=6:17,x=2:27")
+    # HDF5 has no place for where the raw itself lies.
+    begin = 7.0 if suffix == "zarr" else 0.0
+    with open_volume(tmp_path / "out.zarr") as found:
+        assert found.offset_nm == (begin + 6 * 30.0, 0.0, 16.0)
