@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import socket
+import uuid
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -74,6 +75,8 @@ class JobDescription(Node):
     """Its blocks."""
     stages: tuple[Name, ...] = Field(strict=False, min_length=1)
     """What is done with each block, one after the other."""
+    token: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    """Tells the job from any other that was at this place before."""
 
 
 class Job:
@@ -222,6 +225,11 @@ class Job:
         with store_errors(self.place):
             if self.folder is not None:
                 if self.folder.exists():
+                    # While the description is there, all that is done is known to be: the same command may come after a
+                    # kill in between.
+                    if (self.folder / _UNFINISHED).exists():
+                        shutil.rmtree(self.folder / _UNFINISHED)
+                    (self.folder / _JOB).unlink(missing_ok=True)
                     shutil.rmtree(self.folder)
             else:
                 self._store().delete_range(tensorstore.KvStore.KeyRange()).result()

@@ -259,8 +259,13 @@ def check_views(run: RunSpec) -> None:
 
 def _is_left(prediction: Prediction, where: Where) -> bool:
     """Whether all is done: by other shares, or by a process that was killed before it could remove the job's folder."""
-    is_begun = where.shard is not None or Job(split_place(prediction.request.out)[0]).describe() is not None
-    return is_begun and prediction.is_finished()
+    job = Job(split_place(prediction.request.out)[0])
+    there = job.describe()
+    if there is None:
+        return where.shard is not None and prediction.is_finished()
+    if not is_same(there, prediction.describe(there.cut)) or len(job.done(STAGE)) < len(there.cut.grid):
+        return False  # what is there is the old output, which this one is to replace
+    return prediction.is_finished() and not prediction.output(there.cut, overwrite=True).is_to_be_moved()
 
 
 def _report_finished(prediction: Prediction, where: Where) -> PredictReport:
