@@ -25,6 +25,7 @@ from pydantic import Field, ValidationError
 
 from connectomics_zoo.blocks.grid import BlockGrid
 from connectomics_zoo.errors import OutputError
+from connectomics_zoo.files.atomic import remove_folder
 from connectomics_zoo.schema.base import Name, Node, describe_errors
 from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.location import job_place
@@ -224,13 +225,7 @@ class Job:
         self._records = None
         with store_errors(self.place):
             if self.folder is not None:
-                if self.folder.exists():
-                    # While the description is there, all that is done is known to be: the same command may come after a
-                    # kill in between.
-                    if (self.folder / _UNFINISHED).exists():
-                        shutil.rmtree(self.folder / _UNFINISHED)
-                    (self.folder / _JOB).unlink(missing_ok=True)
-                    shutil.rmtree(self.folder)
+                remove_folder(self.folder)  # at once: other shares may look into it
             else:
                 self._store().delete_range(tensorstore.KvStore.KeyRange()).result()
 

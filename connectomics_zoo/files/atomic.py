@@ -78,6 +78,19 @@ def move_into_place(folder: Path, target: Path, *, overwrite: bool) -> None:
         output.discard()
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, which is gone from its place at once, whatever others make in it meanwhile.
+
+    Raises:
+        OutputError: it cannot be removed.
+    """
+    _clear_leftovers(folder)
+    aside = folder.with_name(f".{folder.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
+    with output_errors(folder), suppress(FileNotFoundError):
+        folder.rename(aside)
+    _remove(aside)
+
+
 def refuse_existing(path: Path) -> None:
     """Refuse a place where something is, be it a broken link.
 

@@ -400,7 +400,7 @@ def test_a_job_that_was_killed_while_its_folder_was_removed_is_repeated(
 ):
     out = tmp_path / "out.zarr"
 
-    def remove_some(folder):
+    def remove_some(folder, **options):
         for index in range(3):
             (folder / "done" / "predict" / str(index)).unlink()
         raise KeyboardInterrupt
