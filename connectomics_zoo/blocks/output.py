@@ -152,6 +152,11 @@ class BlockOutput:
         """The group of the array of shards."""
         return self._dataset if self._is_zarr else None
 
+    def is_to_be_moved(self) -> bool:
+        """Whether what becomes the output as it is has still to be moved to its place."""
+        unfinished = self.job.unfinished
+        return self._is_zarr and isinstance(unfinished, Path) and self.job.folder is not None and unfinished.exists()
+
     def finish(
         self, stored: StoredPrediction, *, where: Where = _HERE, progress: Callable[[Progress], None] | None = None
     ) -> None:

@@ -78,8 +78,8 @@ def _pass(gate: Path, held: ExitStack, *, wait_s: float) -> None:
         _make(gate)
         try:
             held.enter_context(lock_folder(gate, instead=_INSTEAD, wait_s=wait_s))
-        except OutputError:
-            if gate.is_dir():
+        except OutputError as error:
+            if not isinstance(error.__context__, FileNotFoundError):
                 raise
         else:
             return
@@ -115,7 +115,7 @@ def _make(folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             return
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and not last:
+            if isinstance(error, FileNotFoundError | FileExistsError) and not last:
                 continue  # another process has just removed a folder that it had made, and found empty
             raise OutputError(f"{folder}: cannot be made ({error.strerror}), give a writable place.") from None
 

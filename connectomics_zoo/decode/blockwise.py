@@ -146,7 +146,7 @@ class BlockDecoding:
         decode = self.task.decode
         task = json.dumps(self.task.model_dump(mode="json", exclude={"decode"}), sort_keys=True)
         identity = {
-            "prediction": self.predicted.location,
+            "prediction": self.source.location,  # not relative to a folder, where another one may have its name
             "prediction's shape": list(self.predicted.shape),
             "prediction's data type": str(self.predicted.dtype),
             "task": f"{self.task.name} ({hashlib.sha256(task.encode()).hexdigest()[:12]})",

@@ -15,7 +15,6 @@ from connectomics_zoo.blocks.output import BlockOutput
 from connectomics_zoo.blocks.runner import run_blocks
 from connectomics_zoo.blocks.turns import one_at_a_time, wait_until_begun, work_on
 from connectomics_zoo.blocks.where import Where, where_from
-from connectomics_zoo.errors import ZooError
 from connectomics_zoo.network.device import AskedPrecision, Engine, Precision
 from connectomics_zoo.predict.checks import DType, Output, check_turns
 from connectomics_zoo.predict.job import STAGE, Prediction, prepared
@@ -264,11 +263,15 @@ def check_views(run: RunSpec) -> None:
 
 def _is_left(prediction: Prediction, where: Where) -> bool:
     """Whether all is done: by other shares, or by a process that was killed before it could remove the job's folder."""
-    try:
-        is_begun = where.shard is not None or Job(split_place(prediction.request.out)[0]).describe() is not None
-    except ZooError:
-        return False  # which is said when it is begun
-    return is_begun and prediction.is_finished()
+    job = Job(split_place(prediction.request.out)[0])
+    if not isinstance(job.out, Path) and where.shard is None:
+        return False  # behind a URI nothing is moved, and the folder goes last
+    there = job.describe()
+    if there is None:
+        return where.shard is not None and prediction.is_finished()
+    if not is_same(there, prediction.describe(there.cut)) or len(job.done(STAGE)) < len(there.cut.grid):
+        return False  # what is there is the old output, which this one is to replace
+    return prediction.is_finished() and not prediction.output(there.cut, overwrite=True).is_to_be_moved()
 
 
 def _report_finished(prediction: Prediction, where: Where) -> PredictReport:

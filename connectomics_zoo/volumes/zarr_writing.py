@@ -145,11 +145,22 @@ class ArrayWriter:
             with store_errors(self._place):
                 self._array[index].write(block).result()
         except OutputError:
+            if not self._is_whole(index):
+                raise
             # Of a shard at the end of the array, what is there is read first, and may have been damaged when the power
             # failed.
             with store_errors(self._place):
                 self._remove_shards(index)
                 self._array[index].write(block).result()
+
+    def _is_whole(self, index: tuple[slice, ...]) -> bool:
+        """Whether there is nothing else in the shards at `index`."""
+        shards = self._array.chunk_layout.write_chunk.shape
+        assert shards is not None
+        return all(
+            part.start % edge == 0 and (part.stop % edge == 0 or part.stop == size)
+            for part, edge, size in zip(index, shards, self._array.shape, strict=True)
+        )
 
     def _remove_shards(self, index: tuple[slice, ...]) -> None:
         store, shards = self._array.kvstore, self._array.chunk_layout.write_chunk.shape

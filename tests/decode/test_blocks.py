@@ -522,6 +522,49 @@ def test_files_of_objects_that_are_replaced_do_not_stay(tmp_path, options):
     assert sorted(item.name for item in tmp_path.iterdir()) == ["out.h5", "p.h5"]
 
 
+class StopError(Exception):
+    """What stops a decoding."""
+
+
+def test_files_that_were_replaced_do_not_come_back_where_the_job_was_killed_then(tmp_path, monkeypatch):
+    task = EXACT["components of affinities"]
+    first, second = (
+        write_prediction(tmp_path / f"{seed}.h5", values_for(task, seed=seed), task, dtype="float32") for seed in (1, 2)
+    )
+
+    def killed(*args):
+        raise StopError
+
+    zoo.decode(first, tmp_path / "out.zarr", block=(6, 13, 14))
+    with monkeypatch.context() as ending:
+        ending.setattr("connectomics_zoo.blocks.output.BlockOutput.finish", killed)
+        with pytest.raises(StopError):
+            zoo.decode(second, tmp_path / "out.zarr", block=(6, 13, 14), overwrite=True)
+    zoo.decode(second, tmp_path / "out.zarr", block=(6, 13, 14), overwrite=True)
+    zoo.decode(second, tmp_path / "fresh.zarr", block=(6, 13, 14))
+    found, wanted = (np.load(tmp_path / f"{name}.zarr.objects" / "table" / "voxels.npy") for name in ("out", "fresh"))
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_prediction_of_the_same_name_in_another_folder_is_another_job(tmp_path, monkeypatch):
+    task = EXACT["components of affinities"]
+    for seed, folder in ((1, "a"), (2, "b")):
+        (tmp_path / folder).mkdir()
+        write_prediction(tmp_path / folder / "p.h5", values_for(task, seed=seed), task)
+
+    def killed(*args):
+        raise StopError
+
+    monkeypatch.chdir(tmp_path / "a")
+    with monkeypatch.context() as ending:
+        ending.setattr(stages.RelabelStage, "__call__", killed)
+        with pytest.raises(StopError):
+            zoo.decode("p.h5", tmp_path / "out.zarr", block=(6, 13, 14))
+    monkeypatch.chdir(tmp_path / "b")
+    with pytest.raises(OutputError, match="is the unfinished output of another job"):
+        zoo.decode("p.h5", tmp_path / "out.zarr", block=(6, 13, 14))
+
+
 def test_the_command_says_how_many_blocks_there_were_and_where_files_lie(tmp_path, run_zoo):
     task = EXACT["components of affinities"]
     path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task)
