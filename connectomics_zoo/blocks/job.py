@@ -16,6 +16,7 @@ import os
 import shutil
 import socket
 import uuid
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -188,7 +189,12 @@ class Job:
             return
         now = datetime.now().astimezone().isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "host": socket.gethostname(), "pid": os.getpid(), "event": event, **fields})
-        with store_errors(self.place), (self.folder / _LOG).open("ab", buffering=0) as file:
+        # Another share may have finished the job, and its folder is gone then.
+        with (
+            store_errors(self.place),
+            suppress(FileNotFoundError),
+            (self.folder / _LOG).open("ab", buffering=0) as file,
+        ):
             file.write(f"{line}\n".encode())
 
     def log_tail(self, size: int) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 from connectomics_zoo.blocks.job import Job, JobDescription
 from connectomics_zoo.errors import UnknownNameError
 from connectomics_zoo.runs.lock import holder_of
-from connectomics_zoo.volumes.location import split_place
+from connectomics_zoo.volumes import open_volume
+from connectomics_zoo.volumes.location import JOB_SUFFIX, split_place
 
 _RECENT = 64
 """Blocks whose times say how fast it goes."""
@@ -71,11 +72,15 @@ def status_of(out: str | Path) -> JobStatus:
         UnknownNameError: neither the output nor a job for it is there.
         OutputError: the job's folder cannot be read.
     """
-    place, _ = split_place(str(out))
+    text = str(out).rstrip("/")
+    place, _ = split_place(text.removesuffix(JOB_SUFFIX))
     job = Job(place)
     description = job.describe()
     if description is None:
         if isinstance(place, Path) and place.exists():
+            with open_volume(place) as volume:
+                if volume.stored().provenance is None:
+                    raise UnknownNameError(f"{place}: is no output of zoo predict or zoo decode, check the path.")
             return JobStatus(str(place), "finished")
         raise UnknownNameError(f"{place}: there is neither this output nor a job that makes it, check the path.")
     stages = tuple(_stage(job, description, name) for name in description.stages)

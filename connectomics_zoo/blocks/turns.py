@@ -6,11 +6,11 @@ That is so on local and shared disks. Behind a URI there are no locks: the share
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from connectomics_zoo.blocks.job import Job
+from connectomics_zoo.blocks.job import Job, JobDescription
 from connectomics_zoo.blocks.where import Shard
 from connectomics_zoo.errors import OutputError
 from connectomics_zoo.runs.lock import lock_folder, refuse_held
@@ -39,9 +39,9 @@ def work_on(job: Job, shard: Shard | None) -> Iterator[None]:
         return
     shares = folder / "shares"
     own = folder if shard is None else shares / f"{shard.number}-of-{shard.count}"
-    _make(own)
     try:
-        with lock_folder(own, instead=_INSTEAD):
+        with ExitStack() as held:
+            _pass(own, held, wait_s=0)
             # Taken first, looked around then: of two who do so at once, one at least sees the other.
             for other in _others(folder, shard):
                 refuse_held(other, instead=_INSTEAD)
@@ -85,14 +85,24 @@ def _pass(gate: Path, held: ExitStack, *, wait_s: float) -> None:
             return
 
 
-def wait_until_begun(job: Job, *, seconds: float = WAIT_S) -> None:
-    """Wait for the share that begins a job behind a URI.
+def wait_until_begun(
+    job: Job, is_meant: Callable[[JobDescription], bool], *, seconds: float = WAIT_S
+) -> JobDescription:
+    """Wait for the share that begins a job behind a URI, and return what it has begun.
+
+    Args:
+        job: the job.
+        is_meant: whether what is there is that job, or an older one that the share is about to replace.
+        seconds: for which it is waited; then another job is returned all the same.
 
     Raises:
-        OutputError: it takes too long.
+        OutputError: none is begun in that time.
     """
     end = time.monotonic() + seconds
-    while job.describe() is None:
+    while True:
+        there = job.describe()
+        if there is not None and (is_meant(there) or time.monotonic() >= end):
+            return there
         if time.monotonic() >= end:
             raise OutputError(
                 f"{job.out}: the share 0 has not begun the job for {seconds:.0f} s: run it too, behind a URI it is the "

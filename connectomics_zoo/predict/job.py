@@ -8,6 +8,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,7 @@ from connectomics_zoo.tasks.voxelwise import decode_voxels, decoded_channels
 from connectomics_zoo.volumes import StoredPrediction, Volume, VoxelSize, check_mask, open_volume
 from connectomics_zoo.volumes.box import region_box
 from connectomics_zoo.volumes.intensity import scale_intensity
+from connectomics_zoo.volumes.location import split_place
 from connectomics_zoo.volumes.placement import offset_of_part, placement_of
 from connectomics_zoo.volumes.prediction import this_program
 from connectomics_zoo.volumes.values import store_values
@@ -112,6 +115,7 @@ class Prediction:
         made = make_provenance(
             self.trained, self.spec, chosen=self.chosen, precision=self.precision, output=self.request.output
         )
+        made = made.model_copy(update={"job": _digest(self._identity())})
         placement = placement_of(self.geometry.box, whole_shape=self.source.shape)
         return make_stored(
             self.spec, output=self.request.output, dtype=self.request.dtype, placement=placement, provenance=made
@@ -208,6 +212,7 @@ class Prediction:
                     "volume": absolute(self.source.location),
                     "volume's shape": self.source.shape,
                     "volume's data type": str(self.source.dtype),
+                    "volume's last change": _last_change(self.source.location),
                     "region": str(self.geometry.box),
                     "mask": None if self.mask is None else absolute(self.mask.location),
                     "intensity range": spec.data.intensity_range,
@@ -287,6 +292,20 @@ def prepared(request: Request, *, quiet: bool = False, elsewhere: bool = False) 
         for opened in (source, mask):
             if opened is not None:
                 opened.close()
+
+
+def _last_change(location: str) -> str | None:
+    """Return when a local file was changed last, and its size; of a store, of its file of metadata."""
+    place, dataset = split_place(location)
+    if not isinstance(place, Path):
+        return None
+    folder = place if dataset is None else place / dataset
+    names = ("zarr.json", ".zarray", "attributes.json", "info")
+    files = [place] if place.is_file() else [folder / name for name in names if (folder / name).is_file()]
+    if not files:
+        return None
+    found = files[0].stat()
+    return f"{datetime.fromtimestamp(found.st_mtime, timezone.utc).isoformat()}, {found.st_size} bytes"
 
 
 def _digest(document: dict[str, Any]) -> str:

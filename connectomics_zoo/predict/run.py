@@ -174,7 +174,7 @@ def predict(
     where = where_from(workers=workers, cluster=cluster, scheduler=scheduler, shard=shard)
     with prepared(request, elsewhere=where.is_elsewhere) as prediction:
         _warn_of_precision(prediction, where)
-        if not overwrite and _is_left(prediction, where):
+        if (where.shard is not None or not overwrite) and _is_left(prediction, where):
             return _report_finished(prediction, where)
         made = prediction.output(prediction.cut(workers=where.count), overwrite=overwrite)
         if where.is_here:
@@ -219,14 +219,16 @@ def _begin(
         VolumeError: the volume has no contrast.
     """
     if made.job.folder is None and where.shard is not None and where.shard.number > 0:
-        wait_until_begun(made.job)
+        there = wait_until_begun(made.job, lambda job: is_same(job, prediction.describe(job.cut)))
+        refuse_another(there, prediction.describe(there.cut), location=made.location)
+        return prediction.output(there.cut, overwrite=True), there
     with one_at_a_time(made.job):
-        there = made.job.describe()
-        if there is not None:
-            asked = prediction.describe(there.cut)
-            if not overwrite or is_same(there, asked):
-                refuse_another(there, asked, location=made.location)
-                return prediction.output(there.cut, overwrite=overwrite), there
+        begun = made.job.describe()
+        if begun is not None:
+            asked = prediction.describe(begun.cut)
+            if not overwrite or is_same(begun, asked):
+                refuse_another(begun, asked, location=made.location)
+                return prediction.output(begun.cut, overwrite=overwrite), begun
         box = prediction.geometry.box
         check_contrast(prediction.source, box, intensity_range=prediction.spec.data.intensity_range)
         made.job.clear()
@@ -245,6 +247,8 @@ def _stopped(job: Job, grid: BlockGrid, error: BaseException, *, where: Where) -
     done = len(job.done(STAGE))
     if done == 0 and where.shard is None:
         job.clear()
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt("stopped in the first block, so that nothing is kept.") from None
     elif isinstance(error, KeyboardInterrupt):
         raise KeyboardInterrupt(
             f"stopped, {done} of {len(grid)} blocks are done: repeat the command to go on."

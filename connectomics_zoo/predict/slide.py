@@ -99,7 +99,7 @@ def predict_block(
         batch_size: windows that the network gets at a time.
         advance: is told the number of windows done.
         mask: what is as large as the volume, and 0 where it is not looked at: windows without another voxel are left
-            out, and what is handed out is 0 there.
+            out, and what is handed out there means nothing.
     """
     block = geometry.box
     planes = plan_planes(geometry, chunk=chunk)
@@ -125,10 +125,7 @@ def predict_block(
             for batch in _batches(looked_at, size=batch_size):
                 _predict_batch(image, sums, batch, forward=forward, windows=windows, geometry=geometry, needed=needed)
                 advance(len(batch))
-            for finished in _finish(sums, block.replace(z=plane.rows), geometry=geometry):
-                if mask is not None:
-                    finished.values[:, _plain(mask.read(finished.box)) == 0] = 0
-                yield finished
+            yield from _finish(sums, block.replace(z=plane.rows), geometry=geometry)
 
 
 def read_window(

@@ -136,6 +136,9 @@ class _Slabs:
             part = box.intersection(slab.box)
             z, y, x = part.relative_to(box.start).slices
             stored = self._prediction.to_store(values[:, z, y, x])
+            mask = self._prediction.mask
+            if mask is not None:  # 0 as it is stored, which blocks that are left out hold, too
+                stored[:, mask.read_plain(part) == 0] = 0
             z, y, x = part.relative_to(slab.box.start).slices
             slab.array[:, z, y, x] = stored
             slab.missing -= part.voxels

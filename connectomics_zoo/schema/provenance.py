@@ -41,5 +41,7 @@ class Provenance(Node):
     """Window, overlap, views and how they were merged."""
     precision: Name | None = None
     """In which arithmetic the network computed."""
+    job: str | None = None
+    """Digest of all that it follows from: two predictions with the same one are the same."""
     decoding: Decoding | None = None
     """Of labels and objects, how they were made of the prediction."""

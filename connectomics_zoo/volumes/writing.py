@@ -24,9 +24,10 @@ from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, Format, job_plac
 from connectomics_zoo.volumes.metadata import VoxelSize, as_voxel_size, multiscales_entry
 from connectomics_zoo.volumes.multiscale import levels_of
 from connectomics_zoo.volumes.prediction import StoredPrediction, declared_content, to_attributes
-from connectomics_zoo.volumes.store_files import reachable, read_files, refuse_missing_bucket
+from connectomics_zoo.volumes.store_files import reachable, read_files, read_json, refuse_missing_bucket
 from connectomics_zoo.volumes.tiff import TiffSink
 from connectomics_zoo.volumes.uri import Place, Uri
+from connectomics_zoo.volumes.volume import UNFINISHED
 from connectomics_zoo.volumes.zarr_writing import ArrayLayout, ZarrSink
 
 _CHUNKS = (64, 128, 128)
@@ -229,7 +230,7 @@ def check_volume_place(
         )
     _check_numbers(path, shape=shape, channels=channels, chunks=chunks, voxel_size_nm=voxel_size_nm)
     if isinstance(path, Uri):
-        _check_uri(path, overwrite=overwrite)
+        _check_uri(path, dataset=dataset, overwrite=overwrite)
         return path, dataset
     if FORMAT_OF_SUFFIX[path.suffix.lower()] == "hdf5" and dataset is None:
         dataset = "main"
@@ -239,8 +240,8 @@ def check_volume_place(
     return path, dataset
 
 
-def _check_uri(place: Uri, *, overwrite: bool) -> None:
-    """Refuse a place behind a URI where no store can be written."""
+def _check_uri(place: Uri, *, dataset: str | None, overwrite: bool) -> None:
+    """Refuse a place behind a URI where no store can be written, or one is that counts as a volume."""
     if place.scheme not in ("s3", "gs"):
         raise OutputError(f"{place}: cannot be written, only read: give a path, or a URI of s3:// or gs://.")
     if FORMAT_OF_SUFFIX[place.suffix.lower()] != "zarr":
@@ -248,8 +249,11 @@ def _check_uri(place: Uri, *, overwrite: bool) -> None:
     refuse_missing_bucket(place)
     with reachable(place):
         found = read_files(place, ["zarr.json", ".zgroup", ".zarray"])
+        array = read_json(place / f"{dataset}/0" if dataset else place / "0", "zarr.json") or {}
         is_begun = bool(read_files(job_place(place), ["job.json"]))
-    if found and not overwrite and not is_begun:
+    # Of a job that was killed before it wrote down what it is, there is an unfinished array alone.
+    is_unfinished = bool(array.get("attributes", {}).get(UNFINISHED))
+    if found and not overwrite and not is_begun and not is_unfinished:
         raise OutputError(
             f"{place}: exists already, choose another name or overwrite it (--overwrite, overwrite=True)."
         )

@@ -291,4 +291,7 @@ def store_errors(place: Place) -> Iterator[None]:
     except ZooError as error:
         raise OutputError(str(error)) from None
     except (RuntimeError, ValueError, OSError) as error:
-        raise OutputError(f"{place}: cannot be written ({_store_problem(error)}), give a writable place.") from None
+        problem = _store_problem(error)
+        is_full = problem in (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+        way_out = "make room and repeat the command" if is_full else "give a writable place"
+        raise OutputError(f"{place}: cannot be written ({problem}), {way_out}.") from None

@@ -22,6 +22,7 @@ from connectomics_zoo.errors import OutputError, SpecError, VolumeError, ZooErro
 from connectomics_zoo.predict import plan, predict
 from connectomics_zoo.predict import slide as sliding
 from connectomics_zoo.predict.work import PredictBlock, forget
+from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.volumes import open_volume
 
 SHAPE = (24, 64, 64)
@@ -444,7 +445,7 @@ def test_a_worker_that_outlives_a_job_is_told_what_the_next_one_is(run, image, t
 def test_a_share_waits_until_another_has_begun(run, image, tmp_path, monkeypatch):
     monkeypatch.setattr(turns, "_LOOK", 0.001)
     with pytest.raises(OutputError, match="the share 0 has not begun the job for 0 s: run it too"):
-        turns.wait_until_begun(turns.Job(tmp_path / "out.zarr"), seconds=0.0)
+        turns.wait_until_begun(turns.Job(tmp_path / "out.zarr"), lambda job: True, seconds=0.0)
 
 
 def test_hdf5_outputs_say_what_they_hold(run, image, tmp_path, small_blocks):
@@ -556,3 +557,64 @@ def test_what_cannot_be_written_behind_a_uri_is_said_first(run, image, bucket, o
     with pytest.raises(ZooError, match=what):
         predict(run, image, out.format(bucket=bucket[1]), device="cpu")
     assert keys_in(bucket) == set()
+
+
+def test_what_was_made_of_another_volume_is_not_taken_for_a_share(run, image, tmp_path, small_blocks):
+    out = tmp_path / "out.zarr"
+    other = write(tmp_path / "other.h5", grey(SHAPE, seed=1), voxel_size_nm=(30.0, 8.0, 8.0))
+    predict(run, other, out, device="cpu")
+    with pytest.raises(OutputError, match="exists already"):
+        predict(run, image, out, device="cpu", shard="0/2")
+    # One that comes late, with the same words as the others, has nothing to do.
+    assert predict(run, other, out, device="cpu", shard="0/2", overwrite=True).complete
+
+
+def test_a_volume_that_was_written_anew_is_another_one(run, image, tmp_path, small_blocks, stop_after, monkeypatch):
+    own = tmp_path / "own.h5"
+    write(own, grey(SHAPE), voxel_size_nm=(30.0, 8.0, 8.0))
+    stop_after(30)
+    with pytest.raises(StopError):
+        predict(run, own, tmp_path / "out.zarr", device="cpu")
+    monkeypatch.undo()
+    own.unlink()
+    write(own, grey(SHAPE, seed=1), voxel_size_nm=(30.0, 8.0, 8.0))
+    with pytest.raises(OutputError, match=r"another job \(volume's last change 20.* there, 20.* here\)"):
+        predict(run, own, tmp_path / "out.zarr", device="cpu")
+
+
+def test_what_is_behind_a_mask_is_stored_as_0_whatever_it_means(tmp_path, image, monkeypatch):
+    task = get_task("mito-instance")
+    assert any(channel.activation == "tanh" for channel in task.channels)
+    run = make_run(tmp_path / "run", task=task, data={"voxel_size_nm": (30.0, 8.0, 8.0)})
+    shown = np.zeros(SHAPE, np.uint8)
+    shown[2:10, 3:20, 5:18] = 1
+    mask = write(tmp_path / "mask.h5", shown)
+    predict(run, image, tmp_path / "one.h5", device="cpu", mask=mask)
+    for name, value in SMALL.items():
+        monkeypatch.setattr(plan, name, value)
+    assert predict(run, image, tmp_path / "many.h5", device="cpu", mask=mask).blocks == 8
+    one = read(tmp_path / "one.h5")
+    np.testing.assert_array_equal(read(tmp_path / "many.h5"), one)
+    assert (one[:, shown == 0] == 0).all()
+    assert (one[:, shown == 1] != 0).any()
+
+
+def test_a_job_into_a_bucket_that_was_killed_as_it_began_is_begun_again(run, image, whole, bucket, monkeypatch):
+    out = f"s3://{bucket[1]}/begun.zarr"
+
+    def killed(job, description):
+        raise StopError
+
+    with monkeypatch.context() as beginning:
+        beginning.setattr("connectomics_zoo.blocks.job.Job.begin", killed)
+        with pytest.raises(StopError):
+            predict(run, image, out, device="cpu")
+    assert "begun.zarr/0/zarr.json" in keys_in(bucket)
+    predict(run, image, out, device="cpu")
+    np.testing.assert_array_equal(read(out), whole)
+
+
+def test_the_status_of_what_is_no_output_is_an_error(image, tmp_path, run_zoo):
+    code, _, error = run_zoo("status", str(image))
+    assert code == 2
+    assert "is no output of zoo predict or zoo decode, check the path" in error
