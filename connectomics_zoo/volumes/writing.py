@@ -24,7 +24,7 @@ from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, Format, job_plac
 from connectomics_zoo.volumes.metadata import VoxelSize, as_voxel_size, multiscales_entry
 from connectomics_zoo.volumes.multiscale import levels_of
 from connectomics_zoo.volumes.prediction import StoredPrediction, declared_content, to_attributes
-from connectomics_zoo.volumes.store_files import reachable, read_files, read_json, refuse_missing_bucket
+from connectomics_zoo.volumes.store_files import find_json, reachable, read_files, refuse_missing_bucket
 from connectomics_zoo.volumes.tiff import TiffSink
 from connectomics_zoo.volumes.uri import Place, Uri
 from connectomics_zoo.volumes.volume import UNFINISHED
@@ -249,7 +249,7 @@ def _check_uri(place: Uri, *, dataset: str | None, overwrite: bool) -> None:
     refuse_missing_bucket(place)
     with reachable(place):
         found = read_files(place, ["zarr.json", ".zgroup", ".zarray"])
-        array = read_json(place / f"{dataset}/0" if dataset else place / "0", "zarr.json") or {}
+        array = find_json(place / f"{dataset}/0" if dataset else place / "0", "zarr.json") or {}
         is_begun = bool(read_files(job_place(place), ["job.json"]))
     # Of a job that was killed before it wrote down what it is, there is an unfinished array alone.
     is_unfinished = bool(array.get("attributes", {}).get(UNFINISHED))
