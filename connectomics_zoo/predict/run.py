@@ -77,7 +77,7 @@ class PredictReport(Report):
     seconds: float
     """From the first window to the finished file."""
     voxels_per_second: float
-    """Voxels of the volume a second."""
+    """Voxels of the volume a second, of the blocks that were done by this call, or for it."""
 
 
 def predict(
@@ -196,7 +196,11 @@ def predict(
             finally:
                 forget(work.out)
             seconds = time.perf_counter() - begin
-    return _report(prediction, made, grid, before=before, is_complete=is_complete, seconds=seconds)
+    every = list(range(len(grid)))
+    own = every if where.shard is None else where.shard.of(every)
+    return _report(
+        prediction, made, grid, before=before, own=set(own) - before, is_complete=is_complete, seconds=seconds
+    )
 
 
 def _warn_of_precision(prediction: Prediction, where: Where) -> None:
@@ -284,7 +288,7 @@ def _report_finished(prediction: Prediction, where: Where) -> PredictReport:
     if where.shard is None:
         made.job.remove()
     grid = made.cut.grid
-    return _report(prediction, made, grid, before=set(range(len(grid))), is_complete=True, seconds=1e-3)
+    return _report(prediction, made, grid, before=set(range(len(grid))), own=set(), is_complete=True, seconds=1e-3)
 
 
 def _report(
@@ -293,11 +297,12 @@ def _report(
     grid: BlockGrid,
     *,
     before: set[int],
+    own: set[int],
     is_complete: bool,
     seconds: float,
 ) -> PredictReport:
     request, chosen = prediction.request, prediction.chosen
-    voxels = grid.box.voxels - sum(grid.box_of(index).voxels for index in before)
+    voxels = sum(grid.box_of(index).voxels for index in own)
     return PredictReport(
         run=prediction.trained.name,
         volume=prediction.source.location,

@@ -229,6 +229,9 @@ def test_shares_of_a_job_make_the_whole_in_any_order(run, image, whole, tmp_path
     out = tmp_path / "out.zarr"
     reports = [predict(run, image, out, device="cpu", shard=f"{number}/3") for number in (2, 0, 1)]
     assert [report.complete for report in reports] == [False, False, True]
+    # Each tells its own speed, not that of all.
+    done = sum(report.voxels_per_second * report.seconds for report in reports)
+    assert done == pytest.approx(np.prod(SHAPE), rel=0.01)
     np.testing.assert_array_equal(read(out), whole)
     assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]
     # A share that is started again once all is done has nothing to do.
