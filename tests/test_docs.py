@@ -6,7 +6,8 @@ The blocks of a page run in order. What a fence says after its language decides:
 - ``console``: each line with ``$ `` runs in bash (a line that ends in ``\\`` goes on in the next one) and must exit
   with 0, or with N where the fence says ``exit=N``. Lines below it must occur in what it printed, in that order; ``…``
   stands for whatever is between.
-- a first line ``# file: PATH``: the block is written to PATH instead; a YAML file must then be a valid spec.
+- a first line ``# file: PATH``: the block is written to PATH instead; a YAML file must then be a valid spec, or a
+  cluster file.
 - ``no-run="REASON"``: the block does not run. ``install=FOLDER`` beside it puts the package in FOLDER on the path, as
   ``pip install --editable FOLDER`` would.
 
@@ -30,6 +31,7 @@ import pytest
 import yaml
 
 from connectomics_zoo import catalog
+from connectomics_zoo.blocks.where import read_cluster
 from connectomics_zoo.cli.main import VERBS
 from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.specs.lookup import get_experiment, get_spec, get_task
@@ -51,6 +53,7 @@ NOT_RUN = {
     "instances.md": 0,
     "performance.md": 0,
     "quick-start.md": 1,
+    "scale.md": 1,
     "specs.md": 1,
     "training.md": 2,
     "verify-in-ci.md": 2,
@@ -134,6 +137,9 @@ class Session:
         path.write_text(block.body, encoding="utf-8")
         if block.language == "yaml":
             document = read_yaml(path)
+            if document.get("kind") == "slurm":
+                read_cluster(path)
+                return
             read = get_spec if "builder" in document else get_task if "channels" in document else get_experiment
             assert read(path).name == path.stem, f"{block.place}: the name of the spec is not that of its file"
 

@@ -46,6 +46,11 @@ class Where:
         return self.workers is None and self.cluster is None and self.scheduler is None
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Whether other machines may do it."""
+        return self.cluster is not None or self.scheduler is not None
+
+    @property
     def parts(self) -> int:
         """Blocks that a job should have at least, so that all have something to do until the end."""
         if self.shard is not None:

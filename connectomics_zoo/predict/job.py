@@ -180,7 +180,8 @@ class Prediction:
             verb="predict",
             program=this_program(),
             identity=self._identity(),
-            request=self.request.portable(),
+            # Not "auto", which may mean another one where a worker is.
+            request={**self.request.portable(), "precision": self.precision},
             cut=cutting,
             stages=(STAGE,),
         )
@@ -212,12 +213,13 @@ class Prediction:
 
 
 @contextmanager
-def prepared(request: Request, *, quiet: bool = False) -> Iterator[Prediction]:
+def prepared(request: Request, *, quiet: bool = False, elsewhere: bool = False) -> Iterator[Prediction]:
     """Check what is asked for, and yield it with its volumes open.
 
     Args:
         request: what is asked for.
-        quiet: whether it was checked and warned of elsewhere.
+        quiet: whether it was checked and warned of before.
+        elsewhere: whether other machines compute, whose devices are not known here; these check the precision.
 
     Raises:
         ZooError: see `predict`.
@@ -264,7 +266,10 @@ def prepared(request: Request, *, quiet: bool = False) -> Iterator[Prediction]:
                 source.location,
                 lengths(spec.data.voxel_size_nm),
             )
-        precision = prediction_precision(request.precision, run=spec, device=device)
+        if elsewhere and request.precision != "auto":
+            precision: Precision = request.precision
+        else:
+            precision = prediction_precision(request.precision, run=spec, device=device)
         yield Prediction(request, trained, spec, chosen, geometry, device, precision, seen, source, mask)
     finally:
         for opened in (source, mask):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from connectomics_zoo.schema.report import Report
 from connectomics_zoo.volumes.box import AnyRegion, region_text
 from connectomics_zoo.volumes.intensity import check_contrast
 from connectomics_zoo.weights.pretrained import Frozen
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,8 @@ def predict(
         frozen=frozen,
     )
     where = where_from(workers=workers, cluster=cluster, scheduler=scheduler, shard=shard)
-    with prepared(request) as prediction:
+    with prepared(request, elsewhere=where.is_elsewhere) as prediction:
+        _warn_of_precision(prediction, where)
         if where.shard is not None and not overwrite and prediction.is_finished():
             return _report_finished(prediction, where)
         made = prediction.output(prediction.cut(parts=where.parts), overwrite=overwrite)
@@ -188,6 +192,16 @@ def predict(
                 forget(work.out)
             seconds = time.perf_counter() - begin
     return _report(prediction, made, grid, before=before, is_complete=is_complete, seconds=seconds)
+
+
+def _warn_of_precision(prediction: Prediction, where: Where) -> None:
+    """Say that GPUs elsewhere compute in what the CPU here would, where nothing else was asked for."""
+    has_gpus = where.cluster is not None and where.cluster.gpus > 0
+    if has_gpus and prediction.device.type == "cpu" and prediction.request.precision == "auto":
+        _log.warning(
+            "there is no GPU here, so the workers' GPUs compute in float32: give --precision bfloat16 or float16 where "
+            "they should be faster"
+        )
 
 
 def _begin(

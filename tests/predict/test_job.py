@@ -1,0 +1,53 @@
+"""What workers are told of a prediction."""
+
+from __future__ import annotations
+
+import pytest
+from support.prediction import grey, make_run, write
+
+from connectomics_zoo.errors import SpecError
+from connectomics_zoo.predict.job import prepared
+from connectomics_zoo.predict.request import Request
+
+
+@pytest.fixture
+def request_for(tmp_path):
+    run = make_run(tmp_path / "tiny", data={"voxel_size_nm": (30.0, 8.0, 8.0)})
+    image = write(tmp_path / "image.h5", grey((16, 40, 40)))
+
+    def make(precision: str) -> Request:
+        return Request(
+            run=str(run),
+            volume=str(image),
+            out=str(tmp_path / "out.zarr"),
+            window=None,
+            overlap=None,
+            views=None,
+            merge=None,
+            intensity_range=None,
+            device="cpu",
+            engine="torch",
+            precision=precision,
+            batch_size=1,
+            output="probability",
+            dtype="uint8",
+            region=None,
+            mask=None,
+            frozen=False,
+        )
+
+    return make
+
+
+def test_workers_compute_in_the_precision_that_was_chosen_where_the_job_began(request_for):
+    with prepared(request_for("auto")) as prediction:
+        description = prediction.describe(prediction.cut(parts=1))
+    assert description.request["precision"] == description.identity["precision"] == "float32"
+    assert Request.of(description.request).precision == "float32"
+
+
+def test_a_precision_that_the_login_node_lacks_may_be_asked_for_elsewhere(request_for):
+    with pytest.raises(SpecError, match="precision float16 is not possible on cpu"), prepared(request_for("float16")):
+        pass
+    with prepared(request_for("float16"), elsewhere=True) as prediction:
+        assert prediction.precision == "float16"
