@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +15,7 @@ from connectomics_zoo.decode.edges import Edges
 from connectomics_zoo.decode.graph import group_fragments
 from connectomics_zoo.schema.task import DecodeSpec
 from scaling.common import Section, Settings, table
+from scaling.processes import peak_bytes
 from scaling.small import environment
 
 METHODS = ("components", "agglomeration", "mutex")
@@ -44,14 +45,14 @@ def solve(method: str) -> None:
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     random = np.random.default_rng(0)
     mean = random.random(len(pairs))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_bytes(os.getpid())
     edges = Edges(pairs, random.integers(1, 100, len(pairs)), mean, mean.astype(np.float32), mean.astype(np.float32))
     stride = {"stride": (1, 1, 1)} if method == "mutex" else {}
     decode = DecodeSpec(method=method, threshold=0.6, min_size=0, **stride)
     begin = time.perf_counter()
     group_fragments(edges, edges, nodes=numbers.size, decode=decode, within=np.zeros(len(pairs), bool))
     seconds = time.perf_counter() - begin
-    more = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / len(pairs)
+    more = (peak_bytes(os.getpid()) - before) / len(pairs)
     print(json.dumps({"edges": len(pairs), "seconds": seconds, "bytes_an_edge": more}))
 
 

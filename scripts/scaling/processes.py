@@ -26,7 +26,7 @@ class Measured:
     main_bytes: int
     """Resident memory of its process, at most."""
     worker_bytes: int | None
-    """Of the largest of the processes that it started; None where it started none."""
+    """Of the largest of its Dask workers; None where it has none."""
 
 
 def start(arguments: Sequence[str], **more: str) -> subprocess.Popen[str]:
@@ -58,7 +58,7 @@ def measure(arguments: Sequence[str]) -> Measured:
     process = start(arguments)
     peaks: dict[int, int] = {}
     while process.poll() is None:
-        for pid in (process.pid, *descendants(process.pid)):
+        for pid in (process.pid, *workers_of(process.pid)):
             peaks[pid] = max(peaks.get(pid, 0), peak_bytes(pid))
         time.sleep(LOOK_S)
     seconds = time.perf_counter() - begin

@@ -7,10 +7,11 @@ import shutil
 import sys
 from typing import Any
 
+from connectomics_zoo.volumes import uri
 from scaling.common import Section, Settings, megabytes, table
 from scaling.material import EDGE, MULTIPLES
 from scaling.processes import measure
-from scaling.small import BLOCK, WINDOW
+from scaling.small import BLOCK, CACHE_BYTES, WINDOW
 
 WAYS = {"in one process": (), "2 workers": ("--workers", "2")}
 
@@ -23,7 +24,8 @@ def measure_sizes(settings: Settings) -> dict[str, Any]:
             for multiple in settings.multiples:
                 print(f"scale: {verb} {way}, {multiple} times the volume …", file=sys.stderr)
                 rows.append({"verb": verb, "way": way, "multiple": multiple, **run(settings, verb, multiple, options)})
-    return {"edge": EDGE, "block": BLOCK, "window": WINDOW, "rows": rows}
+    caches = {"cache_bytes": CACHE_BYTES, "usual_cache_bytes": uri._CACHE_BYTES}
+    return {"edge": EDGE, "block": BLOCK, "window": WINDOW, **caches, "rows": rows}
 
 
 def run(settings: Settings, verb: str, multiple: int, options: tuple[str, ...]) -> dict[str, Any]:
@@ -53,7 +55,9 @@ def render(data: dict[str, Any]) -> str:
     return (
         f"From the start of the command to its end, in blocks of {data['block']}³ voxels. The network is a U-Net of "
         f"4 channels in windows of {data['window']}³; objects are components of a foreground. The memory is all that "
-        "is resident (VmHWM), most of it the libraries' own.\n\n" + table(headers, rows)
+        "is resident (VmHWM), most of it the libraries' own. Chunks that were read are kept up to "
+        f"{data['cache_bytes'] / 2**20:.0f} MiB here (by default "
+        f"{data['usual_cache_bytes'] / 2**20:.0f} MiB, more than the smaller volumes have).\n\n" + table(headers, rows)
     )
 
 

@@ -126,9 +126,9 @@ def cluster_file(path: Path, *, partition: str | None = None) -> Path:
 
 
 def queued(number: str) -> bool:
-    """Whether jobs of an array wait or run."""
+    """Whether jobs of an array wait or run, also where SLURM does not answer for a while."""
     answer = subprocess.run(["squeue", "--noheader", "--jobs", number], capture_output=True, text=True, check=False)
-    return bool(answer.stdout.strip())
+    return bool(answer.stdout.strip()) or answer.returncode != 0
 
 
 def restarts_of(number: str) -> list[tuple[str, int]]:

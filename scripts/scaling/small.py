@@ -1,6 +1,6 @@
-"""`zoo` with blocks of a fixed, small size, which writes down the blocks that its workers begin and end.
+"""`zoo` with small blocks and a small cache, which writes down the blocks that its workers begin and end.
 
-Such a size shows with a volume of some hundred voxels what else would take one of thousands.
+They show with volumes of some hundred voxels along an edge what else would take thousands.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from connectomics_zoo.blocks.runner import Work
 from connectomics_zoo.blocks.where import Where
 from connectomics_zoo.cli.main import main as run_zoo
 from connectomics_zoo.predict import plan
+from connectomics_zoo.volumes import uri
 from connectomics_zoo.volumes.uri import Place
 
 BLOCK = 48
@@ -26,15 +27,24 @@ WINDOW = 32
 
 OVERLAP = 0.25
 
+CACHE_BYTES = 4 * 2**20
+"""Chunks that a process keeps: with as many as usual, the volumes would not fill the cache."""
+
 JOURNAL = "ZOO_SCALE_JOURNAL"
 """The environment variable with the file that gets a line for each block that is begun or ended in a worker."""
 
 
 def work_on(out: Place, stage: str, work: Work, index: int) -> None:
     """Work on a block as a worker does, and write down that it is begun, and that it is done."""
+    shrink_cache()
     note("begun", stage, index)
     dask_worker.work_on(out, stage, work, index)
     note("done", stage, index)
+
+
+def shrink_cache() -> None:
+    """Let this process keep few chunks; called before the first volume is opened."""
+    uri._CACHE_BYTES = CACHE_BYTES
 
 
 def note(event: str, stage: str, index: int) -> None:
@@ -54,6 +64,7 @@ def main() -> None:
     plan.BLOCK_WINDOWS = (1 + BLOCK // step) ** 3
     Where.parts = 1  # type: ignore[assignment, method-assign]  # no smaller blocks for more workers
     dask_workers.work_on = work_on
+    shrink_cache()
     run_zoo()
 
 
