@@ -134,9 +134,8 @@ def queued(number: str) -> bool:
 def restarts_of(number: str) -> list[tuple[str, int]]:
     """Return the jobs of an array, and how often each was requeued."""
     answer = subprocess.run(["scontrol", "show", "job", number], capture_output=True, text=True, check=False)
-    jobs = re.findall(r"JobId=(\d+)", answer.stdout)
-    counts = [int(count) for count in re.findall(r"Restarts=(\d+)", answer.stdout)]
-    return list(zip(jobs, counts, strict=False))
+    found = re.findall(r"^JobId=(\d+) .*?Restarts=(\d+)", answer.stdout, re.MULTILINE | re.DOTALL)
+    return [(job, int(count)) for job, count in found]
 
 
 def render(data: dict[str, Any]) -> str:
