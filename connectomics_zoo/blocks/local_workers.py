@@ -97,12 +97,12 @@ class LocalWorkers:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self._environment(number)},
+                env={**os.environ, **self.environment(number)},
                 start_new_session=True,  # Ctrl-C is for this process, which ends them
             )
 
-    def _environment(self, number: int) -> dict[str, str]:
-        """What a worker's process has other than this one: its share of the cores, its GPU, and the same imports."""
+    def environment(self, number: int) -> dict[str, str]:
+        """Return what a worker's process has other than this one: its share of the cores, its GPU, the same imports."""
         share = max(1, usable_cores() // self._count)
         wanted = os.environ.get("OMP_NUM_THREADS", "")
         threads = min(share, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from support.block_work import Troubled, make_job
 from support.prediction import grey, make_run, write
 from support.volume_files import read_all
 
+from connectomics_zoo.blocks import dask_worker, local_workers
 from connectomics_zoo.blocks.dask_worker import BlockError
 from connectomics_zoo.blocks.runner import run_blocks
 from connectomics_zoo.blocks.where import where_from
@@ -113,6 +116,18 @@ def test_a_block_that_fails_goes_to_another_worker_and_is_named_after_the_last_t
     assert len(tries) == TRIES
     assert set(tries[:2]) == {"a", "b"}
     assert source.renewed == []
+
+
+def test_a_worker_gets_a_block_that_it_failed_with_only_when_all_have(job):
+    _, _, client, _ = run(job, lambda address, index: BlockError("failed", "damaged."), blocks=1)
+    assert [address for address, _ in client.submitted][:2] == ["a", "b"]
+
+
+def test_what_dask_logs_is_for_nobody(caplog):
+    with dask_workers._silence():
+        for name in ("distributed.client", "distributed.core", "tornado.application", "asyncio"):
+            logging.getLogger(name).error("a comm was closed")
+    assert caplog.text == ""
 
 
 def test_a_process_in_which_something_broke_is_replaced(job):
@@ -258,3 +273,42 @@ def test_workers_predict_what_one_process_does(tmp_path):
     assert shared.complete
     np.testing.assert_allclose(read_all(tmp_path / "shared.zarr"), read_all(tmp_path / "alone.zarr"), rtol=0, atol=1e-6)
     assert not (tmp_path / "shared.zarr.job").exists()
+
+
+def test_each_worker_of_a_job_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(dask_worker, "_end_when_closing", lambda worker: None)
+    monkeypatch.setenv(dask_worker.GPUS, "2")
+    seen = []
+    for number in range(2):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+        dask_worker.dask_setup(SimpleNamespace(name=f"SLURMCluster-3-{number}"))
+        seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert seen == ["5", "7"]
+
+
+def test_workers_of_this_machine_share_its_cores_and_gpus(monkeypatch, tmp_path):
+    monkeypatch.setattr(local_workers, "usable_cores", lambda: 8)
+    monkeypatch.setattr(local_workers, "_visible_gpus", lambda: ["5", "7"])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    workers = local_workers.LocalWorkers(3, address="tcp://127.0.0.1:1", folder=tmp_path)
+    environments = [workers.environment(number) for number in range(3)]
+    assert [item["OMP_NUM_THREADS"] for item in environments] == ["2", "2", "2"]
+    assert [item["CUDA_VISIBLE_DEVICES"] for item in environments] == ["5", "7", "5"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # what the user wants of each process
+    assert workers.environment(0)["OMP_NUM_THREADS"] == "1"
+
+
+def test_no_worker_has_more_than_one_block_whatever_there_is_to_do(job):
+    flying: list[int] = []
+
+    class Slow(FakeClient):
+        def submit(self, *arguments, **options):
+            future = super().submit(*arguments, **options)
+            flying.append(len(self.submitted) - len(finished))
+            return future
+
+    finished: list[int] = []
+    workers = Workers(Slow(["a", "b"], lambda address, index: None), FakeSource())
+    assert workers.run(job, "predict", None, list(range(200)), finish=finished.append) == {}
+    assert sorted(finished) == list(range(200))
+    assert max(flying) <= 2
