@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import socket
+import uuid
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +25,7 @@ from pydantic import Field, ValidationError
 
 from connectomics_zoo.blocks.grid import BlockGrid
 from connectomics_zoo.errors import OutputError
+from connectomics_zoo.files.atomic import remove_folder
 from connectomics_zoo.schema.base import Name, Node, describe_errors
 from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.location import job_place
@@ -74,6 +76,8 @@ class JobDescription(Node):
     """Its blocks."""
     stages: tuple[Name, ...] = Field(strict=False, min_length=1)
     """What is done with each block, one after the other."""
+    token: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    """Tells the job from any other that was at this place before."""
 
 
 class Job:
@@ -221,8 +225,7 @@ class Job:
         self._records = None
         with store_errors(self.place):
             if self.folder is not None:
-                if self.folder.exists():
-                    shutil.rmtree(self.folder)
+                remove_folder(self.folder)  # at once: other shares may look into it
             else:
                 self._store().delete_range(tensorstore.KvStore.KeyRange()).result()
 

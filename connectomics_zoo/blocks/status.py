@@ -113,7 +113,9 @@ def _workers(job: Job) -> Iterator[str]:
 
 def _speed(job: Job, description: JobDescription) -> tuple[float | None, str | None]:
     """Return voxels a second over the last blocks, and when the last one was done."""
-    blocks = [entry for entry in _log_entries(job) if entry.get("event") == "block"][-_RECENT:]
+    entries = (entry for entry in _log_entries(job) if entry.get("event") == "block")
+    # Coarser levels of the output have blocks of their own.
+    blocks = [entry for entry in entries if entry.get("stage") in description.stages][-_RECENT:]
     if not blocks:
         return None, None
     grid = description.cut.grid

@@ -52,8 +52,12 @@ def work_on(job: Job, shard: Shard | None) -> Iterator[None]:
 
 
 @contextmanager
-def one_at_a_time(job: Job) -> Iterator[None]:
+def one_at_a_time(job: Job, *, wait_s: float | None = None) -> Iterator[None]:
     """Wait until no other share begins or finishes the job, and let none do so during the block.
+
+    Args:
+        job: the job.
+        wait_s: seconds for which another one is waited for; by default `WAIT_S`.
 
     Raises:
         OutputError: it takes too long.
@@ -62,22 +66,20 @@ def one_at_a_time(job: Job) -> Iterator[None]:
         yield
         return
     gate = job.folder / "gate"
-    try:
-        with ExitStack() as held:
-            _pass(gate, held)
-            yield
-    finally:
-        _remove_empty(gate)
+    with ExitStack() as held:
+        held.callback(_remove_empty, gate)
+        _pass(gate, held, wait_s=WAIT_S if wait_s is None else wait_s)
+        yield
 
 
-def _pass(gate: Path, held: ExitStack) -> None:
-    """Wait for the lock of a folder that the one before may take away just then, empty as it is."""
+def _pass(gate: Path, held: ExitStack, *, wait_s: float) -> None:
+    """Take the lock of a folder, which who holds it may remove: it is made again then."""
     while True:
         _make(gate)
         try:
-            held.enter_context(lock_folder(gate, instead=_INSTEAD, wait_s=WAIT_S))
-        except OutputError:
-            if gate.is_dir():
+            held.enter_context(lock_folder(gate, instead=_INSTEAD, wait_s=wait_s))
+        except OutputError as error:
+            if not isinstance(error.__context__, FileNotFoundError):
                 raise
         else:
             return
@@ -113,7 +115,7 @@ def _make(folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             return
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and not last:
+            if isinstance(error, FileNotFoundError | FileExistsError) and not last:
                 continue  # another process has just removed a folder that it had made, and found empty
             raise OutputError(f"{folder}: cannot be made ({error.strerror}), give a writable place.") from None
 

@@ -11,6 +11,9 @@ from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.schema.cluster import ClusterSpec
 from connectomics_zoo.schema.validation import validate
 
+UNKNOWN_COUNT = 4
+"""Workers of a cluster that is there, which only its scheduler knows."""
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -51,13 +54,13 @@ class Where:
         return self.cluster is not None or self.scheduler is not None
 
     @property
-    def parts(self) -> int:
-        """Blocks that a job should have at least, so that all have something to do until the end."""
+    def count(self) -> int:
+        """How many work on blocks at the same time, as far as it is known here."""
         if self.shard is not None:
             return self.shard.count
         if self.cluster is not None:
-            return 4 * self.cluster.jobs * self.cluster.workers
-        return 1 if self.is_here else 4 * (self.workers or 4)
+            return self.cluster.jobs * self.cluster.workers
+        return 1 if self.is_here else self.workers or UNKNOWN_COUNT
 
 
 def where_from(

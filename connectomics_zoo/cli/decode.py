@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     callback=axis_numbers(int, example="256,512,512"),
     help="Decode in blocks of these edges [default: as a whole, or such that fit into the memory].",
 )
+@click.option("--multiscale", is_flag=True, help="Add coarser levels to OUT, which must be a Zarr.")
 @click.option("--workers", type=int, metavar="N", help="Work on blocks in N processes of this machine.")
 @click.option("--cluster", metavar="FILE", help="Work on blocks on SLURM, as this YAML file describes.")
 @click.option("--scheduler", metavar="ADDRESS", help="Work on blocks on the Dask cluster at tcp://HOST:PORT.")
@@ -65,6 +66,7 @@ def command(
     mask: str | None,
     region: str | None,
     block: tuple[int, ...] | None,
+    multiscale: bool,
     workers: int | None,
     cluster: str | None,
     scheduler: str | None,
@@ -105,6 +107,7 @@ def command(
             mask=mask,
             region=region,
             block=block,
+            multiscale=multiscale,
             workers=workers,
             cluster=cluster,
             scheduler=scheduler,

@@ -70,6 +70,7 @@ if TYPE_CHECKING:
 )
 @click.option("--region", metavar="z=A:B,…", help="Predict this part alone, as in z=13:16,y=0:512.")
 @click.option("--mask", metavar="VOLUME", help="Predict only where this volume, of the same shape, is not 0.")
+@click.option("--multiscale", is_flag=True, help="Add coarser levels to OUT, which must be a Zarr.")
 @click.option("--workers", type=int, metavar="N", help="Work on blocks in N processes of this machine.")
 @click.option("--cluster", metavar="FILE", help="Work on blocks on SLURM, as this YAML file describes.")
 @click.option("--scheduler", metavar="ADDRESS", help="Work on blocks on the Dask cluster at tcp://HOST:PORT.")
@@ -100,6 +101,7 @@ def command(
     dtype: Literal["uint8", "float16", "float32"],
     region: str | None,
     mask: str | None,
+    multiscale: bool,
     workers: int | None,
     cluster: str | None,
     scheduler: str | None,
@@ -143,6 +145,7 @@ def command(
             dtype=dtype,
             region=region,
             mask=mask,
+            multiscale=multiscale,
             workers=workers,
             cluster=cluster,
             scheduler=scheduler,

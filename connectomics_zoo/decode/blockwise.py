@@ -33,6 +33,7 @@ from connectomics_zoo.files.atomic import check_place, move_into_place
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.volumes import Box, StoredPrediction, Volume, VoxelSize
+from connectomics_zoo.volumes.levels import Offset
 from connectomics_zoo.volumes.prediction import this_program
 from connectomics_zoo.volumes.uri import Place
 from connectomics_zoo.volumes.writing import check_volume_place
@@ -63,6 +64,8 @@ class _Writer:
     cut: Cut
     dtype: str
     voxel_size_nm: VoxelSize | None
+    offset: Offset
+    multiscale: bool
 
     def __call__(self, index: int, labels: NDArray[Any]) -> None:
         box = self.cut.grid.box_of(index)
@@ -75,6 +78,8 @@ class _Writer:
             channels=None,
             dtype=self.dtype,
             voxel_size_nm=self.voxel_size_nm,
+            offset=self.offset,
+            multiscale=self.multiscale,
             overwrite=overwrite,
         )
 
@@ -101,6 +106,10 @@ class BlockDecoding:
     """Where the objects are written."""
     dtype: str
     """Their data type."""
+    offset: Offset
+    """Where their first voxel lies (z, y, x), in nm, or in voxels where the voxel size is not known."""
+    multiscale: bool
+    """Whether coarser levels follow."""
     overwrite: bool
     """Whether they replace what is there."""
 
@@ -137,7 +146,7 @@ class BlockDecoding:
         decode = self.task.decode
         task = json.dumps(self.task.model_dump(mode="json", exclude={"decode"}), sort_keys=True)
         identity = {
-            "prediction": self.predicted.location,
+            "prediction": self.source.location,  # not relative to a folder, where another one may have its name
             "prediction's shape": list(self.predicted.shape),
             "prediction's data type": str(self.predicted.dtype),
             "task": f"{self.task.name} ({hashlib.sha256(task.encode()).hexdigest()[:12]})",
@@ -180,13 +189,15 @@ class BlockDecoding:
             OutputError: the output cannot be written, or is the unfinished one of another job.
         """
         job = Job(self.place[0])
-        cut = self.cut(block, parts=where.parts)
+        cut = self.cut(block, parts=1 if where.count == 1 else 4 * where.count)
         with work_on(job, None):
             writer, cut = self._begin(job, cut, stored, block=block)
             made = writer.output(overwrite=self.overwrite)
             files = self._files(job, cut)
             try:
                 objects = self._work(job, files, writer, where=where, progress=progress)
+                kept = self._keep(files)
+                made.finish(stored, where=where, progress=progress)
             except KeyboardInterrupt:
                 done = {stage: len(job.done(stage)) for stage in self._stages}
                 told = ", ".join(f"{count} of {len(cut.grid)} {stage}" for stage, count in done.items() if count)
@@ -198,8 +209,6 @@ class BlockDecoding:
                     job.clear()
                     files.clear()
                 raise
-            kept = self._keep(files)
-            made.finish(stored)
         return Decoded(made.location, objects, len(cut.grid), None if kept is None else str(kept))
 
     def _work(
@@ -260,7 +269,7 @@ class BlockDecoding:
         return writer, cut
 
     def _writer(self, cut: Cut) -> _Writer:
-        return _Writer(self.place, cut, self.dtype, self.predicted.voxel_size_nm)
+        return _Writer(self.place, cut, self.dtype, self.predicted.voxel_size_nm, self.offset, self.multiscale)
 
     def _files(self, job: Job, cut: Cut) -> ObjectFiles:
         """Return the files between the stages; in an object store, where nothing can be moved, in their last place."""
@@ -270,12 +279,13 @@ class BlockDecoding:
     @property
     def _kept(self) -> Place:
         """Where what is of use later is kept."""
-        return self.place[0].parent / f"{self.place[0].name}.objects"
+        return files_place(self.place[0])
 
     def _keep(self, files: ObjectFiles) -> Place | None:
         """Let what is of use later lie beside the objects; return where it does."""
         if self.task.decode.method == "watershed":
             files.clear()
+            forget_files(self.place[0])
             return None
         files.clear("fragments/")
         kept = self._kept
@@ -296,6 +306,18 @@ def _once(job: Job, stage: str, work: Callable[[], int]) -> int:
     return int(json.loads(found)["result"])
 
 
+def files_place(out: Place) -> Place:
+    """Return where what is of use later is kept beside an output."""
+    return out.parent / f"{out.name}.objects"
+
+
+def forget_files(out: Place) -> None:
+    """Remove the files beside an output that is replaced by one that has none."""
+    kept = files_place(out)
+    if isinstance(kept, Path) and (kept / "table").is_dir():
+        ObjectFiles(kept, BlockGrid(Box.of_shape((1, 1, 1)), (1, 1, 1))).clear()
+
+
 def check_edges(block: Sequence[int]) -> Edges:
     """Return edges of blocks as they were asked for.
 
@@ -308,12 +330,20 @@ def check_edges(block: Sequence[int]) -> Edges:
     return z, y, x
 
 
-def output_place(out: str | Path, box: Box, *, dtype: str, voxel_size_nm: VoxelSize | None, overwrite: bool) -> Target:
+def output_place(
+    out: str | Path, box: Box, *, dtype: str, voxel_size_nm: VoxelSize | None, multiscale: bool, overwrite: bool
+) -> Target:
     """Return path and dataset of an output that could be created.
 
     Raises:
         OutputError: it could not.
     """
     return check_volume_place(
-        out, shape=box.shape, dtype=np.dtype(dtype), channels=None, voxel_size_nm=voxel_size_nm, overwrite=overwrite
+        out,
+        shape=box.shape,
+        dtype=np.dtype(dtype),
+        channels=None,
+        voxel_size_nm=voxel_size_nm,
+        multiscale=multiscale,
+        overwrite=overwrite,
     )

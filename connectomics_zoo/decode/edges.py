@@ -132,3 +132,7 @@ def merge_edges(parts: Sequence[Edges]) -> Edges:
         np.minimum.reduceat(minimum, begins),
         np.maximum.reduceat(maximum, begins),
     )
+
+
+NO_EDGES = merge_edges([])
+"""None at all."""

@@ -22,6 +22,10 @@ Steps = tuple[int, int, int]
 CONTEXT = 16
 """Voxels around a block that fragments of `mutex` and `agglomeration` are found with, and the longest affinity more."""
 
+SURE = 0.75
+"""Fragments of `agglomeration` are merged in their block while 1 - their mean affinity is below this share of what the
+threshold allows: the rest sees all blocks. It takes a tenth of the fragments and edges that none would."""
+
 _NUMBER_BITS = 32
 
 
@@ -81,7 +85,8 @@ def find_fragments(
     """Return the fragments in a block, labels 1..N of (Z, Y, X), 0 for background.
 
     Of `components`, they are the parts that are connected inside of the block, so that the whole ones are found where
-    these are joined; the other two methods see more than the block, since what is around it changes the result.
+    these are joined; the other two methods see more than the block, since what is around it changes the result. What
+    is smaller than `min_size` and so far from other blocks that none of them can join it is background.
 
     Args:
         read: reads what is decoded.
@@ -96,11 +101,31 @@ def find_fragments(
     if decode.method == "mutex":
         labels = mutex(channels, decode, start=outer.start)[inside]
     elif decode.method == "agglomeration":
-        labels = agglomerated(channels, 0)[inside]
+        assert decode.threshold is not None
+        return keep_large(agglomerated(channels, SURE * (1 - decode.threshold))[inside], minimum=1)
     else:
         assert decode.threshold is not None
         labels = unite(channels.crop(inside), threshold=decode.threshold)
         if channels.affinities is not None:
             # An affinity of another block can be all that makes a voxel foreground.
             labels[~joined_voxels(channels, threshold=decode.threshold)[inside]] = 0
-    return keep_large(labels, minimum=1)
+    return _without_final(keep_large(labels, minimum=1), channels, box, within=within, decode=decode)
+
+
+def _without_final(
+    labels: NDArray[np.uint32], channels: Channels, box: Box, *, within: Box, decode: DecodeSpec
+) -> NDArray[np.uint32]:
+    """Return labels 1..N without those that are too small and cannot grow."""
+    assert decode.min_size is not None
+    keep = np.bincount(labels.ravel()) >= decode.min_size
+    steps = [(1, 1, 1), *(offset for _, offset in channels.attractions)]
+    for axis in range(3):
+        reach = max(abs(step[axis]) for step in steps)
+        if box.start[axis] > within.start[axis]:
+            keep[np.unique(np.take(labels, range(min(reach, labels.shape[axis])), axis))] = True
+        if box.stop[axis] < within.stop[axis]:
+            last = labels.shape[axis]
+            keep[np.unique(np.take(labels, range(max(0, last - reach), last), axis))] = True
+    keep[0] = False
+    numbers = np.cumsum(keep, dtype=np.uint32) * keep
+    return np.asarray(numbers[labels], np.uint32)

@@ -23,21 +23,18 @@ def unite_pairs(pairs: NDArray[Any], *, nodes: int) -> Groups:
     return np.asarray(sets.element_labeling()).astype(np.int64)
 
 
-def group_fragments(
-    attractive: Edges, repulsive: Edges | None, *, nodes: int, decode: DecodeSpec, within: NDArray[np.bool_]
-) -> Groups:
+def group_fragments(attractive: Edges, repulsive: Edges, *, nodes: int, decode: DecodeSpec) -> Groups:
     """Return which of the nodes 0..`nodes` are one object.
 
     `components` joins where an affinity (or the foreground of both voxels) exceeds the threshold, `agglomeration`
     while the mean affinity does, and `mutex` takes the edges in the order of |mean - threshold|, as the mutex watershed
-    does with voxels. Within a block, that has decided already what is joined.
+    does with voxels.
 
     Args:
         attractive: edges between nodes.
         repulsive: of `mutex`, the edges of the affinities that keep apart.
         nodes: how many there are.
         decode: the method.
-        within: which of the attractive edges are between fragments of the same block.
     """
     from bioimage_cpp.graph import UndirectedGraph
     from bioimage_cpp.graph.agglomeration import GaspClusterPolicy
@@ -46,8 +43,7 @@ def group_fragments(
     if decode.method == "components":
         return unite_pairs(attractive.pairs[attractive.maximum > decode.threshold], nodes=nodes)
     if decode.method == "mutex":
-        assert repulsive is not None
-        return _mutex(attractive.select(~within), repulsive, nodes=nodes, threshold=decode.threshold)
+        return _mutex(attractive, repulsive, nodes=nodes, threshold=decode.threshold)
     if not len(attractive):
         return np.arange(nodes + 1)
     graph = UndirectedGraph.from_unique_edges(nodes + 1, attractive.pairs)

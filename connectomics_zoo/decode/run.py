@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from connectomics_zoo.blocks.where import where_from
-from connectomics_zoo.decode.blockwise import BlockDecoding, check_edges, output_place
+from connectomics_zoo.decode.blockwise import BlockDecoding, check_edges, forget_files, output_place
 from connectomics_zoo.decode.channels import Channels, read_channels
 from connectomics_zoo.decode.memory import fits, refuse_too_large
 from connectomics_zoo.decode.methods import segment
@@ -42,6 +42,9 @@ from connectomics_zoo.volumes import (
     create_volume,
     open_volume,
 )
+from connectomics_zoo.volumes.levels import Offset
+from connectomics_zoo.volumes.location import split_place
+from connectomics_zoo.volumes.placement import offset_of_part
 from connectomics_zoo.volumes.prediction import this_program
 from connectomics_zoo.volumes.truth import Truth
 from connectomics_zoo.volumes.values import read_prediction
@@ -99,6 +102,7 @@ def decode(
     mask: str | Path | None = None,
     region: str | None = None,
     block: Sequence[int] | None = None,
+    multiscale: bool = False,
     workers: int | None = None,
     cluster: str | Path | None = None,
     scheduler: str | None = None,
@@ -108,11 +112,11 @@ def decode(
     """Make objects of a prediction and write their labels 1..N, uint32, to `out`, which appears complete or not at all.
 
     A prediction that fits into the memory is decoded as a whole, unless blocks or other processes are asked for. Of a
-    larger one, a block at a time is in memory, and all fragments and their edges once: about 100 bytes a fragment and
-    250 an edge. `components` and `watershed` give the same objects in blocks, `mutex` and `agglomeration` nearly the
-    same. Until it is finished, what is done of it is in the folder `OUT.job` beside it: whatever stops it, the same
-    call goes on and redoes one block at most. The fragments, their edges and the table of objects stay in
-    `OUT.objects` (see `decode.object_files`), except of `watershed`, which has none.
+    larger one, a block at a time is in memory, and all fragments and edges that decide over blocks once: 50 bytes a
+    fragment and up to 400 an edge. `components` and `watershed` give the same objects in blocks, `mutex` and
+    `agglomeration` nearly the same. Until it is finished, what is done of it is in the folder `OUT.job` beside it:
+    whatever stops it, the same call goes on, and redoes the blocks in work. The fragments, their edges and the table of
+    objects stay in `OUT.objects` (see `decode.object_files`), except of `watershed`, which has none.
 
     Args:
         prediction: what `zoo predict` wrote, or a prediction of another program with `task` or `run`:
@@ -132,6 +136,7 @@ def decode(
             is one, and the prediction may be as large as that part, or says where it lies; without one, it is a part of
             the volume that the prediction is of.
         block: decode in blocks of these edges (z, y, x); by default, where it has to be, in such that fit.
+        multiscale: add coarser levels, until the longest edge is at most 256 voxels; `out` must be a Zarr.
         workers: processes of this machine that work on the blocks (Dask).
         cluster: YAML file that says how to get workers from SLURM (Dask).
         scheduler: address of the scheduler of a Dask cluster that is there.
@@ -172,9 +177,12 @@ def decode(
         box, placement, truth_of = find_parts(predicted, tune_on, mask, region, ignored=_ignored(ignore_labels, spec))
         if "threshold" not in (changes or {}):
             refuse_label_bytes(predicted, box)
+        offset = _offset(predicted, box, placement)
         blockwise = None
         if truth_of is None:
-            blockwise = _in_blocks(predicted, chosen, box, out, asked=is_asked, overwrite=overwrite)
+            blockwise = _in_blocks(
+                predicted, chosen, box, out, asked=is_asked, offset=offset, multiscale=multiscale, overwrite=overwrite
+            )
         if blockwise is not None:
             begin = time.perf_counter()
             stored = _stored(predicted, chosen.name, chosen.decode, placement)
@@ -197,7 +205,14 @@ def decode(
                 files=made.files,
             )
         refuse_too_large(chosen, shape=box.shape, stored=predicted.dtype, location=predicted.location, what="whole")
-        create = _creator(out, box, voxel_size_nm=predicted.voxel_size_nm, overwrite=overwrite)
+        create = _creator(
+            out,
+            box,
+            voxel_size_nm=predicted.voxel_size_nm,
+            offset=offset,
+            multiscale=multiscale,
+            overwrite=overwrite,
+        )
         create().discard()  # what cannot be written is refused before anything is read
         channels = read_channels(read_prediction(predicted, box, task=chosen), task=chosen)
         best, trials = chosen.decode, list[Trial]()
@@ -217,6 +232,7 @@ def decode(
             labels = segment(channels, decode=best)
             seconds = time.perf_counter() - begin
             target.write(target.whole, labels)
+        forget_files(split_place(str(out))[0])
         file = None
         if trials and run is not None:
             file = _save(best, trials, run=run, prediction=predicted, truth=str(tune_on), region=region)
@@ -240,15 +256,30 @@ def decode(
 
 
 def _in_blocks(
-    predicted: Volume, task: TaskSpec, box: Box, out: str | Path, *, asked: bool, overwrite: bool
+    predicted: Volume,
+    task: TaskSpec,
+    box: Box,
+    out: str | Path,
+    *,
+    asked: bool,
+    offset: Offset,
+    multiscale: bool,
+    overwrite: bool,
 ) -> BlockDecoding | None:
     """Return how it is decoded in blocks, None where it is decoded as a whole.
 
     That is where it fits into the memory, nobody asked for blocks, it was not begun in them, and is written to a disk.
     """
     dtype = "uint32" if box.voxels < 2**32 else "uint64"
-    place = output_place(out, box, dtype=dtype, voxel_size_nm=predicted.voxel_size_nm, overwrite=overwrite)
-    blockwise = BlockDecoding(predicted, task, box, place, dtype, overwrite)
+    place = output_place(
+        out,
+        box,
+        dtype=dtype,
+        voxel_size_nm=predicted.voxel_size_nm,
+        multiscale=multiscale,
+        overwrite=overwrite,
+    )
+    blockwise = BlockDecoding(predicted, task, box, place, dtype, offset, multiscale, overwrite)
     is_local = isinstance(place[0], Path)
     if asked or not is_local or blockwise.is_begun() or not fits(task, shape=box.shape, stored=predicted.dtype):
         return blockwise
@@ -280,8 +311,17 @@ def _refuse_labels(predicted: Volume) -> None:
         )
 
 
+def _offset(predicted: Volume, box: Box, placement: Placement | None) -> Offset:
+    """Return where the part `box` of a prediction lies: as this says, else in the volume that it is of."""
+    if predicted.offset_nm is not None and predicted.voxel_size_nm is not None:
+        first = box.start
+    else:
+        first = (0, 0, 0) if placement is None else placement.box.start
+    return offset_of_part(first, voxel_size_nm=predicted.voxel_size_nm, whole_offset_nm=predicted.offset_nm)
+
+
 def _creator(
-    out: str | Path, box: Box, *, voxel_size_nm: VoxelSize | None, overwrite: bool
+    out: str | Path, box: Box, *, voxel_size_nm: VoxelSize | None, offset: Offset, multiscale: bool, overwrite: bool
 ) -> Callable[..., WritableVolume]:
     """Return `create_volume` for the objects in `box`; what they say of themselves (`stored`) is still to be given."""
     return partial(
@@ -292,6 +332,8 @@ def _creator(
         dtype=np.uint32 if box.voxels < 2**32 else np.uint64,
         channels=None,
         voxel_size_nm=voxel_size_nm,
+        offset=offset,
+        multiscale=multiscale,
         overwrite=overwrite,
     )
 

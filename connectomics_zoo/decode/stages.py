@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from connectomics_zoo.decode.edges import Edges, attractive_edges, merge_edges, repulsive_edges
+from connectomics_zoo.decode.edges import NO_EDGES, Edges, attractive_edges, merge_edges, repulsive_edges
 from connectomics_zoo.decode.fragments import as_ids, as_nodes, block_of, find_fragments, grown, number_of
 from connectomics_zoo.decode.graph import group_fragments
 from connectomics_zoo.decode.object_files import ObjectFiles
@@ -68,13 +68,9 @@ def solve(files: ObjectFiles, *, decode: DecodeSpec) -> int:
     """Group the fragments of all blocks, write the table, and return how many objects there are."""
     assert decode.min_size is not None
     voxels, first = read_columns(files, "fragments", "voxels")
-    attractive = _read_edges(files, "")
+    attractive, repulsive = _read_graph(files, decode=decode)
     groups = group_fragments(
-        _between_nodes(attractive, first),
-        _between_nodes(_read_edges(files, "repulsive_"), first) if decode.method == "mutex" else None,
-        nodes=len(voxels),
-        decode=decode,
-        within=block_of(attractive.pairs[:, 0]) == block_of(attractive.pairs[:, 1]),
+        _between_nodes(attractive, first), _between_nodes(repulsive, first), nodes=len(voxels), decode=decode
     )
     objects, count = number_objects(groups, np.concatenate([[0], voxels]), minimum=decode.min_size)
     blocks = np.repeat(np.arange(len(files.grid)), np.diff(first))
@@ -91,10 +87,32 @@ def read_columns(files: ObjectFiles, folder: str, column: str) -> tuple[NDArray[
     return np.concatenate(parts), np.cumsum([0, *(len(part) for part in parts)])
 
 
-def _read_edges(files: ObjectFiles, prefix: str) -> Edges:
-    """Return the edges of all blocks."""
-    columns = (files.load(f"edges/{index}.npz") for index in range(len(files.grid)))
-    return merge_edges([Edges.of_columns(own, prefix) for own in columns])
+def _read_graph(files: ObjectFiles, *, decode: DecodeSpec) -> tuple[Edges, Edges]:
+    """Return the edges that decide what is joined, and of `mutex` those that forbid it.
+
+    `components` needs those that join, and `mutex` those between blocks, as within a block all is decided, and of those
+    that repel the ones between fragments that another block may join.
+    """
+    assert decode.threshold is not None
+    threshold = decode.threshold
+    if decode.method == "components":
+        return _read_edges(files, "", lambda edges: edges.maximum > threshold), NO_EDGES
+    if decode.method == "agglomeration":
+        return _read_edges(files, "", lambda edges: edges.count > 0), NO_EDGES
+    attractive = _read_edges(files, "", lambda edges: block_of(edges.pairs[:, 0]) != block_of(edges.pairs[:, 1]))
+    joined = np.unique(attractive.pairs[attractive.mean > threshold])
+    return attractive, _read_edges(
+        files, "repulsive_", lambda edges: np.asarray(np.isin(edges.pairs, joined).all(axis=1))
+    )
+
+
+def _read_edges(files: ObjectFiles, prefix: str, wanted: Callable[[Edges], NDArray[np.bool_]]) -> Edges:
+    """Return the edges of all blocks that are wanted."""
+    parts = []
+    for index in range(len(files.grid)):
+        edges = Edges.of_columns(files.load(f"edges/{index}.npz"), prefix)
+        parts.append(edges.select(wanted(edges)))
+    return merge_edges(parts)
 
 
 def _between_nodes(edges: Edges, first: NDArray[np.int64]) -> Edges:

@@ -9,6 +9,9 @@ from connectomics_zoo.volumes.label_look import LabelLook
 _SECTIONS = 32
 """That are looked at at a time."""
 
+_LOOK = (256, 1024, 1024)
+"""Voxels (z, y, x) in the middle of a volume that are looked at, at most: it may be larger than the memory."""
+
 
 def refuse_label_bytes(predicted: Volume, box: Box) -> None:
     """Refuse uint8 that looks like labels, or may be such, where the file does not say that it is a prediction.
@@ -25,6 +28,7 @@ def refuse_label_bytes(predicted: Volume, box: Box) -> None:
     ):
         return
     look = LabelLook()
+    box = box.middle(_LOOK)
     (first, stop), *_ = box.ranges
     for start in range(first, stop, _SECTIONS):
         look.add(predicted.read(box.replace(z=(start, min(start + _SECTIONS, stop)))))

@@ -71,8 +71,24 @@ def move_into_place(folder: Path, target: Path, *, overwrite: bool) -> None:
             folder is kept beside it.
     """
     output = PartialOutput(target, overwrite=overwrite, path=folder)
-    with output_errors(target):
-        output.commit()
+    try:
+        with output_errors(target):
+            output.commit()
+    finally:
+        output.discard()
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, which is gone from its place at once, whatever others make in it meanwhile.
+
+    Raises:
+        OutputError: it cannot be removed.
+    """
+    _clear_leftovers(folder)
+    aside = folder.with_name(f".{folder.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
+    with output_errors(folder), suppress(FileNotFoundError):
+        folder.rename(aside)
+    _remove(aside)
 
 
 def refuse_existing(path: Path) -> None:
@@ -139,7 +155,8 @@ class PartialOutput:
     def __init__(self, target: Path, *, overwrite: bool, path: Path | None = None) -> None:
         self._writer = f"{os.getpid()}-{secrets.token_hex(4)}"
         self.target = target
-        self.path = target.with_name(f".{target.name}.partial-{self._writer}") if path is None else path
+        self._aside = target.with_name(f".{target.name}.partial-{self._writer}")
+        self.path = self._aside if path is None else path
         self._overwrite = overwrite
         _refuse_device(target)
         _put_back(target)
@@ -164,8 +181,8 @@ class PartialOutput:
             self.discard()
 
     def discard(self) -> None:
-        """Remove what was written."""
-        _remove(self.path)
+        """Remove what was written, unless it was made elsewhere, and what was replaced."""
+        _remove(self._aside)
         _writers.discard(self._writer)
 
     def commit(self) -> None:
@@ -219,9 +236,10 @@ class PartialOutput:
                 if os.path.lexists(old) and not os.path.lexists(self.target):
                     old.rename(self.target)
                 raise
-        # Under this name nobody takes it for an output that has lost its place, once only half of it is left.
+        # Under this name nobody takes it for an output that has lost its place, once only half of it is left; and not
+        # under that of the new one, which whoever goes on after a kill would put in the place once more.
         with suppress(OSError):
-            old.rename(self.path)
+            old.rename(self._aside)
 
 
 def _flush(path: Path) -> None:

@@ -93,7 +93,7 @@ def plan_prediction(
     if voxels_per_second is not None and not voxels_per_second > 0:
         raise SpecError(f"{voxels_per_second:g} voxels per second are not possible, give more than 0.")
     with prepared(request) as prediction:
-        cutting = prediction.cut(parts=where.parts)
+        cutting = prediction.cut(workers=where.count)
         geometry, grid = prediction.geometry, cutting.grid
         once, windows = count_windows(geometry, grid.box), windows_of_blocks(geometry, grid)
         if voxels_per_second is None:

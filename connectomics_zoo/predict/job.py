@@ -36,7 +36,7 @@ from connectomics_zoo.tasks.voxelwise import decode_voxels, decoded_channels
 from connectomics_zoo.volumes import StoredPrediction, Volume, VoxelSize, check_mask, open_volume
 from connectomics_zoo.volumes.box import region_box
 from connectomics_zoo.volumes.intensity import scale_intensity
-from connectomics_zoo.volumes.placement import placement_of
+from connectomics_zoo.volumes.placement import offset_of_part, placement_of
 from connectomics_zoo.volumes.prediction import this_program
 from connectomics_zoo.volumes.values import store_values
 from connectomics_zoo.volumes.voxel_size import lengths
@@ -130,14 +130,14 @@ class Prediction:
             return decode_voxels(values, task=self.spec.task)
         return store_values(values, task=self.spec.task, dtype=np.dtype(self.request.dtype))
 
-    def cut(self, *, parts: int) -> Cut:
-        """Return how the output is cut, into `parts` blocks at least where it is large enough."""
+    def cut(self, *, workers: int) -> Cut:
+        """Return how the output is cut, for so many who work on blocks at the same time."""
         edges = cut(
             self.geometry,
             channels_in=self.channels_in,
             channels_out=self.channels_out,
             value_bytes=np.dtype(self.request.dtype).itemsize,
-            parts=parts,
+            workers=workers,
         )
         box = self.geometry.box
         return Cut(start=box.start, stop=box.stop, block=edges.block, shards=edges.shards, chunks=edges.chunks)
@@ -154,6 +154,7 @@ class Prediction:
             dtype=np.dtype(self.request.dtype),
             channels=self.channels,
             voxel_size_nm=self.voxel_size_nm,
+            multiscale=self.request.multiscale,
             overwrite=overwrite,
         )
         return BlockOutput(
@@ -162,12 +163,23 @@ class Prediction:
             channels=self.channels,
             dtype=self.request.dtype,
             voxel_size_nm=self.voxel_size_nm,
+            offset=offset_of_part(
+                self.geometry.box.start,
+                voxel_size_nm=self.voxel_size_nm,
+                whole_offset_nm=self.source.offset_nm,
+            ),
+            multiscale=self.request.multiscale,
             overwrite=overwrite,
         )
 
     def is_finished(self) -> bool:
         """Whether the output is there already, as this would make it."""
+        layouts = self.output(self.cut(workers=1), overwrite=True).levels(self.stored()).layouts
         try:
+            for number, layout in enumerate(layouts if self.request.multiscale else ()):
+                with open_volume(f"{self.request.out}#{number}") as level:
+                    if level.shape != layout.shape[-3:]:
+                        return False
             with open_volume(self.request.out) as found:
                 return (found.shape, found.stored()) == (self.geometry.box.shape, self.stored())
         except ZooError:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from connectomics_zoo.blocks.grid import BlockGrid, Edges
@@ -159,7 +160,7 @@ def cut(
     channels_in: int,
     channels_out: int,
     value_bytes: int,
-    parts: int = 1,
+    workers: int = 1,
     budget: int | None = None,
 ) -> Cutting:
     """Return how the output is cut.
@@ -169,37 +170,55 @@ def cut(
         channels_in: channels of the image.
         channels_out: channels that the network gives.
         value_bytes: bytes of a value of the output.
-        parts: blocks that there must be at least, where the volume is large enough for that.
+        workers: how many work on blocks at the same time.
         budget: bytes that a block may take; by default `MEMORY_BUDGET`.
     """
     limit = MEMORY_BUDGET if budget is None else budget
     chunks = chunk_shape(geometry)
-    # Of small volumes, several parts are made smaller.
-    target = max(1, min(BLOCK_WINDOWS, _windows(geometry, geometry.box.shape) // parts if parts > 1 else BLOCK_WINDOWS))
-    once = count_windows(geometry, geometry.box)
+    targets = [BLOCK_WINDOWS]
+    if workers > 1:
+        # More blocks keep all busy until the end, and more windows are computed twice: what ends first is taken.
+        whole = _windows(geometry, geometry.box.shape)
+        targets += [max(1, min(BLOCK_WINDOWS, whole // (workers * share))) for share in (1, 2, 4)]
     best: tuple[float, Cutting] | None = None
+    for target in targets:
+        cutting, windows = _cut_for(
+            geometry,
+            chunks,
+            target=target,
+            need=partial(
+                block_bytes, geometry, channels_in=channels_in, channels_out=channels_out, value_bytes=value_bytes
+            ),
+            limit=limit,
+        )
+        blocks = len(BlockGrid(geometry.box, cutting.block))
+        longest = -(-blocks // workers) * windows / blocks
+        if best is None or longest < best[0]:
+            best = longest, cutting
+    assert best is not None
+    return best[1]
+
+
+def _cut_for(
+    geometry: Geometry, chunks: Edges, *, target: int, need: Callable[..., int], limit: int
+) -> tuple[Cutting, int]:
+    """Return the cut into blocks of about `target` windows and at most `limit` bytes, and how many windows all need."""
+    once = count_windows(geometry, geometry.box)
+    best: tuple[int, Cutting] | None = None
     # Low shards take less memory, which leaves it to larger blocks.
     for depth in _halves(SHARD_EDGES[0] // chunks[0]):
 
         def fits(block: Edges, shard_depth: int = depth * chunks[0]) -> bool:
-            need = block_bytes(
-                geometry,
-                block=block,
-                shard_depth=shard_depth,
-                channels_in=channels_in,
-                channels_out=channels_out,
-                value_bytes=value_bytes,
-            )
-            return need <= limit
+            return need(block=block, shard_depth=shard_depth) <= limit
 
         cutting = _cut(geometry, chunks, depth=depth, target=target, fits=fits)
-        overhead = windows_of_blocks(geometry, BlockGrid(geometry.box, cutting.block)) / once
-        if best is None or overhead < best[0]:
-            best = overhead, cutting
-        if overhead <= ENOUGH:
+        windows = windows_of_blocks(geometry, BlockGrid(geometry.box, cutting.block))
+        if best is None or windows < best[0]:
+            best = windows, cutting
+        if windows <= ENOUGH * once:
             break
     assert best is not None
-    return best[1]
+    return best[1], best[0]
 
 
 def _halves(count: int) -> Iterator[int]:

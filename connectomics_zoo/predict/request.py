@@ -35,6 +35,7 @@ class Request:
     dtype: DType
     region: str | None
     mask: str | None
+    multiscale: bool
     frozen: Frozen
 
     def portable(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.report import Report
 from connectomics_zoo.volumes.box import AnyRegion, region_text
 from connectomics_zoo.volumes.intensity import check_contrast
+from connectomics_zoo.volumes.location import split_place
 from connectomics_zoo.weights.pretrained import Frozen
 
 _log = logging.getLogger(__name__)
@@ -96,6 +98,7 @@ def predict(
     dtype: DType = "uint8",
     region: AnyRegion = None,
     mask: str | Path | None = None,
+    multiscale: bool = False,
     workers: int | None = None,
     cluster: str | Path | None = None,
     scheduler: str | None = None,
@@ -128,6 +131,7 @@ def predict(
         dtype: of probabilities; uint8 stores p as round(255 p), and v after tanh as round(127.5 (v + 1)).
         region: predict this part alone (`z=13:16,y=0:512`); it equals the same part of a whole prediction.
         mask: a volume of the same shape: where it is 0, nothing is predicted, and the output is 0.
+        multiscale: add coarser levels, until the longest edge is at most 256 voxels; `out` must be a Zarr.
         workers: processes of this machine that work on the blocks, with a GPU each where there are some (Dask).
         cluster: YAML file that says how to get workers from SLURM (Dask).
         scheduler: address of the scheduler of a Dask cluster that is there.
@@ -164,14 +168,15 @@ def predict(
         dtype=dtype,
         region=region_text(region),
         mask=None if mask is None else str(mask),
+        multiscale=multiscale,
         frozen=frozen,
     )
     where = where_from(workers=workers, cluster=cluster, scheduler=scheduler, shard=shard)
     with prepared(request, elsewhere=where.is_elsewhere) as prediction:
         _warn_of_precision(prediction, where)
-        if where.shard is not None and not overwrite and prediction.is_finished():
+        if not overwrite and _is_left(prediction, where):
             return _report_finished(prediction, where)
-        made = prediction.output(prediction.cut(parts=where.parts), overwrite=overwrite)
+        made = prediction.output(prediction.cut(workers=where.count), overwrite=overwrite)
         if where.is_here:
             prediction.forward()  # what cannot be computed is said before anything is made
         with work_on(made.job, where.shard):
@@ -183,8 +188,8 @@ def predict(
             try:
                 is_complete = run_blocks(made.job, STAGE, work, grid=grid, where=where, progress=progress)
                 if is_complete:
-                    with one_at_a_time(made.job):
-                        made.finish(prediction.stored())
+                    with one_at_a_time(made.job, wait_s=math.inf):  # levels may take another share hours
+                        made.finish(prediction.stored(), where=where, progress=progress)
             except BaseException as error:
                 _stopped(made.job, grid, error, where=where)
                 raise
@@ -256,9 +261,24 @@ def check_views(run: RunSpec) -> None:
     plan_views(run.prediction.views, task=run.task, axes=run.model.input.axes)
 
 
+def _is_left(prediction: Prediction, where: Where) -> bool:
+    """Whether all is done: by other shares, or by a process that was killed before it could remove the job's folder."""
+    job = Job(split_place(prediction.request.out)[0])
+    if not isinstance(job.out, Path) and where.shard is None:
+        return False  # behind a URI nothing is moved, and the folder goes last
+    there = job.describe()
+    if there is None:
+        return where.shard is not None and prediction.is_finished()
+    if not is_same(there, prediction.describe(there.cut)) or len(job.done(STAGE)) < len(there.cut.grid):
+        return False  # what is there is the old output, which this one is to replace
+    return prediction.is_finished() and not prediction.output(there.cut, overwrite=True).is_to_be_moved()
+
+
 def _report_finished(prediction: Prediction, where: Where) -> PredictReport:
-    """Return the report of a share of which all is done already."""
-    made = prediction.output(prediction.cut(parts=where.parts), overwrite=True)
+    """Return the report of what is done already."""
+    made = prediction.output(prediction.cut(workers=where.count), overwrite=True)
+    if where.shard is None:
+        made.job.remove()
     grid = made.cut.grid
     return _report(prediction, made, grid, before=set(range(len(grid))), is_complete=True, seconds=1e-3)
 

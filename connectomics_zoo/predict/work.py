@@ -72,11 +72,12 @@ class PredictBlock:
                 del finished  # not kept while the network runs
 
     def _opened(self) -> tuple[Prediction, BlockOutput, JobDescription]:
-        if self.out not in _open:
-            job = Job(split_place(self.out)[0])
-            description = job.describe()
-            if description is None:
-                raise WorkerRefusedError(f"{job.place}: the folder of the job is not there, is it on a shared disk?")
+        job = Job(split_place(self.out)[0])
+        description = job.describe()
+        if description is None:
+            raise WorkerRefusedError(f"{job.place}: the folder of the job is not there, is it on a shared disk?")
+        # A worker that outlives a job may have opened what an earlier one at the same place was told.
+        if self.out not in _open or _open[self.out][2].token != description.token:
             stack = ExitStack()
             atexit.register(stack.close)
             prediction = stack.enter_context(prepared(Request.of(description.request), quiet=True))

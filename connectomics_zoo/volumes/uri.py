@@ -140,6 +140,8 @@ def parse_place(text: str) -> Place:
     query = ""
     if scheme in ("http", "https"):
         rest, _, query = rest.partition("?")
+        query, mark, level = query.partition("#")
+        rest += mark + level
     authority, _, path = rest.partition("/")
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not authority or re.search(r"[\s\x00-\x1f]", authority):
@@ -161,8 +163,8 @@ def kvstore_of(place: Place) -> dict[str, Any]:
     Of `s3://`, the environment says the rest, as for other tools: `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` the
     server (Amazon's where neither is set), `AWS_REGION` or `AWS_DEFAULT_REGION` the region (asked of Amazon where
     neither is set, `us-east-1` for other servers), and `AWS_ACCESS_KEY_ID` with `AWS_SECRET_ACCESS_KEY`, `AWS_PROFILE`,
-    `~/.aws/credentials`, a container or the role of the machine who asks. Requests are not signed where
-    `AWS_NO_SIGN_REQUEST` is set or none of those is found. Of `gs://`, credentials are
+    `~/.aws/credentials` (or `AWS_SHARED_CREDENTIALS_FILE`), a container or the role of the machine who asks. Requests
+    are not signed where `AWS_NO_SIGN_REQUEST` is set or none of those is found. Of `gs://`, credentials are
     `GOOGLE_APPLICATION_CREDENTIALS` or those of `gcloud`, and without them requests are anonymous. `http(s)://` is
     read only.
     """
@@ -198,7 +200,10 @@ def _s3_credentials(environment: Mapping[str, str]) -> dict[str, str]:
         return {"type": "environment"}
     shared = Path(environment.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser()
     if environment.get("AWS_PROFILE") or shared.is_file():
-        return {"type": "profile", "profile": environment.get("AWS_PROFILE") or "default"}
+        # tensorstore finds a profile only where both files are named, and one of them is there.
+        config = Path(environment.get("AWS_CONFIG_FILE") or "~/.aws/config").expanduser()
+        files = {"credentials_file": str(shared), "config_file": str(config)}
+        return {"type": "profile", "profile": environment.get("AWS_PROFILE") or "default", **files}
     if any(name.startswith("AWS_CONTAINER_CREDENTIALS_") for name in environment):
         return {"type": "ecs"}
     if environment.get("AWS_WEB_IDENTITY_TOKEN_FILE"):

@@ -18,14 +18,16 @@ from connectomics_zoo.volumes.box import Box, refuse_outside
 from connectomics_zoo.volumes.checks import DTYPES, is_supported, readable
 from connectomics_zoo.volumes.hdf5 import hdf5_datasets
 from connectomics_zoo.volumes.hdf5_writing import Hdf5Sink
-from connectomics_zoo.volumes.hierarchy import zarr_arrays
+from connectomics_zoo.volumes.hierarchy import Hierarchy, zarr_arrays
+from connectomics_zoo.volumes.levels import Offset, levels_of_multiscales
 from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, Format, job_place, split_place
-from connectomics_zoo.volumes.metadata import VoxelSize, as_voxel_size
+from connectomics_zoo.volumes.metadata import VoxelSize, as_voxel_size, multiscales_entry
+from connectomics_zoo.volumes.multiscale import levels_of
 from connectomics_zoo.volumes.prediction import StoredPrediction, declared_content, to_attributes
 from connectomics_zoo.volumes.store_files import reachable, read_files, refuse_missing_bucket
 from connectomics_zoo.volumes.tiff import TiffSink
 from connectomics_zoo.volumes.uri import Place, Uri
-from connectomics_zoo.volumes.zarr_writing import ZarrSink
+from connectomics_zoo.volumes.zarr_writing import ArrayLayout, ZarrSink
 
 _CHUNKS = (64, 128, 128)
 _NOTHING = StoredPrediction()
@@ -56,6 +58,7 @@ class WritableVolume:
         channels: int | None,
         dtype: np.dtype[Any],
         voxel_size_nm: VoxelSize | None,
+        finish: Callable[[], None] | None = None,
     ) -> None:
         self.location = location
         self.shape = shape
@@ -64,6 +67,7 @@ class WritableVolume:
         self.voxel_size_nm = voxel_size_nm
         self._output = output
         self._sink: _Sink | None = sink
+        self._finish = finish
 
     @property
     def whole(self) -> Box:
@@ -101,6 +105,8 @@ class WritableVolume:
         sink, self._sink = self._sink, None
         with self._output.writing():
             sink.close()
+            if self._finish is not None:
+                self._finish()
 
     def discard(self) -> None:
         """Remove what was written so far."""
@@ -135,13 +141,17 @@ def create_volume(
     voxel_size_nm: VoxelSize | None,
     stored: StoredPrediction = _NOTHING,
     chunks: tuple[int, int, int] | None = None,
+    offset: Offset = (0.0, 0.0, 0.0),
+    multiscale: bool = False,
     overwrite: bool = False,
 ) -> WritableVolume:
     """Create `file.h5:dataset` (default `main`), `file.tif`, or `volume.zarr[:group]` for writing.
 
     A file or store holds the one volume: none is added to an existing file, and `overwrite` replaces a
     file only if it holds nothing else. HDF5 and Zarr are compressed in `chunks` (z, y, x); TIFF is not.
-    Zarr is OME-NGFF with the level `0` in the group. `stored` is what the file says of the values.
+    Zarr is OME-NGFF with the level `0` in the group, and coarser ones beside it where `multiscale` asks for them; it
+    also says where its first voxel lies, which is `offset` (z, y, x) in nm, or in voxels without a voxel size. `stored`
+    is what the file says of the values.
 
     Raises:
         OutputError: the target exists, or shape, data type, suffix or folder are not possible.
@@ -155,6 +165,7 @@ def create_volume(
         voxel_size_nm=voxel_size_nm,
         stored=stored,
         chunks=chunks,
+        multiscale=multiscale,
         overwrite=overwrite,
     )
     if isinstance(path, Uri):
@@ -162,20 +173,24 @@ def create_volume(
     kind, attributes = FORMAT_OF_SUFFIX[path.suffix.lower()], to_attributes(stored)
     output = PartialOutput(path, overwrite=overwrite)
     edges = tuple(min(edge, size) for edge, size in zip(chunks or _CHUNKS, shape, strict=True))
+    layout: dict[str, Any] = {
+        "shape": shape if channels is None else (channels, *shape),
+        "dtype": data_type,
+        "voxel_size_nm": voxel_size_nm,
+        "attributes": attributes,
+        "chunks": edges if channels is None else (1, *edges),
+        **({"offset": offset} if kind == "zarr" else {}),
+    }
     try:
         with output_errors(path):
-            sink = _SINKS[kind](
-                output.path,
-                dataset=dataset,
-                shape=shape if channels is None else (channels, *shape),
-                dtype=data_type,
-                voxel_size_nm=voxel_size_nm,
-                attributes=attributes,
-                chunks=edges if channels is None else (1, *edges),
-            )
+            sink = _SINKS[kind](output.path, dataset=dataset, **layout)
     except BaseException:
         output.discard()
         raise
+    finish = None
+    if multiscale:
+        finest = ArrayLayout(**layout, shards=layout["chunks"])
+        finish = levels_of(output.path, dataset=dataset, layout=finest, stored=stored, multiscale=True).make_all
     return WritableVolume(
         str(path) if dataset is None else f"{path}:{dataset}",
         output=output,
@@ -184,6 +199,7 @@ def create_volume(
         channels=channels,
         dtype=data_type,
         voxel_size_nm=voxel_size_nm,
+        finish=finish,
     )
 
 
@@ -196,6 +212,7 @@ def check_volume_place(
     voxel_size_nm: VoxelSize | None,
     stored: StoredPrediction = _NOTHING,
     chunks: tuple[int, int, int] | None = None,
+    multiscale: bool = False,
     overwrite: bool = False,
 ) -> tuple[Place, str | None]:
     """Return path, or URI, and dataset of a volume that could be created; see `create_volume`.
@@ -204,7 +221,7 @@ def check_volume_place(
         OutputError: the target exists, or shape, data type, suffix or folder are not possible.
     """
     path, dataset = split_place(str(location))
-    _check_request(path, dataset=dataset, dtype=dtype, chunks=chunks)
+    _check_request(path, dataset=dataset, dtype=dtype, chunks=chunks, multiscale=multiscale)
     if stored.content is not None and declared_content(to_attributes(stored), dtype=dtype) is None:
         raise OutputError(
             f"{path}: content {stored.content!r} is not possible in {dtype}, give 'probability' for uint8 or "
@@ -239,7 +256,12 @@ def _check_uri(place: Uri, *, overwrite: bool) -> None:
 
 
 def _check_request(
-    path: Place, *, dataset: str | None, dtype: np.dtype[Any], chunks: tuple[int, int, int] | None
+    path: Place,
+    *,
+    dataset: str | None,
+    dtype: np.dtype[Any],
+    chunks: tuple[int, int, int] | None,
+    multiscale: bool,
 ) -> None:
     kind = FORMAT_OF_SUFFIX.get(path.suffix.lower())
     if kind is None:
@@ -250,6 +272,10 @@ def _check_request(
         raise OutputError(f"{path}: a TIFF has no datasets, leave ':{dataset}' out.")
     if kind == "tiff" and chunks is not None:
         raise OutputError(f"{path}: a TIFF is written without chunks, leave {chunks} out.")
+    if kind != "zarr" and multiscale:
+        raise OutputError(
+            f"{path}: has no levels, which only Zarr has: give a name that ends in .zarr, or leave multiscale out."
+        )
     if not is_supported(dtype):
         raise OutputError(f"{path}: the data type {dtype} cannot be written, a volume may have {DTYPES}.")
 
@@ -285,11 +311,19 @@ def _refuse_losing_other_data(path: Path, *, dataset: str | None) -> None:
             own = {dataset or "main"}
         else:
             held = [item.relative_to(path).as_posix() for item in zarr_arrays(path)]
-            own = {f"{dataset}/0" if dataset else "0"}
+            own = _own_levels(path, dataset)
     if not set(held) <= own or (kind == "zarr" and not held):
         raise OutputError(
             f"{path}: holds {', '.join(sorted(held)) or 'no volume'}, which would be lost, choose another name."
         )
+
+
+def _own_levels(path: Path, dataset: str | None) -> set[str]:
+    """Return the arrays of the image that is written there: its finest level, and those that it says to have."""
+    node = Hierarchy(path).node(dataset or "")
+    entry = None if node is None else multiscales_entry(node.attributes)
+    levels = {"0", *(() if entry is None else levels_of_multiscales(entry))}
+    return {f"{dataset}/{level}" if dataset else level for level in levels if level.isdecimal()}
 
 
 def refuse_own_input(source: str, out: str | Path) -> None:

@@ -23,7 +23,7 @@ from connectomics_zoo.blocks.dask_worker import BlockError
 from connectomics_zoo.blocks.runner import run_blocks
 from connectomics_zoo.blocks.where import where_from
 from connectomics_zoo.errors import CheckFailedError, MissingPackageError
-from connectomics_zoo.predict import predict
+from connectomics_zoo.predict import plan, predict
 
 distributed = pytest.importorskip("distributed", reason="Dask, an extra, is not installed")
 
@@ -263,10 +263,12 @@ def test_workers_end_soon_after_the_main_process_was_killed(tmp_path):
     wait_until(lambda: not Path("/proc", pid).exists(), seconds=30)
 
 
-def test_workers_predict_what_one_process_does(tmp_path):
+def test_workers_predict_what_one_process_does(tmp_path, monkeypatch):
     run_folder = make_run(tmp_path / "tiny", data={"voxel_size_nm": (30.0, 8.0, 8.0)})
     image = write(tmp_path / "image.h5", grey((16, 130, 260)))
     alone = predict(run_folder, image, tmp_path / "alone.zarr", dtype="float32", device="cpu")
+    for name, value in {"CHUNK_EDGE": 16, "SHARD_EDGES": (16, 64, 64), "BLOCK_WINDOWS": 40}.items():
+        monkeypatch.setattr(plan, name, value)
     shared = predict(run_folder, image, tmp_path / "shared.zarr", dtype="float32", device="cpu", workers=2)
     assert alone.blocks == 1
     assert shared.blocks >= 8

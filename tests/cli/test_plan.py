@@ -72,7 +72,8 @@ def test_the_table_says_what_there_is_to_know():
 def test_json_has_the_same():
     report = json.loads(plan("--gpus", "2", "--json"))
     assert report["workers"] == 2
-    assert report["blocks"] >= 2
+    assert report["blocks"] >= 1
+    assert report["windows"] >= report["blocks"]
     assert not Path("planned.zarr.job").exists()
 
 

@@ -24,9 +24,10 @@ from support.object_volumes import (
     write_labels,
     write_prediction,
 )
+from support.stores import S3Server, forget_credentials
 
 import zoo
-from connectomics_zoo.decode import blockwise, flood, memory, stages
+from connectomics_zoo.decode import blockwise, flood, flood_stages, memory, stages
 from connectomics_zoo.decode.channels import read_channels
 from connectomics_zoo.decode.edges import Edges, merge_edges
 from connectomics_zoo.decode.fragments import as_ids, as_nodes
@@ -35,8 +36,7 @@ from connectomics_zoo.decode.relabel import number_objects
 from connectomics_zoo.decode.source import Source
 from connectomics_zoo.errors import LimitError, OutputError, SpecError, VolumeError
 from connectomics_zoo.specs.lookup import get_task
-from connectomics_zoo.volumes import Box, open_volume
-from connectomics_zoo.volumes.uri import Uri
+from connectomics_zoo.volumes import Box, Placement, StoredPrediction, create_volume, multiscale, open_volume
 
 LABELS = voronoi_labels((12, 26, 27), objects=20)
 
@@ -180,6 +180,16 @@ def test_what_is_smaller_than_the_smallest_object_is_counted_over_blocks(tmp_pat
     path = write_prediction(tmp_path / "p.h5", mask, get_task("mito"))
     zoo.decode(path, tmp_path / "out.h5", method="components", changes={"min_size": 4}, block=(4, 4, 4))
     np.testing.assert_array_equal(np.argwhere(read_all(tmp_path / "out.h5")), [[1, 1, x] for x in range(2, 6)])
+
+
+def test_what_no_other_block_can_join_and_is_too_small_is_no_fragment(tmp_path):
+    mask = np.zeros((1, 4, 12, 12), np.float32)
+    mask[0, 1, 1, 1:3] = mask[0, 1, 4, 4:6] = mask[0, 1, 9, 2:8] = 1
+    path = write_prediction(tmp_path / "p.h5", mask, get_task("mito"))
+    zoo.decode(path, tmp_path / "out.h5", method="components", changes={"min_size": 4}, block=(4, 6, 6))
+    fragments = read_all(tmp_path / "out.h5.objects/fragments.zarr")
+    assert np.argwhere(fragments).tolist() == [[1, 4, 4], [1, 4, 5], *([1, 9, x] for x in range(2, 8))]
+    assert np.argwhere(read_all(tmp_path / "out.h5")).tolist() == [[1, 9, x] for x in range(2, 8)]
 
 
 def test_a_region_is_decoded_as_if_there_were_nothing_around_it(tmp_path):
@@ -434,36 +444,53 @@ def test_where_no_block_can_be_decoded_nothing_is_left_behind(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.fixture(scope="module")
+def server():
+    server = S3Server()
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """The folder that s3://bucket is, for tensorstore's file driver instead of that for S3."""
-    folder = tmp_path / "bucket"
+def bucket(server, monkeypatch, tmp_path):
+    """A new bucket, that this process reaches; and what lists its keys."""
+    forget_credentials(monkeypatch, tmp_path)
+    settings = {"ACCESS_KEY_ID": "testing", "SECRET_ACCESS_KEY": "testing", "ENDPOINT_URL": server.address}
+    for name, value in {**settings, "REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    name = server.new_bucket()
 
-    def kvstore_of(place):
-        below = folder / place.path if isinstance(place, Uri) else place.absolute()
-        return {"driver": "file", "path": f"{below}/"}
+    def keys():
+        return {item["Key"] for item in server.client.list_objects_v2(Bucket=name).get("Contents", [])}
 
-    for name, module in list(sys.modules.items()):
-        if name.startswith("connectomics_zoo.") and hasattr(module, "kvstore_of"):
-            monkeypatch.setattr(module, "kvstore_of", kvstore_of)
-    return folder
+    return name, keys
 
 
 @pytest.mark.parametrize("name", ["watershed of three channels", "components of affinities"])
-def test_objects_are_written_to_a_bucket(tmp_path, bucket, name):
-    task = EXACT[name]
+def test_objects_are_written_to_a_bucket(tmp_path, bucket, name, monkeypatch):
+    task, (lab, keys) = EXACT[name], bucket
     path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task, dtype="float32")
     zoo.decode(path, tmp_path / "whole.h5")
-    report = zoo.decode(path, "s3://bucket/a/out.zarr", block=(6, 13, 14))
-    assert report.out == "s3://bucket/a/out.zarr"
-    assert are_same(read_all("s3://bucket/a/out.zarr"), read_all(tmp_path / "whole.h5"))
+    out = f"s3://{lab}/a/out.zarr"
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as changed:
+        changed.setattr(stages.RelabelStage, "__call__", stopped)
+        changed.setattr(flood_stages.ComposeStage, "__call__", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            zoo.decode(path, out, block=(6, 13, 14))
+    report = zoo.decode(path, out)
+    assert (report.out, report.blocks) == (out, 8)
+    assert are_same(read_all(out), read_all(tmp_path / "whole.h5"))
     has_files = task.decode.method != "watershed"
-    assert report.files == ("s3://bucket/a/out.zarr.objects" if has_files else None)
-    kept = {str(item.relative_to(bucket / "a")).partition("/")[0] for item in bucket.rglob("*") if item.is_file()}
-    assert kept == ({"out.zarr", "out.zarr.objects"} if has_files else {"out.zarr"})
+    assert report.files == (f"{out}.objects" if has_files else None)
+    assert {key.split("/")[1] for key in keys()} == {"out.zarr", *(["out.zarr.objects"] if has_files else [])}
+    assert not any("/fragments/" in key for key in keys())
     with pytest.raises(OutputError, match="exists already"):
-        zoo.decode(path, "s3://bucket/a/out.zarr")
-    assert zoo.decode(path, "s3://bucket/a/out.zarr", overwrite=True).objects == report.objects
+        zoo.decode(path, out)
+    assert zoo.decode(path, out, overwrite=True).objects == report.objects
 
 
 def test_settings_are_not_tuned_in_blocks(tmp_path):
@@ -485,6 +512,59 @@ def test_files_of_an_earlier_decoding_are_not_lost(tmp_path):
     assert zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14), overwrite=True).objects > 2
 
 
+@pytest.mark.parametrize("options", [{}, {"block": (6, 13, 14), "method": "watershed"}], ids=["whole", "watershed"])
+def test_files_of_objects_that_are_replaced_do_not_stay(tmp_path, options):
+    task = EXACT["components of affinities"]
+    path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task)
+    zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14))
+    assert (tmp_path / "out.h5.objects").is_dir()
+    zoo.decode(path, tmp_path / "out.h5", overwrite=True, **options)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["out.h5", "p.h5"]
+
+
+class StopError(Exception):
+    """What stops a decoding."""
+
+
+def test_files_that_were_replaced_do_not_come_back_where_the_job_was_killed_then(tmp_path, monkeypatch):
+    task = EXACT["components of affinities"]
+    first, second = (
+        write_prediction(tmp_path / f"{seed}.h5", values_for(task, seed=seed), task, dtype="float32") for seed in (1, 2)
+    )
+
+    def killed(*args):
+        raise StopError
+
+    zoo.decode(first, tmp_path / "out.zarr", block=(6, 13, 14))
+    with monkeypatch.context() as ending:
+        ending.setattr("connectomics_zoo.blocks.output.BlockOutput.finish", killed)
+        with pytest.raises(StopError):
+            zoo.decode(second, tmp_path / "out.zarr", block=(6, 13, 14), overwrite=True)
+    zoo.decode(second, tmp_path / "out.zarr", block=(6, 13, 14), overwrite=True)
+    zoo.decode(second, tmp_path / "fresh.zarr", block=(6, 13, 14))
+    found, wanted = (np.load(tmp_path / f"{name}.zarr.objects" / "table" / "voxels.npy") for name in ("out", "fresh"))
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_prediction_of_the_same_name_in_another_folder_is_another_job(tmp_path, monkeypatch):
+    task = EXACT["components of affinities"]
+    for seed, folder in ((1, "a"), (2, "b")):
+        (tmp_path / folder).mkdir()
+        write_prediction(tmp_path / folder / "p.h5", values_for(task, seed=seed), task)
+
+    def killed(*args):
+        raise StopError
+
+    monkeypatch.chdir(tmp_path / "a")
+    with monkeypatch.context() as ending:
+        ending.setattr(stages.RelabelStage, "__call__", killed)
+        with pytest.raises(StopError):
+            zoo.decode("p.h5", tmp_path / "out.zarr", block=(6, 13, 14))
+    monkeypatch.chdir(tmp_path / "b")
+    with pytest.raises(OutputError, match="is the unfinished output of another job"):
+        zoo.decode("p.h5", tmp_path / "out.zarr", block=(6, 13, 14))
+
+
 def test_the_command_says_how_many_blocks_there_were_and_where_files_lie(tmp_path, run_zoo):
     task = EXACT["components of affinities"]
     path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task)
@@ -492,3 +572,52 @@ def test_the_command_says_how_many_blocks_there_were_and_where_files_lie(tmp_pat
     assert code == 0
     assert "12 x 26 x 27 uint32" in out
     assert f"decoded in 8 blocks; fragments, edges and table lie in {tmp_path / 'out.h5.objects'}" in err
+
+
+# Coarser levels ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"block": (6, 13, 14)}], ids=["whole", "blocks"])
+def test_objects_get_coarser_levels_of_the_most_frequent_label(tmp_path, monkeypatch, options):
+    monkeypatch.setattr(multiscale, "SMALLEST", 14)
+    task = EXACT["components of affinities"]
+    path = write_prediction(tmp_path / "p.zarr", values_for(task, seed=1), task)
+    report = zoo.decode(path, tmp_path / "out.zarr", region="y=4:26", multiscale=True, **options)
+    assert (report.blocks > 1) is bool(options)
+    fine, coarse = (read_all(f"{tmp_path}/out.zarr#{number}") for number in (0, 1))
+    # Voxels of 30, 8 and 8 nm: no level halves z yet.
+    assert (fine.shape, coarse.shape) == ((12, 22, 27), (12, 11, 14))
+    for at in [(0, 0, 0), (5, 6, 7), (11, 10, 13)]:
+        labels, counts = np.unique(
+            fine[at[0], 2 * at[1] : 2 * at[1] + 2, 2 * at[2] : 2 * at[2] + 2], return_counts=True
+        )
+        assert coarse[at] == labels[counts.argmax()]
+    with open_volume(f"{tmp_path}/out.zarr#1") as level:
+        assert (level.content, level.offset_nm) == ("instances", (0.0, 4 * 8.0 + 4.0, 4.0))
+    with open_volume(tmp_path / "out.zarr") as finest:
+        assert finest.offset_nm == (0.0, 4 * 8.0, 0.0)
+    with pytest.raises(OutputError, match=r"out\.h5: has no levels, which only Zarr has"):
+        zoo.decode(path, tmp_path / "out.h5", multiscale=True, **options)
+
+
+@pytest.mark.parametrize("suffix", ["h5", "zarr"])
+def test_objects_of_a_part_lie_where_that_is_in_the_raw(tmp_path, suffix):
+    task = EXACT["components of affinities"]
+    path = tmp_path / f"p.{suffix}"
+    values = values_for(task, seed=1)
+    stored = StoredPrediction(task=task, placement=Placement(Box((5, 0, 0), (17, 26, 27)), (40, 26, 27)))
+    with create_volume(
+        path,
+        shape=values.shape[1:],
+        dtype="float32",
+        channels=len(values),
+        voxel_size_nm=(30.0, 8.0, 8.0),
+        stored=stored,
+        offset=(7.0 + 5 * 30.0, 0.0, 0.0),
+    ) as volume:
+        volume.write(volume.whole, values)
+    zoo.decode(path, tmp_path / "out.zarr", region="z=6:17,x=2:27")
+    # HDF5 has no place for where the raw itself lies.
+    begin = 7.0 if suffix == "zarr" else 0.0
+    with open_volume(tmp_path / "out.zarr") as found:
+        assert found.offset_nm == (begin + 6 * 30.0, 0.0, 16.0)

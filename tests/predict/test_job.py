@@ -41,7 +41,7 @@ def request_for(tmp_path):
 
 def test_workers_compute_in_the_precision_that_was_chosen_where_the_job_began(request_for):
     with prepared(request_for("auto")) as prediction:
-        description = prediction.describe(prediction.cut(parts=1))
+        description = prediction.describe(prediction.cut(workers=1))
     assert description.request["precision"] == description.identity["precision"] == "float32"
     assert Request.of(description.request).precision == "float32"
 

@@ -17,9 +17,11 @@ from support.prediction import grey, make_run, write
 from support.stores import S3Server, forget_credentials
 
 from connectomics_zoo.blocks import turns
+from connectomics_zoo.blocks.job import Job
 from connectomics_zoo.errors import OutputError, SpecError, VolumeError, ZooError
 from connectomics_zoo.predict import plan, predict
 from connectomics_zoo.predict import slide as sliding
+from connectomics_zoo.predict.work import PredictBlock, forget
 from connectomics_zoo.volumes import open_volume
 
 SHAPE = (24, 64, 64)
@@ -348,6 +350,95 @@ def test_sigterm_ends_with_a_sentence_and_130(run, image, tmp_path):
     assert process.returncode == 130
     assert "blocks are done: repeat the command to go on." in stderr
     assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("name", ["out.zarr", "out.h5"])
+def test_a_job_that_was_killed_at_its_very_end_is_cleared_away(run, image, whole, tmp_path, monkeypatch, name):
+    out = tmp_path / name
+
+    def killed(job):
+        raise StopError
+
+    with monkeypatch.context() as ending:
+        ending.setattr("connectomics_zoo.blocks.job.Job.remove", killed)
+        with pytest.raises(StopError):
+            predict(run, image, out, device="cpu")
+    assert (tmp_path / f"{name}.job" / "job.json").exists()
+    report = predict(run, image, out, device="cpu")
+    assert (report.complete, report.resumed) == (True, 1)
+    np.testing.assert_array_equal(read(out), whole)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with pytest.raises(OutputError, match="exists already"):
+        predict(run, image, out, device="cpu")
+
+
+@pytest.fixture
+def other_image(tmp_path):
+    return write(tmp_path / "other.h5", grey(SHAPE, seed=5), voxel_size_nm=(30.0, 8.0, 8.0))
+
+
+def killed(*args):
+    raise StopError
+
+
+def test_an_output_that_was_replaced_does_not_come_back_where_the_job_was_killed_then(
+    run, image, other_image, whole, tmp_path, monkeypatch
+):
+    out = tmp_path / "out.zarr"
+    predict(run, other_image, out, device="cpu")
+    with monkeypatch.context() as ending:
+        ending.setattr("connectomics_zoo.blocks.job.Job.remove", killed)
+        with pytest.raises(StopError):
+            predict(run, image, out, device="cpu", overwrite=True)
+    predict(run, image, out, device="cpu", overwrite=True)
+    np.testing.assert_array_equal(read(out), whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.h5", "out.zarr"]
+
+
+def test_a_job_that_was_killed_while_its_folder_was_removed_is_repeated(
+    run, image, whole, tmp_path, small_blocks, monkeypatch
+):
+    out = tmp_path / "out.zarr"
+
+    def remove_some(folder, **options):
+        for index in range(3):
+            (folder / "done" / "predict" / str(index)).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as ending:
+        ending.setattr("connectomics_zoo.blocks.job.shutil.rmtree", remove_some)
+        with pytest.raises(KeyboardInterrupt):
+            predict(run, image, out, device="cpu", overwrite=True)
+    predict(run, image, out, device="cpu", overwrite=True)
+    np.testing.assert_array_equal(read(out), whole)
+
+
+def test_the_output_that_a_job_is_to_replace_is_not_taken_for_its_own(
+    run, image, other_image, whole, tmp_path, small_blocks, monkeypatch
+):
+    out = tmp_path / "out.zarr"
+    predict(run, other_image, out, device="cpu")
+    with monkeypatch.context() as stopping:
+        stop_batches(stopping, 30)
+        with pytest.raises(StopError):
+            predict(run, image, out, device="cpu", overwrite=True)
+    with pytest.raises(OutputError, match="exists already"):
+        predict(run, image, out, device="cpu")
+    assert predict(run, image, out, device="cpu", overwrite=True).resumed > 0
+    np.testing.assert_array_equal(read(out), whole)
+
+
+def test_a_worker_that_outlives_a_job_is_told_what_the_next_one_is(run, image, tmp_path, small_blocks, stop_after):
+    out = tmp_path / "out.zarr"
+    stop_after(30)
+    with pytest.raises(StopError):
+        predict(run, image, out, device="cpu")
+    job, work = Job(out), PredictBlock(str(out))
+    assert work._opened()[0].chosen.overlap == 0.5
+    there = job.describe()
+    job.begin(there.model_copy(update={"token": "another", "request": {**there.request, "overlap": 0.25}}))
+    assert work._opened()[0].chosen.overlap == 0.25
+    forget(str(out))
 
 
 def test_a_share_waits_until_another_has_begun(run, image, tmp_path, monkeypatch):

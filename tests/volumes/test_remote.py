@@ -17,6 +17,7 @@ from support.volume_files import ZARR_3, example, fails, make_array, write
 
 from connectomics_zoo.errors import OutputError
 from connectomics_zoo.volumes import Box, open_volume, store_files
+from connectomics_zoo.volumes.uri import kvstore_of, parse_place
 from connectomics_zoo.volumes.writing import refuse_own_input
 
 ARRAY = example(5, 6, 7)
@@ -214,6 +215,20 @@ def test_credentials_that_are_named_and_not_there_are_said(tmp_path, monkeypatch
     monkeypatch.setenv("AWS_PROFILE", "lab")
     with fails(f"s3://{bucket}/a: the credentials that the environment names are not found ("):
         open_volume(f"s3://{bucket}/a")
+
+
+@pytest.mark.parametrize("profile", [None, "lab"])
+def test_credentials_may_be_in_a_file(tmp_path, monkeypatch, bucket, s3_server, profile):
+    s3_server.upload(made_precomputed(tmp_path / "seg"), bucket=bucket, to="seg")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    path = tmp_path / "credentials"
+    path.write_text(f"[{profile or 'default'}]\naws_access_key_id = testing\naws_secret_access_key = testing\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+    if profile is not None:
+        monkeypatch.setenv("AWS_PROFILE", profile)
+    assert kvstore_of(parse_place(f"s3://{bucket}"))["aws_credentials"]["type"] == "profile"
+    check(f"s3://{bucket}/seg")
 
 
 def closed_port():

@@ -28,6 +28,7 @@ def no_credentials(monkeypatch, tmp_path):
         ("S3://bucket", Uri("s3", "bucket", "")),
         ("gs://bucket//a/./b", Uri("gs", "bucket", "a/b")),
         ("https://host:8080/a%20b?x=1&y=2", Uri("https", "host:8080", "a%20b", "x=1&y=2")),
+        ("https://host/a.zarr?x=1#2", Uri("https", "host", "a.zarr#2", "x=1")),
         ("precomputed://gs://bucket/raw", Uri("gs", "bucket", "raw")),
         ("zarr2://s3://bucket/raw", Uri("s3", "bucket", "raw")),
         ("file:///data/a.zarr", Path("/data/a.zarr")),
@@ -84,7 +85,10 @@ def test_a_place_is_reached_by_the_driver_of_its_scheme(text, spec):
         ({}, {"aws_credentials": {"type": "anonymous"}}),
         ({"AWS_ACCESS_KEY_ID": "x"}, {"aws_credentials": {"type": "environment"}}),
         ({"AWS_ACCESS_KEY_ID": "x", "AWS_NO_SIGN_REQUEST": "YES"}, {"aws_credentials": {"type": "anonymous"}}),
-        ({"AWS_PROFILE": "lab"}, {"aws_credentials": {"type": "profile", "profile": "lab"}}),
+        (
+            {"AWS_PROFILE": "lab", "AWS_SHARED_CREDENTIALS_FILE": "/a", "AWS_CONFIG_FILE": "/b"},
+            {"aws_credentials": {"type": "profile", "profile": "lab", "credentials_file": "/a", "config_file": "/b"}},
+        ),
         ({"AWS_CONTAINER_CREDENTIALS_FULL_URI": "x"}, {"aws_credentials": {"type": "ecs"}}),
         ({"AWS_WEB_IDENTITY_TOKEN_FILE": "x"}, {"aws_credentials": {"type": "default"}}),
         ({"AWS_DEFAULT_REGION": "eu-west-1"}, {"aws_region": "eu-west-1", "aws_credentials": {"type": "anonymous"}}),
@@ -111,4 +115,7 @@ def test_a_file_of_credentials_or_a_machine_of_amazon_has_a_role(monkeypatch, tm
     monkeypatch.setattr(uri, "_INSTANCE", tmp_path / "vendor")
     assert kvstore_of(parse_place("s3://bucket"))["aws_credentials"] == {"type": "imds"}
     (tmp_path / "none").write_text("[default]\n")
-    assert kvstore_of(parse_place("s3://bucket"))["aws_credentials"] == {"type": "profile", "profile": "default"}
+    found = kvstore_of(parse_place("s3://bucket"))["aws_credentials"]
+    assert (found["type"], found["profile"], found["credentials_file"]) == (
+        "profile", "default", str(tmp_path / "none"),
+    )  # fmt: skip

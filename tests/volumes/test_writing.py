@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import zarr
 from support.volume_files import example, fails, h5, make_array, read_all, refuses, write
 
 from connectomics_zoo.errors import OutputError
-from connectomics_zoo.volumes import Box, StoredPrediction, check_pair, create_volume, open_volume
+from connectomics_zoo.volumes import Box, StoredPrediction, check_pair, create_volume, open_volume, zarr_writing
 
 # Pairs
 
@@ -253,3 +255,25 @@ def test_the_vnc_volume_opens():
         assert volume.shape == (16, 1024, 1024)
         assert volume.voxel_size_nm == pytest.approx((50, 4.6, 4.6))
         assert volume.read(Box.of_shape((1, 8, 8))).shape == (1, 8, 8)
+
+
+def test_what_lies_in_a_chunk_already_is_not_lost_where_the_rest_is_not_taken_at_once(tmp_path, monkeypatch):
+    store_errors, left = zarr_writing.store_errors, [1]
+
+    @contextmanager
+    def fail_once(place):
+        with store_errors(place):
+            if left[0]:
+                left[0] -= 1
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            yield
+
+    with create_volume(
+        tmp_path / "v.zarr", shape=(4, 8, 8), dtype="uint8", channels=None, voxel_size_nm=None
+    ) as volume:
+        volume.write(Box((0, 0, 0), (2, 8, 8)), np.full((2, 8, 8), 9, np.uint8))
+        with monkeypatch.context() as failing:
+            failing.setattr(zarr_writing, "store_errors", fail_once)
+            with pytest.raises(OutputError, match="No space left on device"):
+                volume.write(Box((2, 0, 0), (4, 8, 8)), np.full((2, 8, 8), 5, np.uint8))
+    np.testing.assert_array_equal(np.unique(read_all(tmp_path / "v.zarr")[:2]), 9)
