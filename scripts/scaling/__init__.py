@@ -1,0 +1,1 @@
+"""What scripts/scale measures, a file for each section of its tables."""
