@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from connectomics_zoo.bench.machine import Machine
-from scaling import graph, kills, objects, overhead, sizes, slurm
+from scaling import graph, kills, objects, overhead, petabyte, sizes, slurm
 from scaling.common import Section
 
 SECTIONS: dict[str, Section] = {
@@ -18,6 +18,7 @@ SECTIONS: dict[str, Section] = {
     "slurm": slurm.SECTION,
     "objects": objects.SECTION,
     "graph": graph.SECTION,
+    "petabyte": petabyte.SECTION,
 }
 """In the order in which they are measured and shown."""
 
