@@ -115,10 +115,11 @@ def render(data: dict[str, Any]) -> str:
         f"so are ${GPU_HOUR:.0f} for its hour and the prices of requests:\n\n{table(['', ''], known)}\n\n"
         f"{table(headers, rows)}\n\n"
         "One Dask scheduler gives out as many blocks a second as its overhead above allows: beyond that, use job "
-        "arrays, which share nothing but the disk. So many marks of what is done are more than file systems like in one "
-        "folder: predict such a volume in regions (`--region`), each with an output of its own. The graph of `agglomeration` took about a byte a voxel on FIB-25, so objects of a "
-        "petabyte do not come from one graph in memory: decode in regions that fit, and join them in a program for "
-        "proofreading by the edges that are kept."
+        "arrays, which share nothing but the disk. So many marks of what is done are more than file systems like "
+        "in one folder: predict such a volume in regions (`--region`), each with an output of its own. The graph "
+        "of `agglomeration` took about a byte a voxel on FIB-25, so objects of a petabyte do not come from one "
+        "graph in memory: decode in regions that fit, and join them in a program for proofreading by the edges "
+        "that are kept."
     )
 
 
