@@ -119,6 +119,8 @@ def command(
     from connectomics_zoo.predict.request import Request
 
     spec = None if cluster is None else read_cluster(Path(cluster))
+    if gpus is not None and spec is not None and spec.gpus == 0:
+        raise SpecError(f"--gpus {gpus} are planned, and a job of {cluster} has none: say in the file how many it has.")
     sharing = workers or gpus or (spec.jobs * spec.workers if spec is not None else None)
     count = shard_count or (sharing if script is not None else None)
     where = Where(shard=Shard(0, count or 1)) if count is not None or sharing is None else Where(workers=sharing)

@@ -281,6 +281,10 @@ def _siblings_hint(path: Path) -> str:
     return f" ({nearest(path.name, siblings).rstrip('.')}), check the path."
 
 
+_IMAGES = ("raw", "image")
+"""Names of arrays that are mostly meant."""
+
+
 def dataset_error(location: str, *, dataset: str | None, known: list[str]) -> VolumeError:
     """Return the error for a missing or unstated `dataset` where the file holds the arrays `known`."""
     if not known:
@@ -288,7 +292,8 @@ def dataset_error(location: str, *, dataset: str | None, known: list[str]) -> Vo
     if dataset is not None:
         return VolumeError(f"{location}: there is no array {dataset!r}, {nearest(dataset, known)}")
     listed = ", ".join(sorted(known)[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
+    likely = min(known, key=lambda name: (name.rpartition("/")[2] not in _IMAGES, name))
     return VolumeError(
         f"{location}: holds {len(known)} arrays ({listed}), say which one, as in "
-        f"{PurePosixPath(location).name}:{sorted(known)[0]}."
+        f"{PurePosixPath(location).name}:{likely}."
     )

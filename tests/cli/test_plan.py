@@ -183,3 +183,10 @@ def test_a_job_comes_back_after_its_limit_and_not_after_it_was_cancelled(tmp_pat
     assert lines[0] == "predict tiny image.h5 out.zarr --shard 2/4"
     assert "ended" in lines
     assert ("requeue 17_2" in lines) == comes_back
+
+
+def test_gpus_that_a_job_does_not_have_are_refused(tmp_path):
+    Path("cpu.yaml").write_text(LAB.replace("gpus: 1", "gpus: 0"))
+    result = CliRunner().invoke(cli, ["plan", "tiny", "image.h5", "out.zarr", "--gpus", "2", "--cluster", "cpu.yaml"])
+    assert isinstance(result.exception, SpecError)
+    assert "--gpus 2 are planned, and a job of cpu.yaml has none" in str(result.exception)

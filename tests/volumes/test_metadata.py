@@ -103,7 +103,7 @@ def test_among_several_arrays_none_is_guessed(tmp_path, name):
         group = zarr.open_group(str(tmp_path / name), mode="w")
         make_array(group, "raw", example(3, 4, 5))
         make_array(group, "labels", example(3, 4, 5))
-    with fails(f"{name}: holds 2 arrays (labels, raw), say which one, as in {name}:labels."):
+    with fails(f"{name}: holds 2 arrays (labels, raw), say which one, as in {name}:raw."):
         open_volume(tmp_path / name)
     with fails(f"{name}: there is no array 'raws', did you mean 'raw'?"):
         open_volume(f"{tmp_path}/{name}:raws")

@@ -154,7 +154,7 @@ def test_the_arrays_of_a_group_in_a_bucket_are_named_where_one_file_has_them_all
         open_volume(f"s3://{bucket}/a.zarr")
     zarr.consolidate_metadata(str(tmp_path / "a.zarr"))
     s3_server.upload(tmp_path / "a.zarr", bucket=bucket, to="a.zarr")
-    with fails("a.zarr: holds 2 arrays (labels, raw), say which one, as in a.zarr:labels."):
+    with fails("a.zarr: holds 2 arrays (labels, raw), say which one, as in a.zarr:raw."):
         open_volume(f"s3://{bucket}/a.zarr")
     with fails(f"s3://{bucket}/a.zarr: there is no array 'row', did you mean 'raw'?"):
         open_volume(f"s3://{bucket}/a.zarr:row")
