@@ -35,7 +35,7 @@ from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.volumes import Box, StoredPrediction, Volume, VoxelSize
 from connectomics_zoo.volumes.levels import Offset
 from connectomics_zoo.volumes.prediction import this_program
-from connectomics_zoo.volumes.uri import Place
+from connectomics_zoo.volumes.uri import Place, Uri
 from connectomics_zoo.volumes.writing import check_volume_place
 
 Target = tuple[Place, str | None]
@@ -254,9 +254,8 @@ class BlockDecoding:
                     )
                 return self._writer(there.cut), there.cut
         files = self._files(job, cut)
-        if isinstance(self._kept, Path):
-            check_place(self._kept, overwrite=self.overwrite)
-        elif not self.overwrite and not files.is_empty():
+        refuse_files(self.place[0], overwrite=self.overwrite)
+        if isinstance(self._kept, Uri) and not self.overwrite and not files.is_empty():
             raise OutputError(f"{self._kept}: exists already, choose another name or overwrite it (--overwrite).")
         job.clear()
         files.clear()
@@ -309,6 +308,17 @@ def _once(job: Job, stage: str, work: Callable[[], int]) -> int:
 def files_place(out: Place) -> Place:
     """Return where what is of use later is kept beside an output."""
     return out.parent / f"{out.name}.objects"
+
+
+def refuse_files(out: Place, *, overwrite: bool) -> None:
+    """Refuse to lose the files beside an output on a disk, which may be all that is left of an earlier decoding.
+
+    Raises:
+        OutputError: there are some and must not be overwritten.
+    """
+    kept = files_place(out)
+    if isinstance(kept, Path):
+        check_place(kept, overwrite=overwrite)
 
 
 def forget_files(out: Place) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from connectomics_zoo.blocks.where import where_from
-from connectomics_zoo.decode.blockwise import BlockDecoding, check_edges, forget_files, output_place
+from connectomics_zoo.decode.blockwise import BlockDecoding, check_edges, forget_files, output_place, refuse_files
 from connectomics_zoo.decode.channels import Channels, read_channels
 from connectomics_zoo.decode.memory import fits, refuse_too_large
 from connectomics_zoo.decode.methods import segment
@@ -214,6 +214,7 @@ def decode(
             overwrite=overwrite,
         )
         create().discard()  # what cannot be written is refused before anything is read
+        refuse_files(split_place(str(out))[0], overwrite=overwrite)
         channels = read_channels(read_prediction(predicted, box, task=chosen), task=chosen)
         best, trials = chosen.decode, list[Trial]()
         if truth_of is not None:

@@ -522,6 +522,22 @@ def test_files_of_objects_that_are_replaced_do_not_stay(tmp_path, options):
     assert sorted(item.name for item in tmp_path.iterdir()) == ["out.h5", "p.h5"]
 
 
+@pytest.mark.parametrize("suffix", ["h5", "zarr"])
+def test_files_of_objects_that_were_moved_away_are_not_lost_by_decoding_in_memory(tmp_path, suffix):
+    task = EXACT["components of affinities"]
+    path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task)
+    out, files = tmp_path / f"out.{suffix}", tmp_path / f"out.{suffix}.objects"
+    zoo.decode(path, out, block=(6, 13, 14))
+    out.rename(tmp_path / f"old.{suffix}")
+    table = (files / "table" / "voxels.npy").read_bytes()
+    with pytest.raises(OutputError, match=rf"out\.{suffix}\.objects: exists already, choose another name or overwrite"):
+        zoo.decode(path, out)
+    assert not out.exists()
+    assert (files / "table" / "voxels.npy").read_bytes() == table
+    assert zoo.decode(path, out, overwrite=True).blocks == 1
+    assert not files.exists()
+
+
 class StopError(Exception):
     """What stops a decoding."""
 
@@ -532,7 +548,7 @@ def test_files_that_were_replaced_do_not_come_back_where_the_job_was_killed_then
         write_prediction(tmp_path / f"{seed}.h5", values_for(task, seed=seed), task, dtype="float32") for seed in (1, 2)
     )
 
-    def killed(*args):
+    def killed(*args, **named):
         raise StopError
 
     zoo.decode(first, tmp_path / "out.zarr", block=(6, 13, 14))
