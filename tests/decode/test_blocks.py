@@ -562,6 +562,59 @@ def test_files_that_were_replaced_do_not_come_back_where_the_job_was_killed_then
     np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.parametrize("name", ["components of affinities", "watershed of three channels"])
+@pytest.mark.parametrize("out", ["out.zarr", "out.h5", "out.h5:neurons", "out.zarr levels", "out.zarr part"])
+def test_a_decoding_that_was_killed_at_its_very_end_is_cleared_away(tmp_path, monkeypatch, name, out):
+    task = EXACT[name]
+    path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task, dtype="float32")
+    monkeypatch.setattr(multiscale, "SMALLEST", 14)
+    out, _, more = out.partition(" ")
+    options = {"multiscale": more == "levels", "region": "y=4:26" if more == "part" else None}
+    folder = tmp_path / "done"
+    folder.mkdir()
+    wanted = zoo.decode(path, folder / out, block=(6, 13, 14), **options)
+
+    def killed(job):
+        raise StopError
+
+    with monkeypatch.context() as ending:
+        ending.setattr("connectomics_zoo.blocks.job.Job.remove", killed)
+        with pytest.raises(StopError):
+            zoo.decode(path, tmp_path / out, block=(6, 13, 14), **options)
+    job = tmp_path / f"{out.partition(':')[0]}.job"
+    assert (job / "job.json").exists()
+    with pytest.raises(OutputError, match="exists already"):
+        zoo.decode(path, tmp_path / out, changes={"threshold": 0.9}, **options)
+    report = zoo.decode(path, tmp_path / out, block=(6, 13, 14), **options)
+    for field in ("objects", "blocks", "shape", "dtype", "settings"):
+        assert getattr(report, field) == getattr(wanted, field)
+    assert report.out == wanted.out.replace(str(folder), str(tmp_path))
+    assert report.files == (wanted.files and wanted.files.replace(str(folder), str(tmp_path)))
+    np.testing.assert_array_equal(read_all(tmp_path / out), read_all(folder / out))
+    assert {item.name for item in tmp_path.iterdir()} == {"p.h5", "done", *(item.name for item in folder.iterdir())}
+    with pytest.raises(OutputError, match="exists already"):
+        zoo.decode(path, tmp_path / out, block=(6, 13, 14), **options)
+
+
+@pytest.mark.parametrize("out", ["out.zarr", "out.h5"])
+def test_objects_that_a_job_is_to_replace_are_not_taken_for_its_own(tmp_path, monkeypatch, out):
+    task = EXACT["components of affinities"]
+    path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task, dtype="float32")
+    zoo.decode(path, tmp_path / out)
+
+    def killed(*args, **named):
+        raise StopError
+
+    with monkeypatch.context() as ending:
+        ending.setattr(stages.RelabelStage, "__call__", killed)
+        with pytest.raises(StopError):
+            zoo.decode(path, tmp_path / out, block=(6, 13, 14), overwrite=True)
+    with pytest.raises(OutputError, match="exists already"):
+        zoo.decode(path, tmp_path / out, block=(6, 13, 14))
+    assert zoo.decode(path, tmp_path / out, block=(6, 13, 14), overwrite=True).blocks == 8
+    assert not (tmp_path / f"{out}.job").exists()
+
+
 def test_a_prediction_of_the_same_name_in_another_folder_is_another_job(tmp_path, monkeypatch):
     task = EXACT["components of affinities"]
     for seed, folder in ((1, "a"), (2, "b")):
