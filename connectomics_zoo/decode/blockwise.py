@@ -214,7 +214,8 @@ class BlockDecoding:
                     if level.shape != layout.shape:
                         return False
             with open_volume(made.location) as found:
-                return (found.shape, found.stored()) == (self.box.shape, self.stored)
+                is_described = (found.shape, found.stored()) == (self.box.shape, self.stored)
+                return is_described and _is_assembled(found, made)
         except ZooError:
             return False
 
@@ -341,6 +342,20 @@ class BlockDecoding:
             # Else it was moved before the process was killed.
             move_into_place(files.folder, kept, overwrite=self.overwrite)
         return kept
+
+
+def _is_assembled(found: Volume, made: BlockOutput) -> bool:
+    """Whether a volume holds what is in the array of shards, where that is still there.
+
+    An older one may say the same of itself, and have other objects, as those of a whole volume are.
+    """
+    unfinished = made.job.unfinished
+    if not isinstance(unfinished, Path) or not unfinished.exists():
+        return True
+    grid = BlockGrid(found.whole, made.cut.block)
+    with open_volume(str(unfinished)) as shards:
+        boxes = (grid.box_of(index) for index in range(len(grid)))
+        return all(np.array_equal(found.read(box), shards.read(box)) for box in boxes)
 
 
 def _once(job: Job, stage: str, work: Callable[[], int]) -> int:

@@ -596,22 +596,34 @@ def test_a_decoding_that_was_killed_at_its_very_end_is_cleared_away(tmp_path, mo
         zoo.decode(path, tmp_path / out, block=(6, 13, 14), **options)
 
 
-@pytest.mark.parametrize("out", ["out.zarr", "out.h5"])
-def test_objects_that_a_job_is_to_replace_are_not_taken_for_its_own(tmp_path, monkeypatch, out):
+KILLS = {
+    "in its blocks": "connectomics_zoo.decode.stages.RelabelStage.__call__",
+    "before its end": "connectomics_zoo.blocks.output.BlockOutput.finish",
+    "while a file is made": "connectomics_zoo.volumes.writing.WritableVolume.write",
+}
+
+
+@pytest.mark.parametrize(
+    ("out", "kill"), [*(("out.h5", kill) for kill in KILLS), *(("out.zarr", kill) for kill in list(KILLS)[:2])]
+)
+def test_objects_that_a_job_is_to_replace_are_not_taken_for_its_own(tmp_path, monkeypatch, out, kill):
     task = EXACT["components of affinities"]
     path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task, dtype="float32")
     zoo.decode(path, tmp_path / out)
+    old = read_all(tmp_path / out)
 
     def killed(*args, **named):
         raise StopError
 
     with monkeypatch.context() as ending:
-        ending.setattr(stages.RelabelStage, "__call__", killed)
+        ending.setattr(KILLS[kill], killed)
         with pytest.raises(StopError):
             zoo.decode(path, tmp_path / out, block=(6, 13, 14), overwrite=True)
     with pytest.raises(OutputError, match="exists already"):
         zoo.decode(path, tmp_path / out, block=(6, 13, 14))
+    np.testing.assert_array_equal(read_all(tmp_path / out), old)
     assert zoo.decode(path, tmp_path / out, block=(6, 13, 14), overwrite=True).blocks == 8
+    assert not np.array_equal(read_all(tmp_path / out), old)
     assert not (tmp_path / f"{out}.job").exists()
 
 
