@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.volumes import Box, StoredPrediction, Volume, VoxelSize, open_volume
 from connectomics_zoo.volumes.levels import Offset
-from connectomics_zoo.volumes.prediction import this_program
+from connectomics_zoo.volumes.prediction import this_program, to_attributes
 from connectomics_zoo.volumes.uri import Place, Uri
 from connectomics_zoo.volumes.writing import check_volume_place
 
@@ -86,6 +86,11 @@ class _Writer:
     def anywhere(self) -> _Writer:
         """The same for processes that work in another folder."""
         return dataclasses.replace(self, place=(_absolute(self.place[0]), self.place[1]))
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    """Return a short digest of what JSON can hold."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _absolute(place: Place) -> Place:
@@ -146,12 +151,14 @@ class BlockDecoding:
     def describe(self, cut: Cut) -> JobDescription:
         """Return what the job is."""
         decode = self.task.decode
-        task = json.dumps(self.task.model_dump(mode="json", exclude={"decode"}), sort_keys=True)
+        task = self.task.model_dump(mode="json", exclude={"decode"})
         identity = {
             "prediction": self.source.location,  # not relative to a folder, where another one may have its name
             "prediction's shape": list(self.predicted.shape),
             "prediction's data type": str(self.predicted.dtype),
-            "task": f"{self.task.name} ({hashlib.sha256(task.encode()).hexdigest()[:12]})",
+            # Weights and settings, among others: one that was made anew has the path of the old one.
+            "prediction's provenance": _digest(to_attributes(self.predicted.stored())),
+            "task": f"{self.task.name} ({_digest(task)})",
             "method": decode.method,
             **decode.settings(),
             "region": str(self.box),

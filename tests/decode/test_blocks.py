@@ -35,6 +35,8 @@ from connectomics_zoo.decode.methods import mutex
 from connectomics_zoo.decode.relabel import number_objects
 from connectomics_zoo.decode.source import Source
 from connectomics_zoo.errors import LimitError, OutputError, SpecError, VolumeError
+from connectomics_zoo.schema.experiment import PredictionSpec
+from connectomics_zoo.schema.provenance import Provenance, UsedWeights
 from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.volumes import Box, Placement, StoredPrediction, create_volume, multiscale, open_volume
 
@@ -408,6 +410,23 @@ def test_a_part_that_the_watershed_cannot_flood_at_once_is_named(tmp_path, monke
         zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14))
 
 
+def test_more_seeds_than_their_type_can_number_are_refused(tmp_path, monkeypatch):
+    task = EXACT["watershed of three channels"]
+    path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task, dtype="float32")
+    monkeypatch.setattr(
+        flood_stages, "number_objects", lambda *args, **named: (number_objects(*args, **named)[0], 2**32)
+    )
+    with pytest.raises(
+        LimitError, match=r"p\.h5:main: has 4294967296 seeds, and .* at most 4294967295: give a higher m"
+    ):
+        zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14))
+    most = 2**32 - 1
+    monkeypatch.setattr(
+        flood_stages, "number_objects", lambda *args, **named: (number_objects(*args, **named)[0], most)
+    )
+    assert zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14)).objects == most
+
+
 def test_what_is_too_large_to_be_tuned_on_is_refused(tmp_path, monkeypatch):
     task = EXACT["components of affinities"]
     path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task)
@@ -644,6 +663,47 @@ def test_a_prediction_of_the_same_name_in_another_folder_is_another_job(tmp_path
     monkeypatch.chdir(tmp_path / "b")
     with pytest.raises(OutputError, match="is the unfinished output of another job"):
         zoo.decode("p.h5", tmp_path / "out.zarr", block=(6, 13, 14))
+
+
+@pytest.mark.parametrize("change", ["weights", "window", "scale"])
+def test_a_prediction_that_was_made_anew_at_its_place_is_another_job(tmp_path, monkeypatch, change):
+    task = EXACT["components of affinities"]
+    path = tmp_path / "p.zarr"
+    values = np.rint(255 * values_for(task, seed=1)).astype(np.uint8)
+
+    def write(*, changed):
+        name = change if changed else None
+        weights = UsedWeights(reference="runs/a", model="tiny@1.0.0", sha256=("b" if name == "weights" else "a") * 64)
+        window = (8, 8, 16 if name == "window" else 8)
+        provenance = Provenance(weights=weights, prediction=PredictionSpec(window=window))
+        scale = ((0.0, 0.5 if name == "scale" else 1.0),) * len(values)
+        stored = StoredPrediction("probability", task, scale=scale, provenance=provenance)
+        with create_volume(
+            path,
+            shape=values.shape[1:],
+            dtype="uint8",
+            channels=len(values),
+            voxel_size_nm=None,
+            stored=stored,
+            overwrite=True,
+        ) as volume:
+            volume.write(volume.whole, values)
+
+    def killed(*args):
+        raise StopError
+
+    write(changed=False)
+    with monkeypatch.context() as ending:
+        ending.setattr(stages.RelabelStage, "__call__", killed)
+        with pytest.raises(StopError):
+            zoo.decode(path, tmp_path / "out.zarr", block=(6, 13, 14))
+    write(changed=True)
+    with pytest.raises(
+        OutputError, match=r"of another job \(prediction's provenance [0-9a-f]{12} there, [0-9a-f]{12} h"
+    ):
+        zoo.decode(path, tmp_path / "out.zarr", block=(6, 13, 14))
+    write(changed=False)
+    assert zoo.decode(path, tmp_path / "out.zarr", block=(6, 13, 14)).blocks == 8
 
 
 def test_the_command_says_how_many_blocks_there_were_and_where_files_lie(tmp_path, run_zoo):
