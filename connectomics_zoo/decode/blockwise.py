@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,16 @@ from connectomics_zoo.blocks.where import Where
 from connectomics_zoo.decode import flood_stages, stages
 from connectomics_zoo.decode.fragments import halo
 from connectomics_zoo.decode.memory import choose_edges, refuse_too_large
-from connectomics_zoo.decode.object_files import ObjectFiles, chunks_of
+from connectomics_zoo.decode.object_files import ObjectFiles, chunks_of, files_place, forget_files, refuse_files
 from connectomics_zoo.decode.source import Source
 from connectomics_zoo.errors import OutputError, SpecError, ZooError
-from connectomics_zoo.files.atomic import check_place, move_into_place
+from connectomics_zoo.files.atomic import move_into_place
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.task import TaskSpec
-from connectomics_zoo.volumes import Box, StoredPrediction, Volume, VoxelSize
+from connectomics_zoo.volumes import Box, StoredPrediction, Volume, VoxelSize, open_volume
 from connectomics_zoo.volumes.levels import Offset
-from connectomics_zoo.volumes.prediction import this_program
-from connectomics_zoo.volumes.uri import Place
+from connectomics_zoo.volumes.prediction import this_program, to_attributes
+from connectomics_zoo.volumes.uri import Place, Uri
 from connectomics_zoo.volumes.writing import check_volume_place
 
 Target = tuple[Place, str | None]
@@ -88,6 +88,11 @@ class _Writer:
         return dataclasses.replace(self, place=(_absolute(self.place[0]), self.place[1]))
 
 
+def _digest(document: Mapping[str, Any]) -> str:
+    """Return a short digest of what JSON can hold."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def _absolute(place: Place) -> Place:
     return place.absolute() if isinstance(place, Path) else place
 
@@ -112,6 +117,8 @@ class BlockDecoding:
     """Whether coarser levels follow."""
     overwrite: bool
     """Whether they replace what is there."""
+    stored: StoredPrediction
+    """What they say of themselves."""
 
     @property
     def source(self) -> Source:
@@ -144,12 +151,14 @@ class BlockDecoding:
     def describe(self, cut: Cut) -> JobDescription:
         """Return what the job is."""
         decode = self.task.decode
-        task = json.dumps(self.task.model_dump(mode="json", exclude={"decode"}), sort_keys=True)
+        task = self.task.model_dump(mode="json", exclude={"decode"})
         identity = {
             "prediction": self.source.location,  # not relative to a folder, where another one may have its name
             "prediction's shape": list(self.predicted.shape),
             "prediction's data type": str(self.predicted.dtype),
-            "task": f"{self.task.name} ({hashlib.sha256(task.encode()).hexdigest()[:12]})",
+            # Weights and settings, among others: one that was made anew has the path of the old one.
+            "prediction's provenance": _digest(to_attributes(self.predicted.stored())),
+            "task": f"{self.task.name} ({_digest(task)})",
             "method": decode.method,
             **decode.settings(),
             "region": str(self.box),
@@ -174,14 +183,50 @@ class BlockDecoding:
         """Whether it was begun, or another job was, and is not finished."""
         return Job(self.place[0]).describe() is not None
 
-    def run(
-        self,
-        *,
-        block: Edges | None,
-        where: Where,
-        stored: StoredPrediction,
-        progress: Callable[[Progress], None] | None,
-    ) -> Decoded:
+    def placed(self, out: str | Path) -> BlockDecoding:
+        """Return the same with path and dataset of `out`, which could be created or is done already.
+
+        Raises:
+            OutputError: it could not be created.
+        """
+        place = check_volume_place(
+            out,
+            shape=self.box.shape,
+            dtype=np.dtype(self.dtype),
+            channels=None,
+            voxel_size_nm=self.predicted.voxel_size_nm,
+            multiscale=self.multiscale,
+            overwrite=self.overwrite or self.is_left(),
+        )
+        return dataclasses.replace(self, place=place)
+
+    def is_left(self) -> bool:
+        """Whether all is done, by a process that was killed before it could remove the job's folder."""
+        job = Job(self.place[0])
+        if job.folder is None:
+            return False  # behind a URI nothing is moved, and the folder goes last
+        there = job.describe()
+        if there is None or not is_same(there, self.describe(there.cut)):
+            return False
+        if _result(job, "table") is None or len(job.done(self._stages[-1])) < len(there.cut.grid):
+            return False  # what is there is the old output, which this one is to replace
+        made = self._writer(there.cut).output(overwrite=True)
+        return self._is_finished(made) and not made.is_to_be_moved()
+
+    def _is_finished(self, made: BlockOutput) -> bool:
+        """Whether the output is there already, as this would make it."""
+        try:
+            for number, layout in enumerate(made.levels(self.stored).layouts if self.multiscale else ()):
+                with open_volume(f"{made.location}#{number}") as level:
+                    if level.shape != layout.shape:
+                        return False
+            with open_volume(made.location) as found:
+                is_described = (found.shape, found.stored()) == (self.box.shape, self.stored)
+                return is_described and _is_assembled(found, made)
+        except ZooError:
+            return False
+
+    def run(self, *, block: Edges | None, where: Where, progress: Callable[[Progress], None] | None) -> Decoded:
         """Decode it.
 
         Raises:
@@ -189,15 +234,17 @@ class BlockDecoding:
             OutputError: the output cannot be written, or is the unfinished one of another job.
         """
         job = Job(self.place[0])
+        if not self.overwrite and self.is_left():
+            return self._clear_left(job)
         cut = self.cut(block, parts=1 if where.count == 1 else 4 * where.count)
         with work_on(job, None):
-            writer, cut = self._begin(job, cut, stored, block=block)
+            writer, cut = self._begin(job, cut, block=block)
             made = writer.output(overwrite=self.overwrite)
             files = self._files(job, cut)
             try:
                 objects = self._work(job, files, writer, where=where, progress=progress)
                 kept = self._keep(files)
-                made.finish(stored, where=where, progress=progress)
+                made.finish(self.stored, where=where, progress=progress)
             except KeyboardInterrupt:
                 done = {stage: len(job.done(stage)) for stage in self._stages}
                 told = ", ".join(f"{count} of {len(cut.grid)} {stage}" for stage, count in done.items() if count)
@@ -240,7 +287,7 @@ class BlockDecoding:
             each("objects", stages.RelabelStage(files, writer.anywhere()))
         return objects
 
-    def _begin(self, job: Job, cut: Cut, stored: StoredPrediction, *, block: Edges | None) -> tuple[_Writer, Cut]:
+    def _begin(self, job: Job, cut: Cut, *, block: Edges | None) -> tuple[_Writer, Cut]:
         """Go on with the job in the folder beside the output, or begin it."""
         there = job.describe()
         if there is not None:
@@ -254,9 +301,8 @@ class BlockDecoding:
                     )
                 return self._writer(there.cut), there.cut
         files = self._files(job, cut)
-        if isinstance(self._kept, Path):
-            check_place(self._kept, overwrite=self.overwrite)
-        elif not self.overwrite and not files.is_empty():
+        refuse_files(self.place[0], overwrite=self.overwrite)
+        if isinstance(self._kept, Uri) and not self.overwrite and not files.is_empty():
             raise OutputError(f"{self._kept}: exists already, choose another name or overwrite it (--overwrite).")
         job.clear()
         files.clear()
@@ -264,7 +310,7 @@ class BlockDecoding:
         for name in (flood_stages.FOREGROUND, flood_stages.SEEDS) if is_watershed else (stages.FRAGMENTS,):
             files.create_array(name, voxel_size_nm=self.predicted.voxel_size_nm)
         writer = self._writer(cut)
-        writer.output(overwrite=self.overwrite).create(stored)
+        writer.output(overwrite=self.overwrite).create(self.stored)
         job.begin(self.describe(cut))
         return writer, cut
 
@@ -281,6 +327,16 @@ class BlockDecoding:
         """Where what is of use later is kept."""
         return files_place(self.place[0])
 
+    def _clear_left(self, job: Job) -> Decoded:
+        """Remove the folder of a job of which all is done, and return what came of it."""
+        there = job.describe()
+        assert there is not None
+        objects = _result(job, "table")
+        assert objects is not None
+        job.remove()
+        kept = None if self.task.decode.method == "watershed" else str(self._kept)
+        return Decoded(self._writer(there.cut).output(overwrite=True).location, objects, len(there.cut.grid), kept)
+
     def _keep(self, files: ObjectFiles) -> Place | None:
         """Let what is of use later lie beside the objects; return where it does."""
         if self.task.decode.method == "watershed":
@@ -295,27 +351,33 @@ class BlockDecoding:
         return kept
 
 
+def _is_assembled(found: Volume, made: BlockOutput) -> bool:
+    """Whether a volume holds what is in the array of shards, where that is still there.
+
+    An older one may say the same of itself, and have other objects, as those of a whole volume are.
+    """
+    unfinished = made.job.unfinished
+    if not isinstance(unfinished, Path) or not unfinished.exists():
+        return True
+    grid = BlockGrid(found.whole, made.cut.block)
+    with open_volume(str(unfinished)) as shards:
+        boxes = (grid.box_of(index) for index in range(len(grid)))
+        return all(np.array_equal(found.read(box), shards.read(box)) for box in boxes)
+
+
 def _once(job: Job, stage: str, work: Callable[[], int]) -> int:
     """Do what is done once for all blocks, unless it is done; return what it gives."""
-    name = f"done/{stage}/0"
-    found = job.read(name)
+    found = _result(job, stage)
     if found is None:
-        result = work()
-        job.mark_done(stage, 0, result=result)
-        return result
-    return int(json.loads(found)["result"])
+        found = work()
+        job.mark_done(stage, 0, result=found)
+    return found
 
 
-def files_place(out: Place) -> Place:
-    """Return where what is of use later is kept beside an output."""
-    return out.parent / f"{out.name}.objects"
-
-
-def forget_files(out: Place) -> None:
-    """Remove the files beside an output that is replaced by one that has none."""
-    kept = files_place(out)
-    if isinstance(kept, Path) and (kept / "table").is_dir():
-        ObjectFiles(kept, BlockGrid(Box.of_shape((1, 1, 1)), (1, 1, 1))).clear()
+def _result(job: Job, stage: str) -> int | None:
+    """Return what came of what is done once for all blocks, None where it is not done."""
+    found = job.read(f"done/{stage}/0")
+    return None if found is None else int(json.loads(found)["result"])
 
 
 def check_edges(block: Sequence[int]) -> Edges:
@@ -328,22 +390,3 @@ def check_edges(block: Sequence[int]) -> Edges:
         raise SpecError(f"the block {tuple(block)} is not possible, give three whole numbers from 1 up (z, y, x).")
     z, y, x = block
     return z, y, x
-
-
-def output_place(
-    out: str | Path, box: Box, *, dtype: str, voxel_size_nm: VoxelSize | None, multiscale: bool, overwrite: bool
-) -> Target:
-    """Return path and dataset of an output that could be created.
-
-    Raises:
-        OutputError: it could not.
-    """
-    return check_volume_place(
-        out,
-        shape=box.shape,
-        dtype=np.dtype(dtype),
-        channels=None,
-        voxel_size_nm=voxel_size_nm,
-        multiscale=multiscale,
-        overwrite=overwrite,
-    )

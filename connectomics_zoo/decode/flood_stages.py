@@ -22,11 +22,15 @@ from connectomics_zoo.decode.object_files import ObjectFiles
 from connectomics_zoo.decode.relabel import number_groups, number_objects
 from connectomics_zoo.decode.source import Source
 from connectomics_zoo.decode.stages import read_columns
+from connectomics_zoo.errors import LimitError
 from connectomics_zoo.schema.task import DecodeSpec
 from connectomics_zoo.volumes import Box
 
 FOREGROUND = "foreground.zarr"
 SEEDS = "seeds.zarr"
+
+MOST_SEEDS = int(np.iinfo(np.uint32).max)
+"""The watershed takes markers in uint32."""
 
 
 def _read_flooding(source: Source, box: Box, *, within: Box) -> Flooding:
@@ -92,7 +96,8 @@ def join_faces(files: ObjectFiles, source: Source) -> int:
     """Find out which parts and seeds of all blocks are one, write what floods need, and return the number of parts.
 
     Raises:
-        LimitError: a part of the foreground that crosses blocks does not fit into the memory.
+        LimitError: a part of the foreground that crosses blocks does not fit into the memory, or there are more seeds
+            than uint32 can number.
     """
     decode = source.task.decode
     assert decode.min_seed is not None
@@ -107,7 +112,12 @@ def join_faces(files: ObjectFiles, source: Source) -> int:
     seed_voxels, first_seed = read_columns(files, "parts", "seed_voxels")
     pairs, _ = read_columns(files, "faces", "seeds")
     seeds = unite_pairs(as_nodes(pairs, first_seed), nodes=len(seed_voxels))
-    markers, _ = number_objects(seeds, np.concatenate([[0], seed_voxels]), minimum=decode.min_seed)
+    markers, found = number_objects(seeds, np.concatenate([[0], seed_voxels]), minimum=decode.min_seed)
+    if found > MOST_SEEDS:
+        raise LimitError(
+            f"{source.location}: has {found} seeds, and the watershed floods at most {MOST_SEEDS}: give a higher "
+            "min_seed, another --method, or decode a part (--region)."
+        )
     levels, _ = read_columns(files, "parts", "levels")
     # Parts are numbered in the order of their first voxels, so that a block has the first voxels of consecutive ones.
     first_of_part = np.searchsorted(first, np.unique(part_of[1:], return_index=True)[1], side="right") - 1

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from connectomics_zoo.blocks.grid import BlockGrid, Edges
 from connectomics_zoo.errors import OutputError
+from connectomics_zoo.files.atomic import check_place
 from connectomics_zoo.volumes import Box, VoxelSize, open_volume
 from connectomics_zoo.volumes.uri import Place
 from connectomics_zoo.volumes.zarr_writing import ArrayLayout, ArrayWriter, create_array, open_store, store_errors
@@ -161,3 +162,26 @@ class ObjectFiles:
             yield
         except (OSError, ValueError, EOFError) as error:
             raise OutputError(f"{self.folder}/{name}: cannot be read ({error}), begin anew with --overwrite.") from None
+
+
+def files_place(out: Place) -> Place:
+    """Return where what is of use later is kept beside an output."""
+    return out.parent / f"{out.name}.objects"
+
+
+def refuse_files(out: Place, *, overwrite: bool) -> None:
+    """Refuse to lose the files beside an output on a disk, which may be all that is left of an earlier decoding.
+
+    Raises:
+        OutputError: there are some and must not be overwritten.
+    """
+    kept = files_place(out)
+    if isinstance(kept, Path):
+        check_place(kept, overwrite=overwrite)
+
+
+def forget_files(out: Place) -> None:
+    """Remove the files beside an output that is replaced by one that has none."""
+    kept = files_place(out)
+    if isinstance(kept, Path) and (kept / "table").is_dir():
+        ObjectFiles(kept, BlockGrid(Box.of_shape((1, 1, 1)), (1, 1, 1))).clear()

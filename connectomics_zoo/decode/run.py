@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from connectomics_zoo.blocks.where import where_from
-from connectomics_zoo.decode.blockwise import BlockDecoding, check_edges, forget_files, output_place
+from connectomics_zoo.decode.blockwise import BlockDecoding, check_edges
 from connectomics_zoo.decode.channels import Channels, read_channels
 from connectomics_zoo.decode.memory import fits, refuse_too_large
 from connectomics_zoo.decode.methods import segment
+from connectomics_zoo.decode.object_files import forget_files, refuse_files
 from connectomics_zoo.decode.parts import find_parts, mask_of
 from connectomics_zoo.decode.settings import find_task, has_boundary, with_settings
 from connectomics_zoo.decode.stated import refuse_label_bytes
@@ -181,12 +182,19 @@ def decode(
         blockwise = None
         if truth_of is None:
             blockwise = _in_blocks(
-                predicted, chosen, box, out, asked=is_asked, offset=offset, multiscale=multiscale, overwrite=overwrite
+                predicted,
+                chosen,
+                box,
+                out,
+                asked=is_asked,
+                offset=offset,
+                multiscale=multiscale,
+                overwrite=overwrite,
+                stored=_stored(predicted, chosen.name, chosen.decode, placement),
             )
         if blockwise is not None:
             begin = time.perf_counter()
-            stored = _stored(predicted, chosen.name, chosen.decode, placement)
-            made = blockwise.run(block=edges, where=where, stored=stored, progress=progress)
+            made = blockwise.run(block=edges, where=where, progress=progress)
             return DecodeReport(
                 prediction=predicted.location,
                 out=made.location,
@@ -214,6 +222,7 @@ def decode(
             overwrite=overwrite,
         )
         create().discard()  # what cannot be written is refused before anything is read
+        refuse_files(split_place(str(out))[0], overwrite=overwrite)
         channels = read_channels(read_prediction(predicted, box, task=chosen), task=chosen)
         best, trials = chosen.decode, list[Trial]()
         if truth_of is not None:
@@ -265,21 +274,15 @@ def _in_blocks(
     offset: Offset,
     multiscale: bool,
     overwrite: bool,
+    stored: StoredPrediction,
 ) -> BlockDecoding | None:
     """Return how it is decoded in blocks, None where it is decoded as a whole.
 
     That is where it fits into the memory, nobody asked for blocks, it was not begun in them, and is written to a disk.
     """
     dtype = "uint32" if box.voxels < 2**32 else "uint64"
-    place = output_place(
-        out,
-        box,
-        dtype=dtype,
-        voxel_size_nm=predicted.voxel_size_nm,
-        multiscale=multiscale,
-        overwrite=overwrite,
-    )
-    blockwise = BlockDecoding(predicted, task, box, place, dtype, offset, multiscale, overwrite)
+    place = split_place(str(out))
+    blockwise = BlockDecoding(predicted, task, box, place, dtype, offset, multiscale, overwrite, stored).placed(out)
     is_local = isinstance(place[0], Path)
     if asked or not is_local or blockwise.is_begun() or not fits(task, shape=box.shape, stored=predicted.dtype):
         return blockwise

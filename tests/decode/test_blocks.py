@@ -35,6 +35,8 @@ from connectomics_zoo.decode.methods import mutex
 from connectomics_zoo.decode.relabel import number_objects
 from connectomics_zoo.decode.source import Source
 from connectomics_zoo.errors import LimitError, OutputError, SpecError, VolumeError
+from connectomics_zoo.schema.experiment import PredictionSpec
+from connectomics_zoo.schema.provenance import Provenance, UsedWeights
 from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.volumes import Box, Placement, StoredPrediction, create_volume, multiscale, open_volume
 
@@ -408,6 +410,23 @@ def test_a_part_that_the_watershed_cannot_flood_at_once_is_named(tmp_path, monke
         zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14))
 
 
+def test_more_seeds_than_their_type_can_number_are_refused(tmp_path, monkeypatch):
+    task = EXACT["watershed of three channels"]
+    path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task, dtype="float32")
+    monkeypatch.setattr(
+        flood_stages, "number_objects", lambda *args, **named: (number_objects(*args, **named)[0], 2**32)
+    )
+    with pytest.raises(
+        LimitError, match=r"p\.h5:main: has 4294967296 seeds, and .* at most 4294967295: give a higher m"
+    ):
+        zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14))
+    most = 2**32 - 1
+    monkeypatch.setattr(
+        flood_stages, "number_objects", lambda *args, **named: (number_objects(*args, **named)[0], most)
+    )
+    assert zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14)).objects == most
+
+
 def test_what_is_too_large_to_be_tuned_on_is_refused(tmp_path, monkeypatch):
     task = EXACT["components of affinities"]
     path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task)
@@ -522,6 +541,22 @@ def test_files_of_objects_that_are_replaced_do_not_stay(tmp_path, options):
     assert sorted(item.name for item in tmp_path.iterdir()) == ["out.h5", "p.h5"]
 
 
+@pytest.mark.parametrize("suffix", ["h5", "zarr"])
+def test_files_of_objects_that_were_moved_away_are_not_lost_by_decoding_in_memory(tmp_path, suffix):
+    task = EXACT["components of affinities"]
+    path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task)
+    out, files = tmp_path / f"out.{suffix}", tmp_path / f"out.{suffix}.objects"
+    zoo.decode(path, out, block=(6, 13, 14))
+    out.rename(tmp_path / f"old.{suffix}")
+    table = (files / "table" / "voxels.npy").read_bytes()
+    with pytest.raises(OutputError, match=rf"out\.{suffix}\.objects: exists already, choose another name or overwrite"):
+        zoo.decode(path, out)
+    assert not out.exists()
+    assert (files / "table" / "voxels.npy").read_bytes() == table
+    assert zoo.decode(path, out, overwrite=True).blocks == 1
+    assert not files.exists()
+
+
 class StopError(Exception):
     """What stops a decoding."""
 
@@ -532,7 +567,7 @@ def test_files_that_were_replaced_do_not_come_back_where_the_job_was_killed_then
         write_prediction(tmp_path / f"{seed}.h5", values_for(task, seed=seed), task, dtype="float32") for seed in (1, 2)
     )
 
-    def killed(*args):
+    def killed(*args, **named):
         raise StopError
 
     zoo.decode(first, tmp_path / "out.zarr", block=(6, 13, 14))
@@ -544,6 +579,71 @@ def test_files_that_were_replaced_do_not_come_back_where_the_job_was_killed_then
     zoo.decode(second, tmp_path / "fresh.zarr", block=(6, 13, 14))
     found, wanted = (np.load(tmp_path / f"{name}.zarr.objects" / "table" / "voxels.npy") for name in ("out", "fresh"))
     np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("name", ["components of affinities", "watershed of three channels"])
+@pytest.mark.parametrize("out", ["out.zarr", "out.h5", "out.h5:neurons", "out.zarr levels", "out.zarr part"])
+def test_a_decoding_that_was_killed_at_its_very_end_is_cleared_away(tmp_path, monkeypatch, name, out):
+    task = EXACT[name]
+    path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task, dtype="float32")
+    monkeypatch.setattr(multiscale, "SMALLEST", 14)
+    out, _, more = out.partition(" ")
+    options = {"multiscale": more == "levels", "region": "y=4:26" if more == "part" else None}
+    folder = tmp_path / "done"
+    folder.mkdir()
+    wanted = zoo.decode(path, folder / out, block=(6, 13, 14), **options)
+
+    def killed(job):
+        raise StopError
+
+    with monkeypatch.context() as ending:
+        ending.setattr("connectomics_zoo.blocks.job.Job.remove", killed)
+        with pytest.raises(StopError):
+            zoo.decode(path, tmp_path / out, block=(6, 13, 14), **options)
+    job = tmp_path / f"{out.partition(':')[0]}.job"
+    assert (job / "job.json").exists()
+    with pytest.raises(OutputError, match="exists already"):
+        zoo.decode(path, tmp_path / out, changes={"threshold": 0.9}, **options)
+    report = zoo.decode(path, tmp_path / out, block=(6, 13, 14), **options)
+    for field in ("objects", "blocks", "shape", "dtype", "settings"):
+        assert getattr(report, field) == getattr(wanted, field)
+    assert report.out == wanted.out.replace(str(folder), str(tmp_path))
+    assert report.files == (wanted.files and wanted.files.replace(str(folder), str(tmp_path)))
+    np.testing.assert_array_equal(read_all(tmp_path / out), read_all(folder / out))
+    assert {item.name for item in tmp_path.iterdir()} == {"p.h5", "done", *(item.name for item in folder.iterdir())}
+    with pytest.raises(OutputError, match="exists already"):
+        zoo.decode(path, tmp_path / out, block=(6, 13, 14), **options)
+
+
+KILLS = {
+    "in its blocks": "connectomics_zoo.decode.stages.RelabelStage.__call__",
+    "before its end": "connectomics_zoo.blocks.output.BlockOutput.finish",
+    "while a file is made": "connectomics_zoo.volumes.writing.WritableVolume.write",
+}
+
+
+@pytest.mark.parametrize(
+    ("out", "kill"), [*(("out.h5", kill) for kill in KILLS), *(("out.zarr", kill) for kill in list(KILLS)[:2])]
+)
+def test_objects_that_a_job_is_to_replace_are_not_taken_for_its_own(tmp_path, monkeypatch, out, kill):
+    task = EXACT["components of affinities"]
+    path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task, dtype="float32")
+    zoo.decode(path, tmp_path / out)
+    old = read_all(tmp_path / out)
+
+    def killed(*args, **named):
+        raise StopError
+
+    with monkeypatch.context() as ending:
+        ending.setattr(KILLS[kill], killed)
+        with pytest.raises(StopError):
+            zoo.decode(path, tmp_path / out, block=(6, 13, 14), overwrite=True)
+    with pytest.raises(OutputError, match="exists already"):
+        zoo.decode(path, tmp_path / out, block=(6, 13, 14))
+    np.testing.assert_array_equal(read_all(tmp_path / out), old)
+    assert zoo.decode(path, tmp_path / out, block=(6, 13, 14), overwrite=True).blocks == 8
+    assert not np.array_equal(read_all(tmp_path / out), old)
+    assert not (tmp_path / f"{out}.job").exists()
 
 
 def test_a_prediction_of_the_same_name_in_another_folder_is_another_job(tmp_path, monkeypatch):
@@ -563,6 +663,47 @@ def test_a_prediction_of_the_same_name_in_another_folder_is_another_job(tmp_path
     monkeypatch.chdir(tmp_path / "b")
     with pytest.raises(OutputError, match="is the unfinished output of another job"):
         zoo.decode("p.h5", tmp_path / "out.zarr", block=(6, 13, 14))
+
+
+@pytest.mark.parametrize("change", ["weights", "window", "scale"])
+def test_a_prediction_that_was_made_anew_at_its_place_is_another_job(tmp_path, monkeypatch, change):
+    task = EXACT["components of affinities"]
+    path = tmp_path / "p.zarr"
+    values = np.rint(255 * values_for(task, seed=1)).astype(np.uint8)
+
+    def write(*, changed):
+        name = change if changed else None
+        weights = UsedWeights(reference="runs/a", model="tiny@1.0.0", sha256=("b" if name == "weights" else "a") * 64)
+        window = (8, 8, 16 if name == "window" else 8)
+        provenance = Provenance(weights=weights, prediction=PredictionSpec(window=window))
+        scale = ((0.0, 0.5 if name == "scale" else 1.0),) * len(values)
+        stored = StoredPrediction("probability", task, scale=scale, provenance=provenance)
+        with create_volume(
+            path,
+            shape=values.shape[1:],
+            dtype="uint8",
+            channels=len(values),
+            voxel_size_nm=None,
+            stored=stored,
+            overwrite=True,
+        ) as volume:
+            volume.write(volume.whole, values)
+
+    def killed(*args):
+        raise StopError
+
+    write(changed=False)
+    with monkeypatch.context() as ending:
+        ending.setattr(stages.RelabelStage, "__call__", killed)
+        with pytest.raises(StopError):
+            zoo.decode(path, tmp_path / "out.zarr", block=(6, 13, 14))
+    write(changed=True)
+    with pytest.raises(
+        OutputError, match=r"of another job \(prediction's provenance [0-9a-f]{12} there, [0-9a-f]{12} h"
+    ):
+        zoo.decode(path, tmp_path / "out.zarr", block=(6, 13, 14))
+    write(changed=False)
+    assert zoo.decode(path, tmp_path / "out.zarr", block=(6, 13, 14)).blocks == 8
 
 
 def test_the_command_says_how_many_blocks_there_were_and_where_files_lie(tmp_path, run_zoo):

@@ -25,6 +25,10 @@ def forget_credentials(monkeypatch, folder: Path) -> None:
     monkeypatch.setattr("connectomics_zoo.volumes.uri._INSTANCE", folder / "no-instance")
 
 
+_NUMBERS = itertools.count()
+"""Of buckets: all servers of a process have the same ones."""
+
+
 class S3Server:
     """A server of S3 (moto); each bucket is a new one."""
 
@@ -44,11 +48,10 @@ class S3Server:
             aws_access_key_id="testing",
             aws_secret_access_key="testing",
         )
-        self._numbers = itertools.count()
 
     def new_bucket(self) -> str:
         """Make a bucket and return its name."""
-        name = f"lab-{next(self._numbers)}"
+        name = f"lab-{next(_NUMBERS)}"
         self.client.create_bucket(Bucket=name)
         return name
 
