@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from connectomics_zoo.blocks.job import Job
-from connectomics_zoo.blocks.runner import Work, attempt
+from connectomics_zoo.blocks.runner import Advance, Work, attempt
 from connectomics_zoo.errors import WorkerRefusedError, ZooError, reason
 from connectomics_zoo.volumes.uri import Place
 
@@ -20,6 +21,9 @@ _GRACE = 3.0
 
 _LOOK = 0.5
 """Seconds between two looks at whether a worker is closing."""
+
+_RECHECK = 2.0
+"""Seconds after which a worker looks again, within a block, whether the job is still there."""
 
 
 class BlockError(Exception):
@@ -40,14 +44,23 @@ class BlockError(Exception):
         return str(self.args[1])
 
 
-def work_on(out: Place, stage: str, work: Work, index: int) -> None:
+def work_on(out: Place, stage: str, work: Work, index: int, *, token: str) -> None:
     """Work on a block and write down that it is done.
+
+    Args:
+        out: the job's output.
+        stage: the stage's name.
+        work: what is done with the block.
+        index: the block.
+        token: of the job that the block is of. Dask may keep a block when whoever wanted it has gone, and by then
+            another job may be at the same place.
 
     Raises:
         BlockError: it is not.
     """
+    job = Job(out)
     try:
-        attempt(Job(out), stage, work, index, advance=_ignore)
+        attempt(job, stage, _WhileThere(job, work, token), index, advance=_ignore)
     except WorkerRefusedError as error:
         raise BlockError("refused", str(error)) from None
     except ZooError as error:
@@ -58,6 +71,44 @@ def work_on(out: Place, stage: str, work: Work, index: int) -> None:
 
 def _ignore(fraction: float) -> None:
     """Progress within a block stays in the worker."""
+
+
+@dataclass(frozen=True)
+class _WhileThere:
+    """Work on the blocks of a job, which is refused where the job is not, or no longer, at its place."""
+
+    job: Job
+    work: Work
+    token: str
+
+    def __call__(self, index: int, advance: Advance) -> None:
+        """Work on a block.
+
+        Raises:
+            WorkerRefusedError: the job is not there, before the work, during it or after it.
+        """
+        self._check()
+        checked = time.monotonic()
+
+        def advance_there(fraction: float) -> None:
+            nonlocal checked
+            if time.monotonic() - checked >= _RECHECK:
+                self._check()
+                checked = time.monotonic()
+            advance(fraction)
+
+        self.work(index, advance_there)
+        self._check()
+
+    def _check(self) -> None:
+        description = self.job.describe()
+        if description is None:
+            raise WorkerRefusedError(f"{self.job.place}: the folder of the job is not there, is it on a shared disk?")
+        if description.token != self.token:
+            raise WorkerRefusedError(
+                f"{self.job.place}: another job was begun there after the one that this worker has a block of, which "
+                "is not written down as done: repeat the command whose output you want, with --overwrite."
+            )
 
 
 def dask_setup(worker: Any) -> None:

@@ -19,7 +19,7 @@ from connectomics_zoo.blocks.dask_worker import BlockError, work_on
 from connectomics_zoo.blocks.job import Job
 from connectomics_zoo.blocks.runner import Work
 from connectomics_zoo.blocks.where import Where
-from connectomics_zoo.errors import CheckFailedError, MissingPackageError, reason
+from connectomics_zoo.errors import CheckFailedError, MissingPackageError, OutputError, reason
 
 TRIES = 3
 """How often a block may fail."""
@@ -145,6 +145,8 @@ class _State:
     """What is known of the blocks of a run."""
 
     waiting: deque[int]
+    token: str
+    """Of the job that they are of."""
     flying: dict[str, tuple[int, Any]] = field(default_factory=dict)
     """By the worker's address, its block and Dask's future."""
     failed_on: dict[int, set[str]] = field(default_factory=dict)
@@ -188,9 +190,12 @@ class Workers:
 
         Raises:
             CheckFailedError: there are no workers, none of them can take part, or no block succeeds.
-            OutputError: the job's folder cannot be written.
+            OutputError: the job's folder has gone, or cannot be written.
         """
-        state = _State(deque(todo))
+        description = job.describe()
+        if description is None:
+            raise OutputError(f"{job.place}: the folder of the job has gone: repeat the command, which begins anew.")
+        state = _State(deque(todo), description.token)
         self._done_before = 0
         try:
             while state.waiting or state.flying:
@@ -246,7 +251,12 @@ class Workers:
                 finish(index)
                 continue
             future = self._client.submit(
-                work_on, job.out, stage, work, index, workers=[address], allow_other_workers=False, pure=False
+                work_on,
+                *(job.out, stage, work, index),
+                token=state.token,
+                workers=[address],
+                allow_other_workers=False,
+                pure=False,
             )
             state.flying[address] = (index, future)
             future.add_done_callback(lambda future, address=address: self._events.put((address, future)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -116,20 +117,53 @@ def _workers(job: Job) -> Iterator[str]:
             yield f"process {process.pid} on {process.host} since {holder.since}"
 
 
+@dataclass(frozen=True)
+class _Finished:
+    """A block that the log says was done."""
+
+    stage: str
+    """What was done with it."""
+    begin: float
+    """When the work on it began, in seconds."""
+    end: float
+    """When it was done, in seconds."""
+    voxels: int
+    """Its voxels."""
+    time: str
+    """When it was done: date, time and offset from UTC."""
+
+
 def _speed(job: Job, description: JobDescription) -> tuple[float | None, str | None]:
-    """Return voxels a second over the last blocks, and when the last one was done."""
-    entries = (entry for entry in _log_entries(job) if entry.get("event") == "block")
-    # Coarser levels of the output have blocks of their own.
-    blocks = [entry for entry in entries if entry.get("stage") in description.stages][-_RECENT:]
+    """Return voxels a second over the last blocks of the stage that was last in work, and when the last one was done.
+
+    The time is that in which any of them was in work, so that no pause between two runs counts.
+    """
+    blocks = [block for entry in _log_entries(job) if (block := _finished(entry, description)) is not None]
     if not blocks:
         return None, None
+    blocks = [block for block in blocks if block.stage == blocks[-1].stage][-_RECENT:]
+    seconds, until = 0.0, -math.inf
+    for block in sorted(blocks, key=lambda block: block.begin):
+        seconds += max(0.0, block.end - max(block.begin, until))
+        until = max(until, block.end)
+    voxels = sum(block.voxels for block in blocks)
+    return (round(voxels / seconds, 1) if seconds > 0 else None), blocks[-1].time
+
+
+def _finished(entry: dict[str, Any], description: JobDescription) -> _Finished | None:
+    """Return the block of the job that an entry of the log says was done, None where it says anything else."""
+    # Coarser levels of the output have blocks of their own.
+    if entry.get("event") != "block" or entry.get("stage") not in description.stages:
+        return None
     grid = description.cut.grid
-    last = datetime.fromisoformat(blocks[-1]["time"])
-    first = datetime.fromisoformat(blocks[0]["time"])
-    # The first one's work began before it was done.
-    seconds = (last - first).total_seconds() + float(blocks[0]["seconds"])
-    voxels = sum(grid.box_of(entry["block"]).voxels for entry in blocks)
-    return (round(voxels / seconds, 1) if seconds > 0 else None), blocks[-1]["time"]
+    try:
+        end = datetime.fromisoformat(entry["time"]).timestamp()
+        seconds, index = float(entry["seconds"]), int(entry["block"])
+    except (KeyError, TypeError, ValueError, OverflowError):  # another program has written it
+        return None
+    if not (math.isfinite(seconds) and seconds >= 0 and 0 <= index < len(grid)):
+        return None
+    return _Finished(entry["stage"], end - seconds, end, grid.box_of(index).voxels, entry["time"])
 
 
 def _log_entries(job: Job) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -10,6 +11,7 @@ import click
 
 from connectomics_zoo.cli._axes import axis_numbers
 from connectomics_zoo.cli._console import note, print_json, print_text
+from connectomics_zoo.errors import reason
 
 if TYPE_CHECKING:
     from connectomics_zoo.predict import PredictReport
@@ -154,7 +156,7 @@ def command(
             frozen=frozen,
             progress=progress,
         )
-    drawn = _draw(picture, report, volume=volume)
+    drawn = _draw(picture, report, volume=volume, shard=shard)
     if as_json:
         print_json(dataclasses.asdict(report))
         return
@@ -176,18 +178,35 @@ def command(
         )
 
 
-def _draw(picture: str | None, report: PredictReport, *, volume: str) -> str | None:
-    """Draw what was asked for, or, of several blocks, beside an output on this disk; return where."""
-    from connectomics_zoo.pictures.slices import draw_slices
+def _draw(picture: str | None, report: PredictReport, *, volume: str, shard: str | None) -> str | None:
+    """Draw what was asked for, or, of several blocks, beside an output on this disk; return where.
+
+    What was not asked for replaces nothing, and is a note where it fails: the prediction is finished.
+    """
     from connectomics_zoo.volumes.location import split_place
 
     place, _ = split_place(report.out)
+    target = picture
     if picture is None and isinstance(place, Path) and report.blocks > 1:
-        picture = f"{place}.png"
-    if picture is None or not report.complete:
+        target = f"{place}.png"
+    if target is None or not report.complete:
         return None
-    draw_slices(picture, image=volume, made=report.out)
-    return picture
+    exists = os.path.lexists(target)
+    if exists and shard is not None and report.resumed == report.blocks:
+        return None  # the share that finished the output has drawn it
+    if exists and picture is None:
+        note(f"{target} is there already and stays as it is: give --picture FILE.png to draw three slices")
+        return None
+    try:
+        from connectomics_zoo.pictures.slices import draw_slices
+
+        draw_slices(target, image=volume, made=report.out)
+    except Exception as error:
+        if picture is not None:
+            raise
+        note(f"three slices of it are not drawn in {target} ({reason(error)}): the prediction is finished without")
+        return None
+    return target
 
 
 def _print_job_script(cluster: str | None) -> None:

@@ -122,10 +122,10 @@ def reachable(place: Place) -> Iterator[None]:
         yield
     except TimeoutError as error:
         raise VolumeError(f"{place}: the server takes too long to answer, try again later.") from error
-    except (ZooError, MemoryError, OSError):
+    except ZooError:
         raise
-    # tensorstore has few types of errors: which one it is stands at the beginning of the text.
-    except Exception as error:
+    # tensorstore has few types of errors: which one it is stands at the beginning of the text. Any other type is a bug.
+    except (ValueError, RuntimeError) as error:
         code, said = _parts(error)
         if isinstance(place, Uri):
             _raise_of_server(place, code=code, said=said, error=error)

@@ -22,7 +22,7 @@ from connectomics_zoo.blocks import dask_worker, local_workers
 from connectomics_zoo.blocks.dask_worker import BlockError
 from connectomics_zoo.blocks.runner import run_blocks
 from connectomics_zoo.blocks.where import where_from
-from connectomics_zoo.errors import CheckFailedError, MissingPackageError
+from connectomics_zoo.errors import CheckFailedError, MissingPackageError, OutputError
 from connectomics_zoo.predict import plan, predict
 
 distributed = pytest.importorskip("distributed", reason="Dask, an extra, is not installed")
@@ -261,6 +261,61 @@ def test_workers_end_soon_after_the_main_process_was_killed(tmp_path):
         main.wait()
     (pid,) = work.tried(0)
     wait_until(lambda: not Path("/proc", pid).exists(), seconds=30)
+
+
+def another(job):
+    """Begin another job at the same place, as `--overwrite` does."""
+    job.clear()
+    return make_job(job.out, 8)
+
+
+def test_a_block_that_outlives_its_job_is_not_done_in_the_next_one(job, tmp_path):
+    token = job.describe().token
+    another(job)
+    work = Troubled(tmp_path)
+    with pytest.raises(
+        BlockError, match=r"out\.zarr\.job: another job was begun there .* with --overwrite\."
+    ) as caught:
+        dask_worker.work_on(job.out, "predict", work, 2, token=token)
+    assert caught.value.kind == "refused"
+    assert work.tried(2) == []
+    assert job.done("predict") == set()
+
+
+def test_a_block_in_work_while_another_job_takes_the_place_is_not_written_down(job):
+    with pytest.raises(BlockError, match="another job was begun there"):
+        dask_worker.work_on(job.out, "predict", lambda index, advance: another(job), 2, token=job.describe().token)
+    assert job.done("predict") == set()
+
+
+def test_a_block_in_work_ends_soon_after_another_job_has_taken_the_place(job, monkeypatch):
+    monkeypatch.setattr(dask_worker, "_RECHECK", 0.0)
+    told = []
+
+    def work(index, advance):
+        for fraction in (0.1, 0.2, 0.3):
+            if fraction == 0.2:
+                another(job)
+            advance(fraction)
+            told.append(fraction)
+
+    with pytest.raises(BlockError, match="another job was begun there"):
+        dask_worker.work_on(job.out, "predict", work, 2, token=job.describe().token)
+    assert told == [0.1]
+
+
+def test_a_block_of_a_job_that_is_gone_is_not_written_down(job, tmp_path):
+    token = job.describe().token
+    job.remove()
+    with pytest.raises(BlockError, match="the folder of the job is not there"):
+        dask_worker.work_on(job.out, "predict", Troubled(tmp_path), 2, token=token)
+    assert not job.folder.exists()
+
+
+def test_workers_of_a_job_whose_folder_has_gone_are_not_asked(job):
+    job.remove()
+    with pytest.raises(OutputError, match="the folder of the job has gone: repeat the command"):
+        run(job, lambda address, index: None)
 
 
 def test_workers_predict_what_one_process_does(tmp_path, monkeypatch):

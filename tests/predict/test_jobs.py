@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -19,6 +22,7 @@ from support.stores import S3Server, forget_credentials
 from connectomics_zoo.blocks import turns
 from connectomics_zoo.blocks.job import Job
 from connectomics_zoo.errors import OutputError, SpecError, VolumeError, ZooError
+from connectomics_zoo.pictures import slices
 from connectomics_zoo.predict import plan, predict
 from connectomics_zoo.predict import slide as sliding
 from connectomics_zoo.predict.work import PredictBlock, forget
@@ -343,6 +347,52 @@ def test_kills_lose_the_block_in_work_alone(run, image, whole, tmp_path):
     assert report["resumed"] >= 4
     np.testing.assert_array_equal(read(out), whole)
     assert {path.name for path in tmp_path.iterdir()} == {"out.zarr", "out.zarr.png"}
+
+
+def test_a_picture_that_nobody_asked_for_replaces_nothing(run, image, tmp_path, small_blocks, run_zoo):
+    out, picture = tmp_path / "out.zarr", tmp_path / "out.zarr.png"
+    picture.write_bytes(b"mine")
+    code, _, said = run_zoo("predict", run, image, out, "--device", "cpu")
+    assert code == 0
+    assert f"{picture} is there already and stays as it is: give --picture FILE.png" in said
+    assert picture.read_bytes() == b"mine"
+    code, _, _ = run_zoo("predict", run, image, out, "--device", "cpu", "--overwrite", "--picture", picture)
+    assert code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, ""), VolumeError("they do not fit."), ValueError("aspect")])
+def test_a_picture_that_fails_is_a_note_unless_it_was_asked_for(
+    run, image, tmp_path, small_blocks, monkeypatch, run_zoo, error
+):
+    def fail(path, *, image, made):
+        raise error
+
+    monkeypatch.setattr(slices, "draw_slices", fail)
+    out = tmp_path / "out.zarr"
+    code, printed, said = run_zoo("predict", run, image, out, "--device", "cpu")
+    assert code == 0
+    assert f"three slices of it are not drawn in {out}.png (" in said
+    assert "out.zarr: " in printed
+    with pytest.raises(ValueError, match="aspect") if type(error) is ValueError else nullcontext():
+        code, _, _ = run_zoo(
+            "predict", run, image, out, "--device", "cpu", "--overwrite", "--picture", tmp_path / "asked.png"
+        )
+        assert code != 0
+
+
+@pytest.mark.parametrize("asked", [(), ("--picture", "asked.png")])
+def test_a_late_share_draws_no_picture_again(run, image, tmp_path, small_blocks, monkeypatch, run_zoo, asked):
+    monkeypatch.chdir(tmp_path)
+    drawn = []
+    monkeypatch.setattr(slices, "draw_slices", lambda path, **_: (drawn.append(path), Path(path).touch()))
+    said = ""
+    for share in ("0/2", "1/2", "1/2", "0/2"):
+        code, _, notes = run_zoo("predict", run, image, "out.zarr", "--device", "cpu", "--shard", share, *asked)
+        assert code == 0
+        said += notes
+    assert drawn == ["asked.png" if asked else "out.zarr.png"]
+    assert "is there already" not in said
 
 
 def test_sigterm_ends_with_a_sentence_and_130(run, image, tmp_path):

@@ -8,8 +8,11 @@ import pytest
 import tensorstore
 from support.volume_files import fails
 
+from connectomics_zoo.errors import OutputError
 from connectomics_zoo.volumes import uri
+from connectomics_zoo.volumes.store_files import reachable
 from connectomics_zoo.volumes.uri import Uri, kvstore_of, parse_place, store_context
+from connectomics_zoo.volumes.zarr_writing import store_errors
 
 
 @pytest.fixture(autouse=True)
@@ -119,3 +122,24 @@ def test_a_file_of_credentials_or_a_machine_of_amazon_has_a_role(monkeypatch, tm
     assert (found["type"], found["profile"], found["credentials_file"]) == (
         "profile", "default", str(tmp_path / "none"),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("error", [KeyError("attributes"), TypeError("None"), IndexError("3"), AssertionError()])
+@pytest.mark.parametrize("turned", [reachable, store_errors])
+@pytest.mark.parametrize("place", [Path("a.zarr"), Uri("s3", "bucket", "a.zarr")])
+def test_a_bug_is_no_trouble_of_a_store(error, turned, place):
+    with pytest.raises(type(error)) as caught, turned(place):
+        raise error
+    assert caught.value is error
+
+
+def test_what_tensorstore_raises_is_trouble_of_a_store(tmp_path):
+    (tmp_path / "file").touch()
+    store = tensorstore.KvStore.open({"driver": "file", "path": f"{tmp_path}/file/"}).result()
+    with pytest.raises(RuntimeError, match="Not a directory"), reachable(tmp_path):
+        store.write("a", b"").result()
+    with pytest.raises(OutputError, match=r"cannot be written .*Not a directory"), store_errors(tmp_path):
+        store.write("a", b"").result()
+    web = tensorstore.KvStore.open({"driver": "http", "base_url": "http://127.0.0.1:9"}).result()
+    with pytest.raises(OutputError, match="does not support writing"), store_errors(Uri("http", "127.0.0.1:9", "")):
+        web.write("a", b"").result()
