@@ -126,6 +126,10 @@ def command(
     if dry_run:
         _print_job_script(cluster)
         return
+    if picture is not None:
+        from connectomics_zoo.pictures.drawing import check_picture
+
+        check_picture(Path(picture))
     from connectomics_zoo.cli._progress import show_progress
     from connectomics_zoo.predict import predict
 

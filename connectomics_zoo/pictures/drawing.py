@@ -27,13 +27,14 @@ RGB = NDArray[np.float32]
 
 
 def check_picture(target: Path) -> None:
-    """Refuse a name that does not end in .png.
+    """Refuse a name that does not end in .png, or a place where nothing can be written.
 
     Raises:
-        OutputError: it does not.
+        OutputError: it is one.
     """
     if target.suffix.lower() != ".png":
         raise OutputError(f"{target}: pictures are PNG files, give a name that ends in .png.")
+    check_place(target, overwrite=True)
 
 
 def _unit(colour: tuple[int, int, int]) -> tuple[float, float, float]:

@@ -671,3 +671,15 @@ def test_the_status_of_what_is_no_output_is_an_error(image, tmp_path, run_zoo):
     code, _, error = run_zoo("status", str(image))
     assert code == 2
     assert "is no output of zoo predict or zoo decode, check the path" in error
+
+
+@pytest.mark.parametrize(
+    ("picture", "what"),
+    [("a.jpg", "pictures are PNG files, give a name that ends in .png"), ("none/a.png", "there is no folder")],
+)
+def test_a_picture_that_cannot_be_is_refused_before_anything_is_predicted(run, image, tmp_path, run_zoo, picture, what):
+    out = tmp_path / "out.zarr"
+    code, _, error = run_zoo("predict", str(run), str(image), str(out), "--picture", str(tmp_path / picture))
+    assert code == 2
+    assert what in error
+    assert list(tmp_path.iterdir()) == []
