@@ -214,7 +214,7 @@ class Job:
         self._records = None
         with store_errors(self.place):
             if self.folder is None:
-                self._store().delete_range(tensorstore.KvStore.KeyRange()).result()
+                self._delete_records()
                 return
             (self.folder / _JOB).unlink(missing_ok=True)  # first: without it, nothing else counts
             for name in ("done", _UNFINISHED):
@@ -233,7 +233,12 @@ class Job:
             if self.folder is not None:
                 remove_folder(self.folder)  # at once: other shares may look into it
             else:
-                self._store().delete_range(tensorstore.KvStore.KeyRange()).result()
+                self._delete_records()
+
+    def _delete_records(self) -> None:
+        store = self._store()
+        store.write(_JOB, None).result()  # first: without it, nothing else counts
+        store.delete_range(tensorstore.KvStore.KeyRange()).result()
 
     def _store(self) -> tensorstore.KvStore:
         if self._records is None:
