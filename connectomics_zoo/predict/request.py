@@ -35,8 +35,8 @@ class Request:
     dtype: DType
     region: str | None
     mask: str | None
-    multiscale: bool
     frozen: Frozen
+    multiscale: bool = False
 
     def portable(self) -> dict[str, Any]:
         """Return it as JSON has it, with paths that hold in any folder."""
