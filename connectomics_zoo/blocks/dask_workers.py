@@ -48,6 +48,8 @@ class Source(Protocol):
     """Seconds after which it is an error that there is no worker."""
     dashboard: str | None
     """Link to Dask's page about the workers."""
+    security: Any
+    """Dask's, with the keys for the scheduler; None for what Dask's configuration says."""
 
     def keep_up(self, *, present: int, is_working: bool) -> None:
         """Replace workers that have gone.
@@ -86,7 +88,7 @@ def workers_of(where: Where, job: Job) -> Iterator[Workers]:
         client: Any = None
         try:
             try:
-                client = open_client(source.address, timeout=_CONNECT, set_as_default=False)
+                client = open_client(source.address, timeout=_CONNECT, set_as_default=False, security=source.security)
             except (OSError, TimeoutError, ValueError) as error:
                 raise CheckFailedError(
                     f"the Dask scheduler at {source.address} does not answer ({reason(error)}): give the address that "
@@ -125,6 +127,7 @@ class Elsewhere:
     address: str
     patience: float = 300.0
     dashboard: str | None = None
+    security: Any = None
 
     def keep_up(self, *, present: int, is_working: bool) -> None:
         """Do nothing: whoever has started the workers replaces them."""

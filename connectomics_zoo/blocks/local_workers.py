@@ -26,6 +26,8 @@ LIVES = 20
 _LEAVE = 2.0
 """Seconds that workers have to end by themselves."""
 
+_LOOPBACK = "127.0.0.1"
+
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """What libraries read when they are loaded."""
 
@@ -34,6 +36,8 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 def local_workers(count: int, *, folder: Path | None) -> Iterator[LocalWorkers]:
     """Yield the workers of a scheduler in this process, on the loopback interface.
 
+    Where cryptography is installed, nobody else on this machine can talk to them.
+
     Args:
         count: how many.
         folder: the job's folder, which gets what they print; without, it goes to the temporary folder.
@@ -41,12 +45,16 @@ def local_workers(count: int, *, folder: Path | None) -> Iterator[LocalWorkers]:
     import distributed
 
     open_cluster: Any = distributed.LocalCluster  # which has no types
+    security = _keys()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the dashboard's usual port may be taken
         scheduler = open_cluster(
-            n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:8787" if has_dashboard() else None
+            n_workers=0,
+            host=_LOOPBACK,
+            dashboard_address=f"{_LOOPBACK}:8787",
+            security=security,
         )
-    workers = LocalWorkers(count, address=scheduler.scheduler_address, folder=folder)
+    workers = LocalWorkers(count, address=scheduler.scheduler_address, folder=folder, security=security)
     workers.dashboard = scheduler.dashboard_link if has_dashboard() else None
     try:
         workers.start()
@@ -54,6 +62,16 @@ def local_workers(count: int, *, folder: Path | None) -> Iterator[LocalWorkers]:
     finally:
         workers.stop()
         scheduler.close(timeout=_LEAVE)
+
+
+def _keys() -> Any:
+    """Return keys for this scheduler and its workers alone, which Dask asks of all who connect; None without means."""
+    if importlib.util.find_spec("cryptography") is None:
+        return None
+    import distributed
+
+    make_keys: Any = distributed.Security.temporary  # which has no types
+    return make_keys()
 
 
 def has_dashboard() -> bool:
@@ -68,10 +86,12 @@ class LocalWorkers:
         count: how many.
         address: the scheduler's.
         folder: gets what they print.
+        security: Dask's, with the keys of the scheduler; None where it has none.
     """
 
-    def __init__(self, count: int, *, address: str, folder: Path | None) -> None:
+    def __init__(self, count: int, *, address: str, folder: Path | None, security: Any = None) -> None:
         self.address = address
+        self.security = security
         self.patience = PATIENCE
         self.dashboard: str | None = None
         self._count = count
@@ -90,8 +110,9 @@ class LocalWorkers:
             return subprocess.Popen(
                 [
                     *(sys.executable, "-m", "distributed.cli.dask_worker", self.address),
-                    *("--name", f"worker-{number}-{self._started}", "--nthreads", "1", "--no-nanny", "--no-dashboard"),
-                    *("--memory-limit", "0", "--death-timeout", "60"),
+                    *("--name", f"worker-{number}-{self._started}", "--nthreads", "1", "--no-nanny"),
+                    *("--no-dashboard", "--dashboard-address", f"{_LOOPBACK}:0"),
+                    *("--host", _LOOPBACK, "--memory-limit", "0", "--death-timeout", "60"),
                     *("--preload", "connectomics_zoo.blocks.dask_worker"),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -102,13 +123,26 @@ class LocalWorkers:
             )
 
     def environment(self, number: int) -> dict[str, str]:
-        """Return what a worker's process has other than this one: its share of the cores, its GPU, the same imports."""
+        """Return what a worker's process has other than this one: its share of the cores, its GPU, imports, keys."""
         share = max(1, usable_cores() // self._count)
         wanted = os.environ.get("OMP_NUM_THREADS", "")
         threads = min(share, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else share
         gpu = {"CUDA_VISIBLE_DEVICES": self._gpus[number % len(self._gpus)]} if self._gpus else {}
         paths = os.pathsep.join(path for path in sys.path if path)
-        return {**dict.fromkeys(_THREADS, str(threads)), **gpu, "PYTHONPATH": paths}
+        return {**dict.fromkeys(_THREADS, str(threads)), **gpu, "PYTHONPATH": paths, **self._keys()}
+
+    def _keys(self) -> dict[str, str]:
+        """Return the keys as Dask reads them of the environment, which other users cannot see."""
+        if self.security is None:
+            return {}
+        keys = self.security.get_tls_config_for_role("worker")
+        comm = "DASK_DISTRIBUTED__COMM"
+        return {
+            f"{comm}__REQUIRE_ENCRYPTION": "True",
+            f"{comm}__TLS__CA_FILE": keys["ca_file"],
+            f"{comm}__TLS__WORKER__CERT": keys["cert"],
+            f"{comm}__TLS__WORKER__KEY": keys["key"],
+        }
 
     def keep_up(self, *, present: int, is_working: bool) -> None:
         """Start those anew that were killed."""

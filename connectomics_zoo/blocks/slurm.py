@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import time
@@ -86,7 +87,7 @@ def _job_options(spec: ClusterSpec) -> dict[str, Any]:
         "job_extra_directives": [*logs, "--no-requeue", *directives(spec)],
         "job_script_prologue": prologue(spec),
         "worker_extra_args": [
-            *("--nthreads", "1", "--memory-limit", "0", "--no-dashboard"),
+            *("--nthreads", "1", "--memory-limit", "0", "--no-dashboard", "--dashboard-address", "127.0.0.1:0"),
             *("--lifetime", f"{lifetime}s", "--lifetime-stagger", f"{stagger}s"),
             *("--preload", "connectomics_zoo.blocks.dask_worker"),
         ],
@@ -116,7 +117,7 @@ def slurm_workers(spec: ClusterSpec) -> Iterator[SlurmWorkers]:
         try:
             cluster = jobqueue.SLURMCluster(
                 **_job_options(spec),
-                scheduler_options={"dashboard_address": ":8787" if has_dashboard() else None},
+                scheduler_options={"dashboard_address": "127.0.0.1:8787"},
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise CheckFailedError(
@@ -156,7 +157,11 @@ class SlurmWorkers:
     def __init__(self, cluster: Any, spec: ClusterSpec) -> None:
         self.address: str = cluster.scheduler_address
         self.patience = float(spec.start_timeout_s)
-        self.dashboard = cluster.dashboard_link if has_dashboard() else None
+        # Dask names the host that nodes reach, and the page is for this machine alone.
+        self.dashboard = (
+            re.sub(r"//[^/]*:(\d+)/", r"//127.0.0.1:\1/", cluster.dashboard_link) if has_dashboard() else None
+        )
+        self.security: Any = None  # jobs on other nodes have the keys of Dask's configuration
         self._cluster = cluster
         self._spec = spec
         self._renewed = time.monotonic()

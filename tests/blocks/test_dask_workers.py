@@ -355,6 +355,36 @@ def test_workers_of_this_machine_share_its_cores_and_gpus(monkeypatch, tmp_path)
     assert workers.environment(0)["OMP_NUM_THREADS"] == "1"
 
 
+def listening(pid: int) -> set[str]:
+    """The addresses at which a process takes connections, as the kernel writes them."""
+    sockets = {link.readlink().name for link in Path("/proc", str(pid), "fd").iterdir() if link.is_symlink()}
+    lines = [line for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    fields = [line.split() for line in lines]
+    return {one[1].partition(":")[0] for one in fields if one[3] == "0A" and f"socket:[{one[9]}]" in sockets}
+
+
+def test_no_other_user_can_give_work_to_the_workers_of_this_machine(tmp_path):
+    pytest.importorskip("cryptography", reason="without it Dask makes no keys")
+    with local_workers.local_workers(1, folder=tmp_path) as workers:
+        assert workers.address.startswith("tls://127.0.0.1:")
+        with distributed.Client(workers.address, security=workers.security, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=60)
+            (pid,) = client.run(os.getpid).values()
+            assert listening(pid) == {"0100007F"}
+            assert listening(os.getpid()) <= {"0100007F"}
+        for security in (None, distributed.Security.temporary()):
+            with dask_workers._silence(), pytest.raises((OSError, TypeError)):
+                distributed.Client(workers.address, security=security, timeout=3, set_as_default=False)
+
+
+def test_without_keys_workers_of_this_machine_work_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(local_workers, "_keys", lambda: None)
+    with local_workers.local_workers(1, folder=tmp_path) as workers:
+        assert workers.address.startswith("tcp://127.0.0.1:")
+        with distributed.Client(workers.address, security=workers.security, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=60)
+
+
 def test_no_worker_has_more_than_one_block_whatever_there_is_to_do(job):
     flying: list[int] = []
 

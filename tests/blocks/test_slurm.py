@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -208,3 +209,24 @@ def test_a_real_slurm_does_the_blocks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bare = dict.fromkeys(("partition", "account", "qos", "constraint", "extra_directives", "environment"))
     assert work_on(tmp_path, **bare, memory="1GB", walltime="00:05:00") == set(range(6))
+
+
+def test_the_page_about_the_workers_is_for_this_machine_alone(tmp_path, monkeypatch):
+    asked = {}
+
+    def refuse(**options):
+        asked.update(options)
+        raise ValueError("enough.")
+
+    monkeypatch.setattr(slurm, "require_slurm", lambda: None)
+    monkeypatch.setattr(slurm, "_import_jobqueue", lambda: SimpleNamespace(SLURMCluster=refuse))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckFailedError, match="does not start"), slurm.slurm_workers(ClusterSpec(**LAB)):
+        pass
+    assert asked["scheduler_options"] == {"dashboard_address": "127.0.0.1:8787"}
+
+
+def test_the_link_to_that_page_is_one_of_this_machine(monkeypatch):
+    monkeypatch.setattr(slurm, "has_dashboard", lambda: True)
+    cluster = SimpleNamespace(scheduler_address="tcp://10.0.0.3:1234", dashboard_link="http://10.0.0.3:8790/status")
+    assert slurm.SlurmWorkers(cluster, ClusterSpec(**LAB)).dashboard == "http://127.0.0.1:8790/status"
