@@ -34,11 +34,11 @@ JOURNAL = "ZOO_SCALE_JOURNAL"
 """The environment variable with the file that gets a line for each block that is begun or ended in a worker."""
 
 
-def work_on(out: Place, stage: str, work: Work, index: int) -> None:
+def work_on(out: Place, stage: str, work: Work, index: int, *, token: str) -> None:
     """Work on a block as a worker does, and write down that it is begun, and that it is done."""
     shrink_cache()
     note("begun", stage, index)
-    dask_worker.work_on(out, stage, work, index)
+    dask_worker.work_on(out, stage, work, index, token=token)
     note("done", stage, index)
 
 
