@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from connectomics_zoo.blocks.job import Job
-from connectomics_zoo.blocks.runner import Advance, Work, attempt
+from connectomics_zoo.blocks.work import Advance, Work, attempt
 from connectomics_zoo.errors import WorkerRefusedError, ZooError, reason
 from connectomics_zoo.volumes.uri import Place
 

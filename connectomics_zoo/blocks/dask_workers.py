@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from connectomics_zoo.blocks.dask_worker import BlockError, work_on
 from connectomics_zoo.blocks.job import Job
-from connectomics_zoo.blocks.runner import Work
 from connectomics_zoo.blocks.where import Where
+from connectomics_zoo.blocks.work import Work
 from connectomics_zoo.errors import CheckFailedError, MissingPackageError, OutputError, reason
 
 TRIES = 3

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from connectomics_zoo.blocks.grid import BlockGrid
 from connectomics_zoo.blocks.job import Cut, Job
-from connectomics_zoo.blocks.runner import Advance, run_blocks
+from connectomics_zoo.blocks.runner import run_blocks
 from connectomics_zoo.blocks.where import Where
+from connectomics_zoo.blocks.work import Advance
 from connectomics_zoo.errors import OutputError
 from connectomics_zoo.files.atomic import move_into_place
 from connectomics_zoo.schema.progress import Progress

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
-from typing import Protocol
 
 from connectomics_zoo.blocks.grid import BlockGrid
 from connectomics_zoo.blocks.job import Job
 from connectomics_zoo.blocks.where import Where
+from connectomics_zoo.blocks.work import Advance, Work, attempt
 from connectomics_zoo.errors import CheckFailedError
 from connectomics_zoo.schema.progress import Progress
 
 _log = logging.getLogger(__name__)
-
-Advance = Callable[[float], None]
-"""Is told which fraction of a block is done."""
-
-
-class Work(Protocol):
-    """What is done with each block of a stage; it can be pickled, and opens what it needs where it is."""
-
-    def __call__(self, index: int, advance: Advance) -> None:
-        """Work on a block, of which nothing or anything may have been done before."""
 
 
 def run_blocks(
@@ -78,15 +67,6 @@ def run_blocks(
                 "repeat the command, which does these alone."
             )
     return len(job.done(stage)) == len(grid)
-
-
-def attempt(job: Job, stage: str, work: Work, index: int, *, advance: Advance) -> None:
-    """Work on one block and write down that it is done."""
-    begin = time.perf_counter()
-    work(index, advance)
-    seconds = round(time.perf_counter() - begin, 3)
-    job.mark_done(stage, index, seconds=seconds)
-    job.log("block", stage=stage, block=index, seconds=seconds)
 
 
 class _Tally:

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from connectomics_zoo.blocks.grid import BlockGrid, Edges
 from connectomics_zoo.blocks.job import Cut, Job, JobDescription, is_same, refuse_another
 from connectomics_zoo.blocks.output import BlockOutput
-from connectomics_zoo.blocks.runner import Work, run_blocks
+from connectomics_zoo.blocks.runner import run_blocks
 from connectomics_zoo.blocks.turns import work_on
 from connectomics_zoo.blocks.where import Where
+from connectomics_zoo.blocks.work import Work
 from connectomics_zoo.decode import flood_stages, stages
 from connectomics_zoo.decode.fragments import halo
 from connectomics_zoo.decode.memory import choose_edges, refuse_too_large

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from connectomics_zoo.blocks.job import Job, JobDescription
 from connectomics_zoo.blocks.output import BlockOutput
-from connectomics_zoo.blocks.runner import Advance
+from connectomics_zoo.blocks.work import Advance
 from connectomics_zoo.errors import WorkerRefusedError
 from connectomics_zoo.predict.ahead import Behind
 from connectomics_zoo.predict.job import Prediction, prepared

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from connectomics_zoo.blocks import dask_worker, dask_workers
-from connectomics_zoo.blocks.runner import Work
 from connectomics_zoo.blocks.where import Where
+from connectomics_zoo.blocks.work import Work
 from connectomics_zoo.cli.main import main as run_zoo
 from connectomics_zoo.predict import plan
 from connectomics_zoo.volumes import uri
