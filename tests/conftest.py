@@ -14,6 +14,7 @@ import pytest
 from support.forkserver import fork_server
 from support.hub_server import HubServer
 from support.second_catalog import second_catalog
+from support.stores import S3Server, forget_credentials
 
 from connectomics_zoo.cli.main import main
 
@@ -30,6 +31,24 @@ def forked_python():
     """Give the words that stand for `python` in a command, where what the engine needs is imported already."""
     with tempfile.TemporaryDirectory(prefix="zoo-") as folder, fork_server(Path(folder)) as words:
         yield words
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """Give a server of S3 on loopback."""
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server, tmp_path, monkeypatch):
+    """Give the name of a new bucket, which the environment leads to."""
+    forget_credentials(monkeypatch, tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.address)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    return s3_server.new_bucket()
 
 
 @pytest.fixture

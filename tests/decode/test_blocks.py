@@ -24,7 +24,6 @@ from support.object_volumes import (
     write_labels,
     write_prediction,
 )
-from support.stores import S3Server, forget_credentials
 
 import zoo
 from connectomics_zoo.decode import blockwise, flood, flood_stages, memory, stages
@@ -463,34 +462,12 @@ def test_where_no_block_can_be_decoded_nothing_is_left_behind(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.fixture(scope="module")
-def server():
-    server = S3Server()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def bucket(server, monkeypatch, tmp_path):
-    """A new bucket, that this process reaches; and what lists its keys."""
-    forget_credentials(monkeypatch, tmp_path)
-    settings = {"ACCESS_KEY_ID": "testing", "SECRET_ACCESS_KEY": "testing", "ENDPOINT_URL": server.address}
-    for name, value in {**settings, "REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    name = server.new_bucket()
-
-    def keys():
-        return {item["Key"] for item in server.client.list_objects_v2(Bucket=name).get("Contents", [])}
-
-    return name, keys
-
-
 @pytest.mark.parametrize("name", ["watershed of three channels", "components of affinities"])
-def test_objects_are_written_to_a_bucket(tmp_path, bucket, name, monkeypatch):
-    task, (lab, keys) = EXACT[name], bucket
+def test_objects_are_written_to_a_bucket(tmp_path, s3_server, bucket, name, monkeypatch):
+    task = EXACT[name]
     path = write_prediction(tmp_path / "p.h5", values_for(task, seed=1), task, dtype="float32")
     zoo.decode(path, tmp_path / "whole.h5")
-    out = f"s3://{lab}/a/out.zarr"
+    out = f"s3://{bucket}/a/out.zarr"
 
     def stopped(*_, **__):
         raise KeyboardInterrupt
@@ -505,8 +482,11 @@ def test_objects_are_written_to_a_bucket(tmp_path, bucket, name, monkeypatch):
     assert are_same(read_all(out), read_all(tmp_path / "whole.h5"))
     has_files = task.decode.method != "watershed"
     assert report.files == (f"{out}.objects" if has_files else None)
-    assert {key.split("/")[1] for key in keys()} == {"out.zarr", *(["out.zarr.objects"] if has_files else [])}
-    assert not any("/fragments/" in key for key in keys())
+    assert {key.split("/")[1] for key in s3_server.keys(bucket)} == {
+        "out.zarr",
+        *(["out.zarr.objects"] if has_files else []),
+    }
+    assert not any("/fragments/" in key for key in s3_server.keys(bucket))
     with pytest.raises(OutputError, match="exists already"):
         zoo.decode(path, out)
     assert zoo.decode(path, out, overwrite=True).objects == report.objects

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import zarr
 from support.prediction import grey, make_run, write
-from support.stores import S3Server, forget_credentials
 
 from connectomics_zoo.blocks import turns
 from connectomics_zoo.blocks.job import Job
@@ -541,39 +540,15 @@ def test_the_status_of_a_job_is_seen_by_others(run, image, tmp_path, small_block
     assert "there is neither this output nor a job that makes it" in error
 
 
-@pytest.fixture(scope="module")
-def server():
-    server = S3Server()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def bucket(server, monkeypatch, tmp_path):
-    forget_credentials(monkeypatch, tmp_path)
-    for name, value in {
-        "AWS_ENDPOINT_URL": server.address,
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-    }.items():
-        monkeypatch.setenv(name, value)
-    return server, server.new_bucket()
-
-
-def keys_in(bucket):
-    server, name = bucket
-    return {item["Key"] for item in server.client.list_objects_v2(Bucket=name).get("Contents", [])}
-
-
-def test_a_prediction_into_a_bucket_goes_on_as_one_on_disk_does(run, image, whole, bucket, monkeypatch):
-    out = f"s3://{bucket[1]}/results/out.zarr"
+def test_a_prediction_into_a_bucket_goes_on_as_one_on_disk_does(run, image, whole, bucket, monkeypatch, s3_server):
+    out = f"s3://{bucket}/results/out.zarr"
     for name, value in SMALL.items():
         monkeypatch.setattr(plan, name, value)
     with monkeypatch.context() as stopping:
         stop_batches(stopping, 30)
         with pytest.raises(StopError):
             predict(run, image, out, device="cpu")
-    assert "results/out.zarr.job/job.json" in keys_in(bucket)
+    assert "results/out.zarr.job/job.json" in s3_server.keys(bucket)
     with pytest.raises(VolumeError, match="is not finished, blocks of it are still to come"):
         open_volume(out)
     with pytest.raises(
@@ -583,8 +558,8 @@ def test_a_prediction_into_a_bucket_goes_on_as_one_on_disk_does(run, image, whol
     report = predict(run, image, out, device="cpu")
     assert 0 < report.resumed < report.blocks == 8
     np.testing.assert_array_equal(read(out), whole)
-    assert all(key.startswith("results/out.zarr/") for key in keys_in(bucket))
-    assert sum("/0/c/" in key for key in keys_in(bucket)) == 8
+    assert all(key.startswith("results/out.zarr/") for key in s3_server.keys(bucket))
+    assert sum("/0/c/" in key for key in s3_server.keys(bucket)) == 8
     with pytest.raises(OutputError, match="exists already, choose another name or overwrite it"):
         predict(run, image, out, device="cpu")
     predict(run, image, out, device="cpu", overwrite=True, region="z=0:8")
@@ -592,7 +567,7 @@ def test_a_prediction_into_a_bucket_goes_on_as_one_on_disk_does(run, image, whol
 
 
 def test_shares_of_a_job_into_a_bucket(run, image, whole, bucket, small_blocks):
-    out = f"s3://{bucket[1]}/out.zarr"
+    out = f"s3://{bucket}/out.zarr"
     reports = [predict(run, image, out, device="cpu", shard=f"{number}/2") for number in (0, 1)]
     assert [report.complete for report in reports] == [False, True]
     np.testing.assert_array_equal(read(out), whole)
@@ -606,10 +581,10 @@ def test_shares_of_a_job_into_a_bucket(run, image, whole, bucket, small_blocks):
         ("s3://no-such-bucket/out.zarr", "there is no bucket 'no-such-bucket', check its name"),
     ],
 )
-def test_what_cannot_be_written_behind_a_uri_is_said_first(run, image, bucket, out, what):
+def test_what_cannot_be_written_behind_a_uri_is_said_first(run, image, bucket, out, what, s3_server):
     with pytest.raises(ZooError, match=what):
-        predict(run, image, out.format(bucket=bucket[1]), device="cpu")
-    assert keys_in(bucket) == set()
+        predict(run, image, out.format(bucket=bucket), device="cpu")
+    assert s3_server.keys(bucket) == set()
 
 
 def test_what_was_made_of_another_volume_is_not_taken_for_a_share(run, image, tmp_path, small_blocks):
@@ -652,8 +627,10 @@ def test_what_is_behind_a_mask_is_stored_as_0_whatever_it_means(tmp_path, image,
     assert (one[:, shown == 1] != 0).any()
 
 
-def test_a_job_into_a_bucket_that_was_killed_as_it_began_is_begun_again(run, image, whole, bucket, monkeypatch):
-    out = f"s3://{bucket[1]}/begun.zarr"
+def test_a_job_into_a_bucket_that_was_killed_as_it_began_is_begun_again(
+    run, image, whole, bucket, monkeypatch, s3_server
+):
+    out = f"s3://{bucket}/begun.zarr"
 
     def killed(job, description):
         raise StopError
@@ -662,7 +639,7 @@ def test_a_job_into_a_bucket_that_was_killed_as_it_began_is_begun_again(run, ima
         beginning.setattr("connectomics_zoo.blocks.job.Job.begin", killed)
         with pytest.raises(StopError):
             predict(run, image, out, device="cpu")
-    assert "begun.zarr/0/zarr.json" in keys_in(bucket)
+    assert "begun.zarr/0/zarr.json" in s3_server.keys(bucket)
     predict(run, image, out, device="cpu")
     np.testing.assert_array_equal(read(out), whole)
 

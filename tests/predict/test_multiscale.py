@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import zarr
 from support.prediction import grey, make_run, write
-from support.stores import S3Server, forget_credentials
 
 from connectomics_zoo.blocks import output as outputs
 from connectomics_zoo.blocks import turns
@@ -247,32 +246,24 @@ def test_workers_make_levels_of_many_shards(run, image, tmp_path, monkeypatch):
     equal(levels(tmp_path / "out.zarr"), levels(tmp_path / "one.zarr"))
 
 
-def test_in_a_bucket_levels_go_on_as_on_a_disk(run, image, whole, tmp_path, small, monkeypatch):
-    forget_credentials(monkeypatch, tmp_path)
-    server = S3Server()
-    try:
-        for name, value in {"ENDPOINT_URL": server.address, "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}.items():
-            monkeypatch.setenv(f"AWS_{name}", value)
-        bucket = server.new_bucket()
-        out = f"s3://{bucket}/results/out.zarr"
-        with monkeypatch.context() as stopping:
-            stop_in_level(stopping, 1, 3)
-            with pytest.raises(KeyboardInterrupt):
-                predict(run, image, out, device="cpu", multiscale=True)
-        for unfinished in (out, f"{out}:1"):
-            with pytest.raises(VolumeError, match="is not finished, blocks of it are still to come"):
-                open_volume(unfinished)
-        report = predict(run, image, out, device="cpu", multiscale=True)
-        assert report.resumed == report.blocks
-        found = []
-        for number in range(3):
-            with open_volume(f"{out}#{number}") as level:
-                found.append(level.read(level.whole))
-        equal(found, whole)
-        keys = [item["Key"] for item in server.client.list_objects_v2(Bucket=bucket)["Contents"]]
-        assert all(key.startswith("results/out.zarr/") for key in keys)
-    finally:
-        server.stop()
+def test_in_a_bucket_levels_go_on_as_on_a_disk(run, image, whole, small, monkeypatch, s3_server, bucket):
+    out = f"s3://{bucket}/results/out.zarr"
+    with monkeypatch.context() as stopping:
+        stop_in_level(stopping, 1, 3)
+        with pytest.raises(KeyboardInterrupt):
+            predict(run, image, out, device="cpu", multiscale=True)
+    for unfinished in (out, f"{out}:1"):
+        with pytest.raises(VolumeError, match="is not finished, blocks of it are still to come"):
+            open_volume(unfinished)
+    report = predict(run, image, out, device="cpu", multiscale=True)
+    assert report.resumed == report.blocks
+    found = []
+    for number in range(3):
+        with open_volume(f"{out}#{number}") as level:
+            found.append(level.read(level.whole))
+    equal(found, whole)
+    keys = s3_server.keys(bucket)
+    assert all(key.startswith("results/out.zarr/") for key in keys)
 
 
 FIRST = """

@@ -62,6 +62,10 @@ class S3Server:
                 key = f"{to}/{path.relative_to(folder).as_posix()}"
                 self.client.put_object(Bucket=bucket, Key=key, Body=path.read_bytes())
 
+    def keys(self, bucket: str) -> set[str]:
+        """Return the keys of what is in a bucket."""
+        return {item["Key"] for item in self.client.list_objects_v2(Bucket=bucket).get("Contents", [])}
+
     def stop(self) -> None:
         """End it."""
         self._server.stop()

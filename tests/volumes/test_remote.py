@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorstore
 import zarr
-from support.stores import S3Server, file_server, forget_credentials
+from support.stores import file_server, forget_credentials
 from support.volume_files import ZARR_3, example, fails, make_array, write
 
 from connectomics_zoo.errors import OutputError
@@ -22,23 +22,6 @@ from connectomics_zoo.volumes.writing import refuse_own_input
 
 ARRAY = example(5, 6, 7)
 VOXEL_SIZE_NM = (40.0, 8.0, 4.0)
-
-
-@pytest.fixture(scope="module")
-def s3_server():
-    server = S3Server()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def bucket(s3_server, tmp_path, monkeypatch):
-    """Give the name of a new bucket, which the environment leads to."""
-    forget_credentials(monkeypatch, tmp_path)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.address)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    return s3_server.new_bucket()
 
 
 @pytest.fixture
