@@ -158,12 +158,6 @@ class Job:
         """
         self.write(f"done/{stage}/{index}", json.dumps(numbers).encode())
 
-    def forget_done(self, stage: str) -> None:
-        """Let no block of a stage be done."""
-        prefix = f"done/{stage}/"
-        with store_errors(self.place):
-            self._store().delete_range(tensorstore.KvStore.KeyRange(prefix, prefix[:-1] + "0")).result()
-
     def read(self, name: str) -> bytes | None:
         """Return the content of a file, None where it is not there.
 

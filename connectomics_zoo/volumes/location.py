@@ -75,23 +75,11 @@ class Location:
         return f"{self.place}{dataset}" + ("" if self.level is None else f"#{self.level}")
 
 
-def split_location(text: str, *, root: Path | None = None) -> tuple[Path, str | None]:
-    """Split `text` into a local path (below `root` if it is relative) and a dataset.
+def split_place(text: str, *, root: Path | None = None) -> tuple[Place, str | None]:
+    """Split `text` into a local path (below `root` if it is relative) or a URI, and a dataset.
 
     The dataset begins after a colon that follows a known suffix, so that drive letters and colons in folder
     names are left alone; where several splits are possible, the first whose path exists is meant.
-
-    Raises:
-        VolumeError: `text` is empty, a URI, or its dataset is not a plain path.
-    """
-    place, dataset = split_place(text, root=root)
-    if isinstance(place, Uri):
-        raise VolumeError(f"{text}: is a URI, and this must be a local file or folder, give its path.")
-    return place, dataset
-
-
-def split_place(text: str, *, root: Path | None = None) -> tuple[Place, str | None]:
-    """Split `text` as `split_location` does, where it may be a URI too.
 
     Raises:
         VolumeError: `text` is empty, a URI that is not read, or its dataset is not a plain path.

@@ -16,7 +16,7 @@ from support.volume_files import ZARR_3, example, fails, h5, make_array, write
 
 from connectomics_zoo.volumes import Box, open_volume
 from connectomics_zoo.volumes.axes import declared_axes
-from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, split_location
+from connectomics_zoo.volumes.location import FORMAT_OF_SUFFIX, split_place
 from connectomics_zoo.volumes.metadata import as_voxel_size, nanometres
 
 VOXEL_SIZE_NM = (40.0, 4.5, 4.25)
@@ -31,8 +31,8 @@ WORD = st.text(st.sampled_from("abcXYZ019 _-:é"), min_size=1, max_size=8)
 @given(folders=st.lists(WORD, max_size=3), stem=WORD, suffix=st.sampled_from(SUFFIXES), name=WORD)
 def test_the_dataset_begins_after_the_suffix_whatever_colons_stand_before(folders, stem, suffix, name):
     path = "/".join(["", "nowhere", *folders, stem + suffix])
-    assert split_location(f"{path}:{name}/x") == (Path(path), f"{name}/x")
-    assert split_location(path) == (Path(path), None)
+    assert split_place(f"{path}:{name}/x") == (Path(path), f"{name}/x")
+    assert split_place(path) == (Path(path), None)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_the_dataset_begins_after_the_suffix_whatever_colons_stand_before(folder
     ],
 )
 def test_locations_split_into_path_and_dataset(text, path, dataset):
-    assert split_location(text) == (Path(path), dataset)
+    assert split_place(text) == (Path(path), dataset)
 
 
 def test_a_path_that_exists_decides_between_two_readings(tmp_path):
@@ -69,7 +69,7 @@ def test_the_root_is_for_relative_locations_only(tmp_path):
 @pytest.mark.parametrize("text", ["a.h5:", "a.h5:x//y", "a.zarr:../b", "a.zarr/../b.zarr"])
 def test_a_dataset_must_be_a_plain_path(text):
     with fails("is not the path of a dataset, write group/dataset."):
-        split_location(text)
+        split_place(text)
 
 
 @pytest.mark.parametrize("text", ["https://host/a.h5:raw", "s3://bucket/a.tif", "gs://bucket/a.nii.gz"])
