@@ -14,7 +14,7 @@ from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.scores.scores import balanced_accuracy, overlap_scores
 from connectomics_zoo.tasks.activations import activate
 from connectomics_zoo.tasks.losses import supervised_losses
-from connectomics_zoo.train.data import Patch
+from connectomics_zoo.train.patches import Patch
 
 
 class SegmentationModule(L.LightningModule):

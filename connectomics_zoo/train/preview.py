@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from connectomics_zoo.pictures.drawing import RGB, VERMILLION, blend, coloured, save_figure
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.train.augment import Sample
-from connectomics_zoo.train.data import Patch, TrainingPatches
+from connectomics_zoo.train.patches import Patch, TrainingPatches
 
 PATCHES = 6
 """Patches that are drawn, the first ones of the run."""

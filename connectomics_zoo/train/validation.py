@@ -8,8 +8,9 @@ import torch
 
 from connectomics_zoo.network.acceleration import prepare_inference
 from connectomics_zoo.schema.experiment import RunSpec
-from connectomics_zoo.train.data import Patch, validation_loader
+from connectomics_zoo.train.data import validation_loader
 from connectomics_zoo.train.module import SegmentationModule
+from connectomics_zoo.train.patches import Patch
 from connectomics_zoo.weights.load import load
 
 

@@ -14,7 +14,8 @@ from connectomics_zoo.bench.timing import Timing, alternate
 from connectomics_zoo.bench.variants import Variant, loss_weights, make_input, make_network, train_step
 from connectomics_zoo.phantom import make_phantom
 from connectomics_zoo.schema.experiment import RunSpec
-from connectomics_zoo.train.data import Patch, training_loader
+from connectomics_zoo.train.data import training_loader
+from connectomics_zoo.train.patches import Patch
 from connectomics_zoo.train.resolve import resolve_run
 from connectomics_zoo.volumes import create_volume
 from performance.common import Settings, aim, seconds, shape, table, this_machine, threads, times

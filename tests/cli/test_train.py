@@ -186,7 +186,7 @@ def test_ctrl_c_says_how_to_go_on_and_exits_with_130(run_zoo, here, monkeypatch)
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("connectomics_zoo.train.data.TrainingPatches._draw", interrupt)
+    monkeypatch.setattr("connectomics_zoo.train.patches.TrainingPatches._draw", interrupt)
     code, _, err = run_zoo("train", "mednext-S", *GOOD, "--output", "run")
     assert code == 130
     assert "zoo: run: stopped after 0 steps, go on with --resume.\n" in err

@@ -19,17 +19,11 @@ from support.tiny_training import make_run, write_volume
 from support.volume_files import ZARR_3, peak_bytes, write
 
 from connectomics_zoo.network.threads import usable_cores
-from connectomics_zoo.train import data as data_module
-from connectomics_zoo.train.data import (
-    FOREGROUND_TRIES,
-    ForegroundFinder,
-    Patch,
-    TrainingPatches,
-    ValidationPatches,
-    training_loader,
-    validation_loader,
-)
+from connectomics_zoo.train import sampling
+from connectomics_zoo.train.data import training_loader, validation_loader
 from connectomics_zoo.train.inspection import ENOUGH_BLOCKS, warn_of_labels
+from connectomics_zoo.train.patches import Patch, TrainingPatches, ValidationPatches
+from connectomics_zoo.train.sampling import FOREGROUND_TRIES, ForegroundFinder
 from connectomics_zoo.train.trainer import warn_of_waiting
 from connectomics_zoo.volumes import Volume
 from connectomics_zoo.volumes.pair_reader import PairReader
@@ -173,7 +167,7 @@ def write_sparse(folder, kind, *, shape=(4096, 4096, 4096)):
 @pytest.mark.parametrize("kind", ["hdf5", "zarr"])
 @pytest.mark.parametrize("downsample", [(1, 1, 1), (1, 2, 2)])
 def test_of_a_volume_larger_than_memory_only_patches_are_read(tmp_path, monkeypatch, read_voxels, kind, downsample):
-    monkeypatch.setattr(data_module, "FOREGROUND_TRIES", 16)
+    monkeypatch.setattr(sampling, "FOREGROUND_TRIES", 16)
     data = {**write_sparse(tmp_path, kind), "downsample": list(downsample)}
     run = make_run(data, foreground_probability=1.0, augmentation="full")
     peak = peak_bytes(lambda: batches(run, 3))
@@ -240,7 +234,7 @@ def test_without_foreground_the_search_ends_and_is_not_repeated(tmp_path, read_v
 
 
 def test_what_is_remembered_is_limited(tmp_path, monkeypatch, read_voxels):
-    monkeypatch.setattr(data_module, "REMEMBERED_BLOCKS", 3)
+    monkeypatch.setattr(sampling, "REMEMBERED_BLOCKS", 3)
     finder = finder_of(tmp_path)
     assert finder.find(np.random.default_rng(0)) is None
     assert len(finder._empty) == 3

@@ -17,10 +17,12 @@ from connectomics_zoo.runs.portable import check_portable
 from connectomics_zoo.scores.scores import balanced_accuracy
 from connectomics_zoo.specs.listing import read_task_rows
 from connectomics_zoo.specs.lookup import get_task
-from connectomics_zoo.train.data import ForegroundFinder, TrainingPatches, ValidationPatches, training_loader
+from connectomics_zoo.train.data import training_loader
 from connectomics_zoo.train.inspection import warn_of_labels
 from connectomics_zoo.train.module import SegmentationModule
+from connectomics_zoo.train.patches import TrainingPatches, ValidationPatches
 from connectomics_zoo.train.resolve import resolve_run
+from connectomics_zoo.train.sampling import ForegroundFinder
 from connectomics_zoo.volumes.pair_reader import PairReader
 
 UNLABELLED = 255

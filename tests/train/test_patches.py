@@ -17,8 +17,9 @@ from support.volume_files import write
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.schema.experiment import Region
 from connectomics_zoo.train import train
-from connectomics_zoo.train.data import TrainingPatches, ValidationPatches, grid_boxes
 from connectomics_zoo.train.inspection import warn_of_labels, warn_of_padding
+from connectomics_zoo.train.patches import TrainingPatches, ValidationPatches
+from connectomics_zoo.train.sampling import grid_boxes
 from connectomics_zoo.volumes import Box, sampling
 from connectomics_zoo.volumes.pair_reader import PairReader, network_box
 

@@ -13,7 +13,7 @@ from connectomics_zoo.schema.augmentation import AugmentationChanges
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.train import preview
 from connectomics_zoo.train.augment import Sample
-from connectomics_zoo.train.data import TrainingPatches
+from connectomics_zoo.train.patches import TrainingPatches
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ from connectomics_zoo.runs.folder import CHECKPOINT_FILE, get_run
 from connectomics_zoo.runs.logs import read_series
 from connectomics_zoo.train import train
 from connectomics_zoo.train.averaging import AverageWeights
-from connectomics_zoo.train.data import MINIMUM_TRIES, TrainingPatches
 from connectomics_zoo.train.module import SegmentationModule
+from connectomics_zoo.train.patches import TrainingPatches
 from connectomics_zoo.train.resolve import resolve_run
+from connectomics_zoo.train.sampling import MINIMUM_TRIES
 from connectomics_zoo.volumes import Box
 from connectomics_zoo.weights.storage import read_weights
 
@@ -419,7 +420,7 @@ def test_a_minimum_that_no_patch_has_ends_after_its_tries(tmp_path, monkeypatch)
     data = {"train": [{"image": f"{path}:raw", "label": f"{path}:mito"}]}
     drawn = []
     monkeypatch.setattr(
-        "connectomics_zoo.train.data._random_box",
+        "connectomics_zoo.train.sampling._random_box",
         lambda region, size, generator: drawn.append(1) or Box.of_shape(size),
     )
     assert len(patches(make_run(data, foreground_minimum=1.0, foreground_probability=0.0), 1)) == 1

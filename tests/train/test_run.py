@@ -38,8 +38,8 @@ from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.train import inspection, train
 from connectomics_zoo.train import trainer as training_run
 from connectomics_zoo.train.callbacks import KeepWeights
-from connectomics_zoo.train.data import Patch
 from connectomics_zoo.train.module import SegmentationModule
+from connectomics_zoo.train.patches import Patch
 from connectomics_zoo.train.resolve import resolve_run
 from connectomics_zoo.train.trainer import _trained_on, training_precision
 from connectomics_zoo.weights.storage import read_weights, write_weights

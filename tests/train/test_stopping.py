@@ -17,8 +17,8 @@ from connectomics_zoo.runs.checkpoint import write_checkpoint
 from connectomics_zoo.runs.folder import CHECKPOINT_FILE, CURVE_FILE, LOG_FILE, METRICS_FILE, WEIGHTS_FILE
 from connectomics_zoo.train import callbacks as callbacks_module
 from connectomics_zoo.train import train
-from connectomics_zoo.train.data import TrainingPatches
 from connectomics_zoo.train.module import SegmentationModule
+from connectomics_zoo.train.patches import TrainingPatches
 from connectomics_zoo.weights.storage import write_weights
 
 RECIPE = {"max_steps": 9, "validate_every": 4, "ema_decay": 0.9, "early_stopping": 5}

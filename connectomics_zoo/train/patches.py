@@ -1,0 +1,128 @@
+"""Patches of image and targets for training (random, augmented) and validation (a grid), read from volumes on disk."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from connectomics_zoo.schema.augmentation import augmentation_of
+from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.tasks.targets import make_targets
+from connectomics_zoo.train.augment import Sample, augment
+from connectomics_zoo.train.sampling import ForegroundFinder, choose_box, grid_boxes, share_of
+from connectomics_zoo.volumes.pair_reader import PairReader
+
+
+class Patch(NamedTuple):
+    """What a data loader stacks into a batch."""
+
+    image: Tensor
+    """(C, Z, Y, X), intensities scaled to 0..1."""
+    targets: Tensor
+    """(C, Z, Y, X)."""
+    mask: Tensor
+    """(C, Z, Y, X), True where the target is known and, in validation, where this patch is the one that is scored."""
+
+
+class TrainingPatches(IterableDataset[Patch]):
+    """An endless stream of random patches, for `training_loader`.
+
+    Each patch follows from the seed and its number alone, so that any number of workers gives the same batches, and a
+    resumed run the batches that it would have had.
+
+    Args:
+        run: the complete run.
+        skip: batches that a resumed run has behind it, which are not drawn again.
+    """
+
+    def __init__(self, run: RunSpec, *, skip: int = 0) -> None:
+        self.run = run
+        self.skip = skip
+        self.augmentation = augmentation_of(run.training.augmentation)
+
+    def __iter__(self) -> Iterator[Patch]:
+        for finder, generator in self._draws():
+            yield self._draw(finder, generator)
+
+    def samples(self) -> Iterator[tuple[Sample, Patch]]:
+        """Yield the same patches, each with the augmented labels that its targets are made of, to be looked at."""
+        for finder, generator in self._draws():
+            sample = self._sample(finder, generator)
+            yield sample, self._patch(sample, finder.reader)
+
+    def _draws(self) -> Iterator[tuple[ForegroundFinder, np.random.Generator]]:
+        """Yield for each patch the finder of its volume, and its source of randomness."""
+        worker = get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        size = self.run.training.batch_size
+        block = tuple(-(-edge // 2) for edge in self.run.training.patch_size)
+        readers = [PairReader(pair, self.run.data) for pair in self.run.data.train]
+        finders = [ForegroundFinder(reader, block=block) for reader in readers]
+        shares = np.array([share_of(reader) for reader in readers])
+        # The loader asks its workers for a whole batch each, in turn.
+        for batch in itertools.count(self.skip + first, step):
+            for number in range(batch * size, (batch + 1) * size):
+                generator = np.random.default_rng([self.run.training.seed, number])
+                chosen = int(generator.choice(len(readers), p=shares / shares.sum()))
+                yield finders[chosen], generator
+
+    def _draw(self, finder: ForegroundFinder, generator: np.random.Generator) -> Patch:
+        return self._patch(self._sample(finder, generator), finder.reader)
+
+    def _sample(self, finder: ForegroundFinder, generator: np.random.Generator) -> Sample:
+        reader = finder.reader
+        box = choose_box(finder, self.run.training, generator)
+        # Reflected at the region, not read beyond it: what lies there may be what the run is validated on.
+        truth = reader.read_truth(box, within=reader.box)
+        return augment(
+            reader.read_image(box, within=reader.box),
+            truth.labels,
+            truth.annotated,
+            spec=self.augmentation,
+            voxel_size_nm=reader.voxel_size_nm,
+            generator=generator,
+        )
+
+    def _patch(self, sample: Sample, reader: PairReader) -> Patch:
+        # Labels are augmented, not targets: a flipped affinity is another one.
+        targets = make_targets(
+            sample.labels, task=self.run.task, voxel_size_nm=reader.voxel_size_nm, annotated=sample.annotated
+        )
+        return Patch(torch.from_numpy(sample.image), torch.from_numpy(targets.values), torch.from_numpy(targets.known))
+
+
+class ValidationPatches(Dataset[Patch]):
+    """Patches that cover every validation region once, with a mask of what each is to be scored on.
+
+    Where a region is thinner than a patch, the patch reaches into the image around it: context that is not
+    scored, as in the prediction of the whole volume.
+    """
+
+    def __init__(self, run: RunSpec) -> None:
+        self.run = run
+        self.readers = [PairReader(pair, run.data) for pair in run.data.validation]
+        self.items = [
+            (index, box, scored)
+            for index, reader in enumerate(self.readers)
+            for box, scored in grid_boxes(reader.box, run.training.patch_size, reader.whole)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Patch:
+        reader_index, box, scored = self.items[index]
+        reader = self.readers[reader_index]
+        labels, annotated = reader.read_truth(box, within=reader.whole)
+        targets = make_targets(labels, task=self.run.task, voxel_size_nm=reader.voxel_size_nm, annotated=annotated)
+        mask = np.zeros(targets.known.shape, dtype=bool)
+        z, y, x = scored.relative_to(box.start).slices
+        mask[:, z, y, x] = targets.known[:, z, y, x]
+        image = reader.read_image(box, within=reader.whole)
+        return Patch(torch.from_numpy(image), torch.from_numpy(targets.values), torch.from_numpy(mask))
