@@ -1,4 +1,4 @@
-"""Counts what a step of a network holds in memory, on the meta device: shapes and types without memory or arithmetic."""
+"""Counts what a step of a network holds in memory, on the meta device: shapes and types, and no arithmetic."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         """Bytes that are held."""
         self.peak = 0
@@ -87,7 +87,16 @@ _LOW = frozenset(
         *(torch.conv1d, torch.conv2d, torch.conv3d),
         *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
         *(F.linear, F.bilinear, F.scaled_dot_product_attention, F.multi_head_attention_forward, torch.prelu, F.prelu),
-        *(torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.addbmm, torch.baddbmm, torch.einsum, torch.chain_matmul),
+        *(
+            torch.matmul,
+            torch.mm,
+            torch.bmm,
+            torch.addmm,
+            torch.addbmm,
+            torch.baddbmm,
+            torch.einsum,
+            torch.chain_matmul,
+        ),
         *(Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__, Tensor.mm, Tensor.bmm, Tensor.addmm, Tensor.baddbmm),
     }
 )
@@ -132,3 +141,11 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_cast(item, dtype) for item in value) if type(value) in (list, tuple) else value
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def run_backward(loss: Tensor) -> None:
+    """Do what `loss.backward()` does, which runs without the modes that are on: blocks are run again in it."""
+    engine: Any = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
+    engine.run_backward(
+        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )

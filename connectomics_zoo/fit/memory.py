@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from connectomics_zoo.fit.counting import GpuAutocast, LiveBytes
+from connectomics_zoo.fit.counting import GpuAutocast, LiveBytes, run_backward
 from connectomics_zoo.network.build import build_meta
 from connectomics_zoo.schema.builder import kept_on_cpu
 from connectomics_zoo.schema.model import ModelSpec
@@ -19,10 +19,10 @@ from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.training import TrainingPrecision
 from connectomics_zoo.tasks.losses import supervised_losses
 
-Where = Literal["gpu", "cpu"]
+Where = Literal["cuda", "cpu"]
 """On a GPU networks are torch's own; on a CPU, MedNeXt keeps less for the backward pass than anywhere else."""
 
-PROGRAM_BYTES: dict[Where, int] = {"gpu": 600 * 10**6, "cpu": 200 * 10**6}
+PROGRAM_BYTES: dict[Where, int] = {"cuda": 600 * 10**6, "cpu": 250 * 10**6}
 """What computing takes before the first voxel, code and libraries' own memory. On the CPU: what a process with torch
 grows by in a step of the smallest network. On a GPU: the context and the libraries of CUDA 12, as commonly seen."""
 
@@ -38,9 +38,9 @@ class StepBytes:
     """What a step takes, in bytes."""
 
     weights: int
-    """Parameters and buffers; in training also gradients and the optimiser's two averages, and those of `ema_decay`."""
+    """Parameters and buffers; in training also gradients, AdamW's two averages, and that of `ema_decay`."""
     kept: int
-    """What the forward pass leaves for the backward pass, the batch included; in prediction, the batch and the output."""
+    """What the forward pass leaves for the backward pass, with the batch; in prediction, batch and output."""
     working: int
     """What comes and goes beside that at the worst moment, and the workspaces of convolutions."""
     program: int
@@ -86,16 +86,16 @@ def training_bytes(
     live = LiveBytes()
     live.ignore([*network.parameters(), *network.buffers()])
     half = _HALF[precision]
-    with live:
+    # The mode stays on in the backward pass, in which checkpointing runs blocks again.
+    with live, GpuAutocast(half) if half is not None else nullcontext():
         given = _Batch.empty(spec, size, batch=batch)
-        with GpuAutocast(half) if half is not None else nullcontext():
-            outputs = network(given.image)
+        outputs = network(given.image)
         loss = _loss(outputs, given, spec=spec, task=task)
         del outputs
         kept, before = live.now, live.peak
         if plain is None:
             live.restart_peak()
-            loss.backward()
+            run_backward(loss)
             # The gradients are counted with the weights already; until here those of the step before were there.
             working = max(before, live.peak - trained) - kept
         else:
@@ -159,9 +159,7 @@ class _Batch:
         return cls(image, targets, torch.empty_like(targets, dtype=torch.bool))
 
 
-def _loss(
-    outputs: Tensor | dict[str, Tensor], batch: _Batch, *, spec: ModelSpec, task: TaskSpec | None
-) -> Tensor:
+def _loss(outputs: Tensor | dict[str, Tensor], batch: _Batch, *, spec: ModelSpec, task: TaskSpec | None) -> Tensor:
     if task is not None:
         return supervised_losses(outputs, batch.targets, batch.known, model=spec, task=task)["loss"]
     losses = []
