@@ -13,7 +13,7 @@ from connectomics_zoo.cli._references import complete_reference
 from connectomics_zoo.cli._table import print_facts, print_table
 
 if TYPE_CHECKING:
-    from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, RunSpec, Spec
+    from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, Region, RunSpec, Spec
     from connectomics_zoo.schema.model import ModelSpec, WeightsEntry
     from connectomics_zoo.schema.task import TargetSpec, TaskSpec
     from connectomics_zoo.specs.lookup import Resolved
@@ -283,12 +283,16 @@ def _print_volumes(data: DataSpec) -> None:
     rows = []
     for use, pairs in (("train", data.train), ("validation", data.validation)):
         for pair in pairs:
-            limits = pair.region.model_dump(exclude_none=True)
-            region = ", ".join(f"{axis} {first} to {last - 1}" for axis, (first, last) in limits.items())
-            rows.append((use, pair.image, pair.label, region or "all"))
+            regions = [_limits(region) for region in pair.regions or (pair.region,)]
+            rows.append((use, pair.image, pair.label, "; ".join(regions) or "all"))
     if rows:
         print_line()
         print_table(("use", "image", "label", "region"), rows)
+
+
+def _limits(region: Region) -> str:
+    limits = region.model_dump(exclude_none=True)
+    return ", ".join(f"{axis} {first} to {last - 1}" for axis, (first, last) in limits.items())
 
 
 def _print_changes(spec: Spec, declared: Spec) -> None:
