@@ -54,7 +54,7 @@ class VolumePair(Node):
     """A volume that is 0 where the labels are not annotated; these voxels count in no loss and no score."""
     region: Region = Region()
     """The part that is used."""
-    regions: Annotated[tuple[Region, ...], Field(strict=False)] = ()
+    regions: Annotated[tuple[Region, ...], Field(strict=False, min_length=1)] | None = None
     """The annotated boxes of that part, where not all of it is: labels outside count in no loss and no score, and are
     not read; the image around is context."""
     weight: Annotated[float, Field(gt=0, le=1e6)] | None = None

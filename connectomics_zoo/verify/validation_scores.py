@@ -63,7 +63,7 @@ def _single_regions(pair: VolumePair) -> list[VolumePair]:
         return [pair]
     limits = pair.region.model_dump(exclude_none=True)
     return [
-        pair.model_copy(update={"regions": (), "region": Region(**limits | region.model_dump(exclude_none=True))})
+        pair.model_copy(update={"regions": None, "region": Region(**limits | region.model_dump(exclude_none=True))})
         for region in pair.regions
     ]
 
