@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from connectomics_zoo.network.meta_pass import quick_result
+
 _aten = torch.ops.aten
 _CONVOLUTIONS = frozenset({_aten.convolution.default, _aten.convolution_backward.default})
 
@@ -54,7 +56,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = quick_result(func, args, kwargs or {})
         returned = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         for tensor in returned:
             self._hold(tensor, counts=True)
@@ -145,7 +147,7 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 def run_backward(loss: Tensor) -> None:
     """Do what `loss.backward()` does, which runs without the modes that are on: blocks are run again in it."""
-    engine: Any = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
+    engine: Any = torch.autograd.Variable._execution_engine
     engine.run_backward(
         (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
     )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -14,11 +14,11 @@ from connectomics_zoo.catalog import names_of
 from connectomics_zoo.errors import InputSizeError, LimitError, SpecError
 from connectomics_zoo.fit.memory import StepBytes, Where, prediction_bytes, training_bytes
 from connectomics_zoo.fit.search import largest_size
-from connectomics_zoo.network.build import build_meta, count_parameters
+from connectomics_zoo.network.build import with_counts
 from connectomics_zoo.network.hardware import cpu_has_bfloat16
 from connectomics_zoo.schema.builder import kept_on_cpu, prefers_bfloat16
 from connectomics_zoo.schema.experiment import REQUIRED, ExperimentSpec, RunSpec
-from connectomics_zoo.schema.model import ModelSpec
+from connectomics_zoo.schema.model import Expectation, ModelSpec
 from connectomics_zoo.schema.notebook import notebook_bar
 from connectomics_zoo.schema.progress import Progress, silent
 from connectomics_zoo.schema.report import Report, Table
@@ -134,13 +134,12 @@ class _Question:
         if patch is not None and self.patch is not None and memory.total > self.limit:
             patch = None
         if patch is not None and self.batch is None:
-            two = step(patch, 2)
-            a_patch = max(1, two.total - memory.total)
+            a_patch = max(1, memory.kept + memory.working)
             batch = min(MOST_BATCH, 1 + int((self.limit - memory.total) / a_patch))
             memory = memory if batch == 1 else step(patch, batch)
         return Fit(
             model=subject.label,
-            parameters=count_parameters(build_meta(spec, deep_supervision=True)),
+            parameters=cast("Expectation", with_counts(spec).expect).parameters.training,
             patch=patch,
             batch=batch,
             memory=memory,

@@ -22,11 +22,11 @@ def legal_size(rule: SizeRule, edge: int, *, anisotropy: float) -> tuple[int, ..
         edge: along y and x.
         anisotropy: how many times as thick a section is as a pixel is wide: z is so much shorter.
     """
-    edges = (edge,) * len(rule.minimum) if len(rule.minimum) < 3 else (int(edge / anisotropy), edge, edge)
-    return tuple(
-        low + max(0, (edge - low) // step) * step
-        for edge, low, step in zip(edges, rule.minimum, rule.step, strict=True)
-    )
+    sizes = [low + max(0, (edge - low) // step) * step for low, step in zip(rule.minimum, rule.step, strict=True)]
+    if len(sizes) == 3:
+        low, step = rule.minimum[0], rule.step[0]
+        sizes[0] = low + max(0, (int(sizes[1] / anisotropy) - low) // step) * step
+    return tuple(sizes)
 
 
 def largest_size(
