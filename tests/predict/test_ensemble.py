@@ -278,7 +278,7 @@ def test_members_that_cannot_be_averaged_are_refused_with_what_differs(runs, sma
     with pytest.raises(SpecError, match="the list of references is empty"):
         predict([], small, tmp_path / "out.h5")
     with pytest.raises(OutputError, match="is the input itself, which would be lost"):
-        predict(runs, small, tmp_path / "out.h5", device="cpu", spread=image)
+        predict(runs, small, tmp_path / "out.h5", device="cpu", spread=small)
 
 
 def test_zoo_predict_takes_further_networks_and_says_what_it_made(runs, small, tmp_path, run_zoo):
