@@ -32,10 +32,11 @@ def check_fine_tuning(training: TrainingSpec, data: DataSpec, *, init_from: str 
     if training.distillation is not None and not _may_be_unknown(data):
         raise SpecError(
             f"{source}: training.distillation is about voxels that are not annotated, and all of data.train are: give "
-            "data.unlabelled or a mask, or leave it out."
+            "data.unlabelled, regions or a mask, or leave it out."
         )
 
 
 def _may_be_unknown(data: DataSpec) -> bool:
     """Whether a volume to train on can have voxels that are not annotated."""
-    return data.unlabelled is not None or any(pair.mask is not None for pair in data.train)
+    parts = [part for pair in data.train for part in (pair.mask, pair.regions)]
+    return data.unlabelled is not None or any(part is not None for part in parts)
