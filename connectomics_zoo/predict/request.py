@@ -37,6 +37,7 @@ class Request:
     mask: str | None
     frozen: Frozen
     multiscale: bool = False
+    voxel_size_nm: tuple[float, float, float] | None = None
 
     def portable(self) -> dict[str, Any]:
         """Return it as JSON has it, with paths that hold in any folder."""

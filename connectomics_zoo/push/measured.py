@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -127,8 +128,9 @@ def _draw(folder: Path, run: RunSpec, reader: PairReader) -> None:
     """Draw image, truth, prediction and errors of the middle of the first validation region."""
     image = reader.image
     # As deep as a window.
+    depth = math.ceil(run.window[0] * reader.grid.ratios[0])
     box = region_box(reader.pair.region, shape=image.shape, location=image.location).middle(
-        (run.window[0] * run.data.downsample[0], MOST_PIXELS, MOST_PIXELS)
+        (depth, MOST_PIXELS, MOST_PIXELS)
     )
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch) / "prediction.h5"
