@@ -128,10 +128,9 @@ def _draw(folder: Path, run: RunSpec, reader: PairReader) -> None:
     """Draw image, truth, prediction and errors of the middle of the first validation region."""
     image = reader.image
     # As deep as a window.
+    part = region_box(reader.pair.region, shape=image.shape, location=image.location)
     depth = math.ceil(run.window[0] * reader.grid.ratios[0])
-    box = region_box(reader.pair.region, shape=image.shape, location=image.location).middle(
-        (depth, MOST_PIXELS, MOST_PIXELS)
-    )
+    box = (part if reader.regions is None else reader.regions[0]).middle((depth, MOST_PIXELS, MOST_PIXELS))
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch) / "prediction.h5"
         predict(folder, image.location, place, region=str(box), dtype="float32", progress=silent)

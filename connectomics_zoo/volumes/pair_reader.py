@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.schema.experiment import DataSpec, VolumePair
 from connectomics_zoo.volumes import Box, Volume, open_volume
-from connectomics_zoo.volumes.box import region_box
+from connectomics_zoo.volumes.box import annotated_boxes, disjoint, region_box
 from connectomics_zoo.volumes.intensity import scale_intensity
 from connectomics_zoo.volumes.network_grid import NetworkGrid
 from connectomics_zoo.volumes.ratios import Ratios, plain, ratios_between
@@ -33,7 +33,14 @@ class PairReader:
         if pair.mask is not None:
             self.mask = open_volume(pair.mask, root=data.folder, voxel_size_nm=data.voxel_size_nm)
         self._region: Box = region_box(pair.region, shape=self.image.shape, location=self.image.location)
-        self._use(network_grid(self.image, data))
+        given = annotated_boxes(pair, shape=self.image.shape, location=self.image.location)
+        self.regions: tuple[Box, ...] | None = None if given is None else disjoint(given)
+        """The annotated boxes of the region in the volume's own voxels, of which none share any; None is all of it."""
+        self._given = given
+        grid = network_grid(self.image, data)
+        for box in given or ():
+            network_box(box, grid)
+        self._use(grid)
 
     def _use(self, grid: NetworkGrid) -> None:
         self.grid = grid
@@ -42,6 +49,9 @@ class PairReader:
         """The whole volume, in network voxels."""
         self.box: Box = network_box(self._region, grid)
         """The pair's region, in network voxels."""
+        inside = (self.box,) if self._given is None else [grid.inside(box) for box in self._given]
+        self.parts: tuple[Box, ...] = disjoint(box for box in inside if box.voxels)
+        """What is annotated at most, in network voxels: boxes that share none."""
 
     def rescaled(self, scales: Ratios) -> PairReader | None:
         """Return a reader of the same files whose network voxels are `scales` (z, y, x) times as large.
@@ -95,7 +105,14 @@ class PairReader:
 
     def read_volume_truth(self, box: Box) -> Truth:
         """Return the labels of `box` in the volume's own voxels, and where they are annotated."""
-        return read_truth(self.label, self.mask, box, unlabelled=self.data.unlabelled)
+        return read_truth(
+            self.label,
+            self.mask,
+            box,
+            unlabelled=self.data.unlabelled,
+            background=self.data.background,
+            regions=self.regions,
+        )
 
     def close(self) -> None:
         """Close the files."""
