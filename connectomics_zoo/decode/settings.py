@@ -12,6 +12,7 @@ from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.task import DECODE_FIELDS, DECODE_STARTS, OBJECT_METHODS, DecodeSpec, TaskSpec
 from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.specs.lookup import get_task
+from connectomics_zoo.tasks.meaning import channels_meaning
 from connectomics_zoo.volumes import Volume
 
 _log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def find_task(predicted: Volume, *, task: str | Path | None, run: RunSpec | None
         )
     asked = get_task(task) if task is not None else run.task if run is not None else None
     carried = predicted.stored().task
-    if asked is not None and carried is not None and _meaning(asked) != _meaning(carried):
+    if asked is not None and carried is not None and channels_meaning(asked) != channels_meaning(carried):
         raise VolumeError(
             f"{predicted.location}: says that it was predicted for the task {carried.name}, whose channels are not "
             f"those of {asked.name}: leave --task and --run out, or give the right one."
@@ -52,11 +53,6 @@ def find_task(predicted: Volume, *, task: str | Path | None, run: RunSpec | None
             f"{predicted.location}: does not say for which task it was predicted: give --task NAME or --run FOLDER."
         )
     return found
-
-
-def _meaning(task: TaskSpec) -> object:
-    """What the numbers of a prediction mean: another decoding, loss or summary does not change it."""
-    return [(channel.name, channel.activation, channel.target) for channel in task.channels], task.affinities
 
 
 def with_settings(
