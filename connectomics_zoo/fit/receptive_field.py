@@ -1,0 +1,124 @@
+"""How far a network sees: which voxels of the input have a gradient from one voxel of the output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from connectomics_zoo.network.build import build
+from connectomics_zoo.schema.limits import MAX_EDGE
+from connectomics_zoo.schema.model import ModelSpec
+
+PERIOD = 32
+"""Voxels after which what an output sees repeats itself: networks halve five times at most."""
+
+LONGEST = 1024
+"""Voxels along an axis beyond which is not looked."""
+
+
+class Reach(NamedTuple):
+    """What one voxel of the output depends on, in voxels (z, y, x); None along an axis: on all of a window."""
+
+    field: tuple[int | None, ...]
+    """Voxels from the first to the last: the receptive field."""
+    halo: tuple[int | None, ...]
+    """Voxels before and behind, whichever is more: what a tile must have around what is kept of it."""
+
+
+def measure_reach(spec: ModelSpec) -> Reach:
+    """Return how far the convolutions and the attention of a network reach, measured in seconds on the CPU.
+
+    Norms are left out: those with statistics of the window (group, instance and layer norm over space) make every
+    voxel depend a little on all of them. Along each axis a long, thin input is put through; all weights and inputs are
+    positive, so that no gradient vanishes where there is a way, and channels are averaged, which changes no way.
+    """
+    network = build(spec, deep_supervision=False).double().eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(1 / max(1, parameter[0].numel()))
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    return Reach(*zip(*(_reach_along(axis, network, spec) for axis in range(len(spec.input.axes))), strict=True))
+
+
+def _reach_along(axis: int, network: nn.Module, spec: ModelSpec) -> tuple[int | None, int | None]:
+    rule = spec.input.size
+    length = 4 * PERIOD
+    while length < LONGEST and rule.minimum[axis] + rule.step[axis] <= MAX_EDGE:
+        length *= 2
+        size = list(rule.minimum)
+        size[axis] = rule.round_up((length,) * len(size))[axis]
+        x = torch.ones(1, spec.input.channels, *size, dtype=torch.float64, requires_grad=True)
+        with _Ways():
+            output = network(x)
+        field = halo = 0
+        middle = size[axis] // (2 * PERIOD) * PERIOD
+        for place in (middle, middle + PERIOD - 1):
+            (gradient,) = torch.autograd.grad(output.select(2 + axis, place).sum(), x, retain_graph=True)
+            others = [other for other in range(gradient.dim()) if other != 2 + axis]
+            seen = gradient.sum(others).nonzero().flatten()
+            first, last = int(seen[0]), int(seen[-1])
+            field, halo = max(field, last - first + 1), max(halo, place - first, last - place)
+            if first == 0 or last == size[axis] - 1:
+                break
+        else:
+            return field, halo
+    return None, None
+
+
+_SAME = {
+    *(F.group_norm, F.batch_norm, F.instance_norm, F.layer_norm),
+    *(F.relu, torch.relu, Tensor.relu, torch.relu_, Tensor.relu_, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish),
+    *(F.prelu, torch.prelu, torch.sigmoid, Tensor.sigmoid, torch.tanh, Tensor.tanh, F.dropout),
+}
+"""What changes values and no ways: it returns its input."""
+
+_IN_PLACE = {Tensor.add_, Tensor.__iadd__}
+_CONVOLUTIONS = {torch.conv2d, torch.conv3d, torch.conv_transpose2d, torch.conv_transpose3d}
+_POOLS: dict[str, Callable[..., Tensor]] = {
+    **dict.fromkeys(("max_pool2d", "_max_pool2d"), F.avg_pool2d),
+    **dict.fromkeys(("max_pool3d", "_max_pool3d"), F.avg_pool3d),
+}
+
+
+class _Ways(TorchFunctionMode):
+    """Within it a network computes what leads where, cheaply: convolutions of one channel, whose mean goes on."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in _SAME:
+            return args[0] if args else kwargs["input"]
+        if func in _IN_PLACE:  # channels share their memory
+            return args[0] + args[1]
+        if func in _CONVOLUTIONS:
+            return _convolve(func, *args, **kwargs)
+        if getattr(func, "__name__", "") in _POOLS:
+            x, kernel, *rest = args
+            stride = kwargs.get("stride", rest[0] if rest else None)
+            padding = kwargs.get("padding", rest[1] if len(rest) > 1 else 0)
+            return _POOLS[func.__name__](x, kernel, stride, padding)
+        return func(*args, **kwargs)
+
+
+def _convolve(
+    func: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Do `func` with a kernel of ones between single channels, and give the result as many channels as it has."""
+    groups = kwargs.pop("groups", args[3] if len(args) > 3 else 1)  # behind stride, padding, and one more
+    args = (*args[:3], 1, *args[4:]) if len(args) > 3 else args
+    kernel = weight.new_ones(1, 1, *weight.shape[2:]) / weight[0, 0].numel()
+    result = func(x.mean(1, keepdim=True), kernel, None, *args, **kwargs)
+    is_transposed = func in (torch.conv_transpose2d, torch.conv_transpose3d)
+    channels = weight.shape[1] * groups if is_transposed else weight.shape[0]
+    return result.expand(-1, channels, *[-1] * (result.dim() - 2))
