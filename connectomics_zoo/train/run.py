@@ -67,7 +67,7 @@ def train(
         return fit_run(run, folder=folder, resume=resume, device=device, progress=progress, notify=notify)
 
     if fast_dev_run:
-        return fit(_complete_run(ref, changes, resume=resume), None)
+        return fit(complete_run(ref, changes, resume=resume), None)
     if resume:
         with claim_resumed(Path(ref)):  # before its spec is read, which another process may be about to change
             return fit(continue_run(ref, changes), Path(ref))
@@ -106,12 +106,17 @@ def preview_patches(
     from connectomics_zoo.pictures.drawing import check_picture
 
     check_picture(Path(path))
-    run = _complete_run(ref, overrides or {}, resume=resume)
+    run = complete_run(ref, overrides, resume=resume)
     warn_of_padding(run)
     warn_of_labels(run)
     from connectomics_zoo.train.preview import draw_preview
 
     draw_preview(run, Path(path))
+
+
+def complete_run(ref: str | Path, overrides: Mapping[str, Any] | None = None, *, resume: bool = False) -> RunSpec:
+    """Return the run that `train` would train, and train nothing; the arguments are those of `complete_spec`."""
+    return continue_run(ref, overrides or {}) if resume else resolve_run(ref, overrides or {})
 
 
 def complete_spec(ref: str | Path, overrides: Mapping[str, Any] | None = None, *, resume: bool = False) -> str:
@@ -125,11 +130,7 @@ def complete_spec(ref: str | Path, overrides: Mapping[str, Any] | None = None, *
     Raises:
         ZooError: something is wrong with the arguments.
     """
-    return run_text(_complete_run(ref, overrides or {}, resume=resume))
-
-
-def _complete_run(ref: str | Path, changes: Mapping[str, Any], *, resume: bool) -> RunSpec:
-    return continue_run(ref, changes) if resume else resolve_run(ref, changes)
+    return run_text(complete_run(ref, overrides, resume=resume))
 
 
 def _new_folder(run: RunSpec, output: str | Path | None) -> Path:
