@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from connectomics_zoo.compare.report import SHORT, CompareReport, Row, deviation
 from connectomics_zoo.files.atomic import whole_file
@@ -25,7 +26,8 @@ DOTS_PER_INCH = 150
 def draw_comparison(report: CompareReport, path: Path) -> None:
     """Write a PNG; one that is there is replaced.
 
-    Left, the mean of the first score against the parameters, with the standard deviation over the seeds. Right, the
+    Left, the mean of the first score against the parameters, with the standard deviation over the seeds and, as points,
+    each of them. Right, the
     validation score in the course of the runs, or their loss where nothing was validated: the mean over the seeds, and
     the range in which they lie.
 
@@ -74,8 +76,10 @@ def _draw_scores(axes: Any, rows: Sequence[Row], styles: dict[str, tuple[str, st
             markerfacecolor=colour if row.seen == "nothing" else "white",
             label=row.ref,
         )
-        axes.scatter([row.parameters] * len(values), values, color=colour, alpha=0.35, s=12, linewidths=0)
+        axes.scatter([row.parameters] * len(values), values, color="black", s=9, linewidths=0, zorder=3)
     axes.set_xscale("log")
+    for place in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        place(EngFormatter(sep=""))
     sizes = [row.parameters for row in rows if row.parameters is not None]
     axes.set_xlim(min(sizes) / 1.6, max(sizes) * 1.6)
     axes.set(xlabel="parameters", ylabel=label)
@@ -102,6 +106,8 @@ def _draw_curves(
         colour, marker = styles[row.ref]
         axes.plot(at, values.mean(axis=0), color=colour, marker=marker if len(at) < 40 else None, markersize=4)
         axes.fill_between(at, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
-    what = "training loss" if column == "train/loss" else f"{SHORT.get(metric, metric)} in training's validation"
+    what = "training loss" if column == "train/loss" else f"{SHORT.get(metric, metric)}, validation in training"
+    if not minutes:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="minutes of training" if minutes else "optimiser step", ylabel=what)
     axes.spines[["top", "right"]].set_visible(False)

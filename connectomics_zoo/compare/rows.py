@@ -47,6 +47,9 @@ class Work:
     planned: dict[str, int] = field(default_factory=dict)
     """The steps of each run of a member, by its name."""
 
+    parameters: dict[str, int] = field(default_factory=dict)
+    """The parameters of a member's network as it predicts, by its name, as far as they were counted."""
+
     def run_folder(self, member: Member, seed: int) -> Path:
         """Return the run folder of a member with a seed."""
         return self.folder / member.name / f"seed-{seed}"
@@ -183,16 +186,18 @@ def row_of(member: Member, work: Work, *, seeds: int, seen: Seen) -> Row:
         prediction_memory_bytes=memory.get("prediction"),
         voxels_per_second=sum(speeds) / len(speeds) if speeds else None,
         error=member.error,
-        **({} if member.run is None else _network(member.run)),
+        **({} if member.run is None else _network(member.name, member.run, work)),
     )
 
 
-def _network(run: RunSpec) -> dict[str, Any]:
-    expect = with_counts(run.model).expect
-    assert expect is not None
+def _network(name: str, run: RunSpec, work: Work) -> dict[str, Any]:
+    if name not in work.parameters:
+        expect = with_counts(run.model).expect
+        assert expect is not None
+        work.parameters[name] = expect.parameters.inference
     return {
         "model": run.model.name,
-        "parameters": expect.parameters.inference,
+        "parameters": work.parameters[name],
         "patch_size": run.training.patch_size,
         "batch_size": run.training.batch_size,
     }
