@@ -16,9 +16,13 @@ from connectomics_zoo.specs.lookup import get_experiment
 from connectomics_zoo.specs.overrides import merge
 from connectomics_zoo.volumes import check_mask, check_pair, open_volume
 from connectomics_zoo.volumes.box import parse_region, region_box
+from connectomics_zoo.volumes.uri import is_uri
 
 VolumeRequest = Mapping[str, Any]
 """A pair as a user gives it: `image`, `label`, and perhaps `mask` and `region`."""
+
+_ENDLESS = 2**62
+"""More voxels than an axis has."""
 
 SHARES = 5
 """A volume that is split by itself gives a fifth of its sections to validation, and another to the test."""
@@ -153,7 +157,8 @@ def check_scored(pairs: Sequence[VolumePair], data: DataSpec, *, task: TaskSpec)
     for pair in pairs:
         with open_volume(pair.image, root=data.folder) as image, open_volume(pair.label, root=data.folder) as label:
             check_pair(image, label, continuous=continuous)
-            region_box(pair.region, shape=image.shape, location=image.location)
+            for part in single_regions(pair):
+                region_box(part.region, shape=image.shape, location=image.location)
             if pair.mask is not None:
                 with open_volume(pair.mask, root=data.folder) as mask:
                     check_mask(image, mask)
@@ -170,8 +175,7 @@ def seen_before(run: RunSpec, pairs: Sequence[VolumePair], data: DataSpec) -> Se
 
 def _any_common(first: Sequence[VolumePair], of: DataSpec, second: Sequence[VolumePair], data: DataSpec) -> bool:
     return any(
-        _is_same(one, of, other, data) and not _are_apart(one.region, other.region)
-        for one, other in itertools.product(first, second)
+        _is_same(one, of, other, data) and _share_voxels(one, other) for one, other in itertools.product(first, second)
     )
 
 
@@ -183,9 +187,24 @@ def _is_same(one: VolumePair, of: DataSpec, other: VolumePair, data: DataSpec) -
 
 
 def _place(pair: VolumePair, data: DataSpec) -> str:
-    return str(((data.folder or Path()) / pair.image).absolute()) if "://" not in pair.image else pair.image
+    return pair.image if is_uri(pair.image) else str(((data.folder or Path()) / pair.image).absolute())
 
 
-def _are_apart(first: Region, second: Region) -> bool:
-    ranges = [(getattr(first, axis), getattr(second, axis)) for axis in "zyx"]
-    return any(a is not None and b is not None and (a[1] <= b[0] or b[1] <= a[0]) for a, b in ranges)
+def _share_voxels(one: VolumePair, other: VolumePair) -> bool:
+    endless = (_ENDLESS,) * 3
+    boxes = [
+        [region_box(part.region, shape=endless, location=part.image) for part in single_regions(pair)]
+        for pair in (one, other)
+    ]
+    return any(first.intersection(second).voxels for first, second in itertools.product(*boxes))
+
+
+def single_regions(pair: VolumePair) -> list[VolumePair]:
+    """Return a pair for each of its annotated regions, or itself where all of its region is annotated."""
+    if not pair.regions:
+        return [pair]
+    limits = pair.region.model_dump(exclude_none=True)
+    return [
+        pair.model_copy(update={"regions": None, "region": Region(**limits | region.model_dump(exclude_none=True))})
+        for region in pair.regions
+    ]

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from connectomics_zoo.compare.data import Shared, VolumeRequest, check_scored, scored_pairs, share
+from connectomics_zoo.compare.data import Shared, VolumeRequest, check_scored, scored_pairs, share, single_regions
 from connectomics_zoo.compare.folder import hold
 from connectomics_zoo.compare.members import (
     Member,
@@ -143,7 +143,8 @@ def _refused(member: Member, why: str | None) -> Member:
 
 
 def _said(pair: VolumePair) -> str:
-    return f"{pair.image}{'' if region_text(pair.region) is None else f' {region_text(pair.region)}'}"
+    parts = [region_text(part.region) for part in single_regions(pair)]
+    return " ".join([pair.image, *(part for part in parts if part is not None)])
 
 
 def _plan(report: CompareReport, data: DataSpec) -> dict[str, Any]:

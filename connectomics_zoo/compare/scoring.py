@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from connectomics_zoo.compare.data import single_regions
 from connectomics_zoo.decode.run import decode
 from connectomics_zoo.evaluate.run import evaluate
 from connectomics_zoo.files.atomic import remove_folder
@@ -47,8 +48,8 @@ def score(
 ) -> Scored:
     """Predict every pair and return the scores.
 
-    The task's metrics are of all pairs' voxels together, the mean over the channels that the task scores; those of
-    objects are the mean over the pairs, of what the task's own decoder makes.
+    The task's metrics are of all annotated voxels together, the mean over the channels that the task scores; those of
+    objects are the mean over the pairs and their annotated regions, of what the task's own decoder makes.
 
     Args:
         ref: a run folder or trained weights.
@@ -63,7 +64,8 @@ def score(
     objects: list[dict[str, float]] = []
     voxels = seconds = 0.0
     scratch.mkdir(parents=True, exist_ok=True)
-    for number, pair in enumerate(pairs):
+    parts = [part for pair in pairs for part in single_regions(pair)]
+    for number, pair in enumerate(parts):
         prediction = scratch / f"prediction-{number}.h5"
         with closing(PairReader(pair, data)) as reader:
             report = predict(
@@ -146,5 +148,6 @@ def _object_scores(
         region=pair.region,
         relabel=task.labels.relabel and is_mask(reader.read_volume_truth(box).labels),
         unlabelled=reader.data.unlabelled,
+        background=reader.data.background,
         mask=None if reader.mask is None else reader.mask.location,
     ).scores

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.schema.experiment import DataSpec, Region, VolumePair
 from connectomics_zoo.volumes import Box, Volume, open_volume
+from connectomics_zoo.volumes.box import annotated_boxes, as_region, disjoint
 from connectomics_zoo.volumes.intensity import scale_intensity
 from connectomics_zoo.volumes.resample import downsample_image, downsample_labels, downsample_mask
 from connectomics_zoo.volumes.truth import Truth, read_truth
@@ -32,6 +33,15 @@ class PairReader:
         """The whole volume, in network voxels."""
         self.box: Box = network_box(pair.region, self.image.shape, factors)
         """The pair's region, in network voxels."""
+        given = annotated_boxes(pair, shape=self.image.shape, location=self.image.location)
+        self.regions: tuple[Box, ...] | None = None if given is None else disjoint(given)
+        """The annotated boxes of the region in the volume's own voxels, of which none share any; None is all of it."""
+        self.parts: tuple[Box, ...] = (
+            (self.box,)
+            if given is None
+            else disjoint(network_box(as_region(box), self.image.shape, factors) for box in given)
+        )
+        """What is annotated at most, in network voxels: boxes that share none."""
 
     @property
     def voxel_size_nm(self) -> tuple[float, ...] | None:
@@ -70,7 +80,14 @@ class PairReader:
 
     def read_volume_truth(self, box: Box) -> Truth:
         """Return the labels of `box` in the volume's own voxels, and where they are annotated."""
-        return read_truth(self.label, self.mask, box, unlabelled=self.data.unlabelled)
+        return read_truth(
+            self.label,
+            self.mask,
+            box,
+            unlabelled=self.data.unlabelled,
+            background=self.data.background,
+            regions=self.regions,
+        )
 
     def close(self) -> None:
         """Close the files."""

@@ -24,6 +24,7 @@ NAMES = {
     "predict",
     "decode",
     "evaluate",
+    "measure",
     "compare",
     "print_available_architectures",
     "build_model",
