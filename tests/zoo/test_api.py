@@ -24,6 +24,7 @@ NAMES = {
     "predict",
     "decode",
     "evaluate",
+    "fit",
     "measure",
     "compare",
     "print_available_architectures",
