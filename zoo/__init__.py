@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from connectomics_zoo.decode import decode
     from connectomics_zoo.errors import ZooError
     from connectomics_zoo.evaluate import evaluate
+    from connectomics_zoo.fit import fit
     from connectomics_zoo.measure import measure
     from connectomics_zoo.predict import predict
     from connectomics_zoo.specs.listing import list_models
@@ -31,6 +32,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "get_experiment",
     "load",
     "verify",
+    "fit",
     "train",
     "predict",
     "decode",
@@ -56,6 +58,7 @@ _MODULES = {
     "decode": "connectomics_zoo.decode",
     "ZooError": "connectomics_zoo.errors",
     "evaluate": "connectomics_zoo.evaluate",
+    "fit": "connectomics_zoo.fit",
     "measure": "connectomics_zoo.measure",
     "list_models": "connectomics_zoo.specs.listing",
     "activate": "connectomics_zoo.tasks.activations",

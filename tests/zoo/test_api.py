@@ -24,6 +24,7 @@ NAMES = {
     "predict",
     "decode",
     "evaluate",
+    "fit",
     "measure",
     "open_volume",
     "Box",
