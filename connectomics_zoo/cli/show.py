@@ -15,7 +15,8 @@ from connectomics_zoo.cli._table import print_facts, print_table
 if TYPE_CHECKING:
     from connectomics_zoo.schema.experiment import DataSpec, ExperimentSpec, RunSpec, Spec
     from connectomics_zoo.schema.model import ModelSpec, WeightsEntry
-    from connectomics_zoo.schema.task import TargetSpec, TaskSpec
+    from connectomics_zoo.schema.target import TargetSpec
+    from connectomics_zoo.schema.task import TaskSpec
     from connectomics_zoo.specs.lookup import Resolved
 
 _EPILOG = """\b
@@ -285,7 +286,7 @@ def _print_volumes(data: DataSpec) -> None:
         for pair in pairs:
             limits = pair.region.model_dump(exclude_none=True)
             region = ", ".join(f"{axis} {first} to {last - 1}" for axis, (first, last) in limits.items())
-            rows.append((use, pair.image, pair.label, region or "all"))
+            rows.append((use, pair.image, pair.label_text, region or "all"))
     if rows:
         print_line()
         print_table(("use", "image", "label", "region"), rows)

@@ -39,20 +39,21 @@ def inspect_volumes(data: DataSpec, *, task: TaskSpec) -> tuple[int, tuple[float
     voxel_sizes: set[tuple[float, float, float]] = set()
     for pair in (*data.train, *data.validation):
         with ExitStack() as opened:
-            image, label, mask = (
+            image, mask = (
                 None if location is None else opened.enter_context(_open(location, data))
-                for location in (pair.image, pair.label, pair.mask)
+                for location in (pair.image, pair.mask)
             )
+            labels = [opened.enter_context(_open(place, data)) for place in pair.label_places.values()]
             assert image is not None
-            assert label is not None
-            check_pair(image, label, continuous=has_values(task))
+            for label in labels:
+                check_pair(image, label, continuous=has_values(task))
             if mask is not None:
                 check_mask(image, mask)
             box = region_box(pair.region, shape=image.shape, location=image.location)
             network_box(pair.region, image.shape, data.downsample)
             check_contrast(image, box, intensity_range=data.intensity_range)
             if box.voxels <= SCANNED_VOXELS:
-                _scan(image, label, mask, box, data=data, task=task)
+                _scan(image, labels[0], mask, box, data=data, task=task)
             channels.add(image.channels or 1)
             check_voxel_size(task, image.voxel_size_nm)
             if image.voxel_size_nm is not None:
@@ -71,7 +72,7 @@ def _open(location: str, data: DataSpec) -> Volume:
 
 
 def _scan(image: Volume, label: Volume, mask: Volume | None, box: Box, *, data: DataSpec, task: TaskSpec) -> None:
-    """Read what is made of floats, whose values may be anything, section by section."""
+    """Read what is made of floats, whose values may be anything, section by section; these have one label volume."""
     for row in range(box.start[0], box.stop[0]):
         section = box.replace(z=(row, row + 1))
         if image.dtype.kind == "f":
@@ -132,47 +133,68 @@ def warn_of_labels(run: RunSpec) -> None:
             image = reader.image
             box = region_box(pair.region, shape=image.shape, location=image.location)
             for problem in _label_problems(reader, box, task=run.task):
-                _log.warning("%s %s", pair.label, problem)
+                _log.warning("%s %s", *problem)
         finally:
             reader.close()
 
 
-def _label_problems(reader: PairReader, box: Box, *, task: TaskSpec) -> list[str]:
-    """Return what looks wrong with the labels in `box`, as the ends of sentences that begin with their name."""
+def _label_problems(reader: PairReader, box: Box, *, task: TaskSpec) -> list[tuple[str, str]]:
+    """Return what looks wrong with the labels in `box`, each the place of the volume and what is to be said of it."""
     blocks, total = random_blocks(box)
     channels = _looked_at(task)
     looked_at = task.model_copy(update={"channels": channels})
     low, high = np.full(len(channels), np.inf), np.full(len(channels), -np.inf)
     unlabelled = reader.data.unlabelled
-    look = LabelLook(() if unlabelled is None else (unlabelled,))
+    looks = {name: LabelLook(() if unlabelled is None else (unlabelled,)) for name in reader.labels}
+    places = reader.pair.label_places
     for done, block in enumerate(blocks):
         if done >= ENOUGH_BLOCKS and (low < high).all():
             break
         labels, annotated = reader.read_volume_truth(block)
         targets, known = make_targets(
-            labels, task=looked_at, voxel_size_nm=reader.label.voxel_size_nm, annotated=annotated
+            labels,
+            task=looked_at,
+            voxel_size_nm=reader.image.voxel_size_nm,
+            annotated=annotated,
+            volumes=tuple(places),
+            classes=reader.pair.annotated,
         )
         low = np.minimum(low, np.where(known, targets, np.inf).min(axis=(1, 2, 3)))
         high = np.maximum(high, np.where(known, targets, -np.inf).max(axis=(1, 2, 3)))
-        look.add(reader.label.read_plain(block), annotated)
-    dtype = reader.label.dtype
-    look.refuse_unclear(dtype, location=reader.label.location)
-    problems = [] if has_values(task) else look.warnings(dtype)
-    if look.grey is not None and not has_values(task):
-        return problems
-    if task.decode.is_instances and not task.labels.relabel and look.is_mask:
-        problems.append(
-            "looks like a mask, of which all objects are one: label its objects first (scipy.ndimage.label), or take a "
-            "task that does (labels.relabel)"
-        )
+        for name, is_known in zip(places, annotated if annotated.ndim == 4 else annotated[np.newaxis], strict=True):
+            looks[name].add(reader.labels[name].read_plain(block), is_known)
+    problems: list[tuple[str, str]] = []
+    for name, look in looks.items():
+        volume = reader.labels[name]
+        look.refuse_unclear(volume.dtype, location=volume.location)
+        found = [] if has_values(task) else look.warnings(volume.dtype)
+        problems.extend((places[name], problem) for problem in found)
+        if look.grey is not None and not has_values(task):
+            return problems
+        if task.decode.is_instances and not task.labels.relabel and look.is_mask:
+            problems.append(
+                (
+                    places[name],
+                    "looks like a mask, of which all objects are one: label its objects first (scipy.ndimage.label), "
+                    "or take a task that does (labels.relabel)",
+                )
+            )
     part = "its region" if len(blocks) == total else f"the {len(blocks)} of {total} blocks that were looked at"
     for channel, smallest, largest in zip(channels, low, high, strict=True):
+        if reader.pair.annotated is not None and channel.name not in reader.pair.annotated:
+            continue
         target = f"the target of {channel.name!r} ({channel.target.kind})"
+        place = places[channel.target.volume]
         if smallest > largest:
-            problems.append(f"leaves {target} unknown in all of {part}: check mask, unlabelled and the region's size")
-        elif smallest == largest:
             problems.append(
-                f"makes {target} {smallest:g} in all of {part}: check that volume and region are the right ones"
+                (place, f"leaves {target} unknown in all of {part}: check mask, unlabelled and the region's size")
+            )
+        elif smallest == largest and not (task.has_classes and largest == 0):  # which look_for_classes says
+            problems.append(
+                (
+                    place,
+                    f"makes {target} {smallest:g} in all of {part}: check that volume and region are the right ones",
+                )
             )
     return problems
 

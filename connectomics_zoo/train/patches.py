@@ -13,10 +13,13 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from connectomics_zoo.schema.augmentation import augmentation_of
 from connectomics_zoo.schema.experiment import RunSpec
-from connectomics_zoo.tasks.targets import make_targets
+from connectomics_zoo.schema.task import TaskSpec
+from connectomics_zoo.tasks.targets import Targets, make_targets
 from connectomics_zoo.train.augment import Sample, augment
-from connectomics_zoo.train.sampling import ForegroundFinder, choose_box, grid_boxes, share_of
+from connectomics_zoo.train.balance import make_finder
+from connectomics_zoo.train.sampling import Finder, choose_box, grid_boxes, share_of
 from connectomics_zoo.volumes.pair_reader import PairReader
+from connectomics_zoo.volumes.truth import Truth
 
 
 class Patch(NamedTuple):
@@ -28,6 +31,18 @@ class Patch(NamedTuple):
     """(C, Z, Y, X)."""
     mask: Tensor
     """(C, Z, Y, X), True where the target is known and, in validation, where this patch is the one that is scored."""
+
+
+def targets_of(reader: PairReader, truth: Truth, *, task: TaskSpec) -> Targets:
+    """Return the targets of what a reader has read, in its network voxels."""
+    return make_targets(
+        truth.labels,
+        task=task,
+        voxel_size_nm=reader.voxel_size_nm,
+        annotated=truth.annotated,
+        volumes=tuple(reader.labels),
+        classes=reader.pair.annotated,
+    )
 
 
 class TrainingPatches(IterableDataset[Patch]):
@@ -56,14 +71,14 @@ class TrainingPatches(IterableDataset[Patch]):
             sample = self._sample(finder, generator)
             yield sample, self._patch(sample, finder.reader)
 
-    def _draws(self) -> Iterator[tuple[ForegroundFinder, np.random.Generator]]:
+    def _draws(self) -> Iterator[tuple[Finder, np.random.Generator]]:
         """Yield for each patch the finder of its volume, and its source of randomness."""
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         size = self.run.training.batch_size
         block = tuple(-(-edge // 2) for edge in self.run.training.patch_size)
         readers = [PairReader(pair, self.run.data) for pair in self.run.data.train]
-        finders = [ForegroundFinder(reader, block=block) for reader in readers]
+        finders = [make_finder(reader, self.run, block=block) for reader in readers]
         shares = np.array([share_of(reader) for reader in readers])
         # The loader asks its workers for a whole batch each, in turn.
         for batch in itertools.count(self.skip + first, step):
@@ -72,10 +87,10 @@ class TrainingPatches(IterableDataset[Patch]):
                 chosen = int(generator.choice(len(readers), p=shares / shares.sum()))
                 yield finders[chosen], generator
 
-    def _draw(self, finder: ForegroundFinder, generator: np.random.Generator) -> Patch:
+    def _draw(self, finder: Finder, generator: np.random.Generator) -> Patch:
         return self._patch(self._sample(finder, generator), finder.reader)
 
-    def _sample(self, finder: ForegroundFinder, generator: np.random.Generator) -> Sample:
+    def _sample(self, finder: Finder, generator: np.random.Generator) -> Sample:
         reader = finder.reader
         box = choose_box(finder, self.run.training, generator)
         # Reflected at the region, not read beyond it: what lies there may be what the run is validated on.
@@ -91,9 +106,7 @@ class TrainingPatches(IterableDataset[Patch]):
 
     def _patch(self, sample: Sample, reader: PairReader) -> Patch:
         # Labels are augmented, not targets: a flipped affinity is another one.
-        targets = make_targets(
-            sample.labels, task=self.run.task, voxel_size_nm=reader.voxel_size_nm, annotated=sample.annotated
-        )
+        targets = targets_of(reader, Truth(sample.labels, sample.annotated), task=self.run.task)
         return Patch(torch.from_numpy(sample.image), torch.from_numpy(targets.values), torch.from_numpy(targets.known))
 
 
@@ -119,8 +132,7 @@ class ValidationPatches(Dataset[Patch]):
     def __getitem__(self, index: int) -> Patch:
         reader_index, box, scored = self.items[index]
         reader = self.readers[reader_index]
-        labels, annotated = reader.read_truth(box, within=reader.whole)
-        targets = make_targets(labels, task=self.run.task, voxel_size_nm=reader.voxel_size_nm, annotated=annotated)
+        targets = targets_of(reader, reader.read_truth(box, within=reader.whole), task=self.run.task)
         mask = np.zeros(targets.known.shape, dtype=bool)
         z, y, x = scored.relative_to(box.start).slices
         mask[:, z, y, x] = targets.known[:, z, y, x]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Protocol
 
 import numpy as np
 
@@ -43,7 +44,7 @@ class ForegroundFinder:
         for number in generator.integers(math.prod(self.counts), size=FOREGROUND_TRIES).tolist():
             if number in self._empty:
                 continue
-            box = self._box(number)
+            box = self.box_of(number)
             labelled = self.reader.read_label(box, within=self.reader.box) > 0
             found = np.flatnonzero(labelled)
             if found.size:
@@ -53,7 +54,8 @@ class ForegroundFinder:
                 self._empty.add(number)
         return None
 
-    def _box(self, number: int) -> Box:
+    def box_of(self, number: int) -> Box:
+        """Return the voxels of a block."""
         steps = map(int, np.unravel_index(number, self.counts))
         return Box.of_ranges(
             (first + step * edge, last if step == count - 1 else first + (step + 1) * edge)
@@ -63,7 +65,16 @@ class ForegroundFinder:
         )
 
 
-def choose_box(finder: ForegroundFinder, recipe: TrainingSpec, generator: np.random.Generator) -> Box:
+class Finder(Protocol):
+    """What finds the voxels of a volume that patches are centred on."""
+
+    reader: PairReader
+
+    def find(self, generator: np.random.Generator) -> tuple[int, ...] | None:
+        """Return a voxel (z, y, x), or None if none was found."""
+
+
+def choose_box(finder: Finder, recipe: TrainingSpec, generator: np.random.Generator) -> Box:
     """Return where a patch lies: anywhere or around foreground, and with as much of it as the recipe asks for."""
     reader = finder.reader
     for _ in range(MINIMUM_TRIES):

@@ -13,7 +13,7 @@ from connectomics_zoo.schema.experiment import DataSpec, Region, VolumePair
 from connectomics_zoo.volumes import Box, Volume, open_volume
 from connectomics_zoo.volumes.intensity import scale_intensity
 from connectomics_zoo.volumes.resample import downsample_image, downsample_labels, downsample_mask
-from connectomics_zoo.volumes.truth import Truth, read_truth
+from connectomics_zoo.volumes.truth import Truth, join_truths, read_truth
 
 
 class PairReader:
@@ -23,7 +23,11 @@ class PairReader:
         self.pair = pair
         self.data = data
         self.image: Volume = open_volume(pair.image, root=data.folder, voxel_size_nm=data.voxel_size_nm)
-        self.label: Volume = open_volume(pair.label, root=data.folder, voxel_size_nm=data.voxel_size_nm)
+        self.labels: dict[str | None, Volume] = {
+            name: open_volume(place, root=data.folder, voxel_size_nm=data.voxel_size_nm)
+            for name, place in pair.label_places.items()
+        }
+        """The label volumes by name, None for one alone."""
         self.mask: Volume | None = None
         if pair.mask is not None:
             self.mask = open_volume(pair.mask, root=data.folder, voxel_size_nm=data.voxel_size_nm)
@@ -52,8 +56,12 @@ class PairReader:
         return _reflect(scaled, ((0, 0), *padding))
 
     def read_label(self, box: Box, *, within: Box) -> NDArray[Any]:
-        """Return the labels (Z, Y, X) in `box`, reflected where it reaches out of `within`; 0 where not annotated."""
-        return self.read_truth(box, within=within).labels
+        """Return the labels (Z, Y, X) in `box`, reflected where it reaches out of `within`; 0 where not annotated.
+
+        Of several label volumes, the largest label.
+        """
+        labels = self.read_truth(box, within=within).labels
+        return labels if labels.ndim == 3 else labels.max(axis=0)
 
     def read_truth(self, box: Box, *, within: Box) -> Truth:
         """Return the labels in `box`, reflected where it reaches out of `within`, and where they are annotated.
@@ -61,7 +69,11 @@ class PairReader:
         A network voxel is annotated where all of its volume voxels are.
         """
         inside, padding = _clip(box, within)
-        labels, annotated = self.read_volume_truth(self._volume_box(inside))
+        return join_truths([self._network_truth(label, inside, padding) for label in self.labels.values()])
+
+    def _network_truth(self, label: Volume, inside: Box, padding: list[tuple[int, int]]) -> Truth:
+        """Return the truth of one label volume in network voxels."""
+        labels, annotated = self._volume_truth(label, self._volume_box(inside))
         if max(self.data.downsample) > 1:
             annotated = downsample_mask(annotated, self.data.downsample)
             labels = downsample_labels(labels, self.data.downsample)
@@ -70,11 +82,14 @@ class PairReader:
 
     def read_volume_truth(self, box: Box) -> Truth:
         """Return the labels of `box` in the volume's own voxels, and where they are annotated."""
-        return read_truth(self.label, self.mask, box, unlabelled=self.data.unlabelled)
+        return join_truths([self._volume_truth(label, box) for label in self.labels.values()])
+
+    def _volume_truth(self, label: Volume, box: Box) -> Truth:
+        return read_truth(label, self.mask, box, unlabelled=self.data.unlabelled)
 
     def close(self) -> None:
         """Close the files."""
-        for volume in (self.image, self.label, self.mask):
+        for volume in (self.image, *self.labels.values(), self.mask):
             if volume is not None:
                 volume.close()
 

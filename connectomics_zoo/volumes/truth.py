@@ -17,9 +17,19 @@ class Truth(NamedTuple):
     """Labels, and where they are such."""
 
     labels: NDArray[Any]
-    """(Z, Y, X), 0 where not annotated."""
+    """(Z, Y, X), 0 where not annotated; of several label volumes (V, Z, Y, X)."""
     annotated: NDArray[np.bool_]
-    """(Z, Y, X)."""
+    """Of the same shape."""
+
+
+def join_truths(truths: Sequence[Truth]) -> Truth:
+    """Return what several label volumes say of the same voxels as one truth (V, Z, Y, X); that of one as it is."""
+    if len(truths) == 1:
+        return truths[0]
+    # int64 and uint64 together would become floats; what is negative was not annotated, and is 0.
+    is_mixed = len({truth.labels.dtype.kind for truth in truths} - {"b"}) > 1
+    labels = [truth.labels.astype(np.uint64) if is_mixed else truth.labels for truth in truths]
+    return Truth(np.stack(labels), np.stack([truth.annotated for truth in truths]))
 
 
 def read_truth(
