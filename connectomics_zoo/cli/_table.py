@@ -58,11 +58,11 @@ def print_table(
         print_text(f"This terminal is too narrow for: {', '.join(hidden)}.", dim=True)
 
 
-def print_facts(facts: Mapping[str, str]) -> None:
-    """Print a table of names and what there is to say, wrapped as `print_table` does."""
+def print_facts(facts: Mapping[str, str], *, most: int | None = None) -> None:
+    """Print a table of names and what there is to say, wrapped as `print_table` does; each in at most `most` lines."""
     start = max(map(len, facts))
     shown = [(name, printable(text, keep="\n")) for name, text in facts.items()]
-    lines = fact_lines(shown, width=terminal_width())
+    lines = fact_lines(shown, width=terminal_width(), most=most)
     print_styled(styled(line[:start], bold=True) + line[start:] for line in lines)
 
 
@@ -85,10 +85,34 @@ def table_lines(
     return [head, [rule], *body]
 
 
-def fact_lines(facts: Sequence[tuple[str, str]], *, gap: int = 2, width: int | None = None) -> list[str]:
-    """Return the lines of a table of names and what there is to say, without a header."""
+def fact_lines(
+    facts: Sequence[tuple[str, str]], *, gap: int = 2, width: int | None = None, most: int | None = None
+) -> list[str]:
+    """Return the lines of a table of names and what there is to say, without a header.
+
+    Args:
+        facts: the names with their texts.
+        gap: blanks between the two.
+        width: characters that a line may have.
+        most: lines that a text may take; one that takes more ends in … there.
+    """
     widths = _widths(facts, gap=gap, width=width)
-    return [line for row in facts for line in _row_lines(row, widths=widths, aligned=[False, False], gap=gap)]
+    lines = []
+    for row in facts:
+        own = _row_lines(row, widths=widths, aligned=[False, False], gap=gap)
+        lines += own[:most]
+        if most is not None and len(own) > most:
+            start = widths[0] + gap
+            lines[-1] = lines[-1][:start] + _cut(lines[-1][start:], widths[1])
+    return lines
+
+
+def _cut(text: str, width: int) -> str:
+    """End a line in …, behind a word if it has several."""
+    if len(text) + 2 > width:
+        words = text[: width - 1].rpartition(" ")[0]
+        text = words or text[: width - 2]
+    return f"{text} …"
 
 
 def hidden_columns(

@@ -192,7 +192,7 @@ def test_every_verb_has_help(run_zoo, verb):
 
 
 def test_a_model_is_shown_with_its_summary_and_its_complete_spec(run_zoo):
-    code, out, err = run_zoo("show", "mednext-S")
+    code, out, err = run_zoo("show", "mednext-S", "--all")
     assert (code, err) == (0, "")
     assert "5,552,843 in training, 5,550,915 in inference" in out
     assert "16 + n*16, 32 + n*16, 32 + n*16 voxels" in out
@@ -218,7 +218,7 @@ def test_the_json_alone_is_the_same_spec(run_zoo):
 
 
 def test_overrides_are_applied_and_listed(run_zoo):
-    code, out, _ = run_zoo("show", "mednext-S", "arch.kernel_size=5", "training.seed=3")
+    code, out, _ = run_zoo("show", "mednext-S", "arch.kernel_size=5", "training.seed=3", "--all")
     assert code == 0
     assert re.search(r"^arch.kernel_size +3 +5 *$", out, re.MULTILINE)
     assert re.search(r"^training.seed +0 +3 *$", out, re.MULTILINE)
