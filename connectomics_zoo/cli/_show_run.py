@@ -5,7 +5,7 @@ from __future__ import annotations
 from connectomics_zoo.cli._describe import first_weights, listed, recipe
 from connectomics_zoo.cli._sections import Facts, Shown, Table, Title
 from connectomics_zoo.cli._table import Row
-from connectomics_zoo.schema.experiment import REQUIRED, DataSpec, ExperimentSpec, RunSpec
+from connectomics_zoo.schema.experiment import REQUIRED, DataSpec, ExperimentSpec, Region, RunSpec
 
 _VALIDATION = (
     "scores of windows side by side, not blended: zoo predict blends them, and zoo evaluate may give other scores"
@@ -90,8 +90,12 @@ def _volumes(data: DataSpec, *, most: int | None) -> Table:
     others: list[Row] = []
     for use, pairs in (("train", data.train), ("validation", data.validation)):
         for number, pair in enumerate(pairs):
-            limits = pair.region.model_dump(exclude_none=True)
-            region = ", ".join(f"{axis} {first} to {last - 1}" for axis, (first, last) in limits.items())
+            regions = "; ".join(_limits(region) for region in pair.regions or (pair.region,))
             rows = first if most is None or number < most else others
-            rows.append((use, pair.image, pair.label_text, region or "all"))
+            rows.append((use, pair.image, pair.label_text, regions or "all"))
     return Table(("use", "image", "label", "region"), [*first, *others], most=len(first))
+
+
+def _limits(region: Region) -> str:
+    limits = region.model_dump(exclude_none=True)
+    return ", ".join(f"{axis} {first} to {last - 1}" for axis, (first, last) in limits.items())

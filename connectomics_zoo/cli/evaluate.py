@@ -46,6 +46,12 @@ if TYPE_CHECKING:
     help="The label in the truth of voxels that are not annotated: they count for no score.",
 )
 @click.option(
+    "--background",
+    type=click.IntRange(min=1),
+    metavar="LABEL",
+    help="The label in the truth that is background beside 0, as 1 in scribbles with --unlabelled 0.",
+)
+@click.option(
     "--mask",
     metavar="VOLUME",
     help="Is as large as TRUTH, and 0 where it is not annotated: those voxels count for no score but run lengths.",
@@ -85,6 +91,7 @@ def command(
     region: str | None,
     ignore_labels: tuple[int, ...],
     unlabelled: int | None,
+    background: int | None,
     mask: str | None,
     relabel: bool,
     skeletons: str | None,
@@ -121,6 +128,7 @@ def command(
         region=region,
         ignore_labels=ignore_labels or None,
         unlabelled=unlabelled,
+        background=background,
         mask=mask,
         relabel=relabel,
         skeletons=skeletons,
@@ -139,6 +147,7 @@ def command(
             region=region,
             mask=mask,
             unlabelled=unlabelled,
+            background=background,
             relabel=relabel,
             objects=report.kind == "instances",
         )

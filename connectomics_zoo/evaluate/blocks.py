@@ -28,17 +28,24 @@ def blocks_of(box: Box) -> Iterator[Box]:
 
 
 def relabelled(
-    true: Volume, mask: Volume | None, box: Box, *, ignored: Sequence[int], look: LabelLook
+    true: Volume,
+    mask: Volume | None,
+    box: Box,
+    *,
+    read: Callable[[Box], NDArray[Any]],
+    ignored: Sequence[int],
+    look: LabelLook,
 ) -> Callable[[Box], NDArray[Any]]:
     """Return what reads the connected components of the truth in a block of `box`, and `IGNORED` for ignored labels.
 
-    Where it is not annotated, there is no object. `look` sees the labels as they are. All blocks are read once before:
-    in memory are a block, a section of the box, and 24 bytes for each component of a block.
+    Where it is not annotated, there is no object. `read` reads the truth, and `look` sees the labels as they are. All
+    blocks are read once before: in memory are a block, a section of the box, and 24 bytes for each component of a
+    block.
     """
 
-    def read(block: Box, *, seen_by: LabelLook | None = None) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    def read_parts(block: Box, *, seen_by: LabelLook | None = None) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Return the labels of a block, and the components in it alone."""
-        labels = _whole(_plain(true.read(block)), location=true.location)
+        labels = _whole(_plain(read(block)), location=true.location)
         known = None if mask is None else mask.read_plain(block) != 0
         if seen_by is not None:
             seen_by.add(labels, known)
@@ -47,10 +54,10 @@ def relabelled(
             labels = np.where(known, labels, np.zeros((), labels.dtype))
         return labels, connected_objects(labels, ignored=ignored)
 
-    first, group = _join_components(box, partial(read, seen_by=look))
+    first, group = _join_components(box, partial(read_parts, seen_by=look))
 
     def read_joined(block: Box) -> NDArray[np.int64]:
-        _, parts = read(block)
+        _, parts = read_parts(block)
         numbers = np.where(parts > 0, parts + first[block.start], 0)
         return np.where(parts == IGNORED, np.int64(IGNORED), group[numbers])
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.evaluate.blocks import BLOCK, read_blocks, relabelled
@@ -25,6 +24,7 @@ from connectomics_zoo.volumes import Volume, VoxelSize, check_mask, open_volume
 from connectomics_zoo.volumes.alignment import aligned_box
 from connectomics_zoo.volumes.box import AnyRegion, Box
 from connectomics_zoo.volumes.label_look import LabelLook, clean_labels, without_largest
+from connectomics_zoo.volumes.truth import swapped_background
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ def evaluate(
     region: AnyRegion = None,
     ignore_labels: Sequence[int] | None = None,
     unlabelled: int | None = None,
+    background: int | None = None,
     mask: str | Path | None = None,
     relabel: bool = False,
     skeletons: str | Path | None = None,
@@ -71,6 +72,7 @@ def evaluate(
             default none, but Rand error, VOI and CREMI score leave out 0; what is predicted there is a false object.
         unlabelled: the label in the truth of voxels that are not annotated; they count for no score but run lengths,
             beside those that `ignore_labels` leaves out.
+        background: the label in the truth that is background beside 0, as 1 in scribbles whose 0 is `unlabelled`.
         mask: a volume as large as the truth that is 0 where the truth is not annotated; those voxels count for no score
             but run lengths.
         relabel: the objects of the truth are the connected components of its labels, as of a mask; the scored part of
@@ -93,6 +95,11 @@ def evaluate(
         skeletons=skeletons,
         merge_nodes=merge_nodes,
     )
+    if background is not None and (truth is None or background == unlabelled):
+        raise SpecError(
+            f"background {background} is a label of the truth, and its voxels are not unlabelled: give the truth, and "
+            "two labels."
+        )
     lines = None if skeletons is None else read_skeletons(skeletons)
     kind = "instances" if relabel or lines is not None else kind
     with (
@@ -114,6 +121,7 @@ def evaluate(
                 threshold=threshold,
                 ignore_labels=ignore_labels,
                 unlabelled=unlabelled,
+                background=background,
                 relabel=relabel,
             )
         if lines is None:
@@ -170,16 +178,17 @@ def _compared(
     threshold: float | None,
     ignore_labels: Sequence[int] | None,
     unlabelled: int | None,
+    background: int | None,
     relabel: bool,
 ) -> EvaluateReport:
     """Score the prediction against the truth, from the one table of their pairs of labels."""
+    read, unlabelled = swapped_background(true.read, background=background, unlabelled=unlabelled)
     ignored = (*(ignore_labels or ()), *(() if unlabelled is None else (unlabelled,)))
     if mask is not None:
         check_mask(true, mask, kind="truth")
-    read: Callable[[Box], NDArray[Any]] = true.read
     look, look_at_prediction = LabelLook(ignored), LabelLook()
     if relabel:
-        read, ignored = relabelled(true, mask, box, ignored=ignored, look=look), (IGNORED,)
+        read, ignored = relabelled(true, mask, box, read=read, ignored=ignored, look=look), (IGNORED,)
     stored = predicted.stored()
     cut = (stored.cut if threshold is None else threshold) if predicted.dtype.kind == "f" else None
 

@@ -32,10 +32,11 @@ from connectomics_zoo.pictures.drawing import (
 )
 from connectomics_zoo.scores.contingency import count_pairs
 from connectomics_zoo.tasks.targets.labels import connected_objects
-from connectomics_zoo.volumes import Box, Volume, VoxelSize, check_mask, open_volume
+from connectomics_zoo.volumes import Box, VoxelSize, check_mask, open_volume
 from connectomics_zoo.volumes.alignment import aligned_box
 from connectomics_zoo.volumes.box import AnyRegion
 from connectomics_zoo.volumes.label_look import LabelLook
+from connectomics_zoo.volumes.truth import swapped_background
 from connectomics_zoo.volumes.values import read_bytes
 
 PANEL_INCHES = 4.0
@@ -120,6 +121,7 @@ def draw_volumes(
     region: AnyRegion = None,
     mask: str | Path | None = None,
     unlabelled: int | None = None,
+    background: int | None = None,
     relabel: bool = False,
     objects: bool = False,
     sections: int = 3,
@@ -151,16 +153,17 @@ def draw_volumes(
         drawn = [middle.replace(z=(row, row + 1)) for row in rows]
         # Components are those of all that lies between what is drawn.
         looked_at = [middle] if relabel else drawn
-        labels = _stack(true, looked_at)
-        known = np.ones(labels.shape, dtype=bool) if annotated is None else _stack(annotated, looked_at) != 0
+        read, unlabelled = swapped_background(true.read, background=background, unlabelled=unlabelled)
+        labels = _stack(read, looked_at)
+        known = np.ones(labels.shape, dtype=bool) if annotated is None else _stack(annotated.read, looked_at) != 0
         if unlabelled is not None:
             known &= labels != unlabelled
         labels = np.where(known, labels, np.zeros((), labels.dtype))
         if relabel:
             between = [row - box.start[0] for row in rows]
             labels, known = connected_objects(labels)[between], known[between]
-        raw = _stack(grey, drawn)
-        found = _stack(predicted, [section.relative_to(offset) for section in drawn])
+        raw = _stack(grey.read, drawn)
+        found = _stack(predicted.read, [section.relative_to(offset) for section in drawn])
         stored = predicted.stored()
         guess = not objects and predicted.content is None and len(np.unique(labels)) <= 2
         if guess and predicted.dtype == np.uint8:
@@ -185,9 +188,9 @@ def draw_volumes(
         )
 
 
-def _stack(volume: Volume, boxes: Sequence[Box]) -> NDArray[Any]:
+def _stack(read: Callable[[Box], NDArray[Any]], boxes: Sequence[Box]) -> NDArray[Any]:
     """Read `boxes` of a volume, of the first of its channels, one behind the other."""
-    blocks = [volume.read(box) for box in boxes]
+    blocks = [read(box) for box in boxes]
     return np.concatenate([block if block.ndim == 3 else block[0] for block in blocks])
 
 

@@ -127,7 +127,8 @@ def _draw(folder: Path, run: RunSpec, reader: PairReader) -> None:
     """Draw image, truth, prediction and errors of the middle of the first validation region."""
     image = reader.image
     # As deep as a window.
-    box = region_box(reader.pair.region, shape=image.shape, location=image.location).middle(
+    part = region_box(reader.pair.region, shape=image.shape, location=image.location)
+    box = (part if reader.regions is None else reader.regions[0]).middle(
         (run.window[0] * run.data.downsample[0], MOST_PIXELS, MOST_PIXELS)
     )
     with tempfile.TemporaryDirectory() as scratch:

@@ -11,6 +11,7 @@ from typing import Any
 
 from connectomics_zoo.push.trained import Trained
 from connectomics_zoo.schema.experiment import VolumePair
+from connectomics_zoo.volumes.box import region_text
 
 _PACKAGE = "connectomics-zoo"
 _LONGEST = 400
@@ -106,14 +107,13 @@ def describe_recipe(trained: Trained) -> str:
 
 
 def describe_part(pair: VolumePair) -> str:
-    """Return the image of `pair`, and its region as zoo predict takes one."""
-    ranges = {"z": pair.region.z, "y": pair.region.y, "x": pair.region.x}
-    region = ",".join(f"{axis}={limits[0]}:{limits[1]}" for axis, limits in ranges.items() if limits is not None)
-    return f"{pair.image} {region}".rstrip()
+    """Return the image of `pair`, and its region as zoo predict takes one, or the annotated ones in it."""
+    parts = pair.regions or (pair.region,)
+    return f"{pair.image} {_listed([region_text(part) or '' for part in parts], ' + ')}".rstrip()
 
 
-def _listed(parts: Sequence[str]) -> str:
-    shown = ", ".join(parts[:3])
+def _listed(parts: Sequence[str], between: str = ", ") -> str:
+    shown = between.join(parts[:3])
     return shown if len(parts) <= 3 else f"{shown} and {len(parts) - 3} more"
 
 

@@ -62,8 +62,12 @@ class VolumePair(Node):
     """A volume that is 0 where the labels are not annotated; these voxels count in no loss and no score."""
     region: Region = Region()
     """The part that is used."""
+    regions: Annotated[tuple[Region, ...], Field(strict=False, min_length=1)] | None = None
+    """The annotated boxes of that part, where not all of it is: labels outside count in no loss and no score, and are
+    not read; the image around is context."""
     weight: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    """Its share of the training patches, relative to the others'; without one, the voxels of its part."""
+    """Its share of the training patches, relative to the others'; without one, the voxels of its part, or those
+    that are annotated where few are."""
 
     @property
     def label_places(self) -> dict[str | None, str]:
@@ -104,6 +108,8 @@ class DataSpec(Node):
     predictions interpolated back."""
     unlabelled: Annotated[int, Field(ge=-(2**63), le=2**64 - 1)] | None = None
     """The label of voxels that are not annotated; these count in no loss and no score."""
+    background: Annotated[int, Field(ge=1, le=2**64 - 1)] | None = None
+    """The label that is background, beside 0, as 1 in scribbles whose 0 means that nobody looked (`unlabelled: 0`)."""
     intensity_range: Annotated[tuple[float, float], Field(strict=False)] | None = None
     """Grey values that become 0 and 1; without it, the range of the integer type, or 0 to 1 for floats."""
     license: Sentence | None = None
@@ -133,6 +139,12 @@ class DataSpec(Node):
                 for key, item in value.items()
             }
         return value
+
+    @model_validator(mode="after")
+    def _background_is_annotated(self) -> DataSpec:
+        if self.background is not None and self.background == self.unlabelled:
+            raise ValueError(f"background and unlabelled are both {self.background}, and a voxel is one of them")
+        return self
 
     @model_validator(mode="after")
     def _ordered_range(self) -> DataSpec:

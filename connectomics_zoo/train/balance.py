@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,21 +10,22 @@ from numpy.typing import NDArray
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.tasks.targets import make_targets
-from connectomics_zoo.train.sampling import FOREGROUND_TRIES, Finder, ForegroundFinder
+from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.pair_reader import PairReader
 
 SEARCHED_BLOCKS = 2**15
 """Blocks of a volume that are all searched, where need be, for a class; of a larger volume, so many random ones."""
 
-
-def make_finder(reader: PairReader, run: RunSpec, *, block: tuple[int, ...]) -> Finder:
-    """Return what finds the voxels of a volume that the recipe centres patches on, in blocks of so many voxels."""
-    if run.training.balance == "none":
-        return ForegroundFinder(reader, block=block)
-    return ClassFinder(reader, task=run.task, block=block)
+FIRST_BLOCKS = 256
+"""Blocks from anywhere in a larger volume that are tried before."""
 
 
-class ClassFinder:
+def class_search(reader: PairReader, *, run: RunSpec) -> ClassSearch | None:
+    """Return what finds the classes of a volume, None where the recipe does not balance them."""
+    return None if run.training.balance == "none" else ClassSearch(reader, task=run.task)
+
+
+class ClassSearch:
     """Finds a voxel of a class that is drawn first, among those that the volume annotates and has.
 
     What it remembers saves reading, and changes no result: that follows from the generator alone.
@@ -33,51 +33,64 @@ class ClassFinder:
     Args:
         reader: the volume.
         task: the task, whose scored channels are the classes.
-        block: edges (z, y, x) of the blocks that are searched, in network voxels.
     """
 
-    def __init__(self, reader: PairReader, *, task: TaskSpec, block: tuple[int, ...]) -> None:
-        self.reader = reader
-        self._grid = ForegroundFinder(reader, block=block)
+    def __init__(self, reader: PairReader, *, task: TaskSpec) -> None:
+        self._reader = reader
         annotated = reader.pair.annotated
         classes = tuple(
             task.channels[index] for index in task.scored if annotated is None or task.channels[index].name in annotated
         )
         self._task = task.model_copy(update={"channels": classes})
-        total = math.prod(self._grid.counts)
-        self._searched = np.random.default_rng(0).choice(total, min(total, SEARCHED_BLOCKS), replace=False)
         self._has: dict[int, NDArray[np.bool_]] = {}
 
-    def find(self, generator: np.random.Generator) -> tuple[int, ...] | None:
-        """Return a random voxel (z, y, x) of a random class, or None if there is none of any."""
+    def find(
+        self, generator: np.random.Generator, box_of: Callable[[int], Box], *, blocks: int
+    ) -> tuple[int, ...] | None:
+        """Return a random voxel (z, y, x) of a random class, or None if there is none of any.
+
+        Args:
+            generator: source of randomness.
+            box_of: returns the network voxels of a block.
+            blocks: the number of blocks.
+        """
         for number in generator.permutation(len(self._task.channels)).tolist():
-            for block in self._blocks(generator):
+            for block in _in_random_order(blocks, generator):
                 if block in self._has and not self._has[block][number]:
                     continue
-                voxels = np.flatnonzero(self._classes_in(block)[number])
-                if voxels.size:
-                    box = self._grid.box_of(block)
-                    offset = np.unravel_index(int(voxels[int(generator.integers(voxels.size))]), box.shape)
-                    return tuple(first + int(step) for first, step in zip(box.start, offset, strict=True))
+                box = box_of(block)
+                voxel = random_voxel(self._classes_in(block, box)[number], box, generator)
+                if voxel is not None:
+                    return voxel
         return None
 
-    def _blocks(self, generator: np.random.Generator) -> Iterator[int]:
-        """Yield blocks in random order: of a large volume some from anywhere, before those that are searched."""
-        total = math.prod(self._grid.counts)
-        if total > len(self._searched):
-            yield from generator.integers(total, size=FOREGROUND_TRIES).tolist()
-        yield from generator.permutation(self._searched).tolist()
-
-    def _classes_in(self, block: int) -> NDArray[np.bool_]:
+    def _classes_in(self, block: int, box: Box) -> NDArray[np.bool_]:
         """Return where in a block each class is (C, Z, Y, X), and remember which are."""
-        truth = self.reader.read_truth(self._grid.box_of(block), within=self.reader.box)
+        truth = self._reader.read_truth(box, within=self._reader.box)
         targets = make_targets(
             truth.labels,
             task=self._task,
-            voxel_size_nm=self.reader.voxel_size_nm,
+            voxel_size_nm=self._reader.voxel_size_nm,
             annotated=truth.annotated,
-            volumes=tuple(self.reader.labels),
+            volumes=tuple(self._reader.labels),
         )
         found: NDArray[np.bool_] = (targets.values > 0.5) & targets.known
         self._has[block] = np.array([voxels.any() for voxels in found])
         return found
+
+
+def _in_random_order(blocks: int, generator: np.random.Generator) -> Iterator[int]:
+    """Yield the numbers of blocks: of many, some from anywhere, and then some that are always the same."""
+    if blocks > SEARCHED_BLOCKS:
+        yield from generator.integers(blocks, size=FIRST_BLOCKS).tolist()
+    searched = np.random.default_rng(0).choice(blocks, min(blocks, SEARCHED_BLOCKS), replace=False)
+    yield from generator.permutation(searched).tolist()
+
+
+def random_voxel(where: NDArray[np.bool_], box: Box, generator: np.random.Generator) -> tuple[int, ...] | None:
+    """Return a random voxel (z, y, x) of `box` that is True in `where`, None if none is."""
+    found = np.flatnonzero(where)
+    if not found.size:
+        return None
+    offset = np.unravel_index(int(found[int(generator.integers(found.size))]), where.shape)
+    return tuple(first + int(step) for first, step in zip(box.start, offset, strict=True))

@@ -9,9 +9,8 @@ from connectomics_zoo.schema.experiment import DataSpec, RunSpec, VolumePair
 from connectomics_zoo.schema.task import ChannelSpec, TaskSpec
 from connectomics_zoo.schema.training import TrainingSpec
 from connectomics_zoo.tasks.targets import make_targets
-from connectomics_zoo.volumes.box import region_box
+from connectomics_zoo.train.inspection import label_blocks
 from connectomics_zoo.volumes.pair_reader import PairReader
-from connectomics_zoo.volumes.sampling import random_blocks
 
 _log = logging.getLogger(__name__)
 
@@ -134,8 +133,7 @@ def _missing_classes(pair: VolumePair, run: RunSpec) -> tuple[list[ChannelSpec],
     """Return the classes that a pair annotates and was not seen to have, and the part of it that was looked at."""
     reader = PairReader(pair, run.data)
     try:
-        box = region_box(pair.region, shape=reader.image.shape, location=reader.image.location)
-        blocks, total = random_blocks(box)
+        blocks, total = label_blocks(reader)
         left = [
             channel
             for channel in (run.task.channels[index] for index in run.task.scored)

@@ -22,8 +22,11 @@ def training_loader(run: RunSpec, *, skip: int = 0, pin_memory: bool = False) ->
         pin_memory: where batches are copied to a GPU, which is faster from pinned memory.
     """
     workers = run.training.workers
+    patches = TrainingPatches(run, skip=skip)
+    if workers:
+        patches.look_for_annotation()
     return DataLoader(
-        TrainingPatches(run, skip=skip),
+        patches,
         batch_size=run.training.batch_size,
         num_workers=workers,
         persistent_workers=workers > 0,

@@ -5,25 +5,30 @@ from __future__ import annotations
 import itertools
 import logging
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 
-from connectomics_zoo.errors import SpecError
-from connectomics_zoo.schema.experiment import DataSpec, RunSpec
+from connectomics_zoo.errors import SpecError, VolumeError
+from connectomics_zoo.schema.experiment import DataSpec, RunSpec, VolumePair
 from connectomics_zoo.schema.task import ChannelSpec, TaskSpec
 from connectomics_zoo.tasks.targets import check_voxel_size, make_targets
+from connectomics_zoo.train.annotated import first_annotated
 from connectomics_zoo.volumes import Volume, check_mask, check_pair, open_volume
-from connectomics_zoo.volumes.box import Box, region_box
+from connectomics_zoo.volumes.box import Box, annotated_boxes, as_region, region_box
 from connectomics_zoo.volumes.intensity import check_contrast, scale_intensity
 from connectomics_zoo.volumes.label_look import LabelLook
 from connectomics_zoo.volumes.pair_reader import PairReader, network_box
 from connectomics_zoo.volumes.sampling import random_blocks
-from connectomics_zoo.volumes.truth import read_truth
+from connectomics_zoo.volumes.truth import read_truth, with_background
 
 _log = logging.getLogger(__name__)
 
 SCANNED_VOXELS = 2**28
 """Float volumes up to this size are looked through for NaN before anything is made, larger ones as they are read."""
+
+_ENDLESS = 2**62
+"""More voxels than an axis has."""
 
 ENOUGH_BLOCKS = 4
 """Blocks of labels after which all is well if every target varies."""
@@ -51,9 +56,11 @@ def inspect_volumes(data: DataSpec, *, task: TaskSpec) -> tuple[int, tuple[float
                 check_mask(image, mask)
             box = region_box(pair.region, shape=image.shape, location=image.location)
             network_box(pair.region, image.shape, data.downsample)
+            for part in annotated_boxes(pair, shape=image.shape, location=image.location) or ():
+                network_box(as_region(part), image.shape, data.downsample)
             check_contrast(image, box, intensity_range=data.intensity_range)
             if box.voxels <= SCANNED_VOXELS:
-                _scan(image, labels[0], mask, box, data=data, task=task)
+                _scan(image, labels[0], mask, box, data=data, task=task, pair=pair)
             channels.add(image.channels or 1)
             check_voxel_size(task, image.voxel_size_nm)
             if image.voxel_size_nm is not None:
@@ -71,34 +78,40 @@ def _open(location: str, data: DataSpec) -> Volume:
     return open_volume(location, root=data.folder, voxel_size_nm=data.voxel_size_nm)
 
 
-def _scan(image: Volume, label: Volume, mask: Volume | None, box: Box, *, data: DataSpec, task: TaskSpec) -> None:
+def _scan(
+    image: Volume, label: Volume, mask: Volume | None, box: Box, *, data: DataSpec, task: TaskSpec, pair: VolumePair
+) -> None:
     """Read what is made of floats, whose values may be anything, section by section; these have one label volume."""
+    regions = annotated_boxes(pair, shape=image.shape, location=image.location)
     for row in range(box.start[0], box.stop[0]):
         section = box.replace(z=(row, row + 1))
         if image.dtype.kind == "f":
             scale_intensity(image.read(section), dtype=image.dtype, intensity_range=data.intensity_range)
         if has_values(task):
-            labels, annotated = read_truth(label, mask, section, unlabelled=data.unlabelled)
+            labels, annotated = read_truth(label, mask, section, unlabelled=data.unlabelled, regions=regions)
             make_targets(labels, task=task, voxel_size_nm=None, annotated=annotated)
 
 
 def warn_of_overlap(data: DataSpec) -> None:
     """Log which volumes are validated on where they are trained on: their score says nothing about new data."""
     for train, validation in itertools.product(data.train, data.validation):
-        apart = any(
-            first is not None and second is not None and (first[1] <= second[0] or second[1] <= first[0])
-            for first, second in (
-                (train.region.z, validation.region.z),
-                (train.region.y, validation.region.y),
-                (train.region.x, validation.region.x),
-            )
+        shared = any(
+            first.intersection(second).voxels
+            for first, second in itertools.product(_stated_boxes(train), _stated_boxes(validation))
         )
-        if train.image == validation.image and not apart:
+        if train.image == validation.image and shared:
             _log.warning(
                 "%s is validated on where it is trained on, so its score says nothing about new data: give regions "
                 "that do not overlap, as data.train.region.z=[0, 13] data.validation.region.z=[13, 16]",
                 validation.image,
             )
+
+
+def _stated_boxes(pair: VolumePair) -> list[Box]:
+    """Return the annotated boxes that a spec states, of a volume without bounds."""
+    endless = (_ENDLESS,) * 3
+    part = region_box(pair.region, shape=endless, location=pair.image)
+    return list(annotated_boxes(pair, shape=endless, location=pair.image) or [part])
 
 
 def warn_of_padding(run: RunSpec) -> None:
@@ -125,27 +138,52 @@ def warn_of_labels(run: RunSpec) -> None:
     Large volumes are not looked through: of their blocks, a few at random.
 
     Raises:
-        VolumeError: labels are negative, or it is not clear which are background.
+        VolumeError: labels are negative, or it is not clear which are background; or nothing is annotated.
     """
     for pair in (*run.data.train, *run.data.validation):
         reader = PairReader(pair, run.data)
         try:
-            image = reader.image
-            box = region_box(pair.region, shape=image.shape, location=image.location)
-            for problem in _label_problems(reader, box, task=run.task):
-                _log.warning("%s %s", *problem)
+            for place, problem in _label_problems(reader, task=run.task):
+                _log.warning("%s %s", place, problem)
         finally:
             reader.close()
 
 
-def _label_problems(reader: PairReader, box: Box, *, task: TaskSpec) -> list[tuple[str, str]]:
-    """Return what looks wrong with the labels in `box`, each the place of the volume and what is to be said of it."""
-    blocks, total = random_blocks(box)
+def label_blocks(reader: PairReader) -> tuple[list[Box], int]:
+    """Return the blocks of labels that are looked at, in random order, and how many there are.
+
+    Raises:
+        VolumeError: nothing is annotated.
+    """
+    image = reader.image
+    parts = reader.regions or (region_box(reader.pair.region, shape=image.shape, location=image.location),)
+    looks = [random_blocks(part) for part in parts]
+    rows = itertools.zip_longest(*(some for some, _ in looks))
+    blocks = [block for row in rows for block in row if block is not None]
+    if reader.mask is None and reader.data.unlabelled is None:
+        return blocks, sum(count for _, count in looks)
+    found = first_annotated(parts, reader.read_volume_truth)
+    if found is None:
+        raise VolumeError(
+            f"{reader.label_locations}: is annotated nowhere in the part that is used, check data.unlabelled, the mask "
+            "and the region."
+        )
+    if first_annotated(reader.parts, partial(reader.read_truth, within=reader.box)) is None:
+        raise VolumeError(
+            f"{reader.label_locations}: has no network voxel of which all voxels are annotated, downsample less."
+        )
+    if any(reader.read_volume_truth(block).annotated.any() for block in blocks[:ENOUGH_BLOCKS]):
+        return blocks, sum(count for _, count in looks)
+    return random_blocks(found)[0] + blocks, sum(count for _, count in looks)
+
+
+def _label_problems(reader: PairReader, *, task: TaskSpec) -> list[tuple[str, str]]:
+    """Return what looks wrong with the labels of a pair: the place of a volume, and what is to be said of it."""
+    blocks, total = label_blocks(reader)
     channels = _looked_at(task)
     looked_at = task.model_copy(update={"channels": channels})
     low, high = np.full(len(channels), np.inf), np.full(len(channels), -np.inf)
-    unlabelled = reader.data.unlabelled
-    looks = {name: LabelLook(() if unlabelled is None else (unlabelled,)) for name in reader.labels}
+    looks = {name: LabelLook() for name in reader.labels}
     places = reader.pair.label_places
     for done, block in enumerate(blocks):
         if done >= ENOUGH_BLOCKS and (low < high).all():
@@ -162,7 +200,7 @@ def _label_problems(reader: PairReader, box: Box, *, task: TaskSpec) -> list[tup
         low = np.minimum(low, np.where(known, targets, np.inf).min(axis=(1, 2, 3)))
         high = np.maximum(high, np.where(known, targets, -np.inf).max(axis=(1, 2, 3)))
         for name, is_known in zip(places, annotated if annotated.ndim == 4 else annotated[np.newaxis], strict=True):
-            looks[name].add(reader.labels[name].read_plain(block), is_known)
+            looks[name].add(with_background(reader.labels[name].read_plain(block), reader.data.background), is_known)
     problems: list[tuple[str, str]] = []
     for name, look in looks.items():
         volume = reader.labels[name]
@@ -188,6 +226,12 @@ def _label_problems(reader: PairReader, box: Box, *, task: TaskSpec) -> list[tup
         if smallest > largest:
             problems.append(
                 (place, f"leaves {target} unknown in all of {part}: check mask, unlabelled and the region's size")
+            )
+        elif smallest == largest == 1 and channel.target.kind == "foreground" and reader.data.unlabelled == 0:
+            raise VolumeError(
+                f"{reader.labels[channel.target.volume].location}: has no background, since data.unlabelled=0 takes "
+                f"its 0 for not annotated and every other label is foreground of {channel.name!r}: say which one is "
+                "background, as data.background=1."
             )
         elif smallest == largest and not (task.has_classes and largest == 0):  # which look_for_classes says
             problems.append(

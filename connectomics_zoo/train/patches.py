@@ -15,9 +15,11 @@ from connectomics_zoo.schema.augmentation import augmentation_of
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.tasks.targets import Targets, make_targets
+from connectomics_zoo.train.annotated import AnnotatedBlocks, find_annotated
 from connectomics_zoo.train.augment import Sample, augment
-from connectomics_zoo.train.balance import make_finder
-from connectomics_zoo.train.sampling import Finder, choose_box, grid_boxes, share_of
+from connectomics_zoo.train.balance import class_search
+from connectomics_zoo.train.sampling import ForegroundFinder, choose_patch, grid_boxes, share_of
+from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.pair_reader import PairReader
 from connectomics_zoo.volumes.truth import Truth
 
@@ -60,6 +62,22 @@ class TrainingPatches(IterableDataset[Patch]):
         self.run = run
         self.skip = skip
         self.augmentation = augmentation_of(run.training.augmentation)
+        self._annotated: list[AnnotatedBlocks | None] | None = None
+
+    def look_for_annotation(self) -> None:
+        """Find the annotated blocks of every volume now, for all workers, instead of in each of them."""
+        readers = [PairReader(pair, self.run.data) for pair in self.run.data.train]
+        self._annotated = self._find_annotated(readers)
+        for reader in readers:
+            reader.close()
+
+    def _find_annotated(self, readers: list[PairReader]) -> list[AnnotatedBlocks | None]:
+        return [find_annotated(reader, block=self._block) for reader in readers]
+
+    @property
+    def _block(self) -> tuple[int, ...]:
+        """Edges (z, y, x) of the blocks in which foreground is looked for."""
+        return tuple(-(-edge // 2) for edge in self.run.training.patch_size)
 
     def __iter__(self) -> Iterator[Patch]:
         for finder, generator in self._draws():
@@ -71,15 +89,18 @@ class TrainingPatches(IterableDataset[Patch]):
             sample = self._sample(finder, generator)
             yield sample, self._patch(sample, finder.reader)
 
-    def _draws(self) -> Iterator[tuple[Finder, np.random.Generator]]:
+    def _draws(self) -> Iterator[tuple[ForegroundFinder, np.random.Generator]]:
         """Yield for each patch the finder of its volume, and its source of randomness."""
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         size = self.run.training.batch_size
-        block = tuple(-(-edge // 2) for edge in self.run.training.patch_size)
         readers = [PairReader(pair, self.run.data) for pair in self.run.data.train]
-        finders = [make_finder(reader, self.run, block=block) for reader in readers]
-        shares = np.array([share_of(reader) for reader in readers])
+        blocks = self._find_annotated(readers) if self._annotated is None else self._annotated
+        finders = [
+            ForegroundFinder(reader, block=self._block, annotated=annotated, classes=class_search(reader, run=self.run))
+            for reader, annotated in zip(readers, blocks, strict=True)
+        ]
+        shares = np.array([share_of(finder) for finder in finders])
         # The loader asks its workers for a whole batch each, in turn.
         for batch in itertools.count(self.skip + first, step):
             for number in range(batch * size, (batch + 1) * size):
@@ -87,14 +108,13 @@ class TrainingPatches(IterableDataset[Patch]):
                 chosen = int(generator.choice(len(readers), p=shares / shares.sum()))
                 yield finders[chosen], generator
 
-    def _draw(self, finder: Finder, generator: np.random.Generator) -> Patch:
+    def _draw(self, finder: ForegroundFinder, generator: np.random.Generator) -> Patch:
         return self._patch(self._sample(finder, generator), finder.reader)
 
-    def _sample(self, finder: Finder, generator: np.random.Generator) -> Sample:
+    def _sample(self, finder: ForegroundFinder, generator: np.random.Generator) -> Sample:
         reader = finder.reader
-        box = choose_box(finder, self.run.training, generator)
         # Reflected at the region, not read beyond it: what lies there may be what the run is validated on.
-        truth = reader.read_truth(box, within=reader.box)
+        box, truth = choose_patch(finder, self.run.training, generator)
         return augment(
             reader.read_image(box, within=reader.box),
             truth.labels,
@@ -113,6 +133,8 @@ class TrainingPatches(IterableDataset[Patch]):
 class ValidationPatches(Dataset[Patch]):
     """Patches that cover every validation region once, with a mask of what each is to be scored on.
 
+    Where few voxels are annotated, there is no patch that would score nothing.
+
     Where a region is thinner than a patch, the patch reaches into the image around it: context that is not
     scored, as in the prediction of the whole volume.
     """
@@ -123,7 +145,9 @@ class ValidationPatches(Dataset[Patch]):
         self.items = [
             (index, box, scored)
             for index, reader in enumerate(self.readers)
-            for box, scored in grid_boxes(reader.box, run.training.patch_size, reader.whole)
+            for part in reader.parts
+            for box, scored in grid_boxes(part, run.training.patch_size, reader.whole)
+            if _is_annotated(reader, scored)
         ]
 
     def __len__(self) -> int:
@@ -138,3 +162,10 @@ class ValidationPatches(Dataset[Patch]):
         mask[:, z, y, x] = targets.known[:, z, y, x]
         image = reader.read_image(box, within=reader.whole)
         return Patch(torch.from_numpy(image), torch.from_numpy(targets.values), torch.from_numpy(mask))
+
+
+def _is_annotated(reader: PairReader, box: Box) -> bool:
+    """Whether something in `box` is annotated, which is looked at where it may not be."""
+    if reader.mask is None and reader.data.unlabelled is None:
+        return True
+    return bool(reader.read_truth(box, within=reader.whole).annotated.any())

@@ -8,10 +8,10 @@ from typing import Any
 from connectomics_zoo.schema.experiment import REQUIRED
 from connectomics_zoo.specs.overrides import merge
 
-_OF_A_VOLUME = ("label", "annotated", "mask", "region")
+_OF_A_VOLUME = ("label", "annotated", "mask", "region", "regions")
 _OF_ANY = ("license", "attribution")
 """What is wrong as soon as one volume is another."""
-_OF_ALL = ("voxel_size_nm", "intensity_range", "unlabelled")
+_OF_ALL = ("voxel_size_nm", "intensity_range", "unlabelled", "background")
 """What is wrong when all of them are others."""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from connectomics_zoo.decode import decode
 from connectomics_zoo.evaluate import evaluate
 from connectomics_zoo.predict import predict
-from connectomics_zoo.schema.experiment import RunSpec, VolumePair
+from connectomics_zoo.schema.experiment import Region, RunSpec, VolumePair
 from connectomics_zoo.schema.progress import silent
 from connectomics_zoo.tasks.targets.labels import is_mask
 from connectomics_zoo.volumes import open_volume
@@ -45,7 +45,7 @@ def validation_files(run: RunSpec) -> list[Path]:
 def validation_object_scores(folder: Path, run: RunSpec) -> dict[str, float]:
     """Return `OBJECT_SCORES`, each as `val/<name>`, of what `zoo predict` and `zoo decode` make of the validation data.
 
-    They are the mean over its volumes; none where the task makes no objects.
+    They are the mean over its volumes and their annotated regions; none where the task makes no objects.
 
     Args:
         folder: a folder with the weights and their spec, which says how predictions are decoded.
@@ -53,8 +53,19 @@ def validation_object_scores(folder: Path, run: RunSpec) -> dict[str, float]:
     """
     if not run.task.decode.is_instances:
         return {}
-    rows = [_object_scores(folder, run, pair) for pair in run.data.validation]
+    rows = [_object_scores(folder, run, part) for pair in run.data.validation for part in _single_regions(pair)]
     return {f"val/{name}": sum(row[name] for row in rows) / len(rows) for name in OBJECT_SCORES}
+
+
+def _single_regions(pair: VolumePair) -> list[VolumePair]:
+    """Return a pair for each of its annotated regions, or itself where all of its region is annotated."""
+    if not pair.regions:
+        return [pair]
+    limits = pair.region.model_dump(exclude_none=True)
+    return [
+        pair.model_copy(update={"regions": None, "region": Region(**limits | region.model_dump(exclude_none=True))})
+        for region in pair.regions
+    ]
 
 
 def _object_scores(folder: Path, run: RunSpec, pair: VolumePair) -> dict[str, float]:
@@ -65,7 +76,7 @@ def _object_scores(folder: Path, run: RunSpec, pair: VolumePair) -> dict[str, fl
         unlabelled = run.data.unlabelled
         box = region_box(pair.region, shape=label.shape, location=label.location)
         with nullcontext() if pair.mask is None else open_volume(pair.mask, root=root) as known:
-            labels, _ = read_truth(label, known, box, unlabelled=unlabelled)
+            labels, _ = read_truth(label, known, box, unlabelled=unlabelled, background=run.data.background)
             mask = None if known is None else known.location
         relabel = run.task.labels.relabel and is_mask(labels)
         places = image.location, label.location
@@ -80,6 +91,7 @@ def _object_scores(folder: Path, run: RunSpec, pair: VolumePair) -> dict[str, fl
             region=pair.region,
             relabel=relabel,
             unlabelled=unlabelled,
+            background=run.data.background,
             mask=mask,
         )
     return report.scores

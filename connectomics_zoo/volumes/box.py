@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from connectomics_zoo.errors import VolumeError
-from connectomics_zoo.schema.experiment import Region
+from connectomics_zoo.schema.experiment import Region, VolumePair
 
 AnyRegion = Region | str | None
 """A region, the text of one (`z=13:16,y=0:512`), or None for everything."""
@@ -78,6 +78,18 @@ class Box:
             (max(first, low), max(first, low, min(stop, high))) for (first, stop), (low, high) in pairs
         )
 
+    def without(self, other: Box) -> list[Box]:
+        """Return boxes that share no voxel and have, together, its voxels that are not in `other`."""
+        shared, left = self.intersection(other), self
+        if not shared.voxels:
+            return [self] if self.voxels else []
+        pieces = []
+        for axis, (first, stop) in zip("zyx", shared.ranges, strict=True):
+            low, high = left.ranges["zyx".index(axis)]
+            pieces += [left.replace(**{axis: (low, first)}), left.replace(**{axis: (stop, high)})]
+            left = left.replace(**{axis: (first, stop)})
+        return [piece for piece in pieces if piece.voxels]
+
     def moved(self, by: tuple[int, int, int]) -> Box:
         """Return it `by` voxels (z, y, x) further on."""
         return Box.of_ranges((first + step, stop + step) for (first, stop), step in zip(self.ranges, by, strict=True))
@@ -103,6 +115,42 @@ class Box:
     ) -> Box:
         """Return it with other voxels [first, stop) along the axes that are given."""
         return Box.of_ranges(given or own for given, own in zip((z, y, x), self.ranges, strict=True))
+
+
+def disjoint(boxes: Iterable[Box]) -> tuple[Box, ...]:
+    """Return boxes that share no voxel and have together those of `boxes`; one that shares none stays as it is."""
+    found: list[Box] = []
+    for box in boxes:
+        pieces = [box] if box.voxels else []
+        for other in tuple(found):
+            pieces = [part for piece in pieces for part in piece.without(other)]
+        found += pieces
+    return tuple(found)
+
+
+def annotated_boxes(pair: VolumePair, *, shape: tuple[int, int, int], location: str) -> tuple[Box, ...] | None:
+    """Return the annotated regions of a pair as they are given, within its part; None where all of that is annotated.
+
+    Raises:
+        VolumeError: one reaches out of the volume, or lies outside of the part.
+    """
+    if not pair.regions:
+        return None
+    part = region_box(pair.region, shape=shape, location=location)
+    boxes = tuple(region_box(region, shape=shape, location=location, default=part) for region in pair.regions)
+    for box in boxes:
+        if not part.contains(box):
+            raise VolumeError(
+                f"the annotated region {box} of {location} reaches out of the part that is used, {part}: make that "
+                "larger (region), or the annotated region smaller."
+            )
+    return boxes
+
+
+def as_region(box: Box) -> Region:
+    """Return a box as a spec has it."""
+    z, y, x = box.ranges
+    return Region(z=z, y=y, x=x)
 
 
 def parse_region(text: str) -> Region:

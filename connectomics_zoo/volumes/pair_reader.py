@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.schema.experiment import DataSpec, Region, VolumePair
 from connectomics_zoo.volumes import Box, Volume, open_volume
+from connectomics_zoo.volumes.box import annotated_boxes, as_region, disjoint
 from connectomics_zoo.volumes.intensity import scale_intensity
 from connectomics_zoo.volumes.resample import downsample_image, downsample_labels, downsample_mask
 from connectomics_zoo.volumes.truth import Truth, join_truths, read_truth
@@ -36,6 +37,20 @@ class PairReader:
         """The whole volume, in network voxels."""
         self.box: Box = network_box(pair.region, self.image.shape, factors)
         """The pair's region, in network voxels."""
+        given = annotated_boxes(pair, shape=self.image.shape, location=self.image.location)
+        self.regions: tuple[Box, ...] | None = None if given is None else disjoint(given)
+        """The annotated boxes of the region in the volume's own voxels, of which none share any; None is all of it."""
+        self.parts: tuple[Box, ...] = (
+            (self.box,)
+            if given is None
+            else disjoint(network_box(as_region(box), self.image.shape, factors) for box in given)
+        )
+        """What is annotated at most, in network voxels: boxes that share none."""
+
+    @property
+    def label_locations(self) -> str:
+        """Where its label volumes are, for people."""
+        return ", ".join(label.location for label in self.labels.values())
 
     @property
     def voxel_size_nm(self) -> tuple[float, ...] | None:
@@ -60,8 +75,7 @@ class PairReader:
 
         Of several label volumes, the largest label.
         """
-        labels = self.read_truth(box, within=within).labels
-        return labels if labels.ndim == 3 else labels.max(axis=0)
+        return self.read_truth(box, within=within).largest
 
     def read_truth(self, box: Box, *, within: Box) -> Truth:
         """Return the labels in `box`, reflected where it reaches out of `within`, and where they are annotated.
@@ -85,7 +99,14 @@ class PairReader:
         return join_truths([self._volume_truth(label, box) for label in self.labels.values()])
 
     def _volume_truth(self, label: Volume, box: Box) -> Truth:
-        return read_truth(label, self.mask, box, unlabelled=self.data.unlabelled)
+        return read_truth(
+            label,
+            self.mask,
+            box,
+            unlabelled=self.data.unlabelled,
+            background=self.data.background,
+            regions=self.regions,
+        )
 
     def close(self) -> None:
         """Close the files."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,16 @@ class Truth(NamedTuple):
     annotated: NDArray[np.bool_]
     """Of the same shape."""
 
+    @property
+    def largest(self) -> NDArray[Any]:
+        """The labels (Z, Y, X), of several volumes the largest."""
+        return self.labels if self.labels.ndim == 3 else self.labels.max(axis=0)
+
+    @property
+    def anywhere(self) -> NDArray[np.bool_]:
+        """Where (Z, Y, X) any of the label volumes is annotated."""
+        return self.annotated if self.annotated.ndim == 3 else np.logical_or.reduce(self.annotated)
+
 
 def join_truths(truths: Sequence[Truth]) -> Truth:
     """Return what several label volumes say of the same voxels as one truth (V, Z, Y, X); that of one as it is."""
@@ -33,7 +44,14 @@ def join_truths(truths: Sequence[Truth]) -> Truth:
 
 
 def read_truth(
-    label: Volume, mask: Volume | None, box: Box, *, unlabelled: int | None, ignored: Sequence[int] = ()
+    label: Volume,
+    mask: Volume | None,
+    box: Box,
+    *,
+    unlabelled: int | None,
+    background: int | None = None,
+    ignored: Sequence[int] = (),
+    regions: Sequence[Box] | None = None,
 ) -> Truth:
     """Return the labels of `box` in the volume's own voxels, and where they are annotated.
 
@@ -42,17 +60,58 @@ def read_truth(
         mask: a volume that is 0 where nothing is annotated, None where there is none.
         box: the voxels.
         unlabelled: the label of voxels that are not annotated.
+        background: a label that is background, beside 0.
         ignored: labels that stay as they are and count for nothing.
+        regions: what is annotated, of which alone labels are read; None is all.
 
     Raises:
         VolumeError: it cannot be read, or has negative labels.
     """
+    if regions is not None and not any(region.contains(box) for region in regions):
+        read = partial(
+            read_truth, label, mask, unlabelled=unlabelled, background=background, ignored=ignored, regions=None
+        )
+        return _assembled(box, [part for region in regions if (part := region.intersection(box)).voxels], label, read)
     labels = label.read_plain(box)
     annotated = np.ones(labels.shape, dtype=bool) if mask is None else mask.read_plain(box) != 0
     if unlabelled is not None:
         annotated &= labels != unlabelled
         ignored = (*ignored, unlabelled)
     labels = clean_labels(labels, unlabelled=ignored, location=label.location)
+    labels = with_background(labels, background)
     if not annotated.all():
         labels = np.where(annotated, labels, np.zeros((), labels.dtype))
+    return Truth(labels, annotated)
+
+
+def with_background(labels: NDArray[Any], background: int | None) -> NDArray[Any]:
+    """Return labels with 0 for the one that is background beside it, if there is one."""
+    return labels if background is None else np.where(labels == background, np.zeros((), labels.dtype), labels)
+
+
+def swapped_background(
+    read: Callable[[Box], NDArray[Any]], *, background: int | None, unlabelled: int | None
+) -> tuple[Callable[[Box], NDArray[Any]], int | None]:
+    """Return what reads labels with 0 for `background`, and the label that then means "not annotated".
+
+    Where that is 0, the two change places.
+    """
+    if background is None:
+        return read, unlabelled
+
+    def read_swapped(box: Box) -> NDArray[Any]:
+        labels = read(box)
+        zero = labels == 0
+        labels = with_background(labels, background)
+        return np.where(zero, np.asarray(background, labels.dtype), labels) if unlabelled == 0 else labels
+
+    return read_swapped, background if unlabelled == 0 else unlabelled
+
+
+def _assembled(box: Box, parts: Sequence[Box], label: Volume, read: Callable[[Box], Truth]) -> Truth:
+    """Return what `read` returns of `parts`, and nothing annotated in the rest of `box`."""
+    labels, annotated = np.zeros(box.shape, label.dtype), np.zeros(box.shape, dtype=bool)
+    for part in parts:
+        place = part.relative_to(box.start).slices
+        labels[place], annotated[place] = read(part)
     return Truth(labels, annotated)

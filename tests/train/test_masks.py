@@ -222,13 +222,17 @@ def test_good_labels_are_not_warned_of(tmp_path, caplog, task):
     assert caplog.messages == []
 
 
-def test_a_mask_without_annotation_is_warned_of(tmp_path, caplog):
+def test_a_volume_without_an_annotated_voxel_is_refused(tmp_path):
     path = write_neurons(tmp_path / "v.h5")
     with h5py.File(path, "r+") as file:
         file["mask"][...] = 0
+    with pytest.raises(VolumeError, match=r"v\.h5:mito: is annotated nowhere in the part that is used, check"):
+        warn_of_labels(make_run(data_of(path)))
+    with h5py.File(path, "r+") as file:
+        file["mask"][4:5] = 1
     warn_of_labels(make_run(data_of(path)))
-    expected = "leaves the target of 'mitochondria' (foreground) unknown in all of its region: check mask, unlabelled"
-    assert expected in caplog.text
+    with pytest.raises(VolumeError, match=r"has no network voxel of which all voxels are annotated, downsample less\."):
+        warn_of_labels(make_run(data_of(path, downsample=[2, 1, 1])))
 
 
 # Scores -----------------------------------------------------------------------------------------------------------
