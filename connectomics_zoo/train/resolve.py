@@ -24,6 +24,7 @@ from connectomics_zoo.specs.reference import parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.tasks.affinities import affinity_channels, convention_of
 from connectomics_zoo.train.added import with_added
+from connectomics_zoo.train.classes import check_balance, check_classes
 from connectomics_zoo.train.fine_tuning import check_fine_tuning
 from connectomics_zoo.train.inspection import inspect_volumes
 from connectomics_zoo.train.recipe import Recipe, find_recipe
@@ -171,7 +172,8 @@ def complete(experiment: ExperimentSpec, *, model: ModelSpec, source: str, task:
         )
     for part, pairs in (("train", data.train), ("validation", data.validation)):
         for index, pair in enumerate(pairs):
-            for what, location in (("image", pair.image), ("label", pair.label), ("mask", pair.mask)):
+            labels = {f"label.{name}" if name else "label": place for name, place in pair.label_places.items()}
+            for what, location in {"image": pair.image, **labels, "mask": pair.mask}.items():
                 if location == REQUIRED:
                     key = f"data.{part}.{what}" if len(pairs) == 1 else f"data.{part}.{index}.{what}"
                     raise SpecError(f"{source}: a volume is not given, add {key}=FILE:DATASET.")
@@ -223,6 +225,8 @@ def _with_threshold(task: TaskSpec, threshold: float | None) -> TaskSpec:
 
 def _check_recipe(training: TrainingSpec, data: DataSpec, *, model: ModelSpec, task: TaskSpec, source: str) -> None:
     """Refuse what the data, the network or the task do not have for the recipe."""
+    check_classes(data, task=task, source=source)
+    check_balance(training, task=task, source=source)
     _check_affinities(task, training.patch_size, data.downsample, source=source)
     if training.early_stopping and not data.validation:
         raise SpecError(
