@@ -17,6 +17,7 @@ from connectomics_zoo.errors import SpecError
 from connectomics_zoo.files.changes import FileChange
 from connectomics_zoo.files.yaml import parse_yaml, read_yaml
 from connectomics_zoo.files.yaml_blocks import replace_block
+from connectomics_zoo.fit.run import measure_cost
 from connectomics_zoo.network.build import measure_expectation
 from connectomics_zoo.schema.json_schema import TYPES, schema_text
 from connectomics_zoo.schema.model import Expectation, ModelSpec
@@ -24,6 +25,7 @@ from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.specs import releases
 from connectomics_zoo.specs.content import digest, plain
+from connectomics_zoo.specs.costs import costs_path, costs_text, read_costs
 from connectomics_zoo.specs.expectation import compare_counts, compare_probe, equal
 from connectomics_zoo.specs.selection import Target, select_specs
 
@@ -42,13 +44,19 @@ class Plan:
 
 
 def plan(
-    patterns: Sequence[str] = (), *, relock: bool = False, progress: Callable[[Progress], None] | None = None
+    patterns: Sequence[str] = (),
+    *,
+    relock: bool = False,
+    costs: bool = False,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Plan:
     """Measure the networks of the chosen specs and return what has to be written; nothing is.
 
     Args:
         patterns: as in `verify`; every spec of every catalogue without any. A file of the user's gets its
             `expect`; a catalogue also has a lock and schemas.
+        costs: also count what those releases cost in memory, and how far they see, that have no costs yet; with
+            `relock`, of all of them.
         relock: let released specs change, and (without patterns) forget those whose file is gone.
         progress: is told how many specs are done, before each one and at the end.
 
@@ -60,6 +68,7 @@ def plan(
     changes: list[FileChange] = []
     refused: list[str] = []
     locks = {target.entry.catalog: releases.read_lock(target.entry.catalog) for target in targets if target.entry}
+    counted = {home: read_costs(home) for home in locks}
     for index, target in enumerate(targets):
         if progress is not None:
             progress(Progress(index, len(targets), unit="specs", label=target.label))
@@ -69,6 +78,9 @@ def plan(
             refused += problems
             if problems:
                 continue
+            known_costs = counted[target.entry.catalog]
+            if costs and (relock or spec.reference not in known_costs):
+                known_costs[spec.reference] = measure_cost(spec)
         changes += spec_changes
     if progress is not None:
         progress(Progress(len(targets), len(targets), unit="specs"))
@@ -77,6 +89,8 @@ def plan(
             for reference in releases.withdrawn(home):
                 known.pop(reference, None)
         changes += _changed(releases.lock_path(home), releases.lock_text(known), tuple(_lock_reasons(home, known)))
+        if costs:
+            changes += _changed(costs_path(home), costs_text(counted[home]), ("what releases cost in memory",))
         for kind in TYPES:
             path = home.folder / SCHEMAS / f"{kind}.schema.json"
             changes += _changed(path, schema_text(kind, home=home.name), ("generated from the types of the specs",))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from connectomics_zoo.cli._describe import decoding, first_weights, recipe
 from connectomics_zoo.cli._sections import Facts, Shown, Table, Title
+from connectomics_zoo.cli._show_cost import cost_facts
 from connectomics_zoo.errors import ZooError
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec, OutputSpec, WeightsEntry
@@ -88,7 +89,7 @@ def model_facts(shown: Shown) -> Facts:
     spec = _model(shown)
     same = spec.family == spec.builder
     facts = {"family": spec.family if same else f"{spec.family}, builder {spec.builder}"}
-    facts |= _sizes(spec)
+    facts |= _sizes(spec) | cost_facts(spec, shown.found)
     facts["input"] = f"{spec.input.channels} channel(s), axes {', '.join(spec.input.axes)}"
     facts["legal sizes"] = f"{spec.input.size.describe()} voxels, n = 0, 1, 2, …"
     if not shown.all:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from connectomics_zoo.cli._axes import axis_numbers
+from connectomics_zoo.cli._bytes import parse_bytes
 from connectomics_zoo.cli._console import print_json, print_text
 from connectomics_zoo.cli._references import complete_reference
 from connectomics_zoo.cli._table import print_table
@@ -25,20 +25,7 @@ Examples:
   zoo fit runs/my-run --predict --memory 8GB
 """
 
-_UNITS = {"": 1, "B": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-
 _PATCH = axis_numbers(int, counts=(1, 2, 3), example="128 or 32,128,128")
-
-
-def parse_bytes(context: click.Context | None, parameter: click.Parameter | None, text: str | None) -> int | None:
-    """Return the bytes of `24GB` or `23.5GiB`, as the callback of an option."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    unit = None if found is None else _UNITS.get(found[2].upper())
-    if found is None or unit is None or float(found[1]) * unit < 1:
-        raise click.BadParameter(f"{text!r} is no memory, write it like 24GB or 24GiB.", context, parameter)
-    return int(float(found[1]) * unit)
 
 
 @click.command("fit", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

@@ -12,7 +12,10 @@ from connectomics_zoo.errors import CheckFailedError
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if anything would be written.")
 @click.option("--relock", is_flag=True, help="Let released specs change: only before anybody has the release.")
-def command(patterns: tuple[str, ...], check: bool, relock: bool) -> None:
+@click.option(
+    "--costs", is_flag=True, help="Also count memory and receptive field of releases that lack them: minutes."
+)
+def command(patterns: tuple[str, ...], check: bool, relock: bool, costs: bool) -> None:
     """Measure the models that match PATTERN (all without one) and record what is new.
 
     A spec of a new name@version is added to its catalogue's lock. One that is there is never changed, unless
@@ -23,7 +26,7 @@ def command(patterns: tuple[str, ...], check: bool, relock: bool) -> None:
     from connectomics_zoo.files.changes import write_changes
 
     with show_progress("record") as progress:
-        planned = plan(patterns, relock=relock, progress=progress)
+        planned = plan(patterns, relock=relock, costs=costs, progress=progress)
     if not check:
         write_changes(planned.changes)
     for change in planned.changes:

@@ -14,7 +14,7 @@ EDGES = (64, 128)
 """Edges of the two patches, in voxels, or the next legal ones, that the line goes through."""
 
 
-def measure(spec: ModelSpec) -> Cost:
+def cost_of(spec: ModelSpec) -> Cost:
     """Return what a model costs on a GPU with its own channels, and how far it sees; takes seconds."""
     precision = spec.training.precision
     training = _line(spec, lambda size: training_bytes(spec, size, batch=1, precision=precision, where="cuda"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -54,7 +55,7 @@ def _reach_along(axis: int, network: nn.Module, spec: ModelSpec) -> tuple[int | 
         size = list(rule.minimum)
         size[axis] = rule.round_up((length,) * len(size))[axis]
         x = torch.ones(1, spec.input.channels, *size, dtype=torch.float64, requires_grad=True)
-        with _Ways():
+        with _Ways(2 + axis):
             output = network(x)
         field = halo = 0
         middle = size[axis] // (2 * PERIOD) * PERIOD
@@ -78,6 +79,7 @@ _SAME = {
 }
 """What changes values and no ways: it returns its input."""
 
+_SUMS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}
 _IN_PLACE = {Tensor.add_, Tensor.__iadd__}
 _CONVOLUTIONS = {torch.conv2d, torch.conv3d, torch.conv_transpose2d, torch.conv_transpose3d}
 _POOLS: dict[str, Callable[..., Tensor]] = {
@@ -87,7 +89,15 @@ _POOLS: dict[str, Callable[..., Tensor]] = {
 
 
 class _Ways(TorchFunctionMode):
-    """Within it a network computes what leads where, cheaply: convolutions of one channel, whose mean goes on."""
+    """Within it a network computes what leads where, cheaply: convolutions of one channel, whose mean goes on.
+
+    Args:
+        axis: of tensors, along which ways matter; along the others kernels have one tap where that changes no size.
+    """
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
 
     def __torch_function__(
         self,
@@ -99,10 +109,16 @@ class _Ways(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func in _SAME:
             return args[0] if args else kwargs["input"]
-        if func in _IN_PLACE:  # channels share their memory
-            return args[0] + args[1]
+        if func in _SUMS or func in _IN_PLACE:
+            first, second = args[:2]
+            if _is_one_channel(first) and _is_one_channel(second) and first.shape == second.shape:
+                return (first[:, :1] + second[:, :1]).expand(first.shape)
+            return first + second  # channels that share their memory are not changed in place
+        if func in (torch.cat, torch.concat) and all(map(_is_one_channel, args[0])) and _axis(args, kwargs) == 1:
+            single = torch.stack([part[:, :1] for part in args[0]]).mean(0)
+            return single.expand(-1, sum(part.shape[1] for part in args[0]), *[-1] * (single.dim() - 2))
         if func in _CONVOLUTIONS:
-            return _convolve(func, *args, **kwargs)
+            return _convolve(func, self.axis, *args, **kwargs)
         if getattr(func, "__name__", "") in _POOLS:
             x, kernel, *rest = args
             stride = kwargs.get("stride", rest[0] if rest else None)
@@ -111,14 +127,49 @@ class _Ways(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def _axis(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """The axis that tensors are joined along."""
+    return int(kwargs.get("dim", args[1] if len(args) > 1 else 0))
+
+
+def _is_one_channel(x: Any) -> bool:
+    """Whether all channels of x (B, C, …) are the same memory."""
+    return isinstance(x, Tensor) and x.dim() >= 4 and (x.stride(1) == 0 or x.shape[1] == 1)
+
+
 def _convolve(
-    func: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
+    func: Callable[..., Tensor],
+    axis: int,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    *args: Any,
+    **kwargs: Any,
 ) -> Tensor:
     """Do `func` with a kernel of ones between single channels, and give the result as many channels as it has."""
-    groups = kwargs.pop("groups", args[3] if len(args) > 3 else 1)  # behind stride, padding, and one more
-    args = (*args[:3], 1, *args[4:]) if len(args) > 3 else args
-    kernel = weight.new_ones(1, 1, *weight.shape[2:]) / weight[0, 0].numel()
-    result = func(x.mean(1, keepdim=True), kernel, None, *args, **kwargs)
     is_transposed = func in (torch.conv_transpose2d, torch.conv_transpose3d)
+    names = ("output_padding", "groups", "dilation") if is_transposed else ("dilation", "groups")
+    more = {**dict(zip(names, args, strict=False)), **kwargs}
+    groups = more.pop("groups", 1)
     channels = weight.shape[1] * groups if is_transposed else weight.shape[0]
+    single = x[:, :1] if _is_one_channel(x) else x.mean(1, keepdim=True)
+    kernel = weight.new_ones(1, 1, *weight.shape[2:]) / weight[0, 0].numel()
+
+    def thinned(value: Any, thin: int) -> tuple[int, ...]:
+        values = (value,) * (x.dim() - 2) if isinstance(value, int) else tuple(value)
+        return tuple(item if 2 + index == axis else thin for index, item in enumerate(values))
+
+    size = func(single.to("meta"), kernel.to("meta"), None, stride, padding, **more).shape
+    thin_kernel = kernel[tuple(slice(None) if index in (0, 1, axis) else slice(1) for index in range(kernel.dim()))]
+    for fill in (0, 1) if is_transposed else (0,):
+        thin_more = {**more, "output_padding": thinned(more.get("output_padding", 0), fill)} if is_transposed else more
+        thin_padding = thinned(padding, 0)
+        with suppress(RuntimeError):  # a padding of the output that torch does not have
+            meta = func(single.to("meta"), thin_kernel.to("meta"), None, stride, thin_padding, **thin_more)
+            if meta.shape == size:
+                result = func(single, thin_kernel, None, stride, thin_padding, **thin_more)
+                return result.expand(-1, channels, *[-1] * (result.dim() - 2))
+    result = func(single, kernel, None, stride, padding, **more)
     return result.expand(-1, channels, *[-1] * (result.dim() - 2))

@@ -12,6 +12,7 @@ import torch
 
 from connectomics_zoo.catalog import names_of
 from connectomics_zoo.errors import InputSizeError, LimitError, SpecError
+from connectomics_zoo.fit.cost import cost_of
 from connectomics_zoo.fit.memory import StepBytes, Where, prediction_bytes, training_bytes
 from connectomics_zoo.fit.search import largest_size
 from connectomics_zoo.network.build import with_counts
@@ -24,15 +25,13 @@ from connectomics_zoo.schema.progress import Progress, silent
 from connectomics_zoo.schema.report import Report, Table
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.training import TrainingPrecision
+from connectomics_zoo.specs.costs import MARGIN, Cost
 from connectomics_zoo.specs.lookup import get_task, resolve_any
 from connectomics_zoo.specs.overrides import override_model
 from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.volumes.memory import available_bytes
 
 Use = Literal["train", "predict"]
-
-TOLERANCE = 0.15
-"""How far what is counted is from what is measured, at most (`scripts/fit` measures it, docs/which-model.md has it)."""
 
 MOST_BATCH = 64
 """The largest batch that is tried."""
@@ -166,7 +165,7 @@ def fit(
     """Return the largest legal patch and batch of each model that a memory holds.
 
     Nothing is allocated: what tensors would take is counted, so that no GPU is needed, and what does not fit is never
-    tried. `TOLERANCE` of the memory is left free.
+    tried. `MARGIN` of the memory is left free.
 
     Args:
         refs: models, experiments, runs or weights; all models of the catalogues without any.
@@ -197,7 +196,7 @@ def fit(
     memory = free_bytes(on) if memory_bytes is None else memory_bytes
     if memory is None:
         raise SpecError(f"how much memory is free on the {on} is not known here, give it: --memory 24GB.")
-    question = _Question(use, on, memory / (1 + TOLERANCE), anisotropy, patch, batch, precision)
+    question = _Question(use, on, memory / (1 + MARGIN), anisotropy, patch, batch, precision)
     names = [str(refs)] if isinstance(refs, str | Path) else [str(ref) for ref in refs] or sorted(names_of("model"))
     progress = progress or notebook_bar("fit") or silent
     found = []
@@ -272,12 +271,17 @@ def free_bytes(device: Where) -> int | None:
     return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
 
 
+def measure_cost(spec: ModelSpec) -> Cost:
+    """Return what a model costs in memory with its own channels, and how far it sees; takes seconds on the CPU."""
+    return cost_of(spec)
+
+
 def refuse_what_cannot_fit(
     run: RunSpec, *, device: str, precision: TrainingPrecision, frozen: Collection[str] = (), free: int | None = None
 ) -> None:
     """Refuse a training whose step takes more memory than is free, before it is begun.
 
-    Nothing that fits is refused: what is counted is `TOLERANCE` too much at most. What obviously fits is not counted.
+    Nothing that fits is refused: what is counted is `MARGIN` too much at most. What obviously fits is not counted.
 
     Args:
         run: the complete run.
@@ -312,7 +316,7 @@ def refuse_what_cannot_fit(
         ).total
 
     needed = step(recipe.batch_size)
-    if needed * (1 - TOLERANCE) <= free:
+    if needed * (1 - MARGIN) <= free:
         return
     ways = ["give a smaller training.patch_size"]
     if recipe.batch_size > 1:

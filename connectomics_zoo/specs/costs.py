@@ -67,11 +67,14 @@ def read_costs(home: Catalog) -> Costs:
     try:
         return {name: _cost(entry) for name, entry in json.loads(path.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise SpecError(f"{path}: no recorded costs ({error}), restore it or write it anew: zoo record --costs.") from None
+        raise SpecError(
+            f"{path}: no recorded costs ({error}), restore it or write it anew: zoo record --costs."
+        ) from None
 
 
 def _cost(entry: Mapping[str, Any]) -> Cost:
-    return Cost(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+    return Cost(**values)
 
 
 def costs_text(costs: Mapping[str, Cost]) -> str:

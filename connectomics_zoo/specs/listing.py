@@ -1,92 +1,27 @@
-"""What the catalogues hold, as rows: read from YAML alone, filtered by an expression, sorted naturally."""
+"""What the catalogues hold, as rows: read from YAML and what is recorded beside it, and nothing else."""
 
 from __future__ import annotations
 
-import fnmatch
 import logging
-import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_type_hints
+from typing import Any, Generic, NamedTuple
 
 from connectomics_zoo import catalog
 from connectomics_zoo.catalog import SpecKind
-from connectomics_zoo.errors import LimitError, SpecError, UnknownNameError, nearest
-from connectomics_zoo.files.yaml import read_yaml
-from connectomics_zoo.specs.where import compile_where
+from connectomics_zoo.errors import LimitError, SpecError, ZooError
+from connectomics_zoo.files.safetensors import read_header
+from connectomics_zoo.files.yaml import parse_yaml, read_yaml
+from connectomics_zoo.schema.limits import MAX_EDGE
+from connectomics_zoo.specs.choosing import filter_rows, sort_rows
+from connectomics_zoo.specs.costs import Cost, read_costs
+from connectomics_zoo.specs.rows import ExperimentRow, ModelRow, Row, TaskRow, WeightsRow
 
 _log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class ModelRow:
-    """One version of one model, as its spec declares it; the fields are what `where` and `sort` know."""
-
-    name: Annotated[str, "name of the model"]
-    version: Annotated[str, "version of its spec"]
-    reference: Annotated[str, "what to write for it: the name, with catalogue or version where it needs them"]
-    catalog: Annotated[str, "catalogue that it is in"]
-    family: Annotated[str, "group of related models"]
-    builder: Annotated[str, "builder that makes the network"]
-    summary: Annotated[str, "what it is, in one sentence"]
-    parameters: Annotated[int | None, "parameters in training, with the deep-supervision heads"]
-    parameters_inference: Annotated[int | None, "parameters without those heads"]
-    gflops: Annotated[float | None, "10^9 operations of one forward pass, at flops_input"]
-    flops_input: Annotated[list[int] | None, "input shape [B, C, Z, Y, X] that the operations are counted at"]
-    scales: Annotated[int, "number of outputs in training"]
-    deep_supervision: Annotated[bool, "whether there are several outputs"]
-    axes: Annotated[str, "spatial axes: zyx or yx"]
-    input_channels: Annotated[int, "channels of the input"]
-    output_channels: Annotated[int, "channels of each output"]
-    minimum: Annotated[list[int], "smallest legal size in voxels, per axis"]
-    step: Annotated[list[int], "distance between legal sizes in voxels, per axis"]
-    weights: Annotated[list[str], "tags of the trained weights"]
-    license: Annotated[str, "licence of the network's code"]
-    path: Annotated[str, "file of the spec"]
-
-
-@dataclass(frozen=True)
-class TaskRow:
-    """One task, as its spec declares it."""
-
-    name: Annotated[str, "name of the task"]
-    reference: Annotated[str, "what to write for it: the name, with the catalogue where it needs one"]
-    catalog: Annotated[str, "catalogue that it is in"]
-    summary: Annotated[str, "what it is, in one sentence"]
-    channels: Annotated[list[str], "names of the output channels"]
-    targets: Annotated[list[str], "what each channel's target is made of"]
-    decoding: Annotated[str, "how predictions become labels"]
-    metrics: Annotated[list[str], "what validation reports"]
-    path: Annotated[str, "file of the spec"]
-
-
-@dataclass(frozen=True)
-class ExperimentRow:
-    """One experiment, as its spec declares it."""
-
-    name: Annotated[str, "name of the experiment"]
-    reference: Annotated[str, "what to write for it: the name, with the catalogue where it needs one"]
-    catalog: Annotated[str, "catalogue that it is in"]
-    summary: Annotated[str, "what it is, in one sentence"]
-    model: Annotated[str, "reference of the model"]
-    task: Annotated[str, "name of the task"]
-    path: Annotated[str, "file of the spec"]
-
-
-Row = TypeVar("Row", ModelRow, TaskRow, ExperimentRow)
-
-
-def _descriptions(row: type) -> dict[str, str]:
-    return {name: hint.__metadata__[0] for name, hint in get_type_hints(row, include_extras=True).items()}
-
-
-FIELDS: dict[SpecKind, dict[str, str]] = {
-    "model": _descriptions(ModelRow),
-    "task": _descriptions(TaskRow),
-    "experiment": _descriptions(ExperimentRow),
-}
-"""The fields of the rows of each kind, and what they mean."""
+STATED_PATCH = (128,)
+"""Edge of the patch, in voxels or the next legal size, that the memory of training is stated at."""
 
 
 class Broken(NamedTuple):
@@ -104,29 +39,42 @@ class Listing(Generic[Row]):
     broken: list[Broken]
 
 
-def read_rows(*, all_versions: bool = False) -> Listing[ModelRow]:
+def read_rows(*, all_versions: bool = False, patch: Sequence[int] = STATED_PATCH) -> Listing[ModelRow]:
     """Return a row for every model of every catalogue, sorted by name, and the files that could not be read.
 
     Args:
         all_versions: also the older versions that lie beside the current ones.
+        patch: what the memory of training is stated at, raised to the next legal size: one number, or one an axis.
     """
-    return _read("model", _model_row, all_versions=all_versions)
+    costs = {home.name: read_costs(home) for home in catalog.catalogs()}
+
+    def row(entry: catalog.Entry, reference: str, document: dict[str, Any]) -> ModelRow:
+        return _model_row(entry, reference, document, costs=costs[entry.catalog.name], patch=tuple(patch))
+
+    return _read("model", lambda *item: [row(*item)], all_versions=all_versions)
 
 
 def read_task_rows() -> Listing[TaskRow]:
     """Return a row for every task of every catalogue, sorted by name, and the files that could not be read."""
-    return _read("task", _task_row, all_versions=False)
+    return _read("task", lambda *item: [_task_row(*item)], all_versions=False)
 
 
 def read_experiment_rows() -> Listing[ExperimentRow]:
     """Return a row for every experiment of every catalogue, sorted by name, and the files that could not be read."""
-    return _read("experiment", _experiment_row, all_versions=False)
+    return _read("experiment", lambda *item: [_experiment_row(*item)], all_versions=False)
+
+
+def read_weights_rows() -> Listing[WeightsRow]:
+    """Return a row for all trained weights of the current models, sorted by name, and the files that were not read."""
+    tasks = {row.name: row.summary for row in read_task_rows().rows}
+    return _read("model", lambda *item: _weights_rows(*item, tasks=tasks), all_versions=False)
 
 
 def _read(
-    kind: SpecKind, row: Callable[[catalog.Entry, str, dict[str, Any]], Row], *, all_versions: bool
+    kind: SpecKind, rows_of: Callable[[catalog.Entry, str, dict[str, Any]], list[Row]], *, all_versions: bool
 ) -> Listing[Row]:
-    rows, broken = [], []
+    rows: list[Row] = []
+    broken = []
     entries = catalog.entries(kind)
     homes: dict[str, set[str]] = {}
     for entry in entries:
@@ -137,20 +85,22 @@ def _read(
         home = f"{entry.catalog.name}:" if len(homes[entry.name]) > 1 else ""
         reference = f"{home}{entry.name}" + (f"@{entry.version}" if entry.version else "")
         try:
-            rows.append(row(entry, reference, read_yaml(entry.path)))
+            rows += rows_of(entry, reference, read_yaml(entry.path))
         except (SpecError, LimitError) as error:
             broken.append(Broken(entry.path, str(error)))
     return Listing(sort_rows(rows), broken)
 
 
-def _model_row(entry: catalog.Entry, reference: str, document: dict[str, Any]) -> ModelRow:
+def _model_row(
+    entry: catalog.Entry, reference: str, document: dict[str, Any], *, costs: dict[str, Cost], patch: tuple[int, ...]
+) -> ModelRow:
     def take(path: str, kind: type) -> Any:
         return _take(document, path, kind, source=entry.path)
 
     measured = document.get("expect") is not None
     costed = measured and take("expect", dict).get("flops") is not None
     outputs = take("outputs", list)
-    return ModelRow(
+    row = ModelRow(
         name=entry.name,
         version=take("version", str),
         reference=reference,
@@ -159,6 +109,10 @@ def _model_row(entry: catalog.Entry, reference: str, document: dict[str, Any]) -
         builder=take("builder", str),
         summary=take("summary", str),
         parameters=take("expect.parameters.training", int) if measured else None,
+        training_bytes=None,
+        training_patch=None,
+        training_precision=None,
+        receptive_field=None,
         parameters_inference=take("expect.parameters.inference", int) if measured else None,
         gflops=take("expect.flops.total", int) / 1e9 if costed else None,
         flops_input=_take_sizes(document, "expect.flops.input_shape", source=entry.path) if costed else None,
@@ -170,9 +124,79 @@ def _model_row(entry: catalog.Entry, reference: str, document: dict[str, Any]) -
         minimum=_take_sizes(document, "input.size.minimum", source=entry.path),
         step=_take_sizes(document, "input.size.step", source=entry.path),
         weights=list(take("weights", dict)) if document.get("weights") is not None else [],
+        tasks=_tasks_of(document),
         license=take("source.license", str),
         path=str(entry.path),
     )
+    cost = costs.get(f"{row.name}@{row.version}")
+    return row if cost is None else _with_cost(row, cost, patch)
+
+
+def _with_cost(row: ModelRow, cost: Cost, patch: tuple[int, ...]) -> ModelRow:
+    size = _legal(patch, row.minimum, row.step)
+    return replace(
+        row,
+        training_bytes=None if size is None else cost.training_bytes(size),
+        training_patch=size,
+        training_precision=cost.precision,
+        receptive_field=list(cost.receptive_field),
+    )
+
+
+def _tasks_of(document: dict[str, Any]) -> list[str]:
+    entries = [item for item in (document.get("weights") or {}).values() if isinstance(item, dict)]
+    return sorted({str(item["task"]) for item in entries if "task" in item})
+
+
+def _legal(patch: tuple[int, ...], minimum: list[int], step: list[int]) -> list[int] | None:
+    """Return the smallest legal size from `patch` on, or the only one; None where `patch` has other axes."""
+    if len(patch) not in (1, len(minimum)):
+        return None
+    edges = patch * len(minimum) if len(patch) == 1 else patch
+    return [
+        low if low + gap > MAX_EDGE else low + max(0, -(-(edge - low) // gap)) * gap
+        for edge, low, gap in zip(edges, minimum, step, strict=True)
+    ]
+
+
+def _weights_rows(
+    entry: catalog.Entry, reference: str, document: dict[str, Any], *, tasks: dict[str, str]
+) -> list[WeightsRow]:
+    rows = []
+    for tag, item in (document.get("weights") or {}).items():
+        task = _take(document, f"weights.{tag}.task", str, source=entry.path)
+        rows.append(
+            WeightsRow(
+                name=f"{entry.name}.{tag}",
+                reference=f"{reference}.{tag}",
+                catalog=entry.catalog.name,
+                model=entry.name,
+                task=task,
+                finds=tasks.get(task, task),
+                voxel_size_nm=_voxel_size(entry.path.parent / str(item.get("file", ""))),
+                scores=dict(item.get("metrics") or {}),
+                dataset=_take(document, f"weights.{tag}.dataset", str, source=entry.path),
+                split=item.get("split"),
+                license=_take(document, f"weights.{tag}.license", str, source=entry.path),
+                path=str(entry.path),
+            )
+        )
+    return rows
+
+
+def _voxel_size(file: Path) -> list[float] | None:
+    """Return the edges of a network voxel as the spec in a weights file has them; None where it lies elsewhere."""
+    if not file.is_file():
+        return None
+    try:
+        text = read_header(file).metadata.get("spec")
+        data = {} if text is None else parse_yaml(text, source=str(file)).get("data", {})
+    except ZooError:
+        return None  # zoo verify says what is wrong with it
+    if data.get("network_voxel_size_nm") is not None:
+        return list(data["network_voxel_size_nm"])
+    edges, factors = data.get("voxel_size_nm"), data.get("downsample", (1, 1, 1))
+    return None if edges is None else [edge * factor for edge, factor in zip(edges, factors, strict=True)]
 
 
 def _task_row(entry: catalog.Entry, reference: str, document: dict[str, Any]) -> TaskRow:
@@ -228,78 +252,6 @@ def _take_sizes(document: dict[str, Any], path: str, *, source: Path) -> list[in
     if not value or any(type(item) is not int for item in value):
         raise SpecError(f"{source}: {path} is {value!r}, it must be a list of whole numbers.")
     return value
-
-
-def filter_rows(
-    rows: Iterable[Row], *, kind: SpecKind = "model", pattern: str = "*", family: str | None = None, where: str = ""
-) -> list[Row]:
-    """Return the rows that `pattern`, `family` and `where` all select, in the order given.
-
-    Args:
-        rows: what to select from.
-        kind: what the rows are of.
-        pattern: a glob over the name or, of models, the family, in any case: `mednext*`, `*-k5`, `monai`.
-        family: the family, exactly; only models have one.
-        where: an expression over the fields: `parameters < 20e6 and deep_supervision`.
-
-    Raises:
-        UnknownNameError: `where` names a field that there is not.
-        ZooError: `where` is no expression.
-    """
-    matches = compile_where(where, fields=FIELDS[kind]) if where.strip() else None
-    glob = pattern.casefold()
-    return [
-        row
-        for row in rows
-        if any(fnmatch.fnmatchcase(text.casefold(), glob) for text in _spellings(row))
-        and family in (None, _family(row))
-        and (matches is None or matches(vars(row)))
-    ]
-
-
-def _family(row: ModelRow | TaskRow | ExperimentRow) -> str | None:
-    return row.family if isinstance(row, ModelRow) else None
-
-
-def _spellings(row: ModelRow | TaskRow | ExperimentRow) -> tuple[str, ...]:
-    names = [name for name in (row.name, _family(row)) if name is not None]
-    return (row.reference, *names, *(f"{row.catalog}:{name}" for name in names))
-
-
-def sort_rows(rows: Iterable[Row], *, kind: SpecKind = "model", by: str = "name") -> list[Row]:
-    """Return the rows sorted by a field, `-field` for descending; texts sort naturally (`x2` before `x10`).
-
-    Rows without a value come last either way; equal rows keep the order of their names and versions.
-
-    Args:
-        rows: what to sort.
-        kind: what the rows are of.
-        by: the field.
-
-    Raises:
-        UnknownNameError: there is no such field.
-    """
-    field = by.removeprefix("-")
-    if field not in FIELDS[kind]:
-        raise UnknownNameError(f"unknown field {field!r} to sort by: {nearest(field, FIELDS[kind])}")
-    ordered = sorted(rows, key=lambda row: (_natural(row.name), _natural(_version(row)), row.catalog))
-    given = [row for row in ordered if getattr(row, field) is not None]
-    given.sort(key=lambda row: _sort_key(getattr(row, field)), reverse=by.startswith("-"))
-    return given + [row for row in ordered if getattr(row, field) is None]
-
-
-def _version(row: ModelRow | TaskRow | ExperimentRow) -> str:
-    return row.version if isinstance(row, ModelRow) else ""
-
-
-def _sort_key(value: Any) -> Any:
-    return _natural(value) if isinstance(value, str) else value
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    """Digits compare as numbers, everything else as text in any case."""
-    parts = re.split(r"(\d+)", text.casefold())
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def list_models(pattern: str = "*", *, family: str | None = None, where: str = "", sort: str = "name") -> list[str]:

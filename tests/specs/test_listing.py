@@ -11,19 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectomics_zoo.errors import LimitError, UnknownNameError, ZooError
-from connectomics_zoo.specs.listing import (
-    FIELDS,
-    ExperimentRow,
-    ModelRow,
-    TaskRow,
-    filter_rows,
-    list_models,
-    read_experiment_rows,
-    read_rows,
-    read_task_rows,
-    sort_rows,
-)
+from connectomics_zoo.specs.choosing import filter_rows, sort_rows
+from connectomics_zoo.specs.listing import list_models, read_experiment_rows, read_rows, read_task_rows
 from connectomics_zoo.specs.lookup import get_experiment, get_spec, get_task
+from connectomics_zoo.specs.rows import FIELDS, ExperimentRow, ModelRow, TaskRow
 from connectomics_zoo.specs.where import compile_where
 
 
