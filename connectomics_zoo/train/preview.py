@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from connectomics_zoo.pictures.classes import legend_of, paint
 from connectomics_zoo.pictures.drawing import RGB, VERMILLION, blend, coloured, save_figure
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.train.augment import Sample
@@ -63,6 +64,10 @@ def draw_preview(run: RunSpec, path: Path) -> None:
     channels = len(run.task.channels)
     some = f", the first {len(names)} of {channels} targets" if channels > len(names) else ""
     figure.suptitle(f"{run.name}: augmentation {run.training.augmentation.described}{some}")
+    volumes = {tuple(pair.label_places) for pair in run.data.train}
+    if run.task.volumes and len(volumes) == 1:
+        handles = legend_of([str(name) for name in volumes.pop()])
+        figure.legend(handles=handles, loc="outside lower right", ncols=len(handles), frameon=False)
     save_figure(figure, path)
 
 
@@ -81,9 +86,9 @@ def _pictures(sample: Sample, patch: Patch, *, count: int) -> list[RGB]:
 def _image_and_labels(sample: Sample, cut: tuple[int | slice, ...]) -> list[RGB]:
     grey = _grey(sample.image[0][cut])
     labels, annotated = sample.labels, sample.annotated
-    if labels.ndim == 4:  # each label volume in a colour of its own, the later ones over the others
-        numbers = np.arange(1, len(labels) + 1)[:, np.newaxis, np.newaxis, np.newaxis]
-        labels, annotated = ((labels > 0) * numbers).max(axis=0), np.logical_or.reduce(annotated)
+    if labels.ndim == 4:
+        unknown = ~np.logical_or.reduce(annotated)[cut]
+        return [grey, _marked(paint(grey, [volume[cut] > 0 for volume in labels]), unknown)]
     return [grey, _marked(coloured(grey, labels[cut]), ~annotated[cut])]
 
 
