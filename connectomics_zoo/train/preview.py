@@ -17,6 +17,7 @@ from connectomics_zoo.pictures.drawing import RGB, VERMILLION, blend, coloured, 
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.train.augment import Sample
 from connectomics_zoo.train.patches import Patch, TrainingPatches
+from connectomics_zoo.volumes.truth import Truth
 
 PATCHES = 6
 """Patches that are drawn, the first ones of the run."""
@@ -42,6 +43,7 @@ def draw_preview(run: RunSpec, path: Path) -> None:
     """
     drawn = list(itertools.islice(TrainingPatches(run).samples(), PATCHES))
     names = [channel.name for channel in run.task.channels][:MOST_TARGETS]
+    classes = run.task.scored if run.task.has_classes else ()
     edges = run.training.patch_size
     size = run.data.network_voxel_nm or (1.0, 1.0, 1.0)
     aspects = (size[1] / size[2], size[0] / size[2])
@@ -54,7 +56,7 @@ def draw_preview(run: RunSpec, path: Path) -> None:
     panels: list[list[Axes]] = figure.subplots(len(drawn), len(titles), squeeze=False).tolist()
     for number, (axes, (sample, patch)) in enumerate(zip(panels, drawn, strict=True)):
         axes[0].set_ylabel(f"patch {number}")
-        pictures = _pictures(sample, patch, count=len(names))
+        pictures = _pictures(sample, patch, count=len(names), classes=classes)
         for column, (panel, picture) in enumerate(zip(axes, pictures, strict=True)):
             panel.imshow(picture, aspect=aspects[column >= len(pictures) - 2], interpolation="nearest")
             panel.set_xticks([])
@@ -64,32 +66,34 @@ def draw_preview(run: RunSpec, path: Path) -> None:
     channels = len(run.task.channels)
     some = f", the first {len(names)} of {channels} targets" if channels > len(names) else ""
     figure.suptitle(f"{run.name}: augmentation {run.training.augmentation.described}{some}")
-    volumes = {tuple(pair.label_places) for pair in run.data.train}
-    if run.task.volumes and len(volumes) == 1:
-        handles = legend_of([str(name) for name in volumes.pop()])
+    if classes:
+        handles = legend_of([run.task.channels[index].name for index in classes])
         figure.legend(handles=handles, loc="outside lower right", ncols=len(handles), frameon=False)
     save_figure(figure, path)
 
 
-def _pictures(sample: Sample, patch: Patch, *, count: int) -> list[RGB]:
-    """Return image, labels and `count` targets of the middle section, and image and labels of the middle rows."""
+def _pictures(sample: Sample, patch: Patch, *, count: int, classes: tuple[int, ...] = ()) -> list[RGB]:
+    """Return image, labels and `count` targets of the middle section, and image and labels of the middle rows.
+
+    Of a task of several classes, labels are drawn as the targets of these channels.
+    """
     section, rows = (edge // 2 for edge in sample.labels.shape[-3:-1])
     targets = patch.targets.numpy()
     known = np.broadcast_to(patch.mask.numpy() > 0, targets.shape)
-    pictures = _image_and_labels(sample, (section, slice(None), slice(None)))
+
+    def image_and_labels(cut: tuple[int | slice, ...]) -> list[RGB]:
+        grey = _grey(sample.image[0][cut])
+        if classes:
+            masks = [(targets[index][cut] > 0.5) & known[index][cut] for index in classes]
+            return [grey, _marked(paint(grey, masks), ~np.logical_or.reduce(known[list(classes)])[cut])]
+        truth = Truth(sample.labels, sample.annotated)
+        return [grey, _marked(coloured(grey, truth.largest[cut]), ~truth.anywhere[cut])]
+
+    pictures = image_and_labels((section, slice(None), slice(None)))
     for values, mask in zip(targets[:count, section], known[:count, section], strict=True):
         low = min(float(values.min()), 0.0)  # some targets lie in -1..1
         pictures.append(_marked(_grey((values - low) / (1 - low)), ~mask))
-    return pictures + _image_and_labels(sample, (slice(None), rows, slice(None)))
-
-
-def _image_and_labels(sample: Sample, cut: tuple[int | slice, ...]) -> list[RGB]:
-    grey = _grey(sample.image[0][cut])
-    labels, annotated = sample.labels, sample.annotated
-    if labels.ndim == 4:
-        unknown = ~np.logical_or.reduce(annotated)[cut]
-        return [grey, _marked(paint(grey, [volume[cut] > 0 for volume in labels]), unknown)]
-    return [grey, _marked(coloured(grey, labels[cut]), ~annotated[cut])]
+    return pictures + image_and_labels((slice(None), rows, slice(None)))
 
 
 def _grey(values: NDArray[np.float32]) -> RGB:
