@@ -120,7 +120,9 @@ class DataSpec(Node):
     @classmethod
     def _one_volume_may_stand_for_a_list(cls, value: Any) -> Any:
         if isinstance(value, dict):
-            if value.get("validation") == "auto":
+            if isinstance(value.get("validation"), str):
+                if value["validation"] != "auto":
+                    raise ValueError(f"validation is {value['validation']!r}, give volumes or auto")
                 others = {key: item for key, item in value.items() if key != "validation" and item is not None}
                 value = {"hold_out": "auto"} | others
             value = {
