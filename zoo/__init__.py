@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from connectomics_zoo.decode import decode
     from connectomics_zoo.errors import ZooError
     from connectomics_zoo.evaluate import evaluate
+    from connectomics_zoo.measure import measure
     from connectomics_zoo.predict import predict
     from connectomics_zoo.specs.listing import list_models
     from connectomics_zoo.specs.lookup import get_experiment, get_spec, get_task
@@ -29,6 +30,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "predict",
     "decode",
     "evaluate",
+    "measure",
     "print_available_architectures",
     "build_model",
     "ZooError",
@@ -42,6 +44,7 @@ _MODULES = {
     "decode": "connectomics_zoo.decode",
     "ZooError": "connectomics_zoo.errors",
     "evaluate": "connectomics_zoo.evaluate",
+    "measure": "connectomics_zoo.measure",
     "list_models": "connectomics_zoo.specs.listing",
     "load": "connectomics_zoo.weights.load",
     "predict": "connectomics_zoo.predict",

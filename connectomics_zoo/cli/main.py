@@ -22,7 +22,7 @@ from connectomics_zoo.errors import ZooError, nearest
 
 VERBS = {
     "list": "List the models, tasks or experiments, with filters",
-    "show": "Show everything that is declared about a model, task, experiment or run",
+    "show": "Show what is declared about a model, task, experiment or run",
     "verify": "Prove what the specs declare",
     "train": "Train a model on your volumes",
     "plan": "Say what a prediction takes, and write its script for a cluster",
@@ -30,6 +30,7 @@ VERBS = {
     "status": "Show how far a prediction is",
     "decode": "Make objects of a prediction",
     "evaluate": "Score a prediction against the truth",
+    "measure": "Measure objects: size, surface, place, intensity, contacts",
     "push": "Give a trained run away, on the Hugging Face Hub or beside a spec",
     "pull": "Download trained weights, checked",
     "lock": "Write down exactly which weights a project uses",

@@ -13,6 +13,13 @@ TrainingPrecision = Literal["32-true", "16-mixed", "bf16-mixed"]
 """Arithmetic of training, in Lightning's words."""
 
 
+class DistillationSpec(Node):
+    """How much the first weights say where no truth is known."""
+
+    weight: Annotated[float, Field(gt=0, le=1000)]
+    """Factor of the divergence from what the first weights say of the same patch, beside the loss."""
+
+
 class TrainingSpec(Node):
     """How a network is trained."""
 
@@ -20,6 +27,9 @@ class TrainingSpec(Node):
     """Optimiser."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1.0e-3
     """Peak learning rate."""
+    loaded_learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Peak learning rate of the tensors that come from `init_from`; `learning_rate` is then that of new ones, such as
+    heads that begin anew. Without it, all have the same."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Decoupled weight decay."""
     schedule: Literal["constant", "cosine"] = "cosine"
@@ -36,8 +46,11 @@ class TrainingSpec(Node):
     """Batches whose gradients are summed for one optimiser step."""
     early_stopping: Annotated[int, Field(ge=0, le=100_000)] = 0
     """Validations in a row without a better score after which training ends; 0 never does."""
-    freeze: Literal["none", "encoder"] = "none"
-    """Weights that are not trained."""
+    freeze: Literal["none", "encoder", "all-but-heads"] = "none"
+    """Weights that are not trained, and norms whose statistics stay: those before the first upsampling, or all but what
+    gives the output channels."""
+    distillation: DistillationSpec | None = None
+    """Keeps what the network says near to what the weights of `init_from` say of voxels that are not annotated."""
     patch_size: Size
     """Training patch in network voxels, (z, y, x)."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 2

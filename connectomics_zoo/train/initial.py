@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -18,8 +19,21 @@ from connectomics_zoo.weights.transfer import LoadReport, build_with_weights, fi
 _log = logging.getLogger(__name__)
 
 
-def first_network(run: RunSpec, *, resume: bool) -> tuple[nn.Module, LoadReport | None]:
-    """Return the network of `run` in training mode, and the report on the weights that it starts from, if any.
+class Start(NamedTuple):
+    """What a run begins with."""
+
+    network: nn.Module
+    """The network, in training mode."""
+    report: LoadReport | None = None
+    """What became of the weights that it starts from; None where it starts from none, or goes on."""
+    sha256: str | None = None
+    """The digest of their file."""
+    means_the_same: bool = False
+    """Whether they say what their channels mean, and it is what the run's mean."""
+
+
+def first_network(run: RunSpec, *, resume: bool) -> Start:
+    """Return the network of `run` in training mode, and what became of the weights that it starts from, if any.
 
     A resumed run has its weights in its checkpoint.
 
@@ -28,27 +42,25 @@ def first_network(run: RunSpec, *, resume: bool) -> tuple[nn.Module, LoadReport 
     """
     deep_supervision = len(run.model.outputs) > 1
     if run.init_from is None or resume:
-        return build(run.model, deep_supervision=deep_supervision), None
+        return Start(build(run.model, deep_supervision=deep_supervision))
     found = find_start(run.init_from, run.model)
     weights = read_weights(found.path, max_bytes=largest_start(run.model))
+    sha256 = found.sha256()
     network, report = build_with_weights(
         run.model, weights, deep_supervision=deep_supervision, source=run.init_from, resample_kernels=True
     )
     trained = embedded_run(found)
+    same = trained is not None and _meanings(trained) == _meanings(run)
     # Of another number of channels, they have begun anew already.
-    if trained is not None and len(trained.task.channels) == len(run.task.channels) and _other_meanings(trained, run):
+    if trained is not None and len(trained.task.channels) == len(run.task.channels) and not same:
         report = _begin_heads_anew(network, report, run)
     _warn_of_voxels(trained, run)
-    return network.train(), report
+    return Start(network.train(), report, sha256=sha256, means_the_same=same)
 
 
-def _other_meanings(trained: RunSpec, run: RunSpec) -> bool:
-    """Whether channels mean something else now: a foreground of mitochondria is none of membranes."""
-    before, now = (
-        [(channel.name, channel.activation, channel.target) for channel in spec.task.channels]
-        for spec in (trained, run)
-    )
-    return before != now
+def _meanings(run: RunSpec) -> list[tuple[object, ...]]:
+    """What the channels mean: a foreground of mitochondria is none of membranes."""
+    return [(channel.name, channel.activation, channel.target) for channel in run.task.channels]
 
 
 def _begin_heads_anew(network: nn.Module, report: LoadReport, run: RunSpec) -> LoadReport:

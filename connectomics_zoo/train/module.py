@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
-from connectomics_zoo.schema.builder import encoder_modules
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.scores.scores import balanced_accuracy, overlap_scores
 from connectomics_zoo.tasks.activations import activate
 from connectomics_zoo.tasks.losses import supervised_losses
+from connectomics_zoo.train.freezing import freeze
+from connectomics_zoo.train.optimizer import make_optimizer, make_schedule
 from connectomics_zoo.train.patches import Patch
+from connectomics_zoo.train.teacher import Teacher
 
 
 class SegmentationModule(L.LightningModule):
@@ -23,15 +25,19 @@ class SegmentationModule(L.LightningModule):
     Args:
         run: the complete run.
         network: the network of `run.model`.
+        loaded: its tensors that came with the weights that the run starts from.
+        teacher: what says something of voxels that are not annotated, where the run has a teacher.
     """
 
-    def __init__(self, run: RunSpec, network: nn.Module) -> None:
+    def __init__(
+        self, run: RunSpec, network: nn.Module, *, loaded: Collection[str] = (), teacher: Teacher | None = None
+    ) -> None:
         super().__init__()
         self.run = run
         self.network = network
-        names = (encoder_modules(run.model.builder, run.model.arch) or ()) if run.training.freeze == "encoder" else ()
-        self.frozen = [network.get_submodule(name).requires_grad_(False) for name in names]
-        """What is not trained."""
+        self.loaded = frozenset(loaded)
+        self.teacher = teacher
+        self.frozen_norms = freeze(network, run)
         self.counts = torch.zeros(len(run.task.channels), 4, dtype=torch.float64)
         """True positives, false positives, false negatives and true negatives of each channel in this validation."""
 
@@ -43,16 +49,24 @@ class SegmentationModule(L.LightningModule):
     def train(self, mode: bool = True) -> SegmentationModule:
         """As ever, but the running statistics of frozen norms stay as they are."""
         super().train(mode)
-        for norm in (inner for part in self.frozen for inner in part.modules()):
-            if isinstance(norm, _NormBase) and norm.track_running_stats:
-                norm.eval()
+        for norm in self.frozen_norms:
+            norm.eval()
         return self
+
+    def on_fit_start(self) -> None:
+        """Bring the teacher, which is no part of the module, to its device."""
+        if self.teacher is not None:
+            self.teacher.network.to(self.device)
 
     def training_step(self, batch: Patch, batch_index: int) -> Tensor:
         """Return the summed loss; log it for each scale."""
-        losses = supervised_losses(
-            self(_as_network_input(batch.image)), batch.targets, batch.mask, model=self.run.model, task=self.run.task
-        )
+        image = _as_network_input(batch.image)
+        outputs = self(image)
+        losses = supervised_losses(outputs, batch.targets, batch.mask, model=self.run.model, task=self.run.task)
+        if self.teacher is not None:
+            logits = outputs if isinstance(outputs, Tensor) else outputs[self.run.model.outputs[0].name]
+            losses["distillation"] = self.teacher.loss(image, logits, batch.mask)
+            losses["loss"] = losses["loss"] + self.teacher.weight * losses["distillation"]
         for name, loss in losses.items():
             self.log("train/loss" if name == "loss" else f"train/loss_{name}", loss.detach())
         if not torch.isfinite(losses["loss"]):
@@ -99,21 +113,13 @@ class SegmentationModule(L.LightningModule):
         return {name: sum(score[name] for score in scores) / len(scores) for name in self.run.task.metrics}
 
     def configure_optimizers(self) -> Any:
-        """AdamW, with a linear warm-up and the recipe's schedule."""
+        """Return AdamW and the recipe's schedule."""
         recipe = self.run.training
-        trainable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trainable, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-
-        def factor(step: int) -> float:
-            if step < recipe.warmup_steps:
-                return (step + 1) / recipe.warmup_steps
-            if recipe.schedule == "constant":
-                return 1.0
-            progress = (step - recipe.warmup_steps) / max(1, recipe.max_steps - recipe.warmup_steps)
-            return 0.5 * (1 + float(torch.cos(torch.tensor(min(1.0, progress) * torch.pi))))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        optimizer = make_optimizer(self.network, recipe, loaded=self.loaded)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": make_schedule(optimizer, recipe), "interval": "step"},
+        }
 
 
 def _as_network_input(image: Tensor) -> Tensor:

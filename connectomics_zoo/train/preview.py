@@ -30,7 +30,8 @@ DOTS_PER_INCH = 110
 def draw_preview(run: RunSpec, path: Path) -> None:
     """Write a PNG with a row for each of the first patches: its middle section, and a cut along z.
 
-    Where the middle is not annotated, the section or the cut with most annotation is drawn. Grey values are drawn from 0, black, to 1, as the network gets them; what is not annotated is red.
+    Where the middle is not annotated, the section or the cut with most annotation is drawn. Grey values are drawn from
+    0, black, to 1, as the network gets them; what is not annotated is red.
 
     Args:
         run: a complete run whose volumes have been looked at.

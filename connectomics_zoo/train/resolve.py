@@ -23,6 +23,7 @@ from connectomics_zoo.specs.overrides import merge
 from connectomics_zoo.specs.reference import parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.tasks.affinities import affinity_channels, convention_of
+from connectomics_zoo.train.fine_tuning import check_fine_tuning
 from connectomics_zoo.train.hold_out import with_held_out
 from connectomics_zoo.train.inspection import inspect_volumes
 from connectomics_zoo.train.replaced import without_replaced
@@ -69,11 +70,13 @@ def continue_run(folder: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
     for name, before, after in (
         ("accumulate", run.training.accumulate, resumed.training.accumulate),
         ("freeze", run.training.freeze, resumed.training.freeze),
+        ("loaded_learning_rate", run.training.loaded_learning_rate, resumed.training.loaded_learning_rate),
     ):
         if before != after:
             raise SpecError(f"training.{name} is {before} and cannot change when a run is resumed, leave out {after}.")
     _check_patch(resumed.model, resumed.training.patch_size, what="training.patch_size")
     _check_recipe(resumed.training, resumed.data, model=resumed.model, task=resumed.task, source=source)
+    check_fine_tuning(resumed.training, resumed.data, init_from=resumed.init_from, source=source)
     if resumed.prediction.window is not None:
         _check_patch(resumed.model, resumed.prediction.window, what="prediction.window")
     channels, _ = inspect_volumes(resumed.data, task=resumed.task)
@@ -155,6 +158,7 @@ def complete(experiment: ExperimentSpec, *, model: ModelSpec, source: str) -> Ru
     training = validate(TrainingSpec, recipe, source=f"training of {source}")
     _check_patch(model, training.patch_size, what="training.patch_size")
     _check_recipe(training, data, model=model, task=task, source=source)
+    check_fine_tuning(training, data, init_from=experiment.init_from, source=source)
     window = experiment.prediction.window or training.patch_size
     _check_patch(model, window, what="prediction.window")
     in_channels, voxel_size_nm = inspect_volumes(data, task=task)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +28,7 @@ from connectomics_zoo.network.threads import usable_cores
 from connectomics_zoo.predict.run import check_views
 from connectomics_zoo.runs.checkpoint import Checkpoint, has_checkpoint, read_checkpoint
 from connectomics_zoo.runs.folder import CHECKPOINT_FILE, CURVE_FILE, LOGS, write_run
-from connectomics_zoo.runs.load_report import write_load_report
+from connectomics_zoo.runs.load_report import loaded_tensors, write_load_report
 from connectomics_zoo.runs.logs import drop_old_logs, set_log_aside
 from connectomics_zoo.runs.metrics import has_metrics, write_metrics
 from connectomics_zoo.schema.builder import prefers_bfloat16
@@ -41,10 +41,11 @@ from connectomics_zoo.train.callbacks import KeepCheckpoint, KeepWeights, Report
 from connectomics_zoo.train.checkpoint_writer import WriteInPlace
 from connectomics_zoo.train.curve import draw_curve
 from connectomics_zoo.train.data import training_loader, validation_loader
-from connectomics_zoo.train.initial import first_network
+from connectomics_zoo.train.initial import Start, first_network
 from connectomics_zoo.train.module import SegmentationModule
 from connectomics_zoo.train.report import TrainReport
 from connectomics_zoo.train.stopping import StopBetweenSteps
+from connectomics_zoo.train.teacher import find_teacher
 
 _log = logging.getLogger(__name__)
 
@@ -74,16 +75,19 @@ def fit_run(
         return _finish_again(run, folder, checkpoint, end=end, notify=notify)
     resume = checkpoint is not None
     L.seed_everything(run.training.seed, workers=True, verbose=False)
-    network, loaded = first_network(run, resume=resume)
-    if loaded is not None and notify is not None:
-        notify(f"starts from {loaded.summary()}")
+    start = first_network(run, resume=resume)
+    teacher = find_teacher(run, start, folder=folder if resume else None)
+    if start.report is not None and notify is not None:
+        notify(f"starts from {start.report.summary()}")
+    network = start.network
     run = run.model_copy(update={"model": with_counts(run.model)})
     precision, accelerator = training_precision(run.training.precision, device, model=run.model)
     run = run.model_copy(update={"trained_on": _trained_on(run, f"{_device_name(accelerator)}, {precision}", resume)})
     warn_of_waiting(run.training.workers, accelerator=accelerator)
     if accelerator == "cpu":
-        network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    module = SegmentationModule(run, network)
+        for part in (network, *(() if teacher is None else (teacher.network,))):
+            part.to(memory_format=torch.channels_last_3d)
+    module = SegmentationModule(run, network, loaded=_loaded(run, start, folder), teacher=teacher)
     if folder is None:
         steps = 2 * run.training.accumulate
         with _quiet():
@@ -92,8 +96,9 @@ def fit_run(
         return TrainReport(folder=Path(), steps=trainer.global_step, metrics={})
 
     write_run(run, folder)
-    if loaded is not None:
-        write_load_report(folder, {**asdict(loaded), "adapted": dict(loaded.adapted)})
+    if start.report is not None:
+        report = {**asdict(start.report), "adapted": dict(start.report.adapted), "sha256": start.sha256}
+        write_load_report(folder, report)
     steps_done = 0 if checkpoint is None else checkpoint.steps
     loggers = _loggers(folder, steps_done=steps_done)
     stop = StopBetweenSteps(every=run.training.validate_every, notify=notify)
@@ -105,11 +110,21 @@ def fit_run(
             _fit(trainer, module, run, checkpoint=folder / CHECKPOINT_FILE if resume else None, steps_done=steps_done)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_advice_after_stop(folder)) from None
-    report = TrainReport(folder=folder, steps=trainer.global_step, metrics=keep.best)
-    _finish(report, run)
+    result = TrainReport(folder=folder, steps=trainer.global_step, metrics=keep.best)
+    _finish(result, run)
     if notify is not None and any(isinstance(item, StopEarly) and item.stopped for item in callbacks):
-        notify(_early_end(report, run))
-    return report
+        notify(_early_end(result, run))
+    return result
+
+
+def _loaded(run: RunSpec, start: Start, folder: Path | None) -> Collection[str]:
+    """Return the tensors that came with the weights that `run` starts from; of a run that goes on, from its folder."""
+    if run.training.loaded_learning_rate is None:
+        return ()
+    if start.report is None:
+        assert folder is not None
+        return loaded_tensors(folder)
+    return [*start.report.exact, *dict(start.report.adapted)]
 
 
 def _finish(report: TrainReport, run: RunSpec) -> None:

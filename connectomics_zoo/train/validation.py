@@ -23,8 +23,10 @@ def validation_voxel_scores(folder: Path, run: RunSpec) -> dict[str, float]:
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = prepare_inference(load(folder, device=device), device=device)
+    recipe = run.training.model_copy(update={"workers": 0, "freeze": "none"})
+    run = run.model_copy(update={"training": recipe})
     module = SegmentationModule(run, network)
-    loader = validation_loader(run.model_copy(update={"training": run.training.model_copy(update={"workers": 0})}))
+    loader = validation_loader(run)
     assert loader is not None
     with torch.inference_mode():
         for number, batch in enumerate(loader):

@@ -24,7 +24,7 @@ class LoadReport(Report):
     source: str
     """What was loaded: a file, or `initialisation`."""
     exact: tuple[str, ...] = ()
-    """Keys that were copied as they are."""
+    """Keys that were copied as they are, or from a smaller precision, which changes no value."""
     adapted: tuple[tuple[str, str], ...] = ()
     """Keys that were converted, each with the rule."""
     reinitialised: tuple[str, ...] = ()
@@ -118,10 +118,10 @@ def transfer(
     A prefix that all keys of the network have in `weights` is removed, and what lies beside it dropped; tensors may
     have another implementation's names, and those that no output depends on may be absent.
 
-    Equal shapes are copied, other precisions converted. Where the channels differ, the stem is adapted and the
-    heads are re-initialised; deep-supervision heads may be absent on either side. With `resample_kernels`, larger
-    kernels are made from smaller ones by trilinear interpolation (UpKern, Roy et al. 2023). Anything else is an
-    error, and then nothing has been copied.
+    Equal shapes are copied, also from a smaller precision; a larger one is converted. Where the channels differ, the
+    stem is adapted and the heads are re-initialised; deep-supervision heads may be absent on either side. With
+    `resample_kernels`, larger kernels are made from smaller ones by trilinear interpolation (UpKern, Roy et al. 2023).
+    Anything else is an error, and then nothing has been copied.
 
     Args:
         network: the network of `spec`, freshly initialised.
@@ -224,7 +224,7 @@ def _plan(
     shared = state.keys() & weights.keys()
     missing = state.keys() - weights.keys()
     unknown = weights.keys() - state.keys()
-    changed = {key for key in shared if _kind(state[key]) != _kind(weights[key])}
+    changed = {key for key in shared if not _holds(state[key], weights[key])}
     same_shapes = not (missing or unknown) and all(state[key].shape == weights[key].shape for key in changed)
     roles = _NO_ROLES if same_shapes else find_roles(spec)
 
@@ -286,8 +286,12 @@ def _under_own_names(weights: Mapping[str, Tensor], match: KeyMatch) -> dict[str
     return unknown | {key: weights[found] for key, found in match.keys.items()}
 
 
-def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
-    return tensor.shape, tensor.dtype
+def _holds(new: Tensor, old: Tensor) -> bool:
+    """Whether `new` can have exactly the values of `old`: a float32 those of a float16, not the other way round."""
+    if new.shape != old.shape:
+        return False
+    wider = new.is_floating_point() and old.is_floating_point()
+    return new.dtype == (torch.promote_types(new.dtype, old.dtype) if wider else old.dtype)
 
 
 def _describe(tensor: Tensor, other: Tensor) -> str:

@@ -93,7 +93,7 @@ def test_a_file_and_its_folder_give_the_same_start(first, volume, tmp_path):
 def test_other_channels_and_larger_kernels_are_adapted(first, tmp_path):
     run = get_run(first)
     model = resolve_model(run.model, in_channels=3, arch={"kernel_size": 5})
-    network, report = first_network(run.model_copy(update={"model": model, "init_from": str(first)}), resume=False)
+    network, report = first_network(run.model_copy(update={"model": model, "init_from": str(first)}), resume=False)[:2]
     rules = dict(report.adapted)
     assert rules["stem.weight"] == "1 to 3 input channels by their mean, sum kept"
     assert rules["enc_block_0.0.conv1.weight"] == "kernel 3x3x3 to 5x5x5 by interpolation (UpKern)"
@@ -311,7 +311,7 @@ def test_heads_that_mean_something_else_begin_anew(first, tmp_path):
         run = make_run({"train": [{"image": "a.h5:raw", "label": "a.h5:mito"}]}).model_copy(
             update={"task": get_task(task), "init_from": str(first)}
         )
-        network, report[task] = first_network(run, resume=False)
+        network, report[task] = first_network(run, resume=False)[:2]
     heads = {key for key in report["membrane"].reinitialised if ".conv_out." in key}
     assert heads == set(report["membrane"].reinitialised) != set()
     assert not report["mito"].reinitialised

@@ -244,7 +244,7 @@ def test_a_run_stopped_between_two_batches_of_a_step_is_resumed_as_if_it_had_not
         assert read_series(tmp_path / "run", name)[-1] == read_series(whole, name)[-1]
 
 
-@pytest.mark.parametrize(("key", "value"), [("accumulate", 2), ("freeze", "encoder")])
+@pytest.mark.parametrize(("key", "value"), [("accumulate", 2), ("freeze", "encoder"), ("loaded_learning_rate", 1e-4)])
 def test_what_a_step_and_an_optimiser_are_cannot_change_on_resume(volume, tmp_path, key, value):
     folder = run_of(volume, tmp_path / "run", max_steps=1)
     with pytest.raises(SpecError, match=rf"^training\.{key} is .* and cannot change when a run is resumed"):

@@ -317,15 +317,26 @@ def test_a_checkpoint_with_scales_loads_without_them_and_reports_what_was_droppe
     assert_same({**source, **network.state_dict()}, source)
 
 
-def test_another_precision_is_converted_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_smaller_precision_is_exact_since_no_value_changes(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
     monkeypatch.delattr(transfer_module, "find_roles")  # which builds four networks: only other shapes need it
     spec = tiny()
-    source = {key: tensor.half() for key, tensor in state_of(spec).items()}
+    source = {key: tensor.to(dtype) for key, tensor in state_of(spec).items()}
     network = build(spec, deep_supervision=True)
     report = transfer(network, source, spec=spec, source="half")
-    assert dict(report.adapted) == dict.fromkeys(source, "float16 to float32")
-    assert report.exact == ()
+    assert set(report.exact) == source.keys()
+    assert report.adapted == ()
     assert_same(dict(network.state_dict()), {key: tensor.float() for key, tensor in source.items()})
+
+
+def test_a_larger_precision_is_converted_and_reported() -> None:
+    spec = tiny()
+    source = {key: tensor.double() + 1e-9 for key, tensor in state_of(spec).items()}
+    report = transfer(build(spec, deep_supervision=True), source, spec=spec, source="double")
+    assert dict(report.adapted) == dict.fromkeys(source, "float64 to float32")
+    assert report.exact == ()
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.complex64])

@@ -24,6 +24,7 @@ NAMES = {
     "predict",
     "decode",
     "evaluate",
+    "measure",
     "print_available_architectures",
     "build_model",
     "ZooError",
