@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from connectomics_zoo.schema.cluster import ClusterSpec
 
 _PREDICTION = (
+    "others",
+    "spread",
     "window",
     "overlap",
     "views",
@@ -148,6 +150,9 @@ def _given(ctx: click.Context) -> list[str]:
         ):
             continue
         value = ctx.params[param.name]
+        if isinstance(param, click.Option) and param.multiple:
+            words += [word for one in value for word in (param.opts[0], one)]
+            continue
         words.append(param.opts[0])
         if isinstance(value, tuple):
             words.append(",".join(f"{number:g}" for number in value))

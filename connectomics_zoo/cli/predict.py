@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 @click.argument("volume")
 @click.argument("out")
 @click.option(
+    "--with",
+    "others",
+    multiple=True,
+    metavar="RUN",
+    help="Another network: the mean over all is predicted; may be repeated.",
+)
+@click.option(
+    "--spread",
+    metavar="OUT2",
+    help="Write there how far views and networks are apart: the standard deviation over all of them.",
+)
+@click.option(
     "--window",
     callback=axis_numbers(int, counts=(2, 3), example="16,128,128"),
     metavar="Z,Y,X",
@@ -90,6 +102,8 @@ def command(
     run: str,
     volume: str,
     out: str,
+    others: tuple[str, ...],
+    spread: str | None,
     window: tuple[int, ...] | None,
     overlap: float | None,
     views: Literal["one", "flips", "flips_and_turns"] | None,
@@ -117,7 +131,8 @@ def command(
     """Predict VOLUME with the trained network RUN and write the result to OUT.
 
     RUN is a run folder, weights by name (mednext-S.vnc-mito), or a repository on the Hugging Face Hub
-    (hf://org/repo@revision).
+    (hf://org/repo@revision). With others beside it (--with), an ensemble predicts: the mean over all networks, taken
+    after the activation.
 
     VOLUME is file.h5:dataset, file.tif, a folder of sections or volume.zarr:array; OUT is file.h5:dataset, file.tif
     or volume.zarr. The volume is never in memory as a whole, and OUT appears complete or not at all: until then its
@@ -135,7 +150,7 @@ def command(
 
     with show_progress("predict", speed=_speed) as progress:
         report = predict(
-            run,
+            [run, *others],
             volume,
             out,
             window=window,
@@ -152,6 +167,7 @@ def command(
             region=region,
             mask=mask,
             multiscale=multiscale,
+            spread=spread,
             workers=workers,
             cluster=cluster,
             scheduler=scheduler,
@@ -166,7 +182,9 @@ def command(
         return
     if drawn is not None:
         note(f"three slices of it are drawn in {drawn}")
-    if report.run != run:
+    if len(report.members) > 1:
+        note(f"predicted the mean of {', '.join(report.members)}")
+    elif report.run != run:
         note(f"predicted with the weights {report.run}")
     shape = " x ".join(str(size) for size in report.shape)
     merged = "" if report.views == "one" else f", views {report.views} merged by {report.merge},"
@@ -175,11 +193,18 @@ def command(
         f"{_speed(report.voxels_per_second)}, {report.windows} windows{merged} on {report.device} in {report.precision}"
         + (" by OpenVINO" if report.engine == "openvino" else "")
     )
+    if report.spread is not None and report.complete:
+        print_text(f"{report.spread}: its standard deviation over {_merged_of(report)}")
     if report.blocks > 1:
         before = f", {report.resumed} of them before" if report.resumed else ""
         print_text(
             f"{report.blocks} blocks{before}{'' if report.complete else '; others are still at work on the rest'}"
         )
+
+
+def _merged_of(report: PredictReport) -> str:
+    networks = f"{len(report.members)} networks" if len(report.members) > 1 else ""
+    return " and ".join(filter(None, [networks, "" if report.views == "one" else f"the views {report.views}"]))
 
 
 def _draw(picture: str | None, report: PredictReport, *, volume: str, shard: str | None) -> str | None:

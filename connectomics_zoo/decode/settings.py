@@ -12,6 +12,7 @@ from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.task import DECODE_FIELDS, DECODE_STARTS, OBJECT_METHODS, DecodeSpec, TaskSpec
 from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.specs.lookup import get_task
+from connectomics_zoo.tasks.meaning import channels_meaning
 from connectomics_zoo.volumes import Volume
 
 _log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def find_task(predicted: Volume, *, task: str | Path | None, run: RunSpec | None
         )
     asked = get_task(task) if task is not None else run.task if run is not None else None
     carried = predicted.stored().task
-    if asked is not None and carried is not None and _meaning(asked) != _meaning(carried):
+    if asked is not None and carried is not None and channels_meaning(asked) != channels_meaning(carried):
         raise VolumeError(
             f"{predicted.location}: says that it was predicted for the task {carried.name}, whose channels are not "
             f"those of {asked.name}: leave --task and --run out, or give the right one."
@@ -54,13 +55,8 @@ def find_task(predicted: Volume, *, task: str | Path | None, run: RunSpec | None
     return found
 
 
-def _meaning(task: TaskSpec) -> object:
-    """What the numbers of a prediction mean: another decoding, loss or summary does not change it."""
-    return [(channel.name, channel.activation, channel.target) for channel in task.channels], task.affinities
-
-
 def with_settings(
-    task: TaskSpec, *, saved: DecodeSpec | None, method: str | None, changes: Mapping[str, Any]
+    task: TaskSpec, *, saved: DecodeSpec | None, method: str | None, overrides: Mapping[str, Any]
 ) -> TaskSpec:
     """Return the task with the settings that it is decoded with.
 
@@ -68,7 +64,7 @@ def with_settings(
         task: says how it is decoded by default.
         saved: what tuning found, instead of the task's; it says nothing about another method than its own.
         method: another method; its thresholds, and fields that the task does not have, are those of `DECODE_STARTS`.
-        changes: fields of `DecodeSpec`.
+        overrides: fields of `DecodeSpec`.
 
     Raises:
         SpecError: the method makes no objects, or not of these channels, or a value is not allowed.
@@ -83,7 +79,7 @@ def with_settings(
             + (", or predict with --output label." if method is None else ".")
         )
     own = DECODE_FIELDS[chosen]
-    for key in changes:
+    for key in overrides:
         if key not in own:
             raise UnknownNameError(f"unknown setting {key} of {chosen}: {nearest(key, own)}")
     given = base.model_dump(mode="json", exclude_none=True)
@@ -91,10 +87,10 @@ def with_settings(
     kept = own if chosen == base.method else [name for name in own if "threshold" not in name]
     fields = {name: given[name] if name in kept and name in given else DECODE_STARTS[name] for name in own}
     if "boundary_threshold" in own and not has_boundary(task):
-        if changes.get("boundary_threshold", 1) != 1:
+        if overrides.get("boundary_threshold", 1) != 1:
             raise SpecError(f"boundary_threshold has no effect: the task {task.name} has no boundary, leave it out.")
         fields["boundary_threshold"] = 1.0
-    document = {**task.model_dump(mode="json", exclude_none=True), "decode": {"method": chosen, **fields, **changes}}
+    document = {**task.model_dump(mode="json", exclude_none=True), "decode": {"method": chosen, **fields, **overrides}}
     return validate(TaskSpec, document, source=f"decoding for {task.name}")
 
 

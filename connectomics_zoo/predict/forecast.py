@@ -127,7 +127,10 @@ def plan_prediction(
             shard=cutting.shards,
             workers=workers,
             read_bytes=_voxels_read(geometry, grid) * prediction.channels_in * prediction.source.dtype.itemsize,
-            written_bytes=grid.box.voxels * (prediction.channels or 1) * np.dtype(request.dtype).itemsize,
+            written_bytes=grid.box.voxels
+            * (prediction.channels or 1)
+            * np.dtype(request.dtype).itemsize
+            * (1 if request.spread is None else 2),
             memory_bytes=largest + _peak_memory_bytes(),
             gpu_memory_bytes=gpu_memory,
             device=str(prediction.device),

@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from connectomics_zoo.blocks.job import Cut, JobDescription
 from connectomics_zoo.blocks.output import BlockOutput
 from connectomics_zoo.errors import VolumeError, ZooError
-from connectomics_zoo.network.device import Precision, choose_device, prediction_precision
-from connectomics_zoo.predict.checks import (
-    check_request,
-    check_turns,
-    check_volume,
-    prediction_spec,
-    with_intensity_range,
+from connectomics_zoo.network.device import Precision, choose_device
+from connectomics_zoo.predict.checks import check_request, check_turns, check_volume
+from connectomics_zoo.predict.ensemble import (
+    Member,
+    check_spread,
+    common_precision,
+    find_members,
+    mean_and_spread_of,
+    mean_of,
 )
 from connectomics_zoo.predict.network import make_forward
 from connectomics_zoo.predict.plan import Geometry, cut, make_geometry
@@ -44,7 +46,7 @@ from connectomics_zoo.volumes.prediction import this_program
 from connectomics_zoo.volumes.values import store_values
 from connectomics_zoo.volumes.voxel_size import lengths
 from connectomics_zoo.volumes.writing import check_volume_place, refuse_own_input
-from connectomics_zoo.weights.pretrained import Pretrained, digested, find_run
+from connectomics_zoo.weights.pretrained import Pretrained, digested
 
 STAGE = "predict"
 
@@ -56,8 +58,7 @@ class Prediction:
     """What is predicted, with the opened volumes; the network is made when it is needed."""
 
     request: Request
-    trained: Pretrained
-    spec: RunSpec
+    members: list[Member]
     chosen: PredictionSpec
     geometry: Geometry
     device: torch.device
@@ -66,6 +67,16 @@ class Prediction:
     source: Volume
     mask: Volume | None
     _forward: Forward | None = None
+
+    @property
+    def trained(self) -> Pretrained:
+        """The weights; of an ensemble, those of its first member."""
+        return self.members[0].trained
+
+    @property
+    def spec(self) -> RunSpec:
+        """How they were trained; what the prediction follows from, all members have in common."""
+        return self.members[0].spec
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -80,13 +91,13 @@ class Prediction:
 
     @property
     def channels_out(self) -> int:
-        """Channels that the network gives."""
-        return len(self.spec.task.channels)
+        """Channels that `forward` gives: those of the task, and after them those of the spread, if it is asked for."""
+        return len(self.spec.task.channels) * (1 if self.request.spread is None else 2)
 
     @property
     def channels(self) -> int | None:
         """Channels of the output, None for one without an axis."""
-        count = decoded_channels(self.spec.task) if self.request.output == "label" else self.channels_out
+        count = decoded_channels(self.spec.task) if self.request.output == "label" else len(self.spec.task.channels)
         return None if count == 1 else count
 
     @property
@@ -95,26 +106,30 @@ class Prediction:
         return self.source.voxel_size_nm or self.spec.data.voxel_size_nm
 
     def forward(self) -> Forward:
-        """Return the function from windows to values; the weights' file is read for it once."""
+        """Return the function from windows to values; the weights' files are read for it once."""
         if self._forward is None:
-            with digested(self.trained) as self.trained:
-                self._forward = make_forward(
-                    self.trained,
-                    self.spec,
-                    window=self.window,
-                    views=self.views,
-                    merge=self.chosen.merge,
-                    engine=self.request.engine,
-                    device=self.device,
-                    precision=self.precision,
-                )
+            forwards = []
+            for number, (spec, found) in enumerate(self.members):
+                with digested(found) as trained:
+                    self.members[number] = Member(spec, trained)
+                    forward = make_forward(
+                        trained,
+                        spec,
+                        window=self.window,
+                        views=self.views,
+                        merge=self.chosen.merge,
+                        engine=self.request.engine,
+                        device=self.device,
+                        precision=self.precision,
+                        beside="nothing" if self.request.spread is None else "variance",
+                    )
+                forwards.append(forward)
+            self._forward = mean_of(forwards) if self.request.spread is None else mean_and_spread_of(forwards)
         return self._forward
 
     def stored(self) -> StoredPrediction:
         """Return what the output says of itself."""
-        made = make_provenance(
-            self.trained, self.spec, chosen=self.chosen, precision=self.precision, output=self.request.output
-        )
+        made = make_provenance(self.members, chosen=self.chosen, precision=self.precision, output=self.request.output)
         made = made.model_copy(update={"job": _digest(self._identity())})
         placement = placement_of(self.geometry.box, whole_shape=self.source.shape)
         return make_stored(
@@ -146,14 +161,14 @@ class Prediction:
         box = self.geometry.box
         return Cut(start=box.start, stop=box.stop, block=edges.block, shards=edges.shards, chunks=edges.chunks)
 
-    def output(self, cutting: Cut, *, overwrite: bool) -> BlockOutput:
-        """Return where the blocks are written.
+    def output(self, cutting: Cut, *, overwrite: bool, location: str | None = None) -> BlockOutput:
+        """Return where the blocks are written: those of the prediction, or of its spread at that `location`.
 
         Raises:
             OutputError: the output is not possible there.
         """
         place = check_volume_place(
-            self.request.out,
+            self.request.out if location is None else location,
             shape=self.geometry.box.shape,
             dtype=np.dtype(self.request.dtype),
             channels=self.channels,
@@ -209,6 +224,7 @@ class Prediction:
             json.dumps(
                 {
                     "weights": self.trained.sha256(),
+                    **self._more_identity(),
                     "volume": absolute(self.source.location),
                     "volume's shape": self.source.shape,
                     "volume's data type": str(self.source.dtype),
@@ -228,6 +244,14 @@ class Prediction:
         )
         return document
 
+    def _more_identity(self) -> dict[str, Any]:
+        """Return what an ensemble or a spread adds; a prediction without them has the identity that it always had."""
+        others = [member.trained.sha256() for member in self.members[1:]]
+        spread = self.request.spread
+        return ({"weights of others": others} if others else {}) | (
+            {} if spread is None else {"spread": absolute(spread)}
+        )
+
 
 @contextmanager
 def prepared(request: Request, *, quiet: bool = False, elsewhere: bool = False) -> Iterator[Prediction]:
@@ -241,11 +265,8 @@ def prepared(request: Request, *, quiet: bool = False, elsewhere: bool = False) 
     Raises:
         ZooError: see `predict`.
     """
-    spec, trained = find_run(request.run, frozen=request.frozen)
-    spec = with_intensity_range(spec, request.intensity_range)
-    chosen = prediction_spec(
-        spec, window=request.window, overlap=request.overlap, views=request.views, merge=request.merge
-    )
+    members, chosen = find_members(request)
+    spec = members[0].spec
     check_request(
         spec,
         batch_size=request.batch_size,
@@ -254,18 +275,22 @@ def prepared(request: Request, *, quiet: bool = False, elsewhere: bool = False) 
         engine=request.engine,
         precision=request.precision,
     )
+    check_spread(request)
     seen = plan_views(chosen.views, task=spec.task, axes=spec.model.input.axes)
     source = open_volume(request.volume)
     mask = None if request.mask is None else open_volume(request.mask)
     try:
         if not quiet:
-            check_volume(source, spec)
+            for member in members:
+                check_volume(source, member.spec)
         check_turns(spec, chosen, voxel_size_nm=source.voxel_size_nm or spec.data.voxel_size_nm)
         if mask is not None:
             check_mask(source, mask)
         for place in (source, mask):
             if place is not None:
-                refuse_own_input(place.location, request.out)
+                for made in (request.out, request.spread):
+                    if made is not None:
+                        refuse_own_input(place.location, made)
         device = choose_device(request.device, engine=request.engine)
         assert chosen.window is not None
         # A 2-D network looks at one section at a time.
@@ -286,8 +311,8 @@ def prepared(request: Request, *, quiet: bool = False, elsewhere: bool = False) 
         if elsewhere and request.precision != "auto":
             precision: Precision = request.precision
         else:
-            precision = prediction_precision(request.precision, run=spec, device=device)
-        yield Prediction(request, trained, spec, chosen, geometry, device, precision, seen, source, mask)
+            precision = common_precision(members, request.precision, device=device)
+        yield Prediction(request, members, chosen, geometry, device, precision, seen, source, mask)
     finally:
         for opened in (source, mask):
             if opened is not None:

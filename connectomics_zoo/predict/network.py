@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from connectomics_zoo.network.acceleration import prepare_inference
 from connectomics_zoo.network.device import Engine, Precision
 from connectomics_zoo.network.hardware import is_out_of_memory
 from connectomics_zoo.predict.openvino_engine import convert_network
-from connectomics_zoo.predict.views import View, merge_views
+from connectomics_zoo.predict.views import View, merge_views, merge_with_variance
 from connectomics_zoo.schema.experiment import Merge, RunSpec
 from connectomics_zoo.tasks.activations import activate
 from connectomics_zoo.weights.load import load_file
@@ -29,11 +30,12 @@ def make_forward(
     engine: Engine,
     device: torch.device,
     precision: Precision,
+    beside: Literal["nothing", "variance"] = "nothing",
 ) -> Callable[[Tensor], Tensor]:
     """Return the function from windows (B, C, Z, Y, X) to their activated values (B, K, Z, Y, X) on the CPU.
 
-    Views are merged on the device, so that only the result comes to the CPU. A 2-D network gets the windows' only
-    section.
+    Views are merged on the device, so that only the result comes to the CPU; with their `variance` beside it, it is
+    (B, 2K, Z, Y, X). A 2-D network gets the windows' only section.
 
     Raises:
         MissingPackageError: the engine is not installed.
@@ -52,7 +54,8 @@ def make_forward(
         values = activate(compute(windows.squeeze(2) if is_flat else windows), task=run.task)
         return values.unsqueeze(2) if is_flat else values
 
-    merged = merge_views(activated, views=views, merge=merge, task=run.task)
+    merging = merge_views if beside == "nothing" else merge_with_variance
+    merged = merging(activated, views=views, merge=merge, task=run.task)
 
     def forward(windows: Tensor) -> Tensor:
         with torch.inference_mode():

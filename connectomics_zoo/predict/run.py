@@ -19,7 +19,8 @@ from connectomics_zoo.network.device import AskedPrecision, Engine, Precision
 from connectomics_zoo.predict.checks import DType, Output, check_turns
 from connectomics_zoo.predict.job import STAGE, Prediction, prepared
 from connectomics_zoo.predict.plan import windows_of_blocks
-from connectomics_zoo.predict.request import Request, as_tuple
+from connectomics_zoo.predict.request import References, Request, as_tuple, split_references
+from connectomics_zoo.predict.spread import begin_spread, finish_spread, outputs_of, refuse_lost_spread
 from connectomics_zoo.predict.views import plan_views
 from connectomics_zoo.predict.work import adopt, forget
 from connectomics_zoo.schema.experiment import Merge, RunSpec, Views
@@ -78,10 +79,14 @@ class PredictReport(Report):
     """From the first window to the finished file."""
     voxels_per_second: float
     """Voxels of the volume a second, of the blocks that were done by this call, or for it."""
+    members: tuple[str, ...] = ()
+    """The names of all networks, of which `run` is the first; several are an ensemble."""
+    spread: str | None = None
+    """Where their spread was written."""
 
 
 def predict(
-    run: str | Path,
+    run: References,
     volume: str | Path,
     out: str | Path,
     *,
@@ -99,6 +104,7 @@ def predict(
     region: AnyRegion = None,
     mask: str | Path | None = None,
     multiscale: bool = False,
+    spread: str | Path | None = None,
     workers: int | None = None,
     cluster: str | Path | None = None,
     scheduler: str | None = None,
@@ -114,7 +120,9 @@ def predict(
     folder `OUT.job` beside it: whatever stops a prediction, the same call goes on and redoes one block at most.
 
     Args:
-        run: a run folder, or trained weights that say how they were trained: `name.tag` or `hf://org/repo@revision`.
+        run: a run folder, or trained weights that say how they were trained: `name.tag` or `hf://org/repo@revision`;
+            or a list of them, an ensemble: the mean over its networks, which must have the same channels, voxels,
+            window and intensities.
         volume: the image: `file.h5:dataset`, `file.tif`, a folder of sections or `volume.zarr:array`.
         out: where to write: `file.h5:dataset`, `file.tif` or `volume.zarr`.
         window: window in network voxels (z, y, x), or (y, x) for a 2-D network; by default the run's.
@@ -132,6 +140,8 @@ def predict(
         region: predict this part alone (`z=13:16,y=0:512`); it equals the same part of a whole prediction.
         mask: a volume of the same shape: where it is 0, nothing is predicted, and the output is 0.
         multiscale: add coarser levels, until the longest edge is at most 256 voxels; `out` must be a Zarr.
+        spread: where to write how far views and networks are apart, the standard deviation over all that is merged (in
+            uint8, s is stored as round(255 s)); a file or store of its own, which appears with `out`.
         workers: processes of this machine that work on the blocks, with a GPU each where there are some (Dask).
         cluster: YAML file that says how to get workers from SLURM (Dask).
         scheduler: address of the scheduler of a Dask cluster that is there.
@@ -151,8 +161,9 @@ def predict(
         OutputError: `out` cannot be written.
     """
     progress = progress or notebook_bar("predict")
+    first, others = split_references(run)
     request = Request(
-        run=str(run),
+        run=first,
         volume=str(volume),
         out=str(out),
         window=as_tuple(window),
@@ -170,28 +181,32 @@ def predict(
         mask=None if mask is None else str(mask),
         multiscale=multiscale,
         frozen=frozen,
+        others=others,
+        spread=None if spread is None else str(spread),
     )
     where = where_from(workers=workers, cluster=cluster, scheduler=scheduler, shard=shard)
     with prepared(request, elsewhere=where.is_elsewhere) as prediction:
         _warn_of_precision(prediction, where)
         if (where.shard is not None or not overwrite) and _is_left(prediction, where):
             return _report_finished(prediction, where)
-        made = prediction.output(prediction.cut(workers=where.count), overwrite=overwrite)
+        outputs = outputs_of(prediction, prediction.cut(workers=where.count), overwrite=overwrite)
         if where.is_here:
             prediction.forward()  # what cannot be computed is said before anything is made
-        with work_on(made.job, where.shard):
+        with work_on(outputs[0].job, where.shard):
             begin = time.perf_counter()
-            made, description = _begin(prediction, made, where=where, overwrite=overwrite)
-            work = adopt(prediction, made, description)
+            outputs, description = _begin(prediction, outputs, where=where, overwrite=overwrite)
+            made = outputs[0]
+            work = adopt(prediction, outputs, description)
             grid = description.cut.grid
             before = made.job.done(STAGE)
             try:
                 is_complete = run_blocks(made.job, STAGE, work, grid=grid, where=where, progress=progress)
                 if is_complete:
                     with one_at_a_time(made.job, wait_s=math.inf):  # levels may take another share hours
+                        finish_spread(prediction, outputs)
                         made.finish(prediction.stored(), where=where, progress=progress)
             except BaseException as error:
-                _stopped(made.job, grid, error, where=where)
+                _stopped([output.job for output in outputs], grid, error, where=where)
                 raise
             finally:
                 forget(work.out)
@@ -214,43 +229,49 @@ def _warn_of_precision(prediction: Prediction, where: Where) -> None:
 
 
 def _begin(
-    prediction: Prediction, made: BlockOutput, *, where: Where, overwrite: bool
-) -> tuple[BlockOutput, JobDescription]:
+    prediction: Prediction, outputs: list[BlockOutput], *, where: Where, overwrite: bool
+) -> tuple[list[BlockOutput], JobDescription]:
     """Go on with the job in the folder beside the output, or begin it.
 
     Raises:
         OutputError: the output is not possible there, or is the unfinished one of another job.
         VolumeError: the volume has no contrast.
     """
+    made = outputs[0]
     if made.job.folder is None and where.shard is not None and where.shard.number > 0:
         there = wait_until_begun(made.job, lambda job: is_same(job, prediction.describe(job.cut)))
         refuse_another(there, prediction.describe(there.cut), location=made.location)
-        return prediction.output(there.cut, overwrite=True), there
+        return outputs_of(prediction, there.cut, overwrite=True), there
     with one_at_a_time(made.job):
         begun = made.job.describe()
         if begun is not None:
             asked = prediction.describe(begun.cut)
             if not overwrite or is_same(begun, asked):
                 refuse_another(begun, asked, location=made.location)
-                return prediction.output(begun.cut, overwrite=overwrite), begun
+                outputs = outputs_of(prediction, begun.cut, overwrite=overwrite)
+                refuse_lost_spread(prediction, outputs)
+                return outputs, begun
         box = prediction.geometry.box
         check_contrast(prediction.source, box, intensity_range=prediction.spec.data.intensity_range)
         made.job.clear()
+        begin_spread(prediction, outputs, overwrite=overwrite)
         made.create(prediction.stored())
         description = prediction.describe(made.cut)
         made.job.begin(description)
-    return made, description
+    return outputs, description
 
 
-def _stopped(job: Job, grid: BlockGrid, error: BaseException, *, where: Where) -> None:
+def _stopped(jobs: list[Job], grid: BlockGrid, error: BaseException, *, where: Where) -> None:
     """Say how to go on with what was stopped, and leave nothing behind of what is not begun.
 
     Raises:
         KeyboardInterrupt: the job was interrupted, with what is done of it.
     """
-    done = len(job.done(STAGE))
+    done = len(jobs[0].done(STAGE))
     if done == 0 and where.shard is None:
-        job.clear()
+        for spread in jobs[1:]:
+            spread.remove()
+        jobs[0].clear()
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt("stopped in the first block, so that nothing is kept.") from None
     elif isinstance(error, KeyboardInterrupt):
@@ -324,4 +345,6 @@ def _report(
         precision=prediction.precision,
         seconds=round(seconds, 3),
         voxels_per_second=round(voxels / seconds, 1),
+        members=tuple(member.trained.name for member in prediction.members),
+        spread=request.spread,
     )

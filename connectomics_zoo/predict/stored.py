@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from connectomics_zoo.network.device import Precision
 from connectomics_zoo.predict.checks import DType, Output
+from connectomics_zoo.predict.ensemble import Member
 from connectomics_zoo.schema.experiment import PredictionSpec, RunSpec
 from connectomics_zoo.schema.provenance import Decoding, Provenance, UsedWeights
 from connectomics_zoo.volumes import Content, Placement, StoredPrediction
 from connectomics_zoo.volumes.prediction import scale_of, this_program
-from connectomics_zoo.weights.pretrained import Pretrained
 
 
 def make_provenance(
-    trained: Pretrained, run: RunSpec, *, chosen: PredictionSpec, precision: Precision, output: Output
+    members: Sequence[Member], *, chosen: PredictionSpec, precision: Precision, output: Output
 ) -> Provenance:
     """Return how what is predicted comes to be.
 
     Args:
-        trained: the weights.
-        run: how they were trained.
+        members: the networks.
         chosen: window, overlap, views and merge.
         precision: of the network.
         output: what is written.
     """
-    program = this_program()
-    labels = Decoding(task=run.task.name, decode=run.task.decode, program=program) if output == "label" else None
+    program, task = this_program(), members[0].spec.task
+    labels = Decoding(task=task.name, decode=task.decode, program=program) if output == "label" else None
+    weights, *others = map(_used_weights, members)
     return Provenance(
         program=program,
-        weights=UsedWeights(
-            # A folder's name may be no text in any encoding.
-            reference=trained.name.encode("utf-8", "backslashreplace").decode(),
-            model=run.model.reference,
-            sha256=trained.sha256(),
-        ),
+        weights=weights,
+        others=tuple(others) or None,
         prediction=chosen,
         precision=precision,
         decoding=labels,
+    )
+
+
+def _used_weights(member: Member) -> UsedWeights:
+    return UsedWeights(
+        # A folder's name may be no text in any encoding.
+        reference=member.trained.name.encode("utf-8", "backslashreplace").decode(),
+        model=member.spec.model.reference,
+        sha256=member.trained.sha256(),
     )
 
 

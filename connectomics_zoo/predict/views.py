@@ -110,8 +110,20 @@ def merge_views(
             maximum is what the minimum is of the rest.
         task: what is predicted, K channels.
     """
-    if len(views) == 1:
-        return forward
+    return forward if len(views) == 1 else _merger(forward, views=views, merge=merge, task=task, has_variance=False)
+
+
+def merge_with_variance(
+    forward: Callable[[Tensor], Tensor], *, views: tuple[View, ...], merge: Merge, task: TaskSpec
+) -> Callable[[Tensor], Tensor]:
+    """Return what `merge_views` does, to (B, 2K, Z, Y, X): the merged values, and after them the variance of each over
+    the views that cover it, which is 0 with one view."""
+    return _merger(forward, views=views, merge=merge, task=task, has_variance=True)
+
+
+def _merger(
+    forward: Callable[[Tensor], Tensor], *, views: tuple[View, ...], merge: Merge, task: TaskSpec, has_variance: bool
+) -> Callable[[Tensor], Tensor]:
     coverage = [_coverage(views, index) for index in range(len(task.channels))]
     # What keeps things apart is certain where any view sees it.
     merges = [
@@ -120,16 +132,21 @@ def merge_views(
     ]
 
     def merged(windows: Tensor) -> Tensor:
-        result = forward(windows).clone()
+        first = forward(windows)
+        result = first.clone()
         ends = _ends(task, shape=tuple(result.shape[2:]))
+        deviations = _Deviations(first) if has_variance else None
         for view in views[1:]:
-            _merge_view(result, forward(view.show(windows)), view=view, merge=merges, ends=ends)
+            values = forward(view.show(windows))
+            _merge_view(result, values, view=view, merge=merges, ends=ends)
+            if deviations is not None:
+                deviations.add(values, view=view, ends=ends)
         if merge == "mean":
             for index, (whole, reverse) in enumerate(coverage):
                 result[:, index] /= whole
                 if reverse:
                     result[:, index][ends[index].holder] *= whole / (whole + reverse)
-        return result
+        return result if deviations is None else torch.cat([result, deviations.variance(coverage, ends)], dim=1)
 
     return merged
 
@@ -158,18 +175,55 @@ def _ends(task: TaskSpec, *, shape: tuple[int, ...]) -> dict[int, _Ends]:
 
 def _merge_view(result: Tensor, values: Tensor, *, view: View, merge: list[str], ends: dict[int, _Ends]) -> None:
     """Add what a view says to `result` (B, K, Z, Y, X), or keep the smaller or larger of the two, by channel."""
-    for index, part in enumerate(view.parts):
-        if part is None:
-            continue
-        into, back = result[:, index], view.bring_back(values[:, part.channel])
-        if part.is_reversed:
-            into, back = into[ends[index].holder], back[ends[index].other]
+    for index, where, back in _brought_back(values, view=view, ends=ends):
+        into = result[:, index][where]
         if merge[index] == "mean":
             into.add_(back)
         elif merge[index] == "min":
             torch.minimum(into, back, out=into)
         else:
             torch.maximum(into, back, out=into)
+
+
+def _brought_back(
+    values: Tensor, *, view: View, ends: dict[int, _Ends]
+) -> Iterator[tuple[int, tuple[slice, ...], Tensor]]:
+    """Yield each channel that a view says something of, where in (B, Z, Y, X), and what it says there."""
+    for index, part in enumerate(view.parts):
+        if part is None:
+            continue
+        back = view.bring_back(values[:, part.channel])
+        if part.is_reversed:
+            yield index, ends[index].holder, back[ends[index].other]
+        else:
+            yield index, (), back
+
+
+class _Deviations:
+    """Sums over views of how far they are from the first one, whose values (B, K, Z, Y, X) it begins with.
+
+    What is summed is small where views agree, so that float32 does not lose the variance in it.
+    """
+
+    def __init__(self, first: Tensor) -> None:
+        self._first = first
+        self._sums = torch.zeros_like(first)
+        self._squares = torch.zeros_like(first)
+
+    def add(self, values: Tensor, *, view: View, ends: dict[int, _Ends]) -> None:
+        for index, where, back in _brought_back(values, view=view, ends=ends):
+            deviation = back - self._first[:, index][where]
+            self._sums[:, index][where] += deviation
+            self._squares[:, index][where] += deviation**2
+
+    def variance(self, coverage: list[tuple[int, int]], ends: dict[int, _Ends]) -> Tensor:
+        """Return the variance (B, K, Z, Y, X); for the arguments see `_coverage` and `_ends`."""
+        counts = torch.empty_like(self._first)
+        for index, (whole, reverse) in enumerate(coverage):
+            counts[:, index] = whole
+            if reverse:
+                counts[:, index][ends[index].holder] = whole + reverse
+        return (self._squares / counts - (self._sums / counts) ** 2).clamp_(min=0)
 
 
 def _coverage(views: tuple[View, ...], index: int) -> tuple[int, int]:

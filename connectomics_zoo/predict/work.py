@@ -19,11 +19,12 @@ from connectomics_zoo.predict.job import Prediction, prepared
 from connectomics_zoo.predict.plan import count_windows
 from connectomics_zoo.predict.request import Request
 from connectomics_zoo.predict.slide import predict_block
+from connectomics_zoo.predict.spread import outputs_of, values_to_store
 from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.location import split_place
 from connectomics_zoo.volumes.prediction import this_program
 
-_open: dict[str, tuple[Prediction, BlockOutput, JobDescription]] = {}
+_open: dict[str, tuple[Prediction, list[BlockOutput], JobDescription]] = {}
 """By the output of its job, what this process has opened for it."""
 
 
@@ -40,7 +41,7 @@ class PredictBlock:
             ZooError: the volume is damaged there, the output cannot be written, or this process is not as the one that
                 has begun the job.
         """
-        prediction, output, description = self._opened()
+        prediction, outputs, description = self._opened()
         box = description.cut.grid.box_of(index)
         if prediction.mask is not None and not prediction.mask.read(box).any():
             return
@@ -53,7 +54,7 @@ class PredictBlock:
             done += count
             advance(done / total)
 
-        slabs = _Slabs(prediction, output, box, depth=description.cut.shards[0])
+        slabs = _Slabs(prediction, outputs, box, depth=description.cut.shards[0])
         with Behind(slabs.write) as writer:
             for finished in predict_block(
                 prediction.source,
@@ -71,7 +72,7 @@ class PredictBlock:
                     writer.put(slab)
                 del finished  # not kept while the network runs
 
-    def _opened(self) -> tuple[Prediction, BlockOutput, JobDescription]:
+    def _opened(self) -> tuple[Prediction, list[BlockOutput], JobDescription]:
         job = Job(split_place(self.out)[0])
         description = job.describe()
         if description is None:
@@ -82,14 +83,14 @@ class PredictBlock:
             atexit.register(stack.close)
             prediction = stack.enter_context(prepared(Request.of(description.request), quiet=True))
             refuse_other_work(prediction, description)
-            adopt(prediction, prediction.output(description.cut, overwrite=True), description)
+            adopt(prediction, outputs_of(prediction, description.cut, overwrite=True), description)
         return _open[self.out]
 
 
-def adopt(prediction: Prediction, output: BlockOutput, description: JobDescription) -> PredictBlock:
+def adopt(prediction: Prediction, outputs: list[BlockOutput], description: JobDescription) -> PredictBlock:
     """Let this process use what it has opened already for its blocks, and return the work on them."""
     out = description.request["out"]
-    _open[out] = (prediction, output, description)
+    _open[out] = (prediction, outputs, description)
     return PredictBlock(out)
 
 
@@ -109,20 +110,22 @@ def refuse_other_work(prediction: Prediction, description: JobDescription) -> No
             f"{description.request['out']}: the job was begun by {description.program}, and this worker has "
             f"{this_program()}: give all the same environment."
         )
-    here, there = prediction.trained.sha256(), description.identity["weights"]
-    if here != there:
-        raise WorkerRefusedError(
-            f"{description.request['out']}: the job was begun with weights of sha256 {there[:12]}…, and this worker "
-            f"finds {here[:12]}… at {prediction.trained.source}: give all the same file."
-        )
+    begun = [description.identity["weights"], *description.identity.get("weights of others", [])]
+    for (_, trained), there in zip(prediction.members, begun, strict=True):
+        here = trained.sha256()
+        if here != there:
+            raise WorkerRefusedError(
+                f"{description.request['out']}: the job was begun with weights of sha256 {there[:12]}…, and this "
+                f"worker finds {here[:12]}… at {trained.source}: give all the same file."
+            )
 
 
 class _Slabs:
     """Collects what is finished of a block until whole rows of shards are."""
 
-    def __init__(self, prediction: Prediction, output: BlockOutput, box: Box, *, depth: int) -> None:
+    def __init__(self, prediction: Prediction, outputs: list[BlockOutput], box: Box, *, depth: int) -> None:
         self._prediction = prediction
-        self._output = output
+        self._outputs = outputs
         self._box = box
         self._depth = depth
         self._begun: dict[int, _Slab] = {}
@@ -135,12 +138,13 @@ class _Slabs:
             slab = self._begun.get(number) or self._begin(number)
             part = box.intersection(slab.box)
             z, y, x = part.relative_to(box.start).slices
-            stored = self._prediction.to_store(values[:, z, y, x])
             mask = self._prediction.mask
-            if mask is not None:  # 0 as it is stored, which blocks that are left out hold, too
-                stored[:, mask.read_plain(part) == 0] = 0
+            parts = values_to_store(self._prediction, values[:, z, y, x])
             z, y, x = part.relative_to(slab.box.start).slices
-            slab.array[:, z, y, x] = stored
+            for array, stored in zip(slab.arrays, parts, strict=True):
+                if mask is not None:  # 0 as it is stored, which blocks that are left out hold, too
+                    stored[:, mask.read_plain(part) == 0] = 0
+                array[:, z, y, x] = stored
             slab.missing -= part.voxels
             if slab.missing == 0:
                 complete.append(self._begun.pop(number))
@@ -150,13 +154,15 @@ class _Slabs:
         first = self._box.start[0] + number * self._depth
         box = self._box.replace(z=(first, min(first + self._depth, self._box.stop[0])))
         shape = (self._prediction.channels or 1, *box.shape)
-        slab = _Slab(box, np.empty(shape, dtype=self._prediction.request.dtype), box.voxels)
+        arrays = [np.empty(shape, dtype=self._prediction.request.dtype) for _ in self._outputs]
+        slab = _Slab(box, arrays, box.voxels)
         self._begun[number] = slab
         return slab
 
     def write(self, slab: _Slab) -> None:
         """Write a complete slab."""
-        self._output.write(slab.box, slab.array)
+        for output, array in zip(self._outputs, slab.arrays, strict=True):
+            output.write(slab.box, array)
 
 
 @dataclass
@@ -164,6 +170,7 @@ class _Slab:
     """A row of shards."""
 
     box: Box
-    array: NDArray[Any]
+    arrays: list[NDArray[Any]]
+    """Of each output."""
     missing: int
     """Voxels that are not finished."""

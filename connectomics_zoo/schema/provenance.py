@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from pydantic import Field
+
 from connectomics_zoo.schema.base import Name, Node
 from connectomics_zoo.schema.experiment import PredictionSpec
 from connectomics_zoo.schema.task import DecodeSpec
@@ -37,6 +41,10 @@ class Provenance(Node):
     """What predicted, and its version: `connectomics-zoo 0.1.0`."""
     weights: UsedWeights | None = None
     """The trained weights."""
+    others: tuple[UsedWeights, ...] | None = Field(default=None, strict=False)
+    """Of an ensemble, those of its other members: what is stored is the mean over all."""
+    quantity: Literal["spread"] | None = None
+    """What is stored where it is not the prediction itself: its `spread`, a standard deviation."""
     prediction: PredictionSpec | None = None
     """Window, overlap, views and how they were merged."""
     precision: Name | None = None

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import zarr
-from support.prediction import grey, make_run, write
+from support.prediction import SMALL, StopError, grey, make_run, read, stop_batches, write
 
 from connectomics_zoo.blocks import turns
 from connectomics_zoo.blocks.job import Job
@@ -29,9 +29,6 @@ from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.volumes import open_volume
 
 SHAPE = (24, 64, 64)
-
-SMALL = {"CHUNK_EDGE": 16, "SHARD_EDGES": (16, 32, 32), "BLOCK_WINDOWS": 27}
-"""What makes eight blocks of such a volume."""
 
 
 @pytest.fixture(scope="module")
@@ -55,28 +52,6 @@ def whole(run, image, tmp_path_factory):
 def small_blocks(monkeypatch):
     for name, value in SMALL.items():
         monkeypatch.setattr(plan, name, value)
-
-
-def read(path):
-    with open_volume(path) as volume:
-        return volume.read(volume.whole)
-
-
-class StopError(Exception):
-    """What stops a prediction."""
-
-
-def stop_batches(monkeypatch, windows, error=StopError):
-    """Stop in the batch of that number."""
-    predict_batch, left = sliding._predict_batch, [windows]
-
-    def count(*args, **options):
-        left[0] -= 1
-        if left[0] == 0:
-            raise error()
-        return predict_batch(*args, **options)
-
-    monkeypatch.setattr(sliding, "_predict_batch", count)
 
 
 @pytest.fixture

@@ -9,13 +9,17 @@ import torch
 
 from connectomics_zoo.files.yaml import dump_yaml
 from connectomics_zoo.network.build import build
+from connectomics_zoo.predict import slide as sliding
 from connectomics_zoo.runs.folder import WEIGHTS_FILE
 from connectomics_zoo.schema.experiment import DataSpec, PredictionSpec, RunSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.specs.resolve import resolve_model
-from connectomics_zoo.volumes import create_volume
+from connectomics_zoo.volumes import create_volume, open_volume
 from connectomics_zoo.weights.storage import write_weights
+
+SMALL = {"CHUNK_EDGE": 16, "SHARD_EDGES": (16, 32, 32), "BLOCK_WINDOWS": 27}
+"""What `predict.plan` has instead, to make eight blocks of 24 x 64 x 64 voxels."""
 
 
 def make_run(
@@ -68,3 +72,25 @@ def write(path: Path, array: np.ndarray, *, voxel_size_nm=None) -> Path:
 
 def grey(shape, seed=0, dtype=np.uint8):
     return np.random.default_rng(seed).integers(0, 256, shape).astype(dtype)
+
+
+def read(path):
+    with open_volume(path) as volume:
+        return volume.read(volume.whole)
+
+
+class StopError(Exception):
+    """What stops a prediction."""
+
+
+def stop_batches(monkeypatch, windows, error=StopError):
+    """Stop in the batch of that number."""
+    predict_batch, left = sliding._predict_batch, [windows]
+
+    def count(*args, **options):
+        left[0] -= 1
+        if left[0] == 0:
+            raise error()
+        return predict_batch(*args, **options)
+
+    monkeypatch.setattr(sliding, "_predict_batch", count)
