@@ -24,6 +24,7 @@ VERBS = {
     "list": "List the models, tasks or experiments, with filters",
     "show": "Show what is declared about a model, task, experiment or run",
     "verify": "Prove what the specs declare",
+    "fit": "Say which patch and batch a memory holds",
     "train": "Train a model on your volumes",
     "plan": "Say what a prediction takes, and write its script for a cluster",
     "predict": "Predict a volume with a trained network",

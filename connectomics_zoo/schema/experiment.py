@@ -28,6 +28,10 @@ DeclaredVoxelSize = Annotated[
 ]
 """Edge lengths of a voxel in nanometres, (z, y, x)."""
 
+LabelPlace = Annotated[str, Field(min_length=1)]
+LabelPlaces = Annotated[dict[Name, LabelPlace], Field(min_length=1)]
+"""Places of label volumes, by the names that the task has for them."""
+
 Views = Literal["one", "flips", "flips_and_turns"]
 Merge = Literal["mean", "min"]
 
@@ -48,8 +52,12 @@ class VolumePair(Node):
 
     image: Annotated[str, Field(min_length=1)]
     """`file.h5:dataset`, `file.tif`, `volume.zarr:array`, or as docs/volumes.md has it; below `data.root`, if given."""
-    label: Annotated[str, Field(min_length=1)]
-    """The label volume, of the same shape."""
+    label: LabelPlace | LabelPlaces
+    """The label volume, of the same shape; or where the task names several, the place of each by its name."""
+    annotated: Annotated[tuple[Name, ...], Field(strict=False, min_length=1)] | None = None
+    """The channels of the task that its labels annotate; without it, all. What is not annotated counts in no loss and
+    no score, nor do voxels labelled as such a class; in a softmax, what is none of the annotated classes is one of the
+    others, or background unless that is annotated."""
     mask: Annotated[str, Field(min_length=1)] | None = None
     """A volume that is 0 where the labels are not annotated; these voxels count in no loss and no score."""
     region: Region = Region()
@@ -62,9 +70,19 @@ class VolumePair(Node):
     that are annotated where few are."""
 
     @property
+    def label_places(self) -> dict[str | None, str]:
+        """The places of its label volumes by name, None for one alone."""
+        return {None: self.label} if isinstance(self.label, str) else dict(self.label.items())
+
+    @property
+    def label_text(self) -> str:
+        """Its label volumes, for people."""
+        return ", ".join(self.label_places.values())
+
+    @property
     def places(self) -> tuple[str, ...]:
         """The places of its volumes."""
-        return (self.image, self.label) if self.mask is None else (self.image, self.label, self.mask)
+        return (self.image, *self.label_places.values(), *(() if self.mask is None else (self.mask,)))
 
 
 class DataSpec(Node):

@@ -24,7 +24,8 @@ from connectomics_zoo.schema.base import readable_path
 from connectomics_zoo.schema.builder import builder_module, usable_builders
 from connectomics_zoo.schema.experiment import ExperimentSpec
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.schema.task import DECODE_FIELDS, LOSS_ACTIVATIONS, TARGET_FIELDS, TaskSpec
+from connectomics_zoo.schema.target import TARGET_FIELDS
+from connectomics_zoo.schema.task import DECODE_FIELDS, LOSS_ACTIVATIONS, TaskSpec
 from connectomics_zoo.schema.training import TrainingSpec
 
 TYPES: dict[SpecKind, type[BaseModel]] = {"model": ModelSpec, "task": TaskSpec, "experiment": ExperimentSpec}

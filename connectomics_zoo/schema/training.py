@@ -63,6 +63,9 @@ class TrainingSpec(Node):
     """Fraction of the patches that are centred on a foreground voxel."""
     foreground_minimum: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Fraction of a patch that must be foreground; others are drawn again, up to 50 times."""
+    balance: Literal["none", "classes"] = "none"
+    """Of a task with several classes, on what such a patch is centred: `none`: a voxel of any; `classes`: one of a
+    class that is drawn first, each as often as the others, however rare it is."""
     augmentation: AugmentationChanges = AugmentationChanges(preset="full")
     """A preset, or a mapping of a `preset` and what is changed of it. `flips`: flips and those 90-degree rotations that
     keep the voxel size; `full`: these, gain, offset and noise; `isotropic` and `anisotropic`: these, deformation, and

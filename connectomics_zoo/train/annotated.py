@@ -86,7 +86,7 @@ def first_annotated(parts: Iterable[Box], read: Callable[[Box], Truth]) -> Box |
 
 
 def _annotated(reader: PairReader, box: Box) -> NDArray[np.bool_]:
-    return reader.read_truth(box, within=reader.box).annotated
+    return reader.read_truth(box, within=reader.box).anywhere
 
 
 def _known_blocks(reader: PairReader, block: tuple[int, ...]) -> AnnotatedBlocks:

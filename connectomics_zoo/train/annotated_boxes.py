@@ -51,13 +51,13 @@ def count_along(reader: PairReader, whole: Box, axis: int) -> NDArray[np.int64]:
     others = tuple(other for other in range(3) if other != axis)
     for tile in tiles(whole, read_edges(whole.shape, (1, 1, 1))):
         place = tile.relative_to(whole.start).slices[axis]
-        counts[place] += np.count_nonzero(reader.read_volume_truth(tile).annotated, axis=others)
+        counts[place] += np.count_nonzero(reader.read_volume_truth(tile).anywhere, axis=others)
     return counts
 
 
 def _pieces(reader: PairReader, tile: Box) -> list[AnnotatedBox]:
     """Return the boxes around what is connected in a tile, by faces, edges or corners."""
-    annotated = reader.read_volume_truth(tile).annotated
+    annotated = reader.read_volume_truth(tile).anywhere
     if not annotated.any():
         return []
     if annotated.all():

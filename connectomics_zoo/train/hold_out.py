@@ -134,7 +134,7 @@ def _cut(part: _Part, reader: PairReader, *, voxels: float) -> tuple[_Part, _Par
     cuts = [cut for cut in range(first + 1, stop) if cut % factor == 0 and 0 < behind[cut - first] < behind[0]]
     if not cuts:
         raise SpecError(
-            f"the annotation of {reader.label.location} cannot be divided along {'zyx'[axis]}, so that nothing can be "
+            f"the annotation of {reader.label_locations} cannot be divided along {'zyx'[axis]}, so that nothing can be "
             "held out: annotate more, or give data.validation."
         )
     cut = min(cuts, key=lambda cut: abs(behind[cut - first] - voxels))

@@ -69,7 +69,8 @@ def draw_preview(run: RunSpec, path: Path) -> None:
 
 def _pictures(sample: Sample, patch: Patch, *, count: int) -> list[RGB]:
     """Return image, labels and `count` targets of a section, and image and labels of a cut through the same row."""
-    section, rows = _shown(sample.annotated, axis=0), _shown(sample.annotated, axis=1)
+    annotated = np.logical_or.reduce(sample.annotated.reshape(-1, *sample.annotated.shape[-3:]))
+    section, rows = _shown(annotated, axis=0), _shown(annotated, axis=1)
     targets = patch.targets.numpy()
     known = np.broadcast_to(patch.mask.numpy() > 0, targets.shape)
     pictures = _image_and_labels(sample, (section, slice(None), slice(None)))
@@ -88,7 +89,11 @@ def _shown(annotated: NDArray[np.bool_], *, axis: int) -> int:
 
 def _image_and_labels(sample: Sample, cut: tuple[int | slice, ...]) -> list[RGB]:
     grey = _grey(sample.image[0][cut])
-    return [grey, _marked(coloured(grey, sample.labels[cut]), ~sample.annotated[cut])]
+    labels, annotated = sample.labels, sample.annotated
+    if labels.ndim == 4:  # each label volume in a colour of its own, the later ones over the others
+        numbers = np.arange(1, len(labels) + 1)[:, np.newaxis, np.newaxis, np.newaxis]
+        labels, annotated = ((labels > 0) * numbers).max(axis=0), np.logical_or.reduce(annotated)
+    return [grey, _marked(coloured(grey, labels[cut]), ~annotated[cut])]
 
 
 def _grey(values: NDArray[np.float32]) -> RGB:

@@ -8,7 +8,7 @@ from typing import Any
 from connectomics_zoo.schema.experiment import REQUIRED
 from connectomics_zoo.specs.overrides import merge
 
-_OF_A_VOLUME = ("label", "mask", "region", "regions")
+_OF_A_VOLUME = ("label", "annotated", "mask", "region", "regions")
 _OF_ANY = ("license", "attribution")
 """What is wrong as soon as one volume is another."""
 _OF_ALL = ("voxel_size_nm", "intensity_range", "unlabelled", "background")

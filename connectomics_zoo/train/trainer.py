@@ -22,6 +22,7 @@ from connectomics_zoo.errors import (
     UnknownNameError,
     ZooError,
 )
+from connectomics_zoo.fit.run import refuse_what_cannot_fit
 from connectomics_zoo.network.build import with_counts
 from connectomics_zoo.network.hardware import cpu_has_bfloat16, cuda_has_bfloat16, is_out_of_memory
 from connectomics_zoo.network.threads import usable_cores
@@ -88,6 +89,8 @@ def fit_run(
         for part in (network, *(() if teacher is None else (teacher.network,))):
             part.to(memory_format=torch.channels_last_3d)
     module = SegmentationModule(run, network, loaded=_loaded(run, start, folder), teacher=teacher)
+    frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
+    refuse_what_cannot_fit(run, device=accelerator, precision=precision, frozen=frozen)
     if folder is None:
         steps = 2 * run.training.accumulate
         with _quiet():
