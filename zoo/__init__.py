@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from connectomics_zoo.predict import predict
     from connectomics_zoo.specs.listing import list_models
     from connectomics_zoo.specs.lookup import get_experiment, get_spec, get_task
+    from connectomics_zoo.suggest import suggest
     from connectomics_zoo.train import train
     from connectomics_zoo.verify import verify
     from connectomics_zoo.weights.load import load
@@ -31,6 +32,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "decode",
     "evaluate",
     "measure",
+    "suggest",
     "print_available_architectures",
     "build_model",
     "ZooError",
@@ -51,6 +53,7 @@ _MODULES = {
     "get_experiment": "connectomics_zoo.specs.lookup",
     "get_spec": "connectomics_zoo.specs.lookup",
     "get_task": "connectomics_zoo.specs.lookup",
+    "suggest": "connectomics_zoo.suggest",
     "train": "connectomics_zoo.train",
     "verify": "connectomics_zoo.verify",
 }

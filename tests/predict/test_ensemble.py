@@ -151,7 +151,7 @@ def test_an_ensemble_with_its_spread_goes_on_where_it_was_stopped(
     assert not any(path.exists() for path in paths)
     with pytest.raises(OutputError, match=r"out.*: is the unfinished output of another job \(weights of others"):
         predict([runs[0], runs[2]], image, out, device="cpu", spread=spread)
-    with pytest.raises(OutputError, match=r"another job \(spread \S+ there, \S+ here\)"):
+    with pytest.raises(OutputError, match=r"elsewhere.h5\S*: what was done of the spread is not there, give the place"):
         predict(runs[:2], image, out, device="cpu", spread=tmp_path / "elsewhere.h5")
     report = predict(runs[:2], image, out, device="cpu", spread=spread)
     assert report.resumed > 0
@@ -194,7 +194,10 @@ def test_a_spread_that_is_lost_is_not_gone_on_with(runs, image, tmp_path, small_
     with pytest.raises(OutputError, match=r"spread\.zarr: exists already"):
         predict(runs[:2], image, out, device="cpu", spread=spread)
     (tmp_path / "spread.zarr").rename(tmp_path / "mine.zarr")
-    with pytest.raises(OutputError, match="what was done of the spread is not there any more, begin anew"):
+    with pytest.raises(
+        OutputError,
+        match="what was done of the spread is not there, give the place that it was begun at, or",
+    ):
         predict(runs[:2], image, out, device="cpu", spread=spread)
 
 
