@@ -101,7 +101,7 @@ def command(
             task=task,
             run=run,
             method=method,
-            changes=parse_overrides(overrides),
+            overrides=parse_overrides(overrides),
             tune_on=tune_on,
             ignore_labels=ignore_labels,
             mask=mask,

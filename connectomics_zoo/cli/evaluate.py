@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     help="A segment with more nodes than this of two skeletons merges them.",
 )
 @click.option(
+    "--voxel-size-nm",
     "--voxel-size",
     "voxel_size_nm",
     metavar="Z,Y,X",

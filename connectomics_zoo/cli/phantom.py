@@ -21,6 +21,7 @@ from connectomics_zoo.cli._console import print_line
     help="Voxels.",
 )
 @click.option(
+    "--voxel-size-nm",
     "--voxel-size",
     "voxel_size_nm",
     callback=axis_numbers(float, example="8,8,8"),

@@ -25,6 +25,7 @@ _PREDICTION = (
     "views",
     "merge",
     "intensity_range",
+    "voxel_size_nm",
     "device",
     "engine",
     "precision",

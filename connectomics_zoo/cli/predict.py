@@ -52,6 +52,14 @@ if TYPE_CHECKING:
     callback=axis_numbers(float, counts=(2,), example="0,4095"),
     help="Grey values that become 0 and 1 [default: the run's, or the range of the volume's type].",
 )
+@click.option(
+    "--voxel-size-nm",
+    "--voxel-size",
+    "voxel_size_nm",
+    metavar="Z,Y,X",
+    callback=axis_numbers(float, counts=(3,), example="50,4,4"),
+    help="Voxel size of a VOLUME that does not say it [default: the run's].",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option(
     "--engine",
@@ -109,6 +117,7 @@ def command(
     views: Literal["one", "flips", "flips_and_turns"] | None,
     merge: Literal["mean", "min"] | None,
     intensity_range: tuple[float, float] | None,
+    voxel_size_nm: tuple[float, float, float] | None,
     device: str,
     engine: Literal["torch", "openvino"],
     precision: Literal["auto", "float32", "bfloat16", "float16"],
@@ -158,6 +167,7 @@ def command(
             views=views,
             merge=merge,
             intensity_range=intensity_range,
+            voxel_size_nm=voxel_size_nm,
             device=device,
             engine=engine,
             precision=precision,

@@ -43,6 +43,7 @@ from connectomics_zoo.volumes import (
     create_volume,
     open_volume,
 )
+from connectomics_zoo.volumes.box import AnyRegion, region_text
 from connectomics_zoo.volumes.levels import Offset
 from connectomics_zoo.volumes.location import split_place
 from connectomics_zoo.volumes.placement import offset_of_part
@@ -97,11 +98,11 @@ def decode(
     task: str | Path | None = None,
     run: str | Path | None = None,
     method: str | None = None,
-    changes: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     tune_on: str | Path | None = None,
     ignore_labels: Sequence[int] = (),
     mask: str | Path | None = None,
-    region: str | None = None,
+    region: AnyRegion = None,
     block: Sequence[int] | None = None,
     multiscale: bool = False,
     workers: int | None = None,
@@ -126,7 +127,7 @@ def decode(
         task: the task that it was predicted for; by default the one that the file says.
         run: the run folder that it was predicted with; its `decode.yaml` has the settings, if it was tuned.
         method: `components`, `watershed`, `mutex` or `agglomeration`; by default the task's.
-        changes: fields of the method (`threshold`, `min_size`, …), instead of the run's or the task's.
+        overrides: fields of the method (`threshold`, `min_size`, …), instead of the run's or the task's.
         tune_on: the truth; settings are tried on it, the best are used, and written to `decode.yaml` of the run. Of a
             mask, the connected components are the objects where the task relabels (`labels.relabel`).
         ignore_labels: voxels with these labels in the truth count for no setting, as those with the `data.unlabelled`
@@ -154,7 +155,7 @@ def decode(
         OutputError: `out` cannot be written.
         MissingPackageError: the library of the method is not installed.
     """
-    progress = progress or notebook_bar("decode")
+    progress, region = progress or notebook_bar("decode"), region_text(region)
     _check_options(task=task, run=run, tune_on=tune_on, ignore_labels=ignore_labels, mask=mask)
     where = where_from(workers=workers, cluster=cluster, scheduler=scheduler)
     edges = None if block is None else check_edges(block)
@@ -174,9 +175,9 @@ def decode(
         base = find_task(predicted, task=task, run=spec)
         tuned = None if run is None else read_tuned(Path(run))
         saved = None if tuned is None else tuned.decode
-        chosen = with_settings(base, saved=saved, method=method, changes=changes or {})
+        chosen = with_settings(base, saved=saved, method=method, overrides=overrides or {})
         box, placement, truth_of = find_parts(predicted, tune_on, mask, region, ignored=_ignored(ignore_labels, spec))
-        if "threshold" not in (changes or {}):
+        if "threshold" not in (overrides or {}):
             refuse_label_bytes(predicted, box)
         offset = _offset(predicted, box, placement)
         blockwise = None

@@ -56,7 +56,7 @@ def find_task(predicted: Volume, *, task: str | Path | None, run: RunSpec | None
 
 
 def with_settings(
-    task: TaskSpec, *, saved: DecodeSpec | None, method: str | None, changes: Mapping[str, Any]
+    task: TaskSpec, *, saved: DecodeSpec | None, method: str | None, overrides: Mapping[str, Any]
 ) -> TaskSpec:
     """Return the task with the settings that it is decoded with.
 
@@ -64,7 +64,7 @@ def with_settings(
         task: says how it is decoded by default.
         saved: what tuning found, instead of the task's; it says nothing about another method than its own.
         method: another method; its thresholds, and fields that the task does not have, are those of `DECODE_STARTS`.
-        changes: fields of `DecodeSpec`.
+        overrides: fields of `DecodeSpec`.
 
     Raises:
         SpecError: the method makes no objects, or not of these channels, or a value is not allowed.
@@ -79,7 +79,7 @@ def with_settings(
             + (", or predict with --output label." if method is None else ".")
         )
     own = DECODE_FIELDS[chosen]
-    for key in changes:
+    for key in overrides:
         if key not in own:
             raise UnknownNameError(f"unknown setting {key} of {chosen}: {nearest(key, own)}")
     given = base.model_dump(mode="json", exclude_none=True)
@@ -87,10 +87,10 @@ def with_settings(
     kept = own if chosen == base.method else [name for name in own if "threshold" not in name]
     fields = {name: given[name] if name in kept and name in given else DECODE_STARTS[name] for name in own}
     if "boundary_threshold" in own and not has_boundary(task):
-        if changes.get("boundary_threshold", 1) != 1:
+        if overrides.get("boundary_threshold", 1) != 1:
             raise SpecError(f"boundary_threshold has no effect: the task {task.name} has no boundary, leave it out.")
         fields["boundary_threshold"] = 1.0
-    document = {**task.model_dump(mode="json", exclude_none=True), "decode": {"method": chosen, **fields, **changes}}
+    document = {**task.model_dump(mode="json", exclude_none=True), "decode": {"method": chosen, **fields, **overrides}}
     return validate(TaskSpec, document, source=f"decoding for {task.name}")
 
 

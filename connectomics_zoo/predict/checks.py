@@ -13,8 +13,9 @@ from connectomics_zoo.errors import InputSizeError, OutputError, SpecError, Volu
 from connectomics_zoo.network.device import AskedPrecision, Engine
 from connectomics_zoo.schema.experiment import Merge, PredictionSpec, RunSpec, Views
 from connectomics_zoo.schema.validation import validate
-from connectomics_zoo.volumes import Volume
-from connectomics_zoo.volumes.voxel_size import TRAINED_TOLERANCE, is_near_trained, lengths
+from connectomics_zoo.volumes import Volume, VoxelSize
+from connectomics_zoo.volumes.ratios import Ratios
+from connectomics_zoo.volumes.voxel_size import TRAINED_TOLERANCE
 
 Output = Literal["probability", "label"]
 DType = Literal["uint8", "float16", "float32"]
@@ -103,7 +104,7 @@ def check_volume(source: Volume, spec: RunSpec) -> None:
     """Refuse a volume that is not what the run was trained on.
 
     Raises:
-        VolumeError: its channels or its voxel size differ.
+        VolumeError: its channels differ.
     """
     channels = 1 if source.channels is None else source.channels
     if channels != spec.model.input.channels:
@@ -121,14 +122,6 @@ def check_volume(source: Volume, spec: RunSpec) -> None:
             np.iinfo(source.dtype).min,
             np.iinfo(source.dtype).max,
         )
-    here, trained = source.voxel_size_nm, spec.data.voxel_size_nm
-    if here is None or trained is None:
-        return
-    if not is_near_trained(here, trained):
-        raise VolumeError(
-            f"{source.location}: has voxels of {lengths(here)} nm (z, y, x), and {spec.name} was trained on "
-            f"{lengths(trained)} nm: resample the volume, or correct its voxel size if that is wrong."
-        )
 
 
 def with_intensity_range(spec: RunSpec, intensity_range: tuple[float, float] | None) -> RunSpec:
@@ -145,10 +138,13 @@ def with_intensity_range(spec: RunSpec, intensity_range: tuple[float, float] | N
     return spec.model_copy(update={"data": spec.data.model_copy(update={"intensity_range": (low, high)})})
 
 
-def check_turns(spec: RunSpec, chosen: PredictionSpec, *, voxel_size_nm: tuple[float, float, float] | None) -> None:
+def check_turns(chosen: PredictionSpec, *, voxel_size_nm: VoxelSize | None, ratios: Ratios) -> None:
     """Refuse views that are turned where a turned window would be another window, or show other voxels.
 
-    Where the voxel size is unknown, the volume's voxels are taken to be as high as wide.
+    Args:
+        chosen: window and views.
+        voxel_size_nm: of the volume; where it is unknown, its voxels are taken to be as high as wide.
+        ratios: volume voxels per network voxel (z, y, x).
 
     Raises:
         SpecError: windows are not square within a section, or the network's voxels are not.
@@ -163,7 +159,7 @@ def check_turns(spec: RunSpec, chosen: PredictionSpec, *, voxel_size_nm: tuple[f
             "window, or views flips."
         )
     _, height, width = voxel_size_nm or (1.0, 1.0, 1.0)
-    height, width = height * spec.data.downsample[1], width * spec.data.downsample[2]
+    height, width = height * float(ratios[1]), width * float(ratios[2])
     if abs(height / width - 1) > TRAINED_TOLERANCE:
         raise SpecError(
             "views flips_and_turns need voxels as high as wide, and the network's are "

@@ -19,7 +19,7 @@ from connectomics_zoo.predict.plan import Geometry, block_bytes, count_windows, 
 from connectomics_zoo.predict.request import Request
 from connectomics_zoo.predict.slide import read_window
 from connectomics_zoo.schema.report import Report
-from connectomics_zoo.volumes.resample import network_range
+from connectomics_zoo.volumes.ratios import network_range, source_range
 
 _TIMED = 2
 """Windows that are timed, after one that warms up."""
@@ -185,7 +185,8 @@ def _voxels_read(geometry: Geometry, blocks: BlockGrid) -> int:
         for start in range(first, stop, blocks.edges[axis]):
             part = network_range(start, min(start + blocks.edges[axis], stop), factor=factor, size=grid.size)
             starts = grid.touching(*part)
-            covered += min(size, grid.inside(starts[-1])[1] * factor) - starts[0] * factor
+            low, high = source_range(starts[0], grid.inside(starts[-1])[1], ratio=factor, size=size)
+            covered += high - low
         total *= covered
     return total
 

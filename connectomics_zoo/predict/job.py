@@ -35,6 +35,7 @@ from connectomics_zoo.predict.request import Request, absolute
 from connectomics_zoo.predict.slide import Forward
 from connectomics_zoo.predict.stored import make_provenance, make_stored
 from connectomics_zoo.predict.views import View, plan_views
+from connectomics_zoo.predict.voxels import choose_ratios, say_resampled
 from connectomics_zoo.schema.experiment import PredictionSpec, RunSpec
 from connectomics_zoo.tasks.voxelwise import decode_voxels, decoded_channels
 from connectomics_zoo.volumes import StoredPrediction, Volume, VoxelSize, check_mask, open_volume
@@ -232,13 +233,14 @@ class Prediction:
                     "region": str(self.geometry.box),
                     "mask": None if self.mask is None else absolute(self.mask.location),
                     "intensity range": spec.data.intensity_range,
-                    "downsample": spec.data.downsample,
+                    "downsample": [one if isinstance(one, int) else str(one) for one in self.geometry.factors],
                     "task": f"{spec.task.name} ({_digest(spec.task.model_dump(mode='json'))})",
                     **self.chosen.model_dump(mode="json"),
                     "engine": request.engine,
                     "precision": self.precision,
                     "output": request.output,
                     "dtype": request.dtype,
+                    **({} if request.voxel_size_nm is None else {"voxel size": request.voxel_size_nm}),
                 }
             )
         )
@@ -275,13 +277,14 @@ def prepared(request: Request, *, quiet: bool = False, elsewhere: bool = False) 
     )
     check_spread(request)
     seen = plan_views(chosen.views, task=spec.task, axes=spec.model.input.axes)
-    source = open_volume(request.volume)
+    source = open_volume(request.volume, voxel_size_nm=request.voxel_size_nm)
     mask = None if request.mask is None else open_volume(request.mask)
     try:
         if not quiet:
             for member in members:
                 check_volume(source, member.spec)
-        check_turns(spec, chosen, voxel_size_nm=source.voxel_size_nm or spec.data.voxel_size_nm)
+        ratios = choose_ratios(source, spec)
+        check_turns(chosen, voxel_size_nm=source.voxel_size_nm or spec.data.voxel_size_nm, ratios=ratios)
         if mask is not None:
             check_mask(source, mask)
         for place in (source, mask):
@@ -295,7 +298,7 @@ def prepared(request: Request, *, quiet: bool = False, elsewhere: bool = False) 
         z, y, x = (1, *chosen.window)[-3:]
         geometry = make_geometry(
             shape=source.shape,
-            factors=spec.data.downsample,
+            factors=ratios,
             window=(z, y, x),
             overlap=chosen.overlap,
             box=region_box(request.region, shape=source.shape, location=source.location),
@@ -306,6 +309,8 @@ def prepared(request: Request, *, quiet: bool = False, elsewhere: bool = False) 
                 source.location,
                 lengths(spec.data.voxel_size_nm),
             )
+        if not quiet:
+            say_resampled(source, spec, ratios)
         if elsewhere and request.precision != "auto":
             precision: Precision = request.precision
         else:

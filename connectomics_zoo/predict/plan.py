@@ -27,7 +27,8 @@ from typing import NamedTuple
 from connectomics_zoo.blocks.grid import BlockGrid, Edges
 from connectomics_zoo.predict.grid import AxisGrid
 from connectomics_zoo.volumes.box import Box
-from connectomics_zoo.volumes.resample import Factors, complete_voxels, network_range
+from connectomics_zoo.volumes.network_grid import NetworkGrid
+from connectomics_zoo.volumes.ratios import Ratios, complete_voxels, network_range
 
 MEMORY_BUDGET = 4 * 2**30
 """Bytes for image, sums and finished rows of one block."""
@@ -54,12 +55,17 @@ class Geometry:
 
     shape: tuple[int, int, int]
     """Voxels of the volume (z, y, x)."""
-    factors: Factors
-    """Volume voxels per network voxel (z, y, x)."""
+    factors: Ratios
+    """Volume voxels per network voxel (z, y, x), any ratio."""
     grids: tuple[AxisGrid, AxisGrid, AxisGrid]
     """The windows along z, y and x, in network voxels."""
     box: Box
     """What is predicted, in voxels of the volume."""
+
+    @property
+    def voxels(self) -> NetworkGrid:
+        """What the network voxels are made of."""
+        return NetworkGrid(self.shape, self.factors)
 
     def network_box(self, box: Box) -> Box:
         """Return the network voxels that the volume's voxels in `box` follow from."""
@@ -68,13 +74,20 @@ class Geometry:
             for (first, stop), factor, grid in zip(box.ranges, self.factors, self.grids, strict=True)
         )
 
+    def covered(self, box: Box) -> Box:
+        """Return the volume's voxels that the network voxels in `box` cover, in whole or in part; some may be none."""
+        return Box.of_ranges(
+            (first * factor // 1, -(-stop * factor // 1))
+            for (first, stop), factor in zip(box.ranges, self.factors, strict=True)
+        )
+
     def window_box(self, corner: tuple[int, int, int]) -> Box:
         """Return what lies in the volume of the window whose first network voxel is `corner`."""
         return Box.of_ranges(grid.inside(start) for grid, start in zip(self.grids, corner, strict=True))
 
 
 def make_geometry(
-    *, shape: tuple[int, int, int], factors: Factors, window: tuple[int, int, int], overlap: float, box: Box
+    *, shape: tuple[int, int, int], factors: Ratios, window: tuple[int, int, int], overlap: float, box: Box
 ) -> Geometry:
     """Return the geometry of a prediction; `window` is in network voxels (z, y, x)."""
     z, y, x = (
@@ -97,7 +110,7 @@ class Plane(NamedTuple):
 
 def chunk_shape(geometry: Geometry) -> tuple[int, int, int]:
     """Return the output's chunks (z, y, x): along z what a plane of windows completes, within 8..64 sections."""
-    depth = min(64, max(8, geometry.grids[0].step * geometry.factors[0]))
+    depth = int(min(64, max(8, geometry.grids[0].step * geometry.factors[0])))
     z, y, x = geometry.box.shape
     return (min(depth, z), min(CHUNK_EDGE, y), min(CHUNK_EDGE, x))
 
@@ -278,9 +291,9 @@ def _windows(geometry: Geometry, edges: Sequence[int]) -> int:
     return math.prod(1 + int(edge / _stride(geometry, axis)) for axis, edge in enumerate(edges))
 
 
-def _stride(geometry: Geometry, axis: int) -> int:
+def _stride(geometry: Geometry, axis: int) -> float:
     """Return the voxels of the volume from one window to the next."""
-    return geometry.grids[axis].step * geometry.factors[axis]
+    return float(geometry.grids[axis].step * geometry.factors[axis])
 
 
 def _edges(edges: Sequence[int]) -> Edges:

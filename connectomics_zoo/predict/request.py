@@ -41,6 +41,7 @@ class Request:
     mask: str | None
     frozen: Frozen
     multiscale: bool = False
+    voxel_size_nm: tuple[float, float, float] | None = None
     others: tuple[str, ...] = ()
     """Further members of an ensemble, beside `run`."""
     spread: str | None = None

@@ -28,6 +28,7 @@ from connectomics_zoo.predict.spread import (
     refuse_lost_spread,
 )
 from connectomics_zoo.predict.views import plan_views
+from connectomics_zoo.predict.voxels import resampled_to_nm
 from connectomics_zoo.predict.work import adopt, forget
 from connectomics_zoo.schema.experiment import Merge, RunSpec, Views
 from connectomics_zoo.schema.notebook import notebook_bar
@@ -59,6 +60,9 @@ class PredictReport(Report):
     """Its data type."""
     voxel_size_nm: tuple[float, float, float] | None
     """Its voxel size (z, y, x), None where neither volume nor run says it."""
+    resampled_to_nm: tuple[float, float, float] | None
+    """Voxel size (z, y, x) that the volume was resampled to for the network, None where it was taken as it is, or as
+    the run's `downsample` says."""
     window: tuple[int, ...]
     """Window in network voxels."""
     overlap: float
@@ -101,6 +105,7 @@ def predict(
     views: Views | None = None,
     merge: Merge | None = None,
     intensity_range: tuple[float, float] | None = None,
+    voxel_size_nm: tuple[float, float, float] | None = None,
     device: str = "auto",
     engine: Engine = "torch",
     precision: AskedPrecision = "auto",
@@ -121,6 +126,8 @@ def predict(
 ) -> PredictReport:
     """Predict `volume` with a trained network and write the result to `out`, as large as the volume.
 
+    Voxels of another size than the network was trained on are resampled to it as they are read, and the result back.
+
     Windows lie on one grid over the whole volume and are blended with Gaussian weights after the activation. The
     volume is never in memory as a whole, and `out` appears complete or not at all. Until then its blocks are in the
     folder `OUT.job` beside it: whatever stops a prediction, the same call goes on and redoes one block at most.
@@ -137,6 +144,7 @@ def predict(
             as many), these turned by 90 degrees within a section as well. By default the run's.
         merge: how the views are merged, `mean` or `min`; by default the run's.
         intensity_range: grey values that become 0 and 1; by default the run's, or the range of the volume's type.
+        voxel_size_nm: that of the volume (z, y, x), where its file does not say it; by default the run's.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, …
         engine: what computes the network: `torch`, or `openvino` (an extra, for CPUs).
         precision: `float32`, `bfloat16` or `float16` (CUDA); `auto` is float32 on the CPU and the run's on CUDA.
@@ -187,6 +195,7 @@ def predict(
         mask=None if mask is None else str(mask),
         multiscale=multiscale,
         frozen=frozen,
+        voxel_size_nm=voxel_size_nm,
         others=others,
         spread=None if spread is None else str(spread),
     )
@@ -292,7 +301,12 @@ def check_views(run: RunSpec) -> None:
     Raises:
         SpecError: they cannot.
     """
-    check_turns(run, run.prediction, voxel_size_nm=run.data.voxel_size_nm)
+    data, is_stated = run.data, run.data.network_voxel_size_nm is not None
+    check_turns(
+        run.prediction,
+        voxel_size_nm=data.network_voxel_nm if is_stated else data.voxel_size_nm,
+        ratios=data.downsample,
+    )
     plan_views(run.prediction.views, task=run.task, axes=run.model.input.axes)
 
 
@@ -339,6 +353,7 @@ def _report(
         shape=made.shape,
         dtype=request.dtype,
         voxel_size_nm=prediction.voxel_size_nm,
+        resampled_to_nm=resampled_to_nm(prediction.spec, prediction.geometry.factors),
         window=prediction.window,
         overlap=chosen.overlap,
         views=chosen.views,

@@ -7,6 +7,7 @@ that follow from the whole volume's grid: it does not depend on the block that i
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
@@ -20,7 +21,7 @@ from torch import Tensor
 from connectomics_zoo.predict.ahead import ahead
 from connectomics_zoo.predict.plan import CHUNK_EDGE, STRIP_VOXELS, Geometry, Plane, plan_planes, rows_in_memory
 from connectomics_zoo.volumes.box import Box
-from connectomics_zoo.volumes.resample import downsample_image, interpolate
+from connectomics_zoo.volumes.network_grid import to_volume
 
 Array = NDArray[np.float32]
 
@@ -160,7 +161,7 @@ def _looked_at(corners: list[Corner], *, geometry: Geometry, mask: WindowSource 
         return corners
     whole = Box.of_shape(geometry.shape)
     # The network's voxels are interpolated: one voxel more on each side has a part in those of the volume.
-    boxes = [_widened(geometry.window_box(corner)).scaled(geometry.factors) for corner in corners]
+    boxes = [geometry.covered(_widened(geometry.window_box(corner))) for corner in corners]
     parts = [box.intersection(whole).intersection(geometry.box) for box in boxes]
     around = Box.of_ranges(
         (min(part.start[axis] for part in parts), max(part.stop[axis] for part in parts)) for axis in range(3)
@@ -210,19 +211,19 @@ def _read_rows(
     scale: Callable[[NDArray[Any]], Array],
     channels: int,
 ) -> Array:
-    """Read, scale and average the network voxels of `box`, a strip of `STRIP_VOXELS` at a time."""
+    """Read, scale and resample the network voxels of `box`, a strip of `STRIP_VOXELS` at a time."""
     rows = np.empty((channels, *box.shape), dtype=np.float32)
     if box.voxels == 0:
         return rows
-    whole = Box.of_shape(geometry.shape)
-    depth, _, width = box.scaled(geometry.factors).intersection(whole).shape
-    per_row = channels * depth * width * geometry.factors[1]
-    for strip in _strips(box, step=max(1, STRIP_VOXELS // per_row)):
-        block = source.read(strip.scaled(geometry.factors).intersection(whole))
+    voxels = geometry.voxels
+    depth, _, width = voxels.volume_box(box).shape
+    # A row of network voxels, and what it is read from.
+    per_row = channels * max(depth * width * geometry.factors[1], box.shape[0] * box.shape[2])
+    for strip in _strips(box, step=max(1, int(STRIP_VOXELS // per_row))):
+        block = source.read(voxels.volume_box(strip))
         scaled = scale(block if block.ndim == 4 else block[np.newaxis])
         z, y, x = strip.relative_to(box.start).slices
-        for channel, grey in enumerate(scaled):
-            rows[channel, z, y, x] = downsample_image(grey, geometry.factors)
+        rows[:, z, y, x] = voxels.image(scaled, strip)
     return rows
 
 
@@ -255,23 +256,24 @@ def _add(sums: _RollingRows, value: Tensor, corner: Corner, *, geometry: Geometr
 
 
 def _finish(sums: _RollingRows, box: Box, *, geometry: Geometry) -> Iterator[Finished]:
-    """Interpolate the complete sections of `box` to the volume's voxels, a strip of `STRIP_VOXELS` at a time."""
+    """Resample the complete sections of `box` to the volume's voxels, a strip of `STRIP_VOXELS` at a time."""
     if box.voxels == 0:
         return
     depth, _, width = box.shape
-    step = max(1, STRIP_VOXELS // (len(sums.values) * depth * width))
+    finer = math.prod(max(1, 1 / factor) for factor in geometry.factors)  # network voxels of which one is made
+    step = max(1, int(STRIP_VOXELS / (len(sums.values) * depth * width * finer)))
     if step >= CHUNK_EDGE:
         step -= step % CHUNK_EDGE
     for strip in _strips(box, step=step):
         network = geometry.network_box(strip)
         values = sums.view(network)
         for axis, (first, stop) in enumerate(strip.ranges):
-            values = interpolate(
+            values = to_volume(
                 values,
                 axis=axis + 1,
                 first=first,
                 stop=stop,
-                factor=geometry.factors[axis],
+                ratio=geometry.factors[axis],
                 offset=network.start[axis],
                 size=geometry.grids[axis].size,
             )

@@ -25,6 +25,7 @@ from connectomics_zoo.runs.folder import (
 from connectomics_zoo.schema.experiment import PredictionSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.tasks.activations import SCALE
+from connectomics_zoo.volumes.voxel_size import FAR_FROM_TRAINED, lengths
 
 LIBRARY = "connectomics-zoo"
 _PIPELINE = "image-segmentation"
@@ -308,7 +309,9 @@ def _limits(trained: Trained) -> str:
     lines = []
     if data.voxel_size_nm is not None:
         voxel = " x ".join(f"{edge:g}" for edge in data.voxel_size_nm)
-        lines.append(f"Voxels of {voxel} nm (z, y, x): resample volumes whose voxels are others.")
+        lines.append(f"Trained on voxels of {voxel} nm (z, y, x): {_others(trained)}")
+    elif data.network_voxel_size_nm is not None:
+        lines.append(f"Trained on volumes of several voxel sizes: {_others(trained)}")
     else:
         lines.append("The voxel size of the data is not known: what it is good for has to be tried.")
     if max(data.downsample) > 1:
@@ -329,6 +332,18 @@ def _limits(trained: Trained) -> str:
     if not data.validation:
         lines.append("It was never scored on data that it was not trained on.")
     return "\n".join(["## Limits", "", *(f"- {line}" for line in lines), ""])
+
+
+def _others(trained: Trained) -> str:
+    """Return what is to be done with volumes of other voxels."""
+    run = trained.public
+    size = run.data.network_voxel_nm
+    if run.task.affinities is not None or size is None:
+        return "resample volumes whose voxels are others."
+    return (
+        f"`zoo predict` resamples volumes of any other size to the {lengths(size)} nm that the network sees, and the "
+        f"prediction back; beyond a factor of {FAR_FROM_TRAINED:g} it warns, since tissue looks different there."
+    )
 
 
 def _citation(trained: Trained) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -128,9 +129,8 @@ def _draw(folder: Path, run: RunSpec, reader: PairReader) -> None:
     image = reader.image
     # As deep as a window.
     part = region_box(reader.pair.region, shape=image.shape, location=image.location)
-    box = (part if reader.regions is None else reader.regions[0]).middle(
-        (run.window[0] * run.data.downsample[0], MOST_PIXELS, MOST_PIXELS)
-    )
+    depth = math.ceil(run.window[0] * reader.grid.ratios[0])
+    box = (part if reader.regions is None else reader.regions[0]).middle((depth, MOST_PIXELS, MOST_PIXELS))
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch) / "prediction.h5"
         predict(folder, image.location, place, region=str(box), dtype="float32", progress=silent)

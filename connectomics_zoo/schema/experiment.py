@@ -88,6 +88,9 @@ class DataSpec(Node):
     ] = (1, 1, 1)
     """Volume voxels per network voxel (z, y, x): images are averaged, labels decided by majority, and
     predictions interpolated back."""
+    network_voxel_size_nm: DeclaredVoxelSize | None = None
+    """Voxel size (z, y, x) in nanometres that the network sees, in place of `downsample`: volumes of any voxel size are
+    resampled to it as they are read, and predictions come back on their own grid."""
     unlabelled: Annotated[int, Field(ge=-(2**63), le=2**64 - 1)] | None = None
     """The label of voxels that are not annotated; these count in no loss and no score."""
     background: Annotated[int, Field(ge=1, le=2**64 - 1)] | None = None
@@ -107,6 +110,8 @@ class DataSpec(Node):
     @property
     def network_voxel_nm(self) -> tuple[float, float, float] | None:
         """Edges (z, y, x) of a network voxel in nanometres, None where the voxel size is not known."""
+        if self.network_voxel_size_nm is not None:
+            return self.network_voxel_size_nm
         if self.voxel_size_nm is None:
             return None
         z, y, x = (edge * factor for edge, factor in zip(self.voxel_size_nm, self.downsample, strict=True))
@@ -132,6 +137,15 @@ class DataSpec(Node):
     def _ordered_range(self) -> DataSpec:
         if self.intensity_range is not None and not self.intensity_range[0] < self.intensity_range[1]:
             raise ValueError(f"intensity_range {list(self.intensity_range)} is empty, give [low, high] with low < high")
+        return self
+
+    @model_validator(mode="after")
+    def _said_once(self) -> DataSpec:
+        if self.network_voxel_size_nm is not None and max(self.downsample) > 1:
+            raise ValueError(
+                f"network_voxel_size_nm {list(self.network_voxel_size_nm)} and downsample {list(self.downsample)} both "
+                "say what a network voxel is: leave one of them out (downsample: [1, 1, 1])"
+            )
         return self
 
 

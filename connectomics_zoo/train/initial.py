@@ -87,9 +87,10 @@ def _warn_of_voxels(trained: RunSpec | None, run: RunSpec) -> None:
         return
     if not is_near_trained(now, before):
         _log.warning(
-            "%s was trained on network voxels of %s nm (z, y, x) and goes on with %s nm: data.downsample, or resampled "
-            "volumes, bring them nearer",
+            "%s was trained on network voxels of %s nm (z, y, x) and goes on with %s nm: "
+            "data.network_voxel_size_nm=[%s] resamples the volumes to those of before",
             run.init_from,
             lengths(before),
             lengths(now),
+            ",".join(f"{edge:g}" for edge in before),
         )

@@ -15,10 +15,10 @@ from connectomics_zoo.schema.task import ChannelSpec, TaskSpec
 from connectomics_zoo.tasks.targets import check_voxel_size, make_targets
 from connectomics_zoo.train.annotated import first_annotated
 from connectomics_zoo.volumes import Volume, check_mask, check_pair, open_volume
-from connectomics_zoo.volumes.box import Box, annotated_boxes, as_region, region_box
+from connectomics_zoo.volumes.box import Box, annotated_boxes, region_box
 from connectomics_zoo.volumes.intensity import check_contrast, scale_intensity
 from connectomics_zoo.volumes.label_look import LabelLook
-from connectomics_zoo.volumes.pair_reader import PairReader, network_box
+from connectomics_zoo.volumes.pair_reader import PairReader, network_box, network_grid
 from connectomics_zoo.volumes.sampling import random_blocks
 from connectomics_zoo.volumes.truth import read_truth, with_background
 
@@ -35,7 +35,7 @@ ENOUGH_BLOCKS = 4
 
 
 def inspect_volumes(data: DataSpec, *, task: TaskSpec) -> tuple[int, tuple[float, float, float] | None]:
-    """Open every pair, check it, and return the number of channels and the voxel size that they share.
+    """Open every pair, check it, and return the number of channels and the voxel size that they share, None if none.
 
     Raises:
         ZooError: a volume, a region, or what they have in common is wrong.
@@ -54,23 +54,31 @@ def inspect_volumes(data: DataSpec, *, task: TaskSpec) -> tuple[int, tuple[float
             if mask is not None:
                 check_mask(image, mask)
             box = region_box(pair.region, shape=image.shape, location=image.location)
-            network_box(pair.region, image.shape, data.downsample)
+            grid = network_grid(image, data)
+            network_box(box, grid)
+            if data.network_voxel_size_nm is not None and task.affinities is not None and grid.ratios != (1, 1, 1):
+                raise SpecError(
+                    f"{image.location} would be resampled (data.network_voxel_size_nm), and affinities do not go "
+                    "together with that, since offsets are in voxels of the volume when they are decoded: resample the "
+                    "volume itself."
+                )
             for part in annotated_boxes(pair, shape=image.shape, location=image.location) or ():
-                network_box(as_region(part), image.shape, data.downsample)
+                network_box(part, grid)
             check_contrast(image, box, intensity_range=data.intensity_range)
             if box.voxels <= SCANNED_VOXELS:
                 _scan(image, label, mask, box, data=data, task=task, pair=pair)
             channels.add(image.channels or 1)
-            check_voxel_size(task, image.voxel_size_nm)
+            check_voxel_size(task, data.network_voxel_size_nm or image.voxel_size_nm)
             if image.voxel_size_nm is not None:
                 voxel_sizes.add(image.voxel_size_nm)
     if len(channels) > 1:
         raise SpecError(f"the images have {sorted(channels)} channels, all must have the same number.")
-    if len(voxel_sizes) > 1:
+    if len(voxel_sizes) > 1 and data.network_voxel_size_nm is None:
         raise SpecError(
-            f"the images have the voxel sizes {sorted(voxel_sizes)} nm, all must have the same: resample them."
+            f"the images have the voxel sizes {sorted(voxel_sizes)} nm, and a network sees one: add "
+            "data.network_voxel_size_nm=[Z,Y,X], to which they are resampled as they are read."
         )
-    return channels.pop(), voxel_sizes.pop() if voxel_sizes else None
+    return channels.pop(), voxel_sizes.pop() if len(voxel_sizes) == 1 else None
 
 
 def _open(location: str, data: DataSpec) -> Volume:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from connectomics_zoo.errors import VolumeError
-from connectomics_zoo.schema.experiment import DataSpec, Region, VolumePair
+from connectomics_zoo.schema.experiment import DataSpec, VolumePair
 from connectomics_zoo.volumes import Box, Volume, open_volume
-from connectomics_zoo.volumes.box import annotated_boxes, as_region, disjoint
+from connectomics_zoo.volumes.box import annotated_boxes, disjoint, region_box
 from connectomics_zoo.volumes.intensity import scale_intensity
-from connectomics_zoo.volumes.resample import downsample_image, downsample_labels, downsample_mask
+from connectomics_zoo.volumes.network_grid import NetworkGrid
+from connectomics_zoo.volumes.ratios import Ratios, plain, ratios_between
 from connectomics_zoo.volumes.truth import Truth, read_truth
+from connectomics_zoo.volumes.voxel_size import lengths
 
 
 class PairReader:
@@ -28,24 +32,45 @@ class PairReader:
         self.mask: Volume | None = None
         if pair.mask is not None:
             self.mask = open_volume(pair.mask, root=data.folder, voxel_size_nm=data.voxel_size_nm)
-        factors = data.downsample
-        self.whole: Box = network_box(Region(), self.image.shape, factors)
-        """The whole volume, in network voxels."""
-        self.box: Box = network_box(pair.region, self.image.shape, factors)
-        """The pair's region, in network voxels."""
+        self._region: Box = region_box(pair.region, shape=self.image.shape, location=self.image.location)
         given = annotated_boxes(pair, shape=self.image.shape, location=self.image.location)
         self.regions: tuple[Box, ...] | None = None if given is None else disjoint(given)
         """The annotated boxes of the region in the volume's own voxels, of which none share any; None is all of it."""
-        self.parts: tuple[Box, ...] = (
-            (self.box,)
-            if given is None
-            else disjoint(network_box(as_region(box), self.image.shape, factors) for box in given)
-        )
+        self._given = given
+        grid = network_grid(self.image, data)
+        for box in given or ():
+            network_box(box, grid)
+        self._use(grid)
+
+    def _use(self, grid: NetworkGrid) -> None:
+        self.grid = grid
+        """Its network voxels."""
+        self.whole: Box = grid.whole
+        """The whole volume, in network voxels."""
+        self.box: Box = network_box(self._region, grid)
+        """The pair's region, in network voxels."""
+        inside = (self.box,) if self._given is None else [grid.inside(box) for box in self._given]
+        self.parts: tuple[Box, ...] = disjoint(box for box in inside if box.voxels)
         """What is annotated at most, in network voxels: boxes that share none."""
+
+    def rescaled(self, scales: Ratios) -> PairReader | None:
+        """Return a reader of the same files whose network voxels are `scales` (z, y, x) times as large.
+
+        None if its region holds no such voxel.
+        """
+        z, y, x = (plain(Fraction(ratio) * scale) for ratio, scale in zip(self.grid.ratios, scales, strict=True))
+        grid = NetworkGrid(self.grid.shape, (z, y, x))
+        if grid.inside(self._region).voxels == 0:
+            return None
+        other = copy.copy(self)
+        other._use(grid)
+        return other
 
     @property
     def voxel_size_nm(self) -> tuple[float, ...] | None:
         """Edge lengths (z, y, x) of a network voxel."""
+        if self.data.network_voxel_size_nm is not None:
+            return self.data.network_voxel_size_nm
         size = self.image.voxel_size_nm
         if size is None:
             return None
@@ -54,12 +79,11 @@ class PairReader:
     def read_image(self, box: Box, *, within: Box) -> NDArray[np.float32]:
         """Return the intensities (C, Z, Y, X) in `box`, reflected where it reaches out of `within`."""
         inside, padding = _clip(box, within)
-        raw = self.image.read(self._volume_box(inside))
+        limits = self._limits(within)
+        raw = self.image.read(self.grid.volume_box(inside, within=limits))
         raw = raw if raw.ndim == 4 else raw[None]
         scaled = scale_intensity(raw, dtype=self.image.dtype, intensity_range=self.data.intensity_range)
-        if max(self.data.downsample) > 1:
-            scaled = np.stack([downsample_image(channel, self.data.downsample) for channel in scaled])
-        return _reflect(scaled, ((0, 0), *padding))
+        return _reflect(self.grid.image(scaled, inside, within=limits), ((0, 0), *padding))
 
     def read_label(self, box: Box, *, within: Box) -> NDArray[Any]:
         """Return the labels (Z, Y, X) in `box`, reflected where it reaches out of `within`; 0 where not annotated."""
@@ -71,10 +95,11 @@ class PairReader:
         A network voxel is annotated where all of its volume voxels are.
         """
         inside, padding = _clip(box, within)
-        labels, annotated = self.read_volume_truth(self._volume_box(inside))
-        if max(self.data.downsample) > 1:
-            annotated = downsample_mask(annotated, self.data.downsample)
-            labels = downsample_labels(labels, self.data.downsample)
+        limits = self._limits(within)
+        labels, annotated = self.read_volume_truth(self.grid.volume_box(inside, within=limits))
+        if self.grid.ratios != (1, 1, 1):
+            annotated = self.grid.mask(annotated, inside, within=limits)
+            labels = self.grid.labels(labels, inside, within=limits)
             labels = np.where(annotated, labels, np.zeros((), labels.dtype))
         return Truth(_reflect(labels, padding), _reflect(annotated, padding))
 
@@ -95,28 +120,49 @@ class PairReader:
             if volume is not None:
                 volume.close()
 
-    def _volume_box(self, box: Box) -> Box:
-        return box.scaled(self.data.downsample).intersection(self.image.whole)
+    def _limits(self, within: Box) -> Box:
+        """The volume voxels that may be read: beside a region there may be what the run is validated on."""
+        return self._region if within == self.box else self.image.whole
 
 
-def network_box(region: Region, shape: tuple[int, ...], factors: tuple[int, ...]) -> Box:
-    """Return the network voxels that lie wholly inside `region` of a volume of `shape`.
+def network_grid(image: Volume, data: DataSpec) -> NetworkGrid:
+    """Return the network voxels of a volume.
+
+    Raises:
+        VolumeError: its voxel size is not known, and decides which these are, or is far from what the network sees.
+    """
+    if data.network_voxel_size_nm is None:
+        return NetworkGrid(image.shape, data.downsample)
+    if image.voxel_size_nm is None:
+        raise VolumeError(
+            f"{image.location}: does not say its voxel size, and it is to be resampled to "
+            f"{lengths(data.network_voxel_size_nm)} nm (data.network_voxel_size_nm): add data.voxel_size_nm=[Z,Y,X]."
+        )
+    return NetworkGrid(
+        image.shape, ratios_between(data.network_voxel_size_nm, image.voxel_size_nm, location=image.location)
+    )
+
+
+def network_box(region: Box, grid: NetworkGrid) -> Box:
+    """Return the network voxels that lie wholly inside `region`, a box of volume voxels.
 
     Raises:
         VolumeError: there is none along an axis.
     """
-    ranges = []
-    for axis, limits, length, factor in zip("zyx", (region.z, region.y, region.x), shape, factors, strict=True):
-        first, last = limits or (0, length)
-        low = -(-first // factor)
-        high = -(-last // factor) if last == length else last // factor
-        if low >= high:
+    box = grid.inside(region)
+    for axis, (first, last), length, ratio in zip("zyx", region.ranges, box.shape, grid.ratios, strict=True):
+        if length > 0:
+            continue
+        if isinstance(ratio, int):
             raise VolumeError(
-                f"region {axis}: [{first}, {last}] holds no whole block of {factor} voxels (data.downsample), "
-                "make it larger or downsample less."
+                f"region {axis}: [{first}, {last}] holds no whole block of {ratio} voxels (data.downsample), make it "
+                "larger or downsample less."
             )
-        ranges.append((low, high))
-    return Box.of_ranges(ranges)
+        raise VolumeError(
+            f"region {axis}: [{first}, {last}] holds no whole network voxel, which is {float(ratio):.4g} of its voxels "
+            "long (data.network_voxel_size_nm), make it larger."
+        )
+    return box
 
 
 def _clip(box: Box, within: Box) -> tuple[Box, list[tuple[int, int]]]:

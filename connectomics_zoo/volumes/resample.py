@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from connectomics_zoo.volumes.ratios import Ratio
+
 Factors = tuple[int, int, int]
 
 
@@ -110,65 +112,45 @@ def _equal_blocks(size: int, factor: int) -> list[tuple[slice, slice, int]]:
     return [part for part, present in zip(parts, (whole, rest), strict=True) if present]
 
 
-def lower_neighbour(voxel: int, factor: int) -> int:
-    """Return the network voxel at or before the centre of a volume's `voxel` along one axis (-1 before the first).
-
-    The centre of network voxel n lies at (n + 0.5) * factor - 0.5, in volume voxels.
-    """
-    return voxel if factor == 1 else (2 * voxel + 1 - factor) // (2 * factor)
-
-
-def network_range(first: int, stop: int, *, factor: int, size: int) -> tuple[int, int]:
-    """Return the network voxels [first, stop) that the volume's voxels [first, stop) are interpolated from.
-
-    Args:
-        first: first voxel of the volume.
-        stop: one past its last voxel.
-        factor: volume voxels per network voxel.
-        size: network voxels along the axis.
-    """
-    if factor == 1:
-        return first, stop
-    return max(0, lower_neighbour(first, factor)), min(size, lower_neighbour(stop - 1, factor) + 2)
-
-
-def complete_voxels(network_stop: int, *, factor: int, network_size: int, size: int) -> int:
-    """Return how many of the volume's voxels follow from the network voxels [0, network_stop) alone."""
-    if network_stop >= network_size:
-        return size
-    return network_stop if factor == 1 else max(0, ((2 * network_stop - 1) * factor) // 2)
-
-
 def interpolate(
     array: NDArray[np.float32],
     *,
     axis: int,
     first: int,
     stop: int,
-    factor: int,
+    factor: Ratio,
     offset: int,
     size: int,
+    low: int = 0,
 ) -> NDArray[np.float32]:
-    """Return the volume's voxels [first, stop) along `axis`, linearly between the centres of network voxels.
+    """Return the finer voxels [first, stop) along `axis`, linearly between the centres of coarser ones.
 
-    Before the first centre and after the last one it is constant.
+    Before the first centre and after the last one it is constant. It is linear and not cubic, which overshoots at
+    edges, leaves 0..1 and needs twice the neighbours.
 
     Args:
-        array: values at the network voxels [offset, offset + array.shape[axis]).
+        array: values at the coarser voxels [offset, offset + array.shape[axis]).
         axis: the axis of `array`.
-        first: first voxel of the volume.
-        stop: one past its last voxel.
-        factor: volume voxels per network voxel.
-        offset: network voxel that `array` begins with.
-        size: network voxels along the axis of the whole volume.
+        first: first finer voxel.
+        stop: one past the last one.
+        factor: finer voxels per coarser one.
+        offset: coarser voxel that `array` begins with.
+        size: one past the last coarser voxel that there is.
+        low: the first coarser voxel that there is.
     """
     if factor == 1:
         return array[(slice(None),) * axis + (slice(first - offset, stop - offset),)]
-    position = (np.arange(first, stop) + 0.5) / factor - 0.5
-    lower = np.floor(position).astype(np.int64)
-    share = (position - lower).astype(np.float32)
-    below = array.take(np.clip(lower, 0, size - 1) - offset, axis=axis)
-    above = array.take(np.clip(lower + 1, 0, size - 1) - offset, axis=axis)
+    if isinstance(factor, int):
+        position = (np.arange(first, stop) + 0.5) / factor - 0.5
+        lower = np.floor(position).astype(np.int64)
+        share = (position - lower).astype(np.float32)
+    else:
+        lower, rest = divmod(
+            (2 * np.arange(first, stop) + 1) * factor.denominator - factor.numerator, 2 * factor.numerator
+        )
+        share = (rest / (2 * factor.numerator)).astype(np.float32)
+    below = array.take(np.clip(lower, low, size - 1) - offset, axis=axis)
+    above = array.take(np.clip(lower + 1, low, size - 1) - offset, axis=axis)
     # In place: below + share * (above - below)
     above -= below
     above *= share.reshape([-1 if index == axis else 1 for index in range(array.ndim)])

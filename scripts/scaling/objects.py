@@ -28,16 +28,16 @@ def measure_objects(settings: Settings) -> dict[str, Any] | None:
         shape = volume.shape
     block = [-(-size // 2) for size in shape]
     rows = []
-    for method, changes in METHODS:
-        print(f"scale: objects by {method}, {changes} …", file=sys.stderr)
+    for method, overrides in METHODS:
+        print(f"scale: objects by {method}, {overrides} …", file=sys.stderr)
         whole, parts = (settings.scratch / name for name in ("whole.zarr", "blocks.zarr"))
         for place, edges in ((whole, None), (parts, block)):
-            zoo.decode(settings.prediction, place, method=method, changes=changes, block=edges, overwrite=True)
+            zoo.decode(settings.prediction, place, method=method, overrides=overrides, block=edges, overwrite=True)
         pairs = {"whole": (whole, settings.truth), "blocks": (parts, settings.truth), "between": (parts, whole)}
         errors = {
             name: zoo.evaluate(*pair, kind="instances").scores["adapted_rand_error"] for name, pair in pairs.items()
         }
-        rows.append({"method": method, "threshold": changes["threshold"], **errors})
+        rows.append({"method": method, "threshold": overrides["threshold"], **errors})
     return {"shape": list(shape), "block": block, "rows": rows}
 
 

@@ -179,7 +179,7 @@ def test_what_is_smaller_than_the_smallest_object_is_counted_over_blocks(tmp_pat
     mask = np.zeros((1, 4, 8, 8), np.float32)
     mask[0, 1, 1, 2:6] = mask[0, 2, 6, 1:3] = 1
     path = write_prediction(tmp_path / "p.h5", mask, get_task("mito"))
-    zoo.decode(path, tmp_path / "out.h5", method="components", changes={"min_size": 4}, block=(4, 4, 4))
+    zoo.decode(path, tmp_path / "out.h5", method="components", overrides={"min_size": 4}, block=(4, 4, 4))
     np.testing.assert_array_equal(np.argwhere(read_all(tmp_path / "out.h5")), [[1, 1, x] for x in range(2, 6)])
 
 
@@ -187,7 +187,7 @@ def test_what_no_other_block_can_join_and_is_too_small_is_no_fragment(tmp_path):
     mask = np.zeros((1, 4, 12, 12), np.float32)
     mask[0, 1, 1, 1:3] = mask[0, 1, 4, 4:6] = mask[0, 1, 9, 2:8] = 1
     path = write_prediction(tmp_path / "p.h5", mask, get_task("mito"))
-    zoo.decode(path, tmp_path / "out.h5", method="components", changes={"min_size": 4}, block=(4, 6, 6))
+    zoo.decode(path, tmp_path / "out.h5", method="components", overrides={"min_size": 4}, block=(4, 6, 6))
     fragments = read_all(tmp_path / "out.h5.objects/fragments.zarr")
     assert np.argwhere(fragments).tolist() == [[1, 4, 4], [1, 4, 5], *([1, 9, x] for x in range(2, 8))]
     assert np.argwhere(read_all(tmp_path / "out.h5")).tolist() == [[1, 9, x] for x in range(2, 8)]
@@ -358,7 +358,7 @@ def test_a_killed_decoding_goes_on_and_gives_the_same(tmp_path, name, caplog):
     marks = list((tmp_path / "out.zarr.job/done").glob("*/*"))
     assert len(marks) >= 14  # and the step between, if it came so far
     with pytest.raises(OutputError, match=r"unfinished output of another job \(threshold 0\.\d+ there, 0\.9 here\)"):
-        zoo.decode(path, tmp_path / "out.zarr", block=(6, 13, 14), changes={"threshold": 0.9})
+        zoo.decode(path, tmp_path / "out.zarr", block=(6, 13, 14), overrides={"threshold": 0.9})
     # Which goes on in blocks, though it would fit into the memory.
     assert zoo.decode(path, tmp_path / "out.zarr").blocks == 8
     np.testing.assert_array_equal(read_all(tmp_path / "out.zarr"), read_all(tmp_path / "whole.zarr"))
@@ -375,7 +375,7 @@ def test_an_unfinished_decoding_is_begun_anew_where_that_is_asked_for(tmp_path, 
         changed.setattr(stages, "solve", stopped)
         with pytest.raises(KeyboardInterrupt, match="done in blocks: 8 of 8 fragments, 8 of 8 edges: repeat"):
             zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14))
-    report = zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14), changes={"threshold": 0.9}, overwrite=True)
+    report = zoo.decode(path, tmp_path / "out.h5", block=(6, 13, 14), overrides={"threshold": 0.9}, overwrite=True)
     assert report.settings["threshold"] == 0.9
 
 
@@ -583,7 +583,7 @@ def test_a_decoding_that_was_killed_at_its_very_end_is_cleared_away(tmp_path, mo
     job = tmp_path / f"{out.partition(':')[0]}.job"
     assert (job / "job.json").exists()
     with pytest.raises(OutputError, match="exists already"):
-        zoo.decode(path, tmp_path / out, changes={"threshold": 0.9}, **options)
+        zoo.decode(path, tmp_path / out, overrides={"threshold": 0.9}, **options)
     report = zoo.decode(path, tmp_path / out, block=(6, 13, 14), **options)
     for field in ("objects", "blocks", "shape", "dtype", "settings"):
         assert getattr(report, field) == getattr(wanted, field)

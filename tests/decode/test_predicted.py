@@ -36,8 +36,8 @@ def test_a_prediction_is_decoded_with_nothing_but_its_file(files):
             values.append(read_values(volume.read(volume.whole), task=task, location=name))
     np.testing.assert_allclose(values[0], values[1], atol=1 / 255)
     assert values[1][2].min() < 0
-    changes = {"threshold": 0.2, "seed_threshold": 0.3, "boundary_threshold": 0.9, "min_seed": 1, "min_size": 1}
-    report = decode(files / "p.h5", files / "out.h5", changes=changes)
+    overrides = {"threshold": 0.2, "seed_threshold": 0.3, "boundary_threshold": 0.9, "min_seed": 1, "min_size": 1}
+    report = decode(files / "p.h5", files / "out.h5", overrides=overrides)
     assert (report.task, report.method, report.shape) == ("mito-instance", "watershed", (16, 32, 32))
 
 

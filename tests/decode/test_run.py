@@ -71,7 +71,7 @@ def test_labels_in_uint8_are_not_taken_for_probabilities(tmp_path, labels, highe
     with pytest.raises(VolumeError, match=re.escape(text)):
         zoo.decode(place, tmp_path / "o.h5", task="mito", method="components")
     assert not (tmp_path / "o.h5").exists()
-    zoo.decode(place, tmp_path / "o.h5", task="mito", method="components", changes={"threshold": 0.5})
+    zoo.decode(place, tmp_path / "o.h5", task="mito", method="components", overrides={"threshold": 0.5})
 
 
 @pytest.mark.parametrize("values", ["mask of 255", "soft", "declared", "task", "empty"])
@@ -87,7 +87,9 @@ def test_uint8_that_can_be_probabilities_is_decoded(tmp_path, values):
         tmp_path / "p.h5", shape=array.shape, dtype="uint8", channels=None, voxel_size_nm=None, stored=stored
     ) as volume:
         volume.write(volume.whole, array)
-    found = zoo.decode(tmp_path / "p.h5", tmp_path / "o.h5", task="mito", method="components", changes={"min_size": 1})
+    found = zoo.decode(
+        tmp_path / "p.h5", tmp_path / "o.h5", task="mito", method="components", overrides={"min_size": 1}
+    )
     assert (found.objects > 0) == (values in ("mask of 255", "soft"))
 
 
@@ -151,7 +153,7 @@ def test_objects_of_a_foreground(tmp_path):
     mask[0, 1:4, 2:8, 2:8] = mask[0, 1:4, 12:18, 2:18] = 0.9
     mask[0, 5, 0, 0] = 0.9
     path = write_prediction(tmp_path / "p.h5", mask, get_task("mito"))
-    report = zoo.decode(path, tmp_path / "out.h5", method="components", changes={"min_size": 2})
+    report = zoo.decode(path, tmp_path / "out.h5", method="components", overrides={"min_size": 2})
     assert report.objects == 2
     np.testing.assert_array_equal(read_all(tmp_path / "out.h5") > 0, (mask[0] > 0) & (np.arange(6) < 5)[:, None, None])
 
@@ -168,12 +170,12 @@ def test_a_region_alone_is_decoded(tmp_path, prediction):
 
 def test_settings_come_from_the_task_then_the_run_then_the_command(tmp_path):
     task = get_task("affinities-6")
-    plain = settings.with_settings(task, saved=None, method=None, changes={})
+    plain = settings.with_settings(task, saved=None, method=None, overrides={})
     assert plain.decode == task.decode
     saved = task.decode.model_copy(update={"threshold": 0.7, "min_size": 5})
-    changed = settings.with_settings(task, saved=saved, method=None, changes={"min_size": 9}).decode
+    changed = settings.with_settings(task, saved=saved, method=None, overrides={"min_size": 9}).decode
     assert (changed.method, changed.threshold, changed.min_size) == ("mutex", 0.7, 9)
-    other = settings.with_settings(task, saved=saved, method="watershed", changes={"seed_threshold": 0.6}).decode
+    other = settings.with_settings(task, saved=saved, method="watershed", overrides={"seed_threshold": 0.6}).decode
     assert (other.threshold, other.seed_threshold, other.boundary_threshold, other.min_size) == (0.5, 0.6, 1.0, 600)
 
 
@@ -181,7 +183,7 @@ def test_every_setting_has_a_start_for_a_task_of_another_method():
     assert set(DECODE_STARTS) == {name for method in OBJECT_METHODS for name in DECODE_FIELDS[method]}
     for method in OBJECT_METHODS:
         plain = affinity_task().model_copy(update={"decode": get_task("binary").decode})
-        assert settings.with_settings(plain, saved=None, method=method, changes={}).decode.method == method
+        assert settings.with_settings(plain, saved=None, method=method, overrides={}).decode.method == method
 
 
 def test_there_is_one_list_of_the_methods_that_make_objects():
@@ -263,7 +265,7 @@ def test_background_counts_where_there_is_a_foreground(tmp_path):
     path = write_prediction(tmp_path / "p.h5", values, get_task("mito"))
     write_labels(tmp_path / "truth.h5", truth)
     report = zoo.decode(
-        path, tmp_path / "out.h5", method="components", changes={"threshold": 0.2}, tune_on=tmp_path / "truth.h5"
+        path, tmp_path / "out.h5", method="components", overrides={"threshold": 0.2}, tune_on=tmp_path / "truth.h5"
     )
     # A threshold of 0.2 makes all one object, and would be as good if the background did not count.
     assert report.settings["threshold"] == 0.4

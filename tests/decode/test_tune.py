@@ -79,7 +79,7 @@ def test_no_object_at_all_is_never_the_best(tmp_path):
     path = write_prediction(tmp_path / "p.h5", values, get_task("mito"))
     write_labels(tmp_path / "truth.h5", truth)
     report = zoo.decode(
-        path, tmp_path / "out.h5", method="components", changes={"min_size": 0}, tune_on=tmp_path / "truth.h5"
+        path, tmp_path / "out.h5", method="components", overrides={"min_size": 0}, tune_on=tmp_path / "truth.h5"
     )
     best = min(report.trials, key=lambda trial: trial.adapted_rand_error)
     assert (best.settings["threshold"], best.objects) == (0.9, 0), "an empty volume is nearest to this truth"
@@ -139,11 +139,11 @@ def test_tuning_says_on_stderr_how_far_it_is_and_decoding_alone_does_not(tmp_pat
 
 def test_what_was_tuned_for_another_method_does_not_hide_the_settings_of_the_task():
     task = get_task("mito-instance")
-    saved = settings.with_settings(task, saved=None, method="components", changes={"min_size": 5}).decode
-    asked = settings.with_settings(task, saved=saved, method="watershed", changes={"min_seed": 7}).decode
+    saved = settings.with_settings(task, saved=None, method="components", overrides={"min_size": 5}).decode
+    asked = settings.with_settings(task, saved=saved, method="watershed", overrides={"min_seed": 7}).decode
     assert asked == task.decode.model_copy(update={"min_seed": 7})
     for method in (None, "components"):
-        assert settings.with_settings(task, saved=saved, method=method, changes={}).decode == saved
+        assert settings.with_settings(task, saved=saved, method=method, overrides={}).decode == saved
 
 
 # Runs on larger voxels --------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def test_a_foreground_of_network_voxels_is_decoded(tmp_path):
     values[0, :, 2:6, 2:6] = 0.9
     path = write_prediction(tmp_path / "p.h5", values, get_task("mito"))
     run = run_folder(tmp_path / "run", get_task("mito"), downsample=[1, 2, 2])
-    report = zoo.decode(path, tmp_path / "out.h5", run=run, method="components", changes={"min_size": 0})
+    report = zoo.decode(path, tmp_path / "out.h5", run=run, method="components", overrides={"min_size": 0})
     assert report.objects == 1
 
 
@@ -254,7 +254,7 @@ def test_what_is_found_outside_of_the_mask_is_no_object(tmp_path):
     values[0, :, 12:18, 12:18] = 0.97
     prediction = write_prediction(tmp_path / "p.h5", values, get_task("mito"))
     mask = write_labels(tmp_path / "mask.h5", np.arange(20) < np.full(truth.shape, 10))
-    given = {"method": "components", "changes": {"min_size": 1}, "mask": mask}
+    given = {"method": "components", "overrides": {"min_size": 1}, "mask": mask}
     report = zoo.decode(prediction, tmp_path / "out.h5", tune_on=write_labels(tmp_path / "t.h5", truth), **given)
     assert {trial.settings["threshold"]: trial.objects for trial in report.trials}[0.9] == 0
     assert report.settings["threshold"] < 0.6

@@ -92,7 +92,7 @@ def test_decoded_objects_are_scored_as_objects_however_few_they_are(tmp_path, ca
     values = np.zeros((1, 2, 4, 20), dtype=np.float32)
     values[0, ..., 1:5], values[0, ..., 8:12] = (objects > 0) * 0.9, (objects > 1) * 0.9
     path = write_prediction(tmp_path / "p.h5", values, get_task("mito"))
-    assert decode(path, tmp_path / name, method="components", changes={"min_size": 0}).objects == objects
+    assert decode(path, tmp_path / name, method="components", overrides={"min_size": 0}).objects == objects
     _, truth = write(tmp_path, found=FOUND, truth=TRUTH)
     report = evaluate(tmp_path / name, truth)
     assert (report.kind, report.read_as) == ("instances", "objects, one for each label, as the file says")

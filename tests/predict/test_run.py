@@ -255,14 +255,6 @@ def test_other_channels_than_the_networks_are_refused(run, tmp_path):
         predict(run, image, tmp_path / "out.h5")
 
 
-@pytest.mark.parametrize("size", [(30.0, 8.0, 9.0), (50.0, 8.0, 8.0)])
-def test_another_voxel_size_is_refused_with_both(run, tmp_path, size):
-    image = write(tmp_path / "image.h5", grey((16, 32, 32)), voxel_size_nm=size)
-    shown = " x ".join(f"{length:g}" for length in size)
-    with pytest.raises(VolumeError, match=rf"voxels of {shown} nm \(z, y, x\), and tiny was trained on 30 x 8 x 8 nm"):
-        predict(run, image, tmp_path / "out.h5")
-
-
 def test_floats_outside_0_to_1_need_a_range(run, tmp_path):
     image = write(tmp_path / "image.h5", grey((16, 32, 32), dtype=np.float32))
     with pytest.raises(VolumeError, match=r"image\.h5:main: the image is float32 with values from 0 to 255.*\[low,hi"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -17,9 +19,9 @@ def fake_forward(windows: torch.Tensor) -> torch.Tensor:
 
 
 def naive(array, *, factors, window, overlap, forward=fake_forward):
-    """The whole volume in memory: block means, all windows, weighted sums in float64, interpolation."""
+    """The whole volume in memory: means by area, all windows, weighted sums in float64, interpolation."""
     array = array if array.ndim == 4 else array[None]
-    small = np.stack([naive_means(channel, factors) for channel in array]).astype(np.float32)
+    small = np.stack([naive_network(channel, factors) for channel in array]).astype(np.float32)
     size = small.shape[1:]
     padded = np.pad(small, [(0, 0), *((0, max(0, w - s)) for w, s in zip(window, size, strict=True))], mode="reflect")
     starts = []
@@ -37,10 +39,42 @@ def naive(array, *, factors, window, overlap, forward=fake_forward):
         weights[part] += weight
     result = (total / weights)[(slice(None), *(slice(s) for s in size))]
     for axis, (factor, length) in enumerate(zip(factors, array.shape[1:], strict=True)):
+        if factor < 1:
+            result = naive_mean_along(result, axis + 1, 1 / Fraction(factor))[
+                (slice(None),) * (axis + 1) + (slice(length),)
+            ]
+            continue
+        factor = float(factor)
         centres = (np.arange(result.shape[axis + 1]) + 0.5) * factor - 0.5
         voxels = np.arange(length)
         result = np.apply_along_axis(lambda row, c=centres, v=voxels: np.interp(v, c, row), axis + 1, result)
     return result
+
+
+def naive_network(array, ratios):
+    """A volume in network voxels of any ratio: means by area along coarser axes, interpolation along finer ones."""
+    array = array.astype(float)
+    for axis, ratio in enumerate(ratios):
+        if ratio >= 1:
+            array = naive_mean_along(array, axis, Fraction(ratio))
+        else:
+            count = math.ceil(array.shape[axis] / ratio)
+            positions = (np.arange(count) + 0.5) * float(ratio) - 0.5
+            voxels = np.arange(array.shape[axis])
+            array = np.apply_along_axis(lambda row, p=positions, v=voxels: np.interp(p, v, row), axis, array)
+    return array
+
+
+def parts_along(array, axis, ratio):
+    """Every voxel cut into parts, and what each target has of them (axis, axis + 1): NaN where there is none."""
+    parts = np.repeat(array.astype(float), ratio.denominator, axis=axis)
+    missing = -parts.shape[axis] % ratio.numerator
+    parts = np.pad(parts, [(0, missing if i == axis else 0) for i in range(parts.ndim)], constant_values=np.nan)
+    return parts.reshape(*parts.shape[:axis], -1, ratio.numerator, *parts.shape[axis + 1 :])
+
+
+def naive_mean_along(array, axis, ratio):
+    return np.nanmean(parts_along(array, axis, ratio), axis=axis + 1)
 
 
 def naive_means(array, factors):

@@ -15,12 +15,12 @@ from support.tiny_training import make_run, request, write_volume
 from support.volume_files import write
 
 from connectomics_zoo.errors import VolumeError
-from connectomics_zoo.schema.experiment import Region
 from connectomics_zoo.train import train
 from connectomics_zoo.train.inspection import warn_of_labels, warn_of_padding
 from connectomics_zoo.train.patches import TrainingPatches, ValidationPatches
 from connectomics_zoo.train.sampling import grid_boxes
 from connectomics_zoo.volumes import Box, sampling
+from connectomics_zoo.volumes.network_grid import NetworkGrid
 from connectomics_zoo.volumes.pair_reader import PairReader, network_box
 
 
@@ -193,10 +193,11 @@ def test_training_never_reads_beyond_its_region_however_thin(tmp_path):
 
 def test_the_region_in_network_voxels_holds_whole_blocks_only():
     shape, factors = (20, 40, 41), (1, 4, 4)
-    assert network_box(Region(), shape, factors) == Box((0, 0, 0), (20, 10, 11))
-    assert network_box(Region(z=(3, 7), y=(1, 39), x=(8, 41)), shape, factors) == Box((3, 1, 2), (7, 9, 11))
+    grid = NetworkGrid(shape, factors)
+    assert network_box(Box.of_shape(shape), grid) == Box((0, 0, 0), (20, 10, 11))
+    assert network_box(Box((3, 1, 8), (7, 39, 41)), grid) == Box((3, 1, 2), (7, 9, 11))
     with pytest.raises(VolumeError, match=r"region y: \[1, 7\] holds no whole block of 4 voxels \(data.downsample\)"):
-        network_box(Region(y=(1, 7)), shape, factors)
+        network_box(Box((0, 1, 0), (20, 7, 41)), grid)
 
 
 def test_downsampled_patches_are_means_and_majorities(tmp_path):

@@ -212,7 +212,7 @@ def test_a_prediction_says_how_it_came_to_be_and_its_objects_pass_it_on(run, tmp
     assert made.prediction == PredictionSpec(window=(16, 32, 32), overlap=0.25, views="flips", merge="mean")
     assert (made.precision, made.decoding) == ("float32", None)
 
-    report = decode(tmp_path / name, tmp_path / f"objects-{name}", changes={"min_size": 7, "threshold": 0.3})
+    report = decode(tmp_path / name, tmp_path / f"objects-{name}", overrides={"min_size": 7, "threshold": 0.3})
     objects = said_by(tmp_path / f"objects-{name}")
     assert (objects.content, objects.task, objects.placement, objects.scale) == (
         "instances",

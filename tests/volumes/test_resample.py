@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.volumes.intensity import scale_intensity
+from connectomics_zoo.volumes.ratios import complete_voxels, network_range
 from connectomics_zoo.volumes.resample import (
-    complete_voxels,
     downsample_image,
     downsample_labels,
     interpolate,
-    network_range,
 )
 
 
@@ -75,12 +76,12 @@ def test_a_region_of_whole_blocks_resamples_as_the_volume_does():
     np.testing.assert_array_equal(downsample_image(array[4:12, 6:, 8:16], (2, 3, 4)), whole[2:6, 2:, 2:4])
 
 
-@pytest.mark.parametrize("factor", [1, 2, 3, 5])
+@pytest.mark.parametrize("factor", [1, 2, 3, 5, Fraction(23, 5), Fraction(10, 9)])
 @pytest.mark.parametrize("size", [1, 4, 23, 25])
 def test_interpolation_is_linear_between_centres_for_every_part_of_an_axis(factor, size):
     network_size = -(-size // factor)
     values = GENERATOR.random((2, network_size), dtype=np.float32)
-    centres = (np.arange(network_size) + 0.5) * factor - 0.5
+    centres = (np.arange(network_size) + 0.5) * float(factor) - 0.5
     expected = np.stack([np.interp(np.arange(size), centres, row) for row in values])
     for first in range(size):
         for stop in range(first + 1, size + 1):
@@ -91,7 +92,7 @@ def test_interpolation_is_linear_between_centres_for_every_part_of_an_axis(facto
             np.testing.assert_allclose(part, expected[:, first:stop], atol=1e-6)
 
 
-@pytest.mark.parametrize("factor", [1, 2, 3, 4])
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, Fraction(23, 5), Fraction(9, 10), Fraction(1, 3)])
 def test_complete_voxels_need_no_later_network_voxel(factor):
     size = 50
     network_size = -(-size // factor)
@@ -100,7 +101,7 @@ def test_complete_voxels_need_no_later_network_voxel(factor):
         if complete:
             assert network_range(0, complete, factor=factor, size=network_size)[1] <= stop
     assert complete == size
-    assert complete_voxels(5, factor=factor, network_size=network_size, size=size) >= 4 * factor
+    assert complete_voxels(5, factor=factor, network_size=network_size, size=size) >= int(4 * factor)
 
 
 # Grey values ------------------------------------------------------------------------------------------------------

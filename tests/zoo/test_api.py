@@ -86,3 +86,14 @@ def test_the_ten_lines_of_the_tour_work():
     assert zoo.get_task("mito").channels[0].name == "mitochondria"
     network = zoo.load("mednext-S", arch={"base_channels": 2}, in_channels=2)
     assert network.spec.input.channels == 2
+
+
+def test_an_argument_is_the_same_in_every_verb_that_has_it():
+    verbs = [zoo.train, zoo.predict, zoo.decode, zoo.evaluate, zoo.measure, zoo.verify]
+    kinds = {}
+    for verb in verbs:
+        for parameter in inspect.signature(verb).parameters.values():
+            kinds.setdefault(parameter.name, set()).add((str(parameter.annotation), str(parameter.default)))
+    assert "changes" not in kinds
+    for name in ("overrides", "region", "mask", "voxel_size_nm", "workers", "overwrite", "progress", "device"):
+        assert len(kinds[name]) == 1, (name, kinds[name])
