@@ -15,7 +15,7 @@ from connectomics_zoo.cli.predict import command as predict_command
 if TYPE_CHECKING:
     from connectomics_zoo.suggest import SuggestReport
 
-_PREDICTION = ("others", "views", "intensity_range", "device", "precision", "batch_size", "frozen")
+_PREDICTION = ("others", "views", "intensity_range", "voxel_size_nm", "device", "precision", "batch_size", "frozen")
 """Options of `zoo predict` that mean the same here."""
 
 _EPILOG = """\b
@@ -62,7 +62,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
 @click.option(
     "--diversity",
     type=float,
-    default=0.3,
+    default=0.5,
     show_default=True,
     help="What being unlike the boxes before counts against the score, 0 to 1.",
 )

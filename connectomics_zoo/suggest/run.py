@@ -24,7 +24,7 @@ from connectomics_zoo.suggest.choose import choose
 from connectomics_zoo.suggest.files import write_files
 from connectomics_zoo.suggest.measures import ANNOTATED, SCORE, looks_of, measure_of
 from connectomics_zoo.suggest.report import By, Suggestion, SuggestReport
-from connectomics_zoo.volumes import Volume, check_mask, open_volume
+from connectomics_zoo.volumes import Volume, VoxelSize, check_mask, open_volume
 from connectomics_zoo.volumes.box import AnyRegion, region_box
 from connectomics_zoo.weights.pretrained import Frozen, find_run
 
@@ -44,11 +44,12 @@ def suggest(
     number: int = 10,
     size: Size = None,
     by: By = "spread",
-    diversity: float = 0.3,
+    diversity: float = 0.5,
     region: AnyRegion = None,
     exclude: str | Path | None = None,
     views: Views | None = None,
     intensity_range: tuple[float, float] | None = None,
+    voxel_size_nm: VoxelSize | None = None,
     device: str = "auto",
     precision: AskedPrecision = "auto",
     batch_size: int = 1,
@@ -77,6 +78,7 @@ def suggest(
         exclude: a volume of the same shape that is not 0 where something is annotated already.
         views: as of `predict`; by default those of the run, and where that is one view of one network, its flips.
         intensity_range: as of `predict`.
+        voxel_size_nm: as of `predict`.
         device: as of `predict`.
         precision: as of `predict`.
         batch_size: as of `predict`.
@@ -99,7 +101,7 @@ def suggest(
     if views is None and by == "spread" and len(runs) == 1 and spec.prediction.views == "one":
         views = "flips"
     with ExitStack() as stack:
-        source = stack.enter_context(open_volume(volume))
+        source = stack.enter_context(open_volume(volume, voxel_size_nm=voxel_size_nm))
         mask = None if exclude is None else stack.enter_context(open_volume(exclude))
         if mask is not None:
             check_mask(source, mask)
@@ -115,6 +117,7 @@ def suggest(
             spread=folder / SPREAD if by == "spread" else None,
             views=views,
             intensity_range=intensity_range,
+            voxel_size_nm=voxel_size_nm,
             device=device,
             precision=precision,
             batch_size=batch_size,

@@ -265,9 +265,12 @@ def test_members_that_cannot_be_averaged_are_refused_with_what_differs(runs, sma
     )
     predict([runs[0], *window], small, tmp_path / "asked.h5", device="cpu", window=WINDOW)
     refused(
-        first + r"\S*/d see voxels of other sizes \(30 x 8 x 8 nm and 30 x 16 x 16 nm, data.downsample \[1, 1, 1\] and "
-        r"\[1, 2, 2\]\): predict with each by itself\.",
+        first + r"\S*/d see voxels of other sizes \(30 x 8 x 8 nm and 30 x 16 x 16 nm\): predict with each by itself\.",
         others=other("d", data={"voxel_size_nm": VOXELS_NM, "downsample": [1, 2, 2]}),
+    )
+    refused(
+        first + r"\S*/u see voxels of other sizes \(30 x 8 x 8 nm and \[1, 1, 1\] of a volume's\): predict with each",
+        others=other("u", data={}),
     )
     ranged = other("r", data={"voxel_size_nm": VOXELS_NM, "intensity_range": [0, 200]})
     refused(
