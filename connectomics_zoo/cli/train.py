@@ -13,6 +13,12 @@ from connectomics_zoo.cli._references import complete_reference
 @click.command("train", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("ref", shell_complete=complete_reference)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]…")
+@click.option(
+    "--add",
+    multiple=True,
+    metavar="VOLUME",
+    help="Another volume to train on: image=FILE:DATASET,label=FILE:DATASET[,z=0:4], or a YAML file with these.",
+)
 @click.option("--output", metavar="FOLDER", help="The run folder to make [default: a new one in runs/].")
 @click.option("--resume", is_flag=True, help="Go on with the run folder REF.")
 @click.option("--fast-dev-run", is_flag=True, help="Two steps and one validation patch; leaves nothing.")
@@ -23,6 +29,7 @@ from connectomics_zoo.cli._references import complete_reference
 def command(
     ref: str,
     overrides: tuple[str, ...],
+    add: tuple[str, ...],
     output: str | None,
     resume: bool,
     fast_dev_run: bool,
@@ -33,11 +40,14 @@ def command(
 ) -> None:
     """Train the experiment or model REF, with fields changed by KEY=VALUE.
 
+    Where REF means trained weights (name.tag, a run folder), a new run starts from them with their recipe.
+
     \b
     zoo train vnc-mito data.root=FOLDER training.max_steps=2000
     zoo train mednext-S task=mito data.train.image=a.h5:raw data.train.label=a.h5:mito
     zoo train vnc-mito data.root=FOLDER training.augmentation=anisotropic --preview patches.png
-    zoo train mednext-S task=membrane init_from=runs/my-run data.train.image=… data.train.label=…
+    zoo train mednext-S.vnc-mito data.train.image=a.h5:raw data.train.label=a.h5:mito
+    zoo train runs/my-run --add image=b.h5:raw,label=b.h5:mito
     zoo train runs/my-run --resume training.max_steps=40000
     """
     from connectomics_zoo.specs.overrides import parse_overrides
@@ -48,6 +58,7 @@ def command(
             ref,
             changes,
             path=preview,
+            add=add,
             resume=resume,
             others={
                 "--output": output is not None,
@@ -60,7 +71,7 @@ def command(
     if dry_run:
         from connectomics_zoo.train import complete_spec
 
-        print_yaml(complete_spec(ref, changes, resume=resume))
+        print_yaml(complete_spec(ref, changes, add=add, resume=resume, notify=note))
         return
     from connectomics_zoo.cli._progress import show_progress
     from connectomics_zoo.train import train
@@ -69,6 +80,7 @@ def command(
         report = train(
             ref,
             changes,
+            add=add,
             output=output,
             resume=resume,
             fast_dev_run=fast_dev_run,
@@ -86,12 +98,14 @@ def command(
         print_text(f"{report.folder}: {report.steps} steps{kept}")
 
 
-def _preview(ref: str, changes: dict[str, Any], *, path: str, resume: bool, others: dict[str, bool]) -> None:
+def _preview(
+    ref: str, changes: dict[str, Any], *, path: str, add: tuple[str, ...], resume: bool, others: dict[str, bool]
+) -> None:
     """Draw patches, and refuse the options that `others` says are given too."""
     from connectomics_zoo.train import preview_patches
 
     given = [name for name, is_given in others.items() if is_given]
     if given:
         raise click.UsageError(f"--preview draws patches and stops, leave out {given[0]}.")
-    preview_patches(ref, changes, path=path, resume=resume)
+    preview_patches(ref, changes, path=path, add=add, resume=resume)
     print_line(f"drew {path}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,33 +23,63 @@ from connectomics_zoo.specs.overrides import merge
 from connectomics_zoo.specs.reference import parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.tasks.affinities import affinity_channels, convention_of
+from connectomics_zoo.train.added import with_added
+from connectomics_zoo.train.classes import check_balance, check_classes
 from connectomics_zoo.train.fine_tuning import check_fine_tuning
+from connectomics_zoo.train.hold_out import with_held_out
 from connectomics_zoo.train.inspection import inspect_volumes
+from connectomics_zoo.train.recipe import Recipe, find_recipe
 from connectomics_zoo.train.replaced import without_replaced
 
 _log = logging.getLogger(__name__)
 
 
-def resolve_run(ref: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
-    """Return the complete run of an experiment, or of a model with the overrides that make it one.
+def resolve_run(
+    ref: str | Path,
+    overrides: Mapping[str, Any],
+    *,
+    add: Sequence[str] = (),
+    notify: Callable[[str], None] | None = None,
+) -> RunSpec:
+    """Return the complete run of an experiment, of trained weights, or of a model with overrides that make it one.
 
     Every volume is opened and compared with its labels.
 
     Args:
-        ref: an experiment or a model: a name, or a path to a YAML file.
+        ref: an experiment or a model (a name, or a path to a YAML file), or weights, whose recipe is taken then.
         overrides: nested fields to change, as `overrides.parse_overrides` gives them.
+        add: volumes to train on beside the others, see `with_added`.
+        notify: is told what is taken from weights.
 
     Raises:
         ZooError: a name, key, value, file, or volume is wrong; nothing has been written.
     """
+    recipe = find_recipe(ref)
+    if recipe is not None:
+        run = _resolve_recipe(recipe, overrides, add=add)
+        if notify is not None:
+            notify(recipe.describe(run))
+        return run
     base = _find_base(ref)
     document, dropped = without_replaced(_document_of(base), overrides)
+    document = with_added(document, add, overrides) if add else document
     if dropped:
         _log.warning("%s does not apply to other volumes and is left out, give what does", ", ".join(dropped))
     experiment = validate(ExperimentSpec, merge(document, overrides), source=str(ref))
     # The model that the base is of has been read, unless an override names another one.
     is_own = not isinstance(base.spec, ExperimentSpec) and experiment.model == base.reference.text
     return complete(experiment, model=base.model if is_own else get_spec(experiment.model), source=str(ref))
+
+
+def _resolve_recipe(recipe: Recipe, overrides: Mapping[str, Any], *, add: Sequence[str]) -> RunSpec:
+    """Return the complete run that starts from weights, with their recipe."""
+    document = _with_parts(recipe.document(overrides, has_others=bool(add)))
+    document = with_added(document, add, overrides) if add else document
+    experiment = validate(ExperimentSpec, merge(document, overrides), source=recipe.ref)
+    own = recipe.run
+    model = own.model if experiment.model == recipe.ref else get_spec(experiment.model)
+    task = own.task if experiment.task == own.task.name else get_task(experiment.task)
+    return complete(experiment, model=model, task=task, source=recipe.ref)
 
 
 def continue_run(folder: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
@@ -64,6 +94,8 @@ def continue_run(folder: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
         raise SpecError(f"{fixed[0]!r} cannot change when a run is resumed, only training, data and prediction can.")
     source = str(Path(folder) / SPEC_FILE)
     resumed = validate(RunSpec, merge(_with_parts(run.model_dump(mode="json")), overrides), source=source)
+    if resumed.data.hold_out is not None:
+        raise SpecError("data.hold_out divides the volumes when a run begins, leave it out when it is resumed.")
     for name, before, after in (
         ("accumulate", run.training.accumulate, resumed.training.accumulate),
         ("freeze", run.training.freeze, resumed.training.freeze),
@@ -99,11 +131,6 @@ def _find_base(ref: str | Path) -> Resolved:
     known = names_of("experiment", "model")
     if reference.path is None and reference.name not in known:
         raise UnknownNameError(f"unknown experiment or model {reference.name!r}: {nearest(reference.name, known)}")
-    if reference.tag is not None:
-        raise SpecError(
-            f"{reference.text!r} names trained weights, train the model {reference.name!r} itself; "
-            f"init_from={reference.text} starts from them."
-        )
     return resolve(reference)
 
 
@@ -129,12 +156,15 @@ def _with_parts(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def complete(experiment: ExperimentSpec, *, model: ModelSpec, source: str) -> RunSpec:
-    """Return `experiment` of `model` with its task and recipe resolved; see `resolve_run`."""
+def complete(experiment: ExperimentSpec, *, model: ModelSpec, source: str, task: TaskSpec | None = None) -> RunSpec:
+    """Return `experiment` of `model` with its recipe resolved, and its task where none is given; see `resolve_run`."""
     if experiment.task == REQUIRED:
         names = ", ".join(sorted(names_of("task")))
-        raise SpecError(f"{source}: no task is given, add task=NAME with one of {names}.")
-    task = _with_threshold(get_task(experiment.task), experiment.threshold)
+        raise SpecError(
+            f"{source}: no task is given, add task=NAME with one of {names}, or train weights (name.tag), "
+            "which have one."
+        )
+    task = _with_threshold(task or get_task(experiment.task), experiment.threshold)
     data = experiment.data
     if data.root == REQUIRED:
         raise SpecError(f"{source}: the folder of the volumes is not given, add data.root=FOLDER.")
@@ -145,7 +175,8 @@ def complete(experiment: ExperimentSpec, *, model: ModelSpec, source: str) -> Ru
         )
     for part, pairs in (("train", data.train), ("validation", data.validation)):
         for index, pair in enumerate(pairs):
-            for what, location in (("image", pair.image), ("label", pair.label), ("mask", pair.mask)):
+            labels = {f"label.{name}" if name else "label": place for name, place in pair.label_places.items()}
+            for what, location in {"image": pair.image, **labels, "mask": pair.mask}.items():
                 if location == REQUIRED:
                     key = f"data.{part}.{what}" if len(pairs) == 1 else f"data.{part}.{index}.{what}"
                     raise SpecError(f"{source}: a volume is not given, add {key}=FILE:DATASET.")
@@ -159,6 +190,7 @@ def complete(experiment: ExperimentSpec, *, model: ModelSpec, source: str) -> Ru
     window = experiment.prediction.window or training.patch_size
     _check_patch(model, window, what="prediction.window")
     in_channels, voxel_size_nm = inspect_volumes(data, task=task)
+    data = with_held_out(data)
     return RunSpec(
         schema_version=1,
         kind="run",
@@ -197,8 +229,10 @@ def _with_threshold(task: TaskSpec, threshold: float | None) -> TaskSpec:
 
 def _check_recipe(training: TrainingSpec, data: DataSpec, *, model: ModelSpec, task: TaskSpec, source: str) -> None:
     """Refuse what the data, the network or the task do not have for the recipe."""
+    check_classes(data, task=task, source=source)
+    check_balance(training, task=task, source=source)
     _check_affinities(task, training.patch_size, data.downsample, source=source)
-    if training.early_stopping and not data.validation:
+    if training.early_stopping and not data.validation and data.hold_out is None:
         raise SpecError(
             f"{source}: training.early_stopping={training.early_stopping} compares validations and there are none, "
             "add data.validation or leave it out."

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from connectomics_zoo.errors import OutputError, UnknownNameError
+from connectomics_zoo.errors import OutputError, SpecError, UnknownNameError
 from connectomics_zoo.runs.claim import claim_new, claim_resumed
 from connectomics_zoo.runs.folder import run_text
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.notebook import notebook_bar
 from connectomics_zoo.schema.progress import Progress
+from connectomics_zoo.train.classes import look_for_classes
 from connectomics_zoo.train.inspection import warn_of_labels, warn_of_overlap, warn_of_padding
 from connectomics_zoo.train.report import TrainReport
 from connectomics_zoo.train.resolve import continue_run, resolve_run
@@ -25,6 +26,7 @@ def train(
     ref: str | Path,
     overrides: Mapping[str, Any] | None = None,
     *,
+    add: Sequence[str] = (),
     output: str | Path | None = None,
     resume: bool = False,
     fast_dev_run: bool = False,
@@ -38,14 +40,16 @@ def train(
     nothing stays.
 
     Args:
-        ref: an experiment or a model; with `resume`, a run folder.
+        ref: an experiment or a model; weights (`name.tag`, a run folder, `hf://…`), to start from with their recipe;
+            with `resume`, a run folder.
         overrides: nested fields to change: `{"task": "mito", "data": {"train": {"image": …}}}`.
+        add: volumes to train on beside those that there are: `image=…,label=…`, or a YAML file.
         output: the run folder to make; by default a new one in `runs/`.
         resume: go on with the run folder `ref`.
         fast_dev_run: two steps and one validation patch, to see that all works; leaves nothing.
         device: `auto`, `cpu`, `cuda` or `mps`.
         progress: is told of every step and validation, with the loss and the last metrics.
-        notify: is told what became of the weights to start from, and why the run ended early.
+        notify: is told what is taken from weights, what became of them, and why the run ended early.
 
     Raises:
         ZooError: something is wrong with the arguments, or the run folder cannot be made or is in use.
@@ -62,16 +66,17 @@ def train(
         warn_of_overlap(run.data)
         warn_of_padding(run)
         warn_of_labels(run)
+        look_for_classes(run)
         from connectomics_zoo.train.trainer import fit_run
 
         return fit_run(run, folder=folder, resume=resume, device=device, progress=progress, notify=notify)
 
     if fast_dev_run:
-        return fit(_complete_run(ref, changes, resume=resume), None)
+        return fit(_complete_run(ref, changes, resume=resume, add=add, notify=notify), None)
     if resume:
         with claim_resumed(Path(ref)):  # before its spec is read, which another process may be about to change
-            return fit(continue_run(ref, changes), Path(ref))
-    run = resolve_run(ref, changes)
+            return fit(_complete_run(ref, changes, resume=True, add=add), Path(ref))
+    run = resolve_run(ref, changes, add=add, notify=notify)
     folder = _new_folder(run, output)
     with claim_new(folder):
         return fit(run, folder)
@@ -90,7 +95,12 @@ def score_validation(folder: Path, run: RunSpec) -> dict[str, float]:
 
 
 def preview_patches(
-    ref: str | Path, overrides: Mapping[str, Any] | None = None, *, path: str | Path, resume: bool = False
+    ref: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    path: str | Path,
+    add: Sequence[str] = (),
+    resume: bool = False,
 ) -> None:
     """Draw the first patches that `train` would train on, augmented, and train nothing.
 
@@ -98,6 +108,7 @@ def preview_patches(
         ref: an experiment or a model; with `resume`, a run folder.
         overrides: nested fields to change, as for `train`.
         path: the PNG to write; an existing one is replaced.
+        add: more volumes, as for `train`.
         resume: look at the run folder `ref`.
 
     Raises:
@@ -106,30 +117,58 @@ def preview_patches(
     from connectomics_zoo.pictures.drawing import check_picture
 
     check_picture(Path(path))
-    run = _complete_run(ref, overrides or {}, resume=resume)
+    run = _complete_run(ref, overrides or {}, resume=resume, add=add)
     warn_of_padding(run)
     warn_of_labels(run)
+    look_for_classes(run)
     from connectomics_zoo.train.preview import draw_preview
 
     draw_preview(run, Path(path))
 
 
-def complete_spec(ref: str | Path, overrides: Mapping[str, Any] | None = None, *, resume: bool = False) -> str:
+def complete_run(ref: str | Path, overrides: Mapping[str, Any] | None = None) -> RunSpec:
+    """Return the run that `train` would train anew, and train nothing; the arguments are those of `complete_spec`."""
+    return _complete_run(ref, overrides or {}, resume=False, add=())
+
+
+def complete_spec(
+    ref: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    add: Sequence[str] = (),
+    resume: bool = False,
+    notify: Callable[[str], None] | None = None,
+) -> str:
     """Return the spec of the run that `train` would train, as YAML, and train nothing.
 
     Args:
         ref: an experiment or a model; with `resume`, a run folder.
         overrides: nested fields to change, as for `train`.
+        add: more volumes, as for `train`.
         resume: take the run folder `ref`.
+        notify: is told what is taken from weights.
 
     Raises:
         ZooError: something is wrong with the arguments.
     """
-    return run_text(_complete_run(ref, overrides or {}, resume=resume))
+    return run_text(_complete_run(ref, overrides or {}, resume=resume, add=add, notify=notify))
 
 
-def _complete_run(ref: str | Path, changes: Mapping[str, Any], *, resume: bool) -> RunSpec:
-    return continue_run(ref, changes) if resume else resolve_run(ref, changes)
+def _complete_run(
+    ref: str | Path,
+    changes: Mapping[str, Any],
+    *,
+    resume: bool,
+    add: Sequence[str],
+    notify: Callable[[str], None] | None = None,
+) -> RunSpec:
+    if not resume:
+        return resolve_run(ref, changes, add=add, notify=notify)
+    if add:
+        raise SpecError(
+            f"--add begins a new run and --resume goes on with {ref}, leave out one; a new run starts from its weights."
+        )
+    return continue_run(ref, changes)
 
 
 def _new_folder(run: RunSpec, output: str | Path | None) -> Path:

@@ -149,11 +149,6 @@ def test_what_is_wrong_with_the_weights_is_found_before_the_run_folder_is_made(
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_cannot_be_trained_by_their_reference_and_the_error_says_how_to_start_from_them(volume):
-    with pytest.raises(SpecError, match=r"names trained weights, train .*'mednext-S' itself; init_from=mednext-S\.vnc"):
-        train("mednext-S.vnc", request(volume))
-
-
 @pytest.mark.parametrize(
     ("voxels", "downsample", "warned"),
     [

@@ -1,0 +1,75 @@
+"""Volumes that are added to those of a run: `image=vol.h5:raw,label=vol.h5:mito,z=0:4`, or a YAML file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from connectomics_zoo.errors import SpecError
+from connectomics_zoo.files.yaml import read_yaml
+from connectomics_zoo.schema.experiment import REQUIRED, VolumePair
+from connectomics_zoo.schema.validation import validate
+from connectomics_zoo.specs.overrides import parse_overrides
+from connectomics_zoo.volumes.box import parse_region
+from connectomics_zoo.volumes.location import split_place
+
+_AXES = ("z", "y", "x")
+
+
+def with_added(document: Mapping[str, Any], volumes: Sequence[str], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an experiment's document with more volumes to train on.
+
+    Args:
+        document: the experiment.
+        volumes: each a YAML file, or `image=…,label=…` with what else a volume may have; relative to this folder, or
+            where there is nothing, to the folder of the experiment's volumes.
+        overrides: what is merged in later, and may name that folder.
+
+    Raises:
+        SpecError: a text is no volume.
+    """
+    data = dict(document.get("data", {}))
+    given = overrides.get("data")
+    root = (given if isinstance(given, Mapping) else {}).get("root", data.get("root"))
+    train = data.get("train", [])
+    pairs = [train] if isinstance(train, Mapping) else list(train)
+    for text in volumes:
+        for pair in _parse(text):
+            checked = validate(VolumePair, pair, source=f"--add {text}").model_dump(mode="json", exclude_unset=True)
+            pairs.append(_from_here(checked) if isinstance(root, str) and root != REQUIRED else checked)
+    return {**document, "data": {**data, "train": pairs}}
+
+
+def _parse(text: str) -> Iterator[dict[str, Any]]:
+    if Path(text).suffix in (".yaml", ".yml"):
+        document = read_yaml(Path(text))
+        listed = document.get("train")
+        yield from listed if isinstance(listed, list) else [document if listed is None else listed]
+        return
+    if "=" not in text:
+        raise SpecError(
+            f"--add {text}: is no volume with labels, write image={text},label=FILE:DATASET, or give a YAML file with "
+            "both."
+        )
+    items: list[str] = []
+    limits: list[str] = []
+    for item in re.split(r",(?=[A-Za-z]+=)", text):
+        (limits if item.partition("=")[0].strip() in _AXES else items).append(item)
+    pair = parse_overrides(items)
+    if limits:
+        pair["region"] = parse_region(",".join(limits)).model_dump(mode="json", exclude_none=True)
+    yield pair
+
+
+def _from_here(pair: dict[str, Any]) -> dict[str, Any]:
+    """Return the pair with whole paths where they lead somewhere from this folder."""
+    changes = {}
+    for name in ("image", "label", "mask"):
+        text = pair.get(name)
+        if isinstance(text, str):
+            place = split_place(text)[0]
+            if isinstance(place, Path) and not place.is_absolute() and place.exists():
+                changes[name] = f"{Path.cwd()}/{text}"
+    return {**pair, **changes}
