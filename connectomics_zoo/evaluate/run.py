@@ -208,12 +208,14 @@ def _compared(
     if mask is not None and not table.voxels:
         raise VolumeError(f"{mask.location}: is 0 in all of {box}, so nothing can be scored: give another.")
     counted = leave_out(table, ignored, truth=true.location)
-    look.refuse_unclear(true.dtype, location=true.location)
-    for problem in look.warnings(true.dtype):
+    problems = look.check(true.dtype, location=true.location)
+    for problem in (*problems, *([] if look.single is None else [look.single])):
         _log.warning("%s: %s; it is scored all the same.", true.location, problem)
     reading = interpret(
         predicted, counted, kind=kind, threshold=threshold, cut=cut, stored=stored, look=look_at_prediction
     )
+    if reading.kind == "semantic" and reading.above is not None and not problems and look.objects_as_mask:
+        _log.warning("%s: %s.", true.location, look.objects_as_mask)
     compared = counted
     scores, classes = _scores(counted, reading, truth=true.location)
     if reading.kind == "instances":
