@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from connectomics_zoo.compare import compare
     from connectomics_zoo.compat import build_model, print_available_architectures
     from connectomics_zoo.decode import decode
     from connectomics_zoo.errors import ZooError
@@ -38,6 +39,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "decode",
     "evaluate",
     "measure",
+    "compare",
     "open_volume",
     "Box",
     "scale_intensity",
@@ -53,6 +55,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
 
 # The same as the imports above, which only type checkers see (a test compares them).
 _MODULES = {
+    "compare": "connectomics_zoo.compare",
     "build_model": "connectomics_zoo.compat",
     "print_available_architectures": "connectomics_zoo.compat",
     "decode": "connectomics_zoo.decode",

@@ -32,6 +32,7 @@ VERBS = {
     "decode": "Make objects of a prediction",
     "evaluate": "Score a prediction against the truth",
     "measure": "Measure objects: size, surface, place, intensity, contacts",
+    "compare": "Train networks under one budget and score them: one table, one plot",
     "push": "Give a trained run away, on the Hugging Face Hub or beside a spec",
     "pull": "Download trained weights, checked",
     "lock": "Write down exactly which weights a project uses",

@@ -46,6 +46,9 @@ class TrainingSpec(Node):
     """Batches whose gradients are summed for one optimiser step."""
     early_stopping: Annotated[int, Field(ge=0, le=100_000)] = 0
     """Validations in a row without a better score after which training ends; 0 never does."""
+    keep: Literal["best", "last"] = "best"
+    """Weights that are kept: those of the best validation, which has chosen them then, or the last ones. Without
+    validation, the last ones."""
     freeze: Literal["none", "encoder", "all-but-heads"] = "none"
     """Weights that are not trained, and norms whose statistics stay: those before the first upsampling, or all but what
     gives the output channels."""

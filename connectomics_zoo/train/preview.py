@@ -30,7 +30,8 @@ DOTS_PER_INCH = 110
 def draw_preview(run: RunSpec, path: Path) -> None:
     """Write a PNG with a row for each of the first patches: its middle section, and a cut along z.
 
-    Grey values are drawn from 0, black, to 1, as the network gets them; what is not annotated is red.
+    Where the middle is not annotated, the section or the cut with most annotation is drawn. Grey values are drawn from
+    0, black, to 1, as the network gets them; what is not annotated is red.
 
     Args:
         run: a complete run whose volumes have been looked at.
@@ -67,8 +68,9 @@ def draw_preview(run: RunSpec, path: Path) -> None:
 
 
 def _pictures(sample: Sample, patch: Patch, *, count: int) -> list[RGB]:
-    """Return image, labels and `count` targets of the middle section, and image and labels of the middle rows."""
-    section, rows = (edge // 2 for edge in sample.labels.shape[-3:-1])
+    """Return image, labels and `count` targets of a section, and image and labels of a cut through the same row."""
+    annotated = np.logical_or.reduce(sample.annotated.reshape(-1, *sample.annotated.shape[-3:]))
+    section, rows = _shown(annotated, axis=0), _shown(annotated, axis=1)
     targets = patch.targets.numpy()
     known = np.broadcast_to(patch.mask.numpy() > 0, targets.shape)
     pictures = _image_and_labels(sample, (section, slice(None), slice(None)))
@@ -76,6 +78,13 @@ def _pictures(sample: Sample, patch: Patch, *, count: int) -> list[RGB]:
         low = min(float(values.min()), 0.0)  # some targets lie in -1..1
         pictures.append(_marked(_grey((values - low) / (1 - low)), ~mask))
     return pictures + _image_and_labels(sample, (slice(None), rows, slice(None)))
+
+
+def _shown(annotated: NDArray[np.bool_], *, axis: int) -> int:
+    """Return the middle of an axis, or where nothing is annotated there, the place with most annotation."""
+    counts = annotated.sum(axis=tuple(other for other in range(3) if other != axis))
+    middle = len(counts) // 2
+    return middle if counts[middle] else int(counts.argmax())
 
 
 def _image_and_labels(sample: Sample, cut: tuple[int | slice, ...]) -> list[RGB]:

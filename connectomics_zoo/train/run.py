@@ -126,6 +126,11 @@ def preview_patches(
     draw_preview(run, Path(path))
 
 
+def complete_run(ref: str | Path, overrides: Mapping[str, Any] | None = None) -> RunSpec:
+    """Return the run that `train` would train anew, and train nothing; the arguments are those of `complete_spec`."""
+    return _complete_run(ref, overrides or {}, resume=False, add=())
+
+
 def complete_spec(
     ref: str | Path,
     overrides: Mapping[str, Any] | None = None,

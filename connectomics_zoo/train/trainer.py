@@ -169,9 +169,8 @@ def _callbacks(
     """Return the callbacks in the order in which they must be called, and the one that keeps the weights."""
     recipe, metric = run.training, run.task.metrics[0]
     average = AverageWeights(decay=recipe.ema_decay) if recipe.ema_decay else None
-    keep = KeepWeights(
-        folder, metric=metric if run.data.validation else None, every=recipe.validate_every, average=average
-    )
+    chooses = bool(run.data.validation) and recipe.keep == "best"
+    keep = KeepWeights(folder, metric=metric if chooses else None, every=recipe.validate_every, average=average)
     callbacks: list[L.Callback] = [keep] if average is None else [average, keep]
     if recipe.early_stopping:
         callbacks.append(StopEarly(metric=metric, patience=recipe.early_stopping))

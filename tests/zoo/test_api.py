@@ -27,6 +27,7 @@ NAMES = {
     "evaluate",
     "fit",
     "measure",
+    "compare",
     "open_volume",
     "Box",
     "scale_intensity",
