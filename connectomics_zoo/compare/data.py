@@ -77,7 +77,7 @@ def _split(
 ) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
     """Return the training and validation data, and the pairs to test on, that are parts of one pair along z."""
     whole = _pair({**pair, "image": pair.get("image", REQUIRED), "label": pair.get("label", REQUIRED)}, what="data")
-    if REQUIRED in (whole.image, whole.label):
+    if REQUIRED in whole.places:
         raise SpecError("data has an image and a label, write image=FILE:DATASET,label=FILE:DATASET.")
     with open_volume(whole.image, root=None if root is None else Path(root).expanduser()) as image:
         box = region_box(whole.region, shape=image.shape, location=image.location)
@@ -122,7 +122,7 @@ def scored_pairs(test: Sequence[VolumeRequest], data: DataSpec) -> tuple[VolumeP
         _refuse_missing(data.validation, data)
         return data.validation
     used = (*data.train, *data.validation)
-    volumes = {(pair.image, pair.label, pair.mask) for pair in used}
+    volumes = {pair.places for pair in used}
     own = {}
     if len(volumes) == 1:
         own = used[0].model_dump(include={"image", "label", "mask"}, exclude_none=True)
@@ -155,8 +155,10 @@ def check_scored(pairs: Sequence[VolumePair], data: DataSpec, *, task: TaskSpec)
     """
     continuous = any(channel.target.kind == "value" for channel in task.channels)
     for pair in pairs:
-        with open_volume(pair.image, root=data.folder) as image, open_volume(pair.label, root=data.folder) as label:
-            check_pair(image, label, continuous=continuous)
+        with open_volume(pair.image, root=data.folder) as image:
+            for place in pair.label_places.values():
+                with open_volume(place, root=data.folder) as label:
+                    check_pair(image, label, continuous=continuous)
             for part in single_regions(pair):
                 region_box(part.region, shape=image.shape, location=image.location)
             if pair.mask is not None:

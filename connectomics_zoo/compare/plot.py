@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from connectomics_zoo.compare.report import SHORT, CompareReport, Row, deviation
+from connectomics_zoo.compare.report import CompareReport, Row, called, deviation
 from connectomics_zoo.files.atomic import whole_file
 from connectomics_zoo.runs.logs import read_series
 
@@ -45,7 +45,7 @@ def draw_comparison(report: CompareReport, path: Path) -> None:
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2 if trained else 1, squeeze=False)[0]
     name = next(iter(rows[0].scores))
-    _draw_scores(panels[0], rows, styles, name=name, label=f"{SHORT.get(name, name)}, {report.scored_as}")
+    _draw_scores(panels[0], rows, styles, name=name, label=f"{called(name)}, {report.scored_as}")
     if trained:
         _draw_curves(panels[1], trained, styles, metric=name, minutes="minute" in report.budget)
     figure.suptitle(", ".join(part for part in (report.task, report.budget, _seeds(report)) if part), fontsize=11)
@@ -106,7 +106,7 @@ def _draw_curves(
         colour, marker = styles[row.ref]
         axes.plot(at, values.mean(axis=0), color=colour, marker=marker if len(at) < 40 else None, markersize=4)
         axes.fill_between(at, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
-    what = "training loss" if column == "train/loss" else f"{SHORT.get(metric, metric)}, validation in training"
+    what = "training loss" if column == "train/loss" else f"{called(metric)}, validation in training"
     if not minutes:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="minutes of training" if minutes else "optimiser step", ylabel=what)

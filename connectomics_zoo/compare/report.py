@@ -112,8 +112,8 @@ class CompareReport(Report):
         chosen = list(dict.fromkeys(name for row in self.rows for name in row.chosen))
         headers = (
             "reference",
-            *(f"{_called(name)}, {self.scored_as}" for name in names),
-            *(f"{_called(name)}, validation (chose the weights)" for name in chosen),
+            *(f"{called(name)}, {self.scored_as}" for name in names),
+            *(f"{called(name)}, validation (chose the weights)" for name in chosen),
             *(header for header, _ in COLUMNS),
         )
         return Table(headers, [self._cells(row, names, chosen) for row in self.rows])
@@ -165,7 +165,7 @@ class CompareReport(Report):
             spread = max(deviation(first), deviation(second))
             if difference < spread:
                 lines.append(
-                    f"{one.ref} and {other.ref} differ by less than their spread ({_called(name)}: {difference:.4f} of "
+                    f"{one.ref} and {other.ref} differ by less than their spread ({called(name)}: {difference:.4f} of "
                     f"{spread:.4f})."
                 )
         return lines
@@ -182,8 +182,12 @@ class CompareReport(Report):
         ]
 
 
-def _called(name: str) -> str:
-    return SHORT.get(name, name)
+def called(name: str) -> str:
+    """Return what the table calls a score; `dice_er` is that of the class `er`."""
+    if name in SHORT:
+        return SHORT[name]
+    metric = next((metric for metric in SHORT if name.startswith(f"{metric}_")), None)
+    return name if metric is None else f"{SHORT[metric]} {name.removeprefix(f'{metric}_')}"
 
 
 def deviation(values: Sequence[float]) -> float:

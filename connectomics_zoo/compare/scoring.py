@@ -25,6 +25,7 @@ from connectomics_zoo.tasks.targets.labels import is_mask
 from connectomics_zoo.volumes import Volume, open_volume
 from connectomics_zoo.volumes.box import Box, region_box
 from connectomics_zoo.volumes.pair_reader import PairReader
+from connectomics_zoo.volumes.truth import read_truth
 
 SLAB = 64
 """Sections that are counted at a time."""
@@ -105,7 +106,12 @@ def _slabs(
             values = values.astype(np.float32) / np.float32(255)
         truth = reader.read_volume_truth(slab)
         targets = make_targets(
-            truth.labels, task=task, voxel_size_nm=reader.image.voxel_size_nm, annotated=truth.annotated
+            truth.labels,
+            task=task,
+            voxel_size_nm=reader.image.voxel_size_nm,
+            annotated=truth.annotated,
+            volumes=tuple(reader.labels),
+            classes=reader.pair.annotated,
         )
         yield values, targets.values, targets.known
 
@@ -124,30 +130,42 @@ def _count(
 
 
 def _metrics(counts: NDArray[np.int64], *, task: TaskSpec) -> dict[str, float]:
-    """Return the task's metrics, the mean over its scored channels of which something is known."""
-    rows = []
+    """Return the task's metrics, the mean over its scored channels of which something is known.
+
+    Of classes, also the first metric of each of them.
+    """
+    rows = {}
     for index in [index for index in task.scored if counts[index].any()] or task.scored:
         hits, false_alarms, misses, rejections = counts[index].tolist()
         found = {"true_positive": hits, "false_positive": false_alarms, "false_negative": misses}
-        rows.append(
-            {**overlap_scores(**found), "balanced_accuracy": balanced_accuracy(**found, true_negative=rejections)}
-        )
-    return {name: sum(row[name] for row in rows) / len(rows) for name in task.metrics}
+        balanced = balanced_accuracy(**found, true_negative=rejections)
+        rows[task.channels[index].name] = {**overlap_scores(**found), "balanced_accuracy": balanced}
+    scores: dict[str, float] = {name: sum(row[name] for row in rows.values()) / len(rows) for name in task.metrics}
+    if task.has_classes:
+        scores |= {f"{task.metrics[0]}_{name}": row[task.metrics[0]] for name, row in rows.items()}
+    return scores
 
 
 def _object_scores(
     prediction: Path, pair: VolumePair, reader: PairReader, box: Box, *, task: TaskSpec
 ) -> dict[str, Any]:
     """Return the scores of the objects that the decoder makes of a prediction."""
+    label = reader.labels[task.channels[task.scored[0]].target.volume]
     objects = prediction.with_stem(f"{prediction.stem}-objects")
     decode(prediction, objects, overwrite=True, progress=silent)
     return evaluate(
         objects,
-        reader.label.location,
+        label.location,
         kind="instances",
         region=pair.region,
-        relabel=task.labels.relabel and is_mask(reader.read_volume_truth(box).labels),
+        relabel=task.labels.relabel and is_mask(_annotated(reader, label, box)),
         unlabelled=reader.data.unlabelled,
         background=reader.data.background,
         mask=None if reader.mask is None else reader.mask.location,
     ).scores
+
+
+def _annotated(reader: PairReader, label: Volume, box: Box) -> NDArray[Any]:
+    """Return the labels of one label volume in a box, 0 where not annotated."""
+    unlabelled, background = reader.data.unlabelled, reader.data.background
+    return read_truth(label, reader.mask, box, unlabelled=unlabelled, background=background).labels
