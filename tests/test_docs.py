@@ -62,6 +62,7 @@ NOT_RUN = {
     "verify-in-ci.md": 2,
     "volumes.md": 1,
     "weights.md": 4,
+    "which-model.md": 0,
 }
 """Blocks that do not run, by page: one more is a decision, not an accident."""
 

@@ -24,6 +24,8 @@ def cost_facts(spec: ModelSpec, found: Resolved) -> dict[str, str]:
         "training memory": f"{cost.training_bytes(patch) / 1e9:.1f} GB a patch of {_edges(patch)} on a GPU, "
         f"{cost.precision} (zoo fit says what fits)"
     }
+    if not cost.receptive_field:
+        return facts
     norm = spec.arch.model_dump().get("norm")
     beside = "" if norm in ("batch", "layer") else "; its norms see the whole window"
     if None in cost.receptive_field:

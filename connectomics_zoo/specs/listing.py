@@ -139,7 +139,7 @@ def _with_cost(row: ModelRow, cost: Cost, patch: tuple[int, ...]) -> ModelRow:
         training_bytes=None if size is None else cost.training_bytes(size),
         training_patch=size,
         training_precision=cost.precision,
-        receptive_field=list(cost.receptive_field),
+        receptive_field=list(cost.receptive_field) or None,
     )
 
 

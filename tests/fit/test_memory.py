@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -104,6 +107,24 @@ def test_half_precision_and_checkpointing_keep_less():
     assert 0.5 < kept["16-mixed", False] / kept["32-true", False] < 0.75
     assert kept["32-true", True] < kept["32-true", False] / 3
     assert kept["16-mixed", True] < kept["32-true", True]
+
+
+def test_what_was_measured_is_what_is_counted_to_15_percent():
+    steps = json.loads((Path(__file__).parents[2] / "docs" / "fit.json").read_text(encoding="utf-8"))["steps"]
+    assert steps
+    for step in steps:
+        assert step["counted_bytes"] == pytest.approx(step["measured_bytes"], rel=0.15), step
+    first = steps[0]
+    counted = training_bytes(
+        get_spec(first["model"]).with_channels(outputs=1),
+        tuple(first["patch"]),
+        batch=1,
+        precision="32-true",
+        where="cpu",
+        task=get_task("mito"),
+    )
+    assert first["implementation"] == "default"
+    assert counted.total == pytest.approx(first["measured_bytes"], rel=0.15)
 
 
 def test_views_count_once_and_what_is_freed_no_more():
