@@ -88,8 +88,6 @@ def _read_truth(true: Volume, known: Volume | None, box: Box, *, ignored: Sequen
     """Return the truth, and say what is hardly meant in it."""
     look = LabelLook(ignored)
     look.add(true.read_plain(box), None if known is None else known.read_plain(box) != 0)
-    look.refuse_unclear(true.dtype, location=true.location)
-    if look.grey is None:  # which the tuning refuses
-        for problem in look.warnings(true.dtype):
-            _log.warning("%s %s.", true.location, problem)
+    for problem in look.check(true.dtype, location=true.location):
+        _log.warning("%s %s.", true.location, problem)
     return read_truth(true, known, box, unlabelled=None, ignored=ignored)

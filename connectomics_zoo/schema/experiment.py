@@ -93,7 +93,11 @@ class DataSpec(Node):
     train: Annotated[tuple[VolumePair, ...], Field(strict=False)] = ()
     """Volumes to train on."""
     validation: Annotated[tuple[VolumePair, ...], Field(strict=False)] = ()
-    """Volumes to validate on."""
+    """Volumes to validate on; `auto` stands for `hold_out: auto`."""
+    hold_out: Annotated[int, Field(ge=0, le=1_000_000)] | Literal["auto"] | None = None
+    """Which annotated region of `train` is validated on instead, counted from 0 over all its volumes (a volume without
+    regions is one); `auto`: about a fifth of the annotated voxels, in whole regions or as a slab. In a run,
+    `validation` has it."""
     voxel_size_nm: DeclaredVoxelSize | None = None
     """Voxel size (z, y, x) in nanometres, where the files do not say it."""
     downsample: Annotated[
@@ -139,11 +143,25 @@ class DataSpec(Node):
     @classmethod
     def _one_volume_may_stand_for_a_list(cls, value: Any) -> Any:
         if isinstance(value, dict):
+            if isinstance(value.get("validation"), str):
+                if value["validation"] != "auto":
+                    raise ValueError(f"validation is {value['validation']!r}, give volumes or auto")
+                others = {key: item for key, item in value.items() if key != "validation" and item is not None}
+                value = {"hold_out": "auto"} | others
             value = {
                 key: [item] if key in ("train", "validation") and isinstance(item, dict) else item
                 for key, item in value.items()
             }
         return value
+
+    @model_validator(mode="after")
+    def _validated_on_one(self) -> DataSpec:
+        if self.hold_out is not None and self.validation:
+            raise ValueError(
+                f"hold_out {self.hold_out} takes regions of the training volumes and validation names volumes, leave "
+                "one of them out (hold_out: null or validation: [])"
+            )
+        return self
 
     @model_validator(mode="after")
     def _background_is_annotated(self) -> DataSpec:

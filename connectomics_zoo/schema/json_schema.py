@@ -290,6 +290,7 @@ def _add_experiment_rules(schema: dict[str, Any]) -> None:
         many = properties[name]
         description, default = many.pop("description"), many.pop("default")
         properties[name] = {"description": description, "default": default, "anyOf": [many, many["items"]]}
+    properties["validation"]["anyOf"].append({"const": "auto"})
 
 
 def _add_augmentation_rules(schema: dict[str, Any]) -> None:

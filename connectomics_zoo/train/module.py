@@ -98,19 +98,27 @@ class SegmentationModule(L.LightningModule):
             self.log(f"val/{name}", score)
 
     def scores(self) -> dict[str, float]:
-        """Return the task's metrics of what was counted, as the mean over its scored channels.
+        """Return the task's metrics of what was counted, as the mean over its scored channels that have a voxel.
 
-        A channel of which nothing is known has no score.
+        Where none has one, over those of which something is known. A task of several classes has the first metric of
+        each beside it, as `dice_mito`.
         """
-        scores = []
-        known = [index for index in self.run.task.scored if self.counts[index].any()]
-        for index in known or self.run.task.scored:
-            hits, false_alarms, misses, rejections = self.counts[index].long().tolist()
-            found = {"true_positive": hits, "false_positive": false_alarms, "false_negative": misses}
-            scores.append(
-                {**overlap_scores(**found), "balanced_accuracy": balanced_accuracy(**found, true_negative=rejections)}
-            )
-        return {name: sum(score[name] for score in scores) / len(scores) for name in self.run.task.metrics}
+        task = self.run.task
+        known = [index for index in task.scored if self.counts[index].any()]
+        there = [index for index in known if self.counts[index, [0, 2]].any()]
+        scores = {index: self._scores_of(index) for index in known or task.scored}
+        averaged = [scores[index] for index in there or scores]
+        means: dict[str, float] = {
+            name: sum(score[name] for score in averaged) / len(averaged) for name in task.metrics
+        }
+        first = task.metrics[0]
+        of_each = {f"{first}_{task.channels[index].name}": scores[index][first] for index in there}
+        return {**means, **(of_each if task.has_classes else {})}
+
+    def _scores_of(self, index: int) -> dict[str, float]:
+        hits, false_alarms, misses, rejections = self.counts[index].long().tolist()
+        found = {"true_positive": hits, "false_positive": false_alarms, "false_negative": misses}
+        return {**overlap_scores(**found), "balanced_accuracy": balanced_accuracy(**found, true_negative=rejections)}
 
     def configure_optimizers(self) -> Any:
         """Return AdamW and the recipe's schedule."""

@@ -106,7 +106,7 @@ def test_a_grey_image_is_no_truth(tmp_path, prediction, run_zoo):
     truth = write_labels(tmp_path / "grey.h5", grey)
     code, _, err = run_zoo("decode", prediction, tmp_path / "out.h5", "--tune", truth)
     assert code == 2
-    assert f"{truth}: looks like a grey image, not like labels (100 % of its voxels differ from the next one" in err
+    assert f"{truth}:main: looks like a grey image, not like labels (100 % of its voxels differ from the next" in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out.h5").exists()
 

@@ -27,6 +27,7 @@ NAMES = {
     "evaluate",
     "fit",
     "measure",
+    "suggest",
     "compare",
     "open_volume",
     "Box",
