@@ -37,7 +37,7 @@ class Cost:
     prediction_voxel: float
     """Bytes a voxel of the windows that are predicted together."""
     receptive_field: tuple[int | None, ...]
-    """Voxels (z, y, x) that a voxel of the output depends on by convolutions; None: all of the window; empty: not measured."""
+    """Voxels (z, y, x) that a voxel of the output depends on by convolutions; None: all of them; empty: unknown."""
     halo: tuple[int | None, ...]
     """Voxels that these reach before and behind it, whichever is more."""
 
