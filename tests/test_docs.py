@@ -48,8 +48,10 @@ RESULTS = ROOT / "docs" / "results.md"
 
 NOT_RUN = {
     "README.md": 3,
+    "compare.md": 1,
     "convert.md": 0,
     "from-pytorch-connectomics.md": 0,
+    "in-your-own-code.md": 0,
     "instances.md": 0,
     "performance.md": 0,
     "quick-start.md": 1,

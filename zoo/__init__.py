@@ -5,16 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from connectomics_zoo.compare import compare
     from connectomics_zoo.compat import build_model, print_available_architectures
     from connectomics_zoo.decode import decode
     from connectomics_zoo.errors import ZooError
     from connectomics_zoo.evaluate import evaluate
+    from connectomics_zoo.fit import fit
     from connectomics_zoo.measure import measure
     from connectomics_zoo.predict import predict
     from connectomics_zoo.specs.listing import list_models
     from connectomics_zoo.specs.lookup import get_experiment, get_spec, get_task
+    from connectomics_zoo.tasks.activations import activate
+    from connectomics_zoo.tasks.losses import supervised_losses, task_loss
+    from connectomics_zoo.tasks.targets import make_targets
     from connectomics_zoo.train import train
     from connectomics_zoo.verify import verify
+    from connectomics_zoo.volumes import Box, open_volume
+    from connectomics_zoo.volumes.intensity import scale_intensity
     from connectomics_zoo.weights.load import load
 
     __version__: str
@@ -26,11 +33,20 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "get_experiment",
     "load",
     "verify",
+    "fit",
     "train",
     "predict",
     "decode",
     "evaluate",
     "measure",
+    "compare",
+    "open_volume",
+    "Box",
+    "scale_intensity",
+    "make_targets",
+    "task_loss",
+    "supervised_losses",
+    "activate",
     "print_available_architectures",
     "build_model",
     "ZooError",
@@ -39,13 +55,22 @@ __all__ = [  # noqa: RUF022 (in the order of use)
 
 # The same as the imports above, which only type checkers see (a test compares them).
 _MODULES = {
+    "compare": "connectomics_zoo.compare",
     "build_model": "connectomics_zoo.compat",
     "print_available_architectures": "connectomics_zoo.compat",
     "decode": "connectomics_zoo.decode",
     "ZooError": "connectomics_zoo.errors",
     "evaluate": "connectomics_zoo.evaluate",
+    "fit": "connectomics_zoo.fit",
     "measure": "connectomics_zoo.measure",
     "list_models": "connectomics_zoo.specs.listing",
+    "activate": "connectomics_zoo.tasks.activations",
+    "supervised_losses": "connectomics_zoo.tasks.losses",
+    "task_loss": "connectomics_zoo.tasks.losses",
+    "make_targets": "connectomics_zoo.tasks.targets",
+    "Box": "connectomics_zoo.volumes",
+    "open_volume": "connectomics_zoo.volumes",
+    "scale_intensity": "connectomics_zoo.volumes.intensity",
     "load": "connectomics_zoo.weights.load",
     "predict": "connectomics_zoo.predict",
     "get_experiment": "connectomics_zoo.specs.lookup",

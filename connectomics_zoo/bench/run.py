@@ -93,6 +93,31 @@ def bench(
     return BenchReport(machine=machine, models=models, busy=busy)
 
 
+def step_memory(
+    spec: ModelSpec, shape: tuple[int, ...], mode: Mode, *, precision: BenchPrecision = "float32", device: str = "auto"
+) -> int | None:
+    """Return the peak memory in bytes of one step of a network as it is used by default, in a process of its own.
+
+    Args:
+        spec: the network.
+        shape: of the input, (B, C, Z, Y, X).
+        mode: a forward pass, or a training step without the optimiser's.
+        precision: its arithmetic.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`.
+
+    Returns:
+        By how much a fresh process that has network and input grows; None where that cannot be measured.
+    """
+    target = choose_device(device, engine="torch")
+    variant = Variant("default", precision)
+    return peak_memory(spec, shape, variant, mode, device=target, threads=torch.get_num_threads())
+
+
+def this_machine(device: str = "auto") -> str:
+    """Return in a line what numbers that are measured now are worth nothing without."""
+    return describe_machine(choose_device(device, engine="torch")).describe()
+
+
 def _bench_model(
     spec: ModelSpec,
     shape: tuple[int, ...],

@@ -94,7 +94,7 @@ def _volumes(data: DataSpec, *, most: int | None) -> Table:
         for number, pair in enumerate(pairs):
             regions = "; ".join(_limits(region) for region in pair.regions or (pair.region,))
             rows = first if most is None or number < most else others
-            rows.append((use, pair.image, pair.label, regions or "all"))
+            rows.append((use, pair.image, pair.label_text, regions or "all"))
     return Table(("use", "image", "label", "region"), [*first, *others], most=len(first))
 
 

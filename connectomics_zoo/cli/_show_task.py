@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from connectomics_zoo.cli._describe import decoding
 from connectomics_zoo.cli._sections import Facts, Shown, Table, Title
-from connectomics_zoo.schema.task import TargetSpec, TaskSpec
+from connectomics_zoo.schema.target import TargetSpec
+from connectomics_zoo.schema.task import TaskSpec
 
 
 def task_title(shown: Shown) -> Title:
@@ -47,7 +48,8 @@ def _target(target: TargetSpec) -> str:
         return f"affinity {list(target.offset or ())}, {'attractive' if target.attractive else 'repulsive'}"
     if target.kind == "lsd":
         return f"lsd {target.component}, sigma {target.sigma_nm:g} nm"
-    return target.kind
+    what = target.kind if target.labels is None else f"class of {', '.join(map(str, target.labels))}"
+    return what if target.volume is None else f"{what} of {target.volume}"
 
 
 def _task(shown: Shown) -> TaskSpec:

@@ -29,7 +29,9 @@ def mask_of(run: RunSpec, truth: str | Path) -> str | None:
     root = run.data.folder
     wanted = _file_of(truth)
     pairs = (*run.data.validation, *run.data.train) if wanted is not None else ()
-    masks = {pair.mask for pair in pairs if _file_of(pair.label, root=root) == wanted}
+    masks = {
+        pair.mask for pair in pairs if any(_file_of(place, root=root) == wanted for place in pair.label_places.values())
+    }
     if len(masks) > 1:
         named = ", ".join(sorted(mask or "none" for mask in masks))
         raise SpecError(f"the run {run.name} has several masks for {truth} ({named}): give the one that is meant.")

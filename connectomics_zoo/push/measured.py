@@ -142,7 +142,14 @@ def _draw(folder: Path, run: RunSpec, reader: PairReader) -> None:
     else:
         shown = values[channel]
     labels, annotated = reader.read_volume_truth(box)
-    targets = make_targets(labels, task=run.task, voxel_size_nm=image.voxel_size_nm, annotated=annotated)
+    targets = make_targets(
+        labels,
+        task=run.task,
+        voxel_size_nm=image.voxel_size_nm,
+        annotated=annotated,
+        volumes=tuple(reader.labels),
+        classes=reader.pair.annotated,
+    )
     known = targets.known[channel]
     grey = image.read(box)
     rows = _drawn_rows(known)

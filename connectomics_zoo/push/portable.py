@@ -24,7 +24,12 @@ def portable_run(run: RunSpec) -> RunSpec:
 
     def portable(pair: VolumePair) -> VolumePair:
         mask = None if pair.mask is None else names[pair.mask]
-        return pair.model_copy(update={"image": names[pair.image], "label": names[pair.label], "mask": mask})
+        label = (
+            names[pair.label]
+            if isinstance(pair.label, str)
+            else {name: names[place] for name, place in pair.label.items()}
+        )
+        return pair.model_copy(update={"image": names[pair.image], "label": label, "mask": mask})
 
     data = run.data.model_copy(
         update={

@@ -186,6 +186,15 @@ def prefers_bfloat16(name: str, config: BuilderConfig) -> bool:
     return answer is not None and answer(config) is True
 
 
+def kept_on_cpu(name: str, config: BuilderConfig) -> BuilderConfig | None:
+    """Return the configuration whose plain network keeps for the backward pass what that of `config` keeps on a CPU.
+
+    None where the two are one: where the builder has no `kept_on_cpu(config)`, or that returns None.
+    """
+    answer = vars(builder_module(name)).get("kept_on_cpu")
+    return None if answer is None else cast("BuilderConfig | None", answer(config))
+
+
 def encoder_modules(name: str, config: BuilderConfig) -> tuple[str, ...] | None:
     """Return the submodules that the builder's `encoder_modules(config)` names, None where the builder has none."""
     answer = vars(builder_module(name)).get("encoder_modules")

@@ -28,6 +28,10 @@ DeclaredVoxelSize = Annotated[
 ]
 """Edge lengths of a voxel in nanometres, (z, y, x)."""
 
+LabelPlace = Annotated[str, Field(min_length=1)]
+LabelPlaces = Annotated[dict[Name, LabelPlace], Field(min_length=1)]
+"""Places of label volumes, by the names that the task has for them."""
+
 Views = Literal["one", "flips", "flips_and_turns"]
 Merge = Literal["mean", "min"]
 
@@ -48,8 +52,12 @@ class VolumePair(Node):
 
     image: Annotated[str, Field(min_length=1)]
     """`file.h5:dataset`, `file.tif`, `volume.zarr:array`, or as docs/volumes.md has it; below `data.root`, if given."""
-    label: Annotated[str, Field(min_length=1)]
-    """The label volume, of the same shape."""
+    label: LabelPlace | LabelPlaces
+    """The label volume, of the same shape; or where the task names several, the place of each by its name."""
+    annotated: Annotated[tuple[Name, ...], Field(strict=False, min_length=1)] | None = None
+    """The channels of the task that its labels annotate; without it, all. What is not annotated counts in no loss and
+    no score, nor do voxels labelled as such a class; in a softmax, what is none of the annotated classes is one of the
+    others, or background unless that is annotated."""
     mask: Annotated[str, Field(min_length=1)] | None = None
     """A volume that is 0 where the labels are not annotated; these voxels count in no loss and no score."""
     region: Region = Region()
@@ -62,9 +70,19 @@ class VolumePair(Node):
     that are annotated where few are."""
 
     @property
+    def label_places(self) -> dict[str | None, str]:
+        """The places of its label volumes by name, None for one alone."""
+        return {None: self.label} if isinstance(self.label, str) else dict(self.label.items())
+
+    @property
+    def label_text(self) -> str:
+        """Its label volumes, for people."""
+        return ", ".join(self.label_places.values())
+
+    @property
     def places(self) -> tuple[str, ...]:
         """The places of its volumes."""
-        return (self.image, self.label) if self.mask is None else (self.image, self.label, self.mask)
+        return (self.image, *self.label_places.values(), *(() if self.mask is None else (self.mask,)))
 
 
 class DataSpec(Node):
@@ -75,7 +93,11 @@ class DataSpec(Node):
     train: Annotated[tuple[VolumePair, ...], Field(strict=False)] = ()
     """Volumes to train on."""
     validation: Annotated[tuple[VolumePair, ...], Field(strict=False)] = ()
-    """Volumes to validate on."""
+    """Volumes to validate on; `auto` stands for `hold_out: auto`."""
+    hold_out: Annotated[int, Field(ge=0, le=1_000_000)] | Literal["auto"] | None = None
+    """Which annotated region of `train` is validated on instead, counted from 0 over all its volumes (a volume without
+    regions is one); `auto`: about a fifth of the annotated voxels, in whole regions or as a slab. In a run,
+    `validation` has it."""
     voxel_size_nm: DeclaredVoxelSize | None = None
     """Voxel size (z, y, x) in nanometres, where the files do not say it."""
     downsample: Annotated[
@@ -121,11 +143,25 @@ class DataSpec(Node):
     @classmethod
     def _one_volume_may_stand_for_a_list(cls, value: Any) -> Any:
         if isinstance(value, dict):
+            if isinstance(value.get("validation"), str):
+                if value["validation"] != "auto":
+                    raise ValueError(f"validation is {value['validation']!r}, give volumes or auto")
+                others = {key: item for key, item in value.items() if key != "validation" and item is not None}
+                value = {"hold_out": "auto"} | others
             value = {
                 key: [item] if key in ("train", "validation") and isinstance(item, dict) else item
                 for key, item in value.items()
             }
         return value
+
+    @model_validator(mode="after")
+    def _validated_on_one(self) -> DataSpec:
+        if self.hold_out is not None and self.validation:
+            raise ValueError(
+                f"hold_out {self.hold_out} takes regions of the training volumes and validation names volumes, leave "
+                "one of them out (hold_out: null or validation: [])"
+            )
+        return self
 
     @model_validator(mode="after")
     def _background_is_annotated(self) -> DataSpec:

@@ -24,7 +24,8 @@ from connectomics_zoo.schema.base import readable_path
 from connectomics_zoo.schema.builder import builder_module, usable_builders
 from connectomics_zoo.schema.experiment import ExperimentSpec
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.schema.task import DECODE_FIELDS, LOSS_ACTIVATIONS, TARGET_FIELDS, TaskSpec
+from connectomics_zoo.schema.target import TARGET_FIELDS
+from connectomics_zoo.schema.task import DECODE_FIELDS, LOSS_ACTIVATIONS, TaskSpec
 from connectomics_zoo.schema.training import TrainingSpec
 
 TYPES: dict[SpecKind, type[BaseModel]] = {"model": ModelSpec, "task": TaskSpec, "experiment": ExperimentSpec}
@@ -289,6 +290,7 @@ def _add_experiment_rules(schema: dict[str, Any]) -> None:
         many = properties[name]
         description, default = many.pop("description"), many.pop("default")
         properties[name] = {"description": description, "default": default, "anyOf": [many, many["items"]]}
+    properties["validation"]["anyOf"].append({"const": "auto"})
 
 
 def _add_augmentation_rules(schema: dict[str, Any]) -> None:

@@ -8,43 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from connectomics_zoo.schema.base import Name, Node, Sentence
-
-Offset = Annotated[
-    tuple[
-        Annotated[int, Field(ge=-512, le=512)],
-        Annotated[int, Field(ge=-512, le=512)],
-        Annotated[int, Field(ge=-512, le=512)],
-    ],
-    Field(strict=False),
-]
-"""A step from one voxel to another, signed, in voxels along the axes that the task's `affinities` say."""
-
-TARGET_FIELDS: dict[str, tuple[str, ...]] = {
-    "foreground": (),
-    "background": (),
-    "boundary": (),
-    "value": (),
-    "presynapse": (),
-    "postsynapse": (),
-    "distance": (),
-    "affinity": ("offset", "attractive"),
-    "lsd": ("component", "sigma_nm"),
-}
-"""The fields that each kind of target needs, and that no other has."""
-
-CONTINUOUS_TARGETS = ("value", "distance", "lsd")
-"""The kinds of target that are a number, not yes or no."""
-
-EXCLUSIVE_TARGETS = tuple(
-    frozenset(pair)
-    for pair in (
-        ("background", "foreground"),
-        ("background", "presynapse"),
-        ("background", "postsynapse"),
-        ("presynapse", "postsynapse"),
-    )
-)
-"""The kinds of target of which a voxel is never both; a softmax says that it is one of them alone."""
+from connectomics_zoo.schema.target import CONTINUOUS_TARGETS, TargetSpec, check_fields
 
 ObjectMethod = Literal["components", "watershed", "mutex", "agglomeration"]
 
@@ -79,56 +43,6 @@ LOSS_ACTIVATIONS: dict[str, tuple[str, ...]] = {
     "dice": ("sigmoid", "scaled_sigmoid", "softmax"),
 }
 """The activations that a loss is defined for; one that is not here is for any."""
-
-
-class TargetSpec(Node):
-    """How a channel's target is made from a label volume."""
-
-    kind: Literal[
-        "foreground",
-        "background",
-        "boundary",
-        "value",
-        "presynapse",
-        "postsynapse",
-        "distance",
-        "affinity",
-        "lsd",
-    ]
-    """`foreground`: label > 0; `background`: label = 0; `boundary`: voxels at a face between two labels
-    (within a section where the volume is anisotropic); `value`: the label itself, a number in 0..1;
-    `presynapse` and `postsynapse`: odd labels, and even ones but 0; `distance`: in an object, the distance to its
-    edge over the largest one in it, outside -1; `affinity`: whether two voxels are of one object; `lsd`: one number
-    of the local shape descriptors."""
-    offset: Offset | None = None
-    """Of an affinity: from its source to its destination."""
-    attractive: bool | None = None
-    """Of an affinity: whether it joins voxels; one that is not keeps them apart (long ranges, in a mutex watershed)."""
-    component: (
-        Literal[
-            "offset_z",
-            "offset_y",
-            "offset_x",
-            "variance_z",
-            "variance_y",
-            "variance_x",
-            "pearson_zy",
-            "pearson_zx",
-            "pearson_yx",
-            "size",
-        ]
-        | None
-    ) = None
-    """Of a shape descriptor: which of its ten numbers, scaled to 0..1 (Sheridan et al. 2023)."""
-    sigma_nm: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    """Of a shape descriptor: width of the Gaussian window, in nanometres."""
-
-    @model_validator(mode="after")
-    def _fields_of_kind(self) -> TargetSpec:
-        _check_fields(self, "kind", self.kind, TARGET_FIELDS)
-        if self.offset == (0, 0, 0):
-            raise ValueError("offset is [0, 0, 0], a voxel has no affinity with itself")
-        return self
 
 
 class LossSpec(Node):
@@ -208,7 +122,7 @@ class DecodeSpec(Node):
 
     @model_validator(mode="after")
     def _fields_of_method(self) -> DecodeSpec:
-        _check_fields(self, "method", self.method, DECODE_FIELDS)
+        check_fields(self, "method", self.method, DECODE_FIELDS)
         return self
 
     def settings(self) -> dict[str, Any]:
@@ -224,17 +138,6 @@ class DecodeSpec(Node):
     def cut(self) -> float:
         """Value above which a channel says yes, where channels are scored one by one."""
         return self.threshold if self.method == "threshold" and self.threshold is not None else 0.5
-
-
-def _check_fields(node: Node, what: str, chosen: str, fields: dict[str, tuple[str, ...]]) -> None:
-    """Refuse fields that `chosen` does not have, and one that it needs and is missing."""
-    own = fields[chosen]
-    for name in dict.fromkeys(itertools.chain(*fields.values())):
-        given = getattr(node, name) is not None
-        if given and name not in own:
-            raise ValueError(f"{name} has no effect with {what} {chosen!r}, leave it out")
-        if not given and name in own:
-            raise ValueError(f"{what} {chosen!r} needs {name}")
 
 
 class TaskSpec(Node):
@@ -267,10 +170,29 @@ class TaskSpec(Node):
 
         A value is a yes where it is more than a half.
         """
-        kinds = [channel.target.kind for channel in self.channels]
-        unscored = ("background", *CONTINUOUS_TARGETS)
-        yes_or_no = tuple(index for index, kind in enumerate(kinds) if kind not in unscored)
-        return yes_or_no or tuple(index for index, kind in enumerate(kinds) if kind == "value")
+        targets = [channel.target for channel in self.channels]
+        yes_or_no = tuple(
+            index
+            for index, target in enumerate(targets)
+            if not target.is_background and target.kind not in CONTINUOUS_TARGETS
+        )
+        return yes_or_no or tuple(index for index, target in enumerate(targets) if target.kind == "value")
+
+    @property
+    def volumes(self) -> tuple[str, ...]:
+        """The names of the label volumes that its targets are made of; none where a pair has one alone."""
+        named = (channel.target.volume for channel in self.channels)
+        return tuple(dict.fromkeys(name for name in named if name is not None))
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether it is scored class by class: it has several yes or no, and makes no objects of them."""
+        return len(self.scored) > 1 and not self.decode.is_instances
+
+    @property
+    def softmax(self) -> tuple[int, ...]:
+        """The channels of which a voxel is one alone."""
+        return tuple(index for index, channel in enumerate(self.channels) if channel.activation == "softmax")
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskSpec:
@@ -285,6 +207,7 @@ class TaskSpec(Node):
                 "distance and lsd)"
             )
         self._check_values()
+        self._check_volumes()
         softmax = [channel.activation == "softmax" for channel in self.channels]
         if sum(softmax) == 1:
             raise ValueError("one channel alone has the activation 'softmax', use 'sigmoid' or give at least two")
@@ -312,16 +235,29 @@ class TaskSpec(Node):
         if "value" in kinds and self.labels != LabelSpec():
             raise ValueError("labels.relabel and labels.erosion have no meaning for the target 'value', leave them out")
 
+    def _check_volumes(self) -> None:
+        """Refuse targets of which some say their label volume and others do not, and labels that lose their meaning."""
+        without = [channel.name for channel in self.channels if channel.target.volume is None]
+        if self.volumes and without:
+            raise ValueError(
+                f"the target of {without[0]!r} names no volume and others do ({', '.join(self.volumes)}): give all one"
+            )
+        classes = [channel.name for channel in self.channels if channel.target.kind == "class"]
+        if self.labels.relabel and classes:
+            raise ValueError(
+                f"labels.relabel gives new numbers to labels that the class {classes[0]!r} is made of, leave it out"
+            )
+
     def _check_softmax(self) -> None:
         """Refuse classes of which a voxel can be two."""
         classes = [channel for channel in self.channels if channel.activation == "softmax"]
         for first, second in itertools.combinations(classes, 2):
-            if frozenset((first.target.kind, second.target.kind)) not in EXCLUSIVE_TARGETS:
+            if not first.target.excludes(second.target):
                 raise ValueError(
                     f"a voxel can be both {first.name!r} ({first.target.kind}) and {second.name!r} "
                     f"({second.target.kind}), and softmax makes it one of them: give these channels the activation "
-                    "'sigmoid', or targets that exclude each other (background and foreground, or background, "
-                    "presynapse and postsynapse)"
+                    "'sigmoid', or targets that exclude each other (background and foreground, background, presynapse "
+                    "and postsynapse, or classes of different labels of one volume)"
                 )
 
     def _check_losses(self, channel: ChannelSpec) -> None:

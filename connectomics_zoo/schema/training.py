@@ -46,6 +46,9 @@ class TrainingSpec(Node):
     """Batches whose gradients are summed for one optimiser step."""
     early_stopping: Annotated[int, Field(ge=0, le=100_000)] = 0
     """Validations in a row without a better score after which training ends; 0 never does."""
+    keep: Literal["best", "last"] = "best"
+    """Weights that are kept: those of the best validation, which has chosen them then, or the last ones. Without
+    validation, the last ones."""
     freeze: Literal["none", "encoder", "all-but-heads"] = "none"
     """Weights that are not trained, and norms whose statistics stay: those before the first upsampling, or all but what
     gives the output channels."""
@@ -63,6 +66,9 @@ class TrainingSpec(Node):
     """Fraction of the patches that are centred on a foreground voxel."""
     foreground_minimum: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Fraction of a patch that must be foreground; others are drawn again, up to 50 times."""
+    balance: Literal["none", "classes"] = "none"
+    """Of a task with several classes, on what such a patch is centred: `none`: a voxel of any; `classes`: one of a
+    class that is drawn first, each as often as the others, however rare it is."""
     augmentation: AugmentationChanges = AugmentationChanges(preset="full")
     """A preset, or a mapping of a `preset` and what is changed of it. `flips`: flips and those 90-degree rotations that
     keep the voxel size; `full`: these, gain, offset and noise; `isotropic` and `anisotropic`: these, deformation, and

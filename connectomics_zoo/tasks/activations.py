@@ -14,7 +14,7 @@ SCALE = 0.2
 def activate(logits: Tensor, *, task: TaskSpec) -> Tensor:
     """Return the values (B, C, Z, Y, X) that the task's activations make of logits, in float32."""
     values = logits.float()
-    softmax = [index for index, channel in enumerate(task.channels) if channel.activation == "softmax"]
+    softmax = list(task.softmax)
     probabilities = values[:, softmax].softmax(dim=1) if softmax else values
     channels = []
     for index, channel in enumerate(task.channels):

@@ -24,7 +24,10 @@ MOST_WEIGHT = 10.0
 def task_loss(logits: Tensor, targets: Tensor, known: Tensor | None = None, *, task: TaskSpec) -> Tensor:
     """Return the task's loss at one scale, a scalar: the weighted terms of all channels over what is known.
 
-    A channel of which nothing is known costs nothing and has the gradient 0.
+    A channel of which nothing is known costs nothing and has the gradient 0. In a softmax, a voxel of which it is known
+    that it is none of some classes, and not which of the others, costs the cross-entropy of those others as one class:
+    the marginal loss of Shi et al. 2021, "Marginal loss and exclusion loss for partially supervised multi-organ
+    segmentation", Medical Image Analysis 70.
 
     Args:
         logits: (B, C, Z, Y, X).
@@ -36,14 +39,42 @@ def task_loss(logits: Tensor, targets: Tensor, known: Tensor | None = None, *, t
     known = torch.ones_like(targets, dtype=torch.bool) if known is None else known
     targets = targets.masked_fill(~known, 0)
     values = activate(logits, task=task)
-    softmax = [index for index, channel in enumerate(task.channels) if channel.activation == "softmax"]
+    softmax = list(task.softmax)
     # Not the logarithm of the values: where those underflow, its gradient is zero or infinite.
     normaliser = logits[:, softmax].logsumexp(dim=1) if softmax else logits[:, 0]
     terms: list[Tensor] = []
     for index, channel in enumerate(task.channels):
         parts = (_sigmoid_logits(logits[:, index], channel), values[:, index], targets[:, index], known[:, index])
         terms.extend(loss.weight * _term(loss, *parts, normaliser=normaliser) for loss in channel.losses)
+    if softmax:
+        terms.extend(_marginal(logits[:, softmax], targets[:, softmax], known[:, softmax], _entropy_weights(task)))
     return torch.stack(terms).sum()
+
+
+def _entropy_weights(task: TaskSpec) -> list[float]:
+    """The weight of the cross-entropy of each softmax channel."""
+    return [
+        sum(loss.weight for loss in task.channels[index].losses if loss.kind == "cross_entropy")
+        for index in task.softmax
+    ]
+
+
+def _marginal(logits: Tensor, targets: Tensor, known: Tensor, weights: list[float]) -> list[Tensor]:
+    """The cross-entropy of the classes that a voxel may be as one class, where it is not known which; else no term.
+
+    Args:
+        logits: of the softmax channels (B, C, Z, Y, X).
+        targets: of the same shape.
+        known: of the same shape; a class that is not known is one that the voxel may be.
+        weights: of the classes; a voxel has the mean of those that it may be.
+    """
+    is_open = known.any(dim=1) & ~known.all(dim=1) & ~(targets > 0.5).any(dim=1)
+    if not is_open.any() or not any(weights):
+        return []
+    everything, rest = logits.movedim(1, -1)[is_open], ~known.movedim(1, -1)[is_open]
+    costs = everything.logsumexp(dim=-1) - everything.masked_fill(~rest, -torch.inf).logsumexp(dim=-1)
+    shares = (rest * torch.tensor(weights, device=logits.device)).sum(dim=-1) / rest.sum(dim=-1)
+    return [(shares * costs).sum() / known.any(dim=1).sum()]
 
 
 def _term(

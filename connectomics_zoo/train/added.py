@@ -55,7 +55,7 @@ def _parse(text: str) -> Iterator[dict[str, Any]]:
         )
     items: list[str] = []
     limits: list[str] = []
-    for item in re.split(r",(?=[A-Za-z]+=)", text):
+    for item in re.split(r",(?=[A-Za-z][\w.-]*=)", text):
         (limits if item.partition("=")[0].strip() in _AXES else items).append(item)
     pair = parse_overrides(items)
     if limits:
@@ -65,11 +65,17 @@ def _parse(text: str) -> Iterator[dict[str, Any]]:
 
 def _from_here(pair: dict[str, Any]) -> dict[str, Any]:
     """Return the pair with whole paths where they lead somewhere from this folder."""
-    changes = {}
+    changes: dict[str, Any] = {}
     for name in ("image", "label", "mask"):
-        text = pair.get(name)
-        if isinstance(text, str):
-            place = split_place(text)[0]
-            if isinstance(place, Path) and not place.is_absolute() and place.exists():
-                changes[name] = f"{Path.cwd()}/{text}"
+        place = pair.get(name)
+        if isinstance(place, Mapping):  # label volumes by name
+            changes[name] = {key: _whole(text) for key, text in place.items()}
+        elif place is not None:
+            changes[name] = _whole(place)
     return {**pair, **changes}
+
+
+def _whole(text: str) -> str:
+    place = split_place(text)[0]
+    leads_somewhere = isinstance(place, Path) and not place.is_absolute() and place.exists()
+    return f"{Path.cwd()}/{text}" if leads_somewhere else text

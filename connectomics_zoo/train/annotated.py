@@ -80,17 +80,17 @@ def find_annotated(reader: PairReader, *, block: tuple[int, ...]) -> AnnotatedBl
 
 def first_annotated(parts: Iterable[Box], read: Callable[[Box], Truth]) -> Box | None:
     """Return a box of `parts` in which `read` finds annotation, the first of a random order; None if there is none."""
-    boxes = [box for part in parts for box in _tiles(part, _edges(part.shape, (1, 1, 1)))]
+    boxes = [box for part in parts for box in tiles(part, read_edges(part.shape, (1, 1, 1)))]
     order = np.random.default_rng(0).permutation(len(boxes)).tolist()
     return next((boxes[number] for number in order if read(boxes[number]).annotated.any()), None)
 
 
 def _annotated(reader: PairReader, box: Box) -> NDArray[np.bool_]:
-    return reader.read_truth(box, within=reader.box).annotated
+    return reader.read_truth(box, within=reader.box).anywhere
 
 
 def _known_blocks(reader: PairReader, block: tuple[int, ...]) -> AnnotatedBlocks:
-    boxes = [box for part in reader.parts for box in _tiles(part, block)]
+    boxes = [box for part in reader.parts for box in tiles(part, block)]
     return AnnotatedBlocks(
         np.array([box.start for box in boxes], dtype=np.int64),
         np.array([box.stop for box in boxes], dtype=np.int64),
@@ -109,7 +109,7 @@ def _is_dense(reader: PairReader, block: tuple[int, ...]) -> bool:
 
 def _counted_blocks(reader: PairReader, part: Box, block: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """Yield first voxel, end and number of annotated voxels of each block of `part` that has any."""
-    for box in _tiles(part, _edges(part.shape, block)):
+    for box in tiles(part, read_edges(part.shape, block)):
         annotated = _annotated(reader, box)
         if not annotated.any():
             continue
@@ -123,8 +123,13 @@ def _counted_blocks(reader: PairReader, part: Box, block: tuple[int, ...]) -> It
             yield (*one.start, *one.stop, int(counts[tuple(place)]))
 
 
-def _edges(shape: tuple[int, ...], block: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the edges (z, y, x) of what is read at a time: whole blocks, sections in full where they are small."""
+def read_edges(shape: tuple[int, ...], block: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the edges (z, y, x) of what is read at a time: whole blocks, sections in full where they are small.
+
+    Args:
+        shape: of the whole.
+        block: edges of a block.
+    """
     edges, room = [1, 1, 1], READ_VOXELS
     for axis in (2, 1, 0):
         length, edge = shape[axis], block[axis]
@@ -133,7 +138,8 @@ def _edges(shape: tuple[int, ...], block: tuple[int, ...]) -> tuple[int, ...]:
     return edges[0], edges[1], edges[2]
 
 
-def _tiles(part: Box, edges: tuple[int, ...]) -> Iterator[Box]:
+def tiles(part: Box, edges: tuple[int, ...]) -> Iterator[Box]:
+    """Yield the boxes that `part` divides into, of `edges` (z, y, x) but at its end."""
     corners = (range(first, stop, edge) for (first, stop), edge in zip(part.ranges, edges, strict=True))
     for corner in itertools.product(*corners):
         yield Box.of_shape(edges, start=corner).intersection(part)

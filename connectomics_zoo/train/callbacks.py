@@ -92,22 +92,27 @@ class KeepWeights(L.Callback):
         self.best = state_dict["best"]
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object) -> None:
-        """Without validation, keep the newest weights."""
+        """Without a metric, keep the newest weights."""
         step = trainer.global_step
-        if self.metric is None and step > self.best.get("step", 0) and step % self.every == 0:
+        is_due = step % min(self.every, trainer.max_steps) == 0
+        if self.metric is None and step > self.best.get("step", 0) and is_due:
             self.write(trainer, pl_module, {})
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep the weights if they are the best so far."""
-        assert self.metric is not None
+        """Keep the weights if they are the best so far; without a metric, the scores of those that were just kept."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        if self.metric is None:
+            if self.best.get("step") == trainer.global_step:
+                self.best = {**metrics, **self.best}
+            return
         key = f"val/{self.metric}"
         if key not in self.best or metrics[key] >= self.best[key]:
             self.write(trainer, pl_module, metrics)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Without validation, or where the run was too short for one, keep the last weights."""
-        if self.metric is None or not self.best:
+        """Without a metric, or where the run was too short for a validation, keep the last weights."""
+        is_kept = self.metric is None and self.best.get("step") == trainer.global_step
+        if not is_kept and (self.metric is None or not self.best):
             self.write(trainer, pl_module, {})
 
     def write(self, trainer: L.Trainer, pl_module: L.LightningModule, metrics: dict[str, float]) -> None:

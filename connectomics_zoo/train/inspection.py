@@ -44,13 +44,14 @@ def inspect_volumes(data: DataSpec, *, task: TaskSpec) -> tuple[int, tuple[float
     voxel_sizes: set[tuple[float, float, float]] = set()
     for pair in (*data.train, *data.validation):
         with ExitStack() as opened:
-            image, label, mask = (
+            image, mask = (
                 None if location is None else opened.enter_context(_open(location, data))
-                for location in (pair.image, pair.label, pair.mask)
+                for location in (pair.image, pair.mask)
             )
+            labels = [opened.enter_context(_open(place, data)) for place in pair.label_places.values()]
             assert image is not None
-            assert label is not None
-            check_pair(image, label, continuous=has_values(task))
+            for label in labels:
+                check_pair(image, label, continuous=has_values(task))
             if mask is not None:
                 check_mask(image, mask)
             box = region_box(pair.region, shape=image.shape, location=image.location)
@@ -66,7 +67,7 @@ def inspect_volumes(data: DataSpec, *, task: TaskSpec) -> tuple[int, tuple[float
                 network_box(part, grid)
             check_contrast(image, box, intensity_range=data.intensity_range)
             if box.voxels <= SCANNED_VOXELS:
-                _scan(image, label, mask, box, data=data, task=task, pair=pair)
+                _scan(image, labels[0], mask, box, data=data, task=task, pair=pair)
             channels.add(image.channels or 1)
             check_voxel_size(task, data.network_voxel_size_nm or image.voxel_size_nm)
             if image.voxel_size_nm is not None:
@@ -88,7 +89,7 @@ def _open(location: str, data: DataSpec) -> Volume:
 def _scan(
     image: Volume, label: Volume, mask: Volume | None, box: Box, *, data: DataSpec, task: TaskSpec, pair: VolumePair
 ) -> None:
-    """Read what is made of floats, whose values may be anything, section by section."""
+    """Read what is made of floats, whose values may be anything, section by section; these have one label volume."""
     regions = annotated_boxes(pair, shape=image.shape, location=image.location)
     for row in range(box.start[0], box.stop[0]):
         section = box.replace(z=(row, row + 1))
@@ -150,13 +151,13 @@ def warn_of_labels(run: RunSpec) -> None:
     for pair in (*run.data.train, *run.data.validation):
         reader = PairReader(pair, run.data)
         try:
-            for problem in _label_problems(reader, task=run.task):
-                _log.warning("%s %s", pair.label, problem)
+            for place, problem in _label_problems(reader, task=run.task):
+                _log.warning("%s %s", place, problem)
         finally:
             reader.close()
 
 
-def _label_blocks(reader: PairReader) -> tuple[list[Box], int]:
+def label_blocks(reader: PairReader) -> tuple[list[Box], int]:
     """Return the blocks of labels that are looked at, in random order, and how many there are.
 
     Raises:
@@ -172,59 +173,80 @@ def _label_blocks(reader: PairReader) -> tuple[list[Box], int]:
     found = first_annotated(parts, reader.read_volume_truth)
     if found is None:
         raise VolumeError(
-            f"{reader.label.location}: is annotated nowhere in the part that is used, check data.unlabelled, the mask "
+            f"{reader.label_locations}: is annotated nowhere in the part that is used, check data.unlabelled, the mask "
             "and the region."
         )
     if first_annotated(reader.parts, partial(reader.read_truth, within=reader.box)) is None:
         raise VolumeError(
-            f"{reader.label.location}: has no network voxel of which all voxels are annotated, downsample less."
+            f"{reader.label_locations}: has no network voxel of which all voxels are annotated, downsample less."
         )
     if any(reader.read_volume_truth(block).annotated.any() for block in blocks[:ENOUGH_BLOCKS]):
         return blocks, sum(count for _, count in looks)
     return random_blocks(found)[0] + blocks, sum(count for _, count in looks)
 
 
-def _label_problems(reader: PairReader, *, task: TaskSpec) -> list[str]:
-    """Return what looks wrong with the labels of a pair, as the ends of sentences that begin with their name."""
-    blocks, total = _label_blocks(reader)
+def _label_problems(reader: PairReader, *, task: TaskSpec) -> list[tuple[str, str]]:
+    """Return what looks wrong with the labels of a pair: the place of a volume, and what is to be said of it."""
+    blocks, total = label_blocks(reader)
     channels = _looked_at(task)
     looked_at = task.model_copy(update={"channels": channels})
     low, high = np.full(len(channels), np.inf), np.full(len(channels), -np.inf)
-    look = LabelLook()
+    looks = {name: LabelLook() for name in reader.labels}
+    places = reader.pair.label_places
     for done, block in enumerate(blocks):
         if done >= ENOUGH_BLOCKS and (low < high).all():
             break
         labels, annotated = reader.read_volume_truth(block)
         targets, known = make_targets(
-            labels, task=looked_at, voxel_size_nm=reader.label.voxel_size_nm, annotated=annotated
+            labels,
+            task=looked_at,
+            voxel_size_nm=reader.image.voxel_size_nm,
+            annotated=annotated,
+            volumes=tuple(places),
+            classes=reader.pair.annotated,
         )
         low = np.minimum(low, np.where(known, targets, np.inf).min(axis=(1, 2, 3)))
         high = np.maximum(high, np.where(known, targets, -np.inf).max(axis=(1, 2, 3)))
-        look.add(with_background(reader.label.read_plain(block), reader.data.background), annotated)
-    dtype = reader.label.dtype
-    look.refuse_unclear(dtype, location=reader.label.location)
-    problems = [] if has_values(task) else look.warnings(dtype)
-    if look.grey is not None and not has_values(task):
-        return problems
-    if task.decode.is_instances and not task.labels.relabel and look.is_mask:
-        problems.append(
-            "looks like a mask, of which all objects are one: label its objects first (scipy.ndimage.label), or take a "
-            "task that does (labels.relabel)"
-        )
+        for name, is_known in zip(places, annotated if annotated.ndim == 4 else annotated[np.newaxis], strict=True):
+            looks[name].add(with_background(reader.labels[name].read_plain(block), reader.data.background), is_known)
+    problems: list[tuple[str, str]] = []
+    for name, look in looks.items():
+        volume = reader.labels[name]
+        look.refuse_unclear(volume.dtype, location=volume.location)
+        found = [] if has_values(task) else look.warnings(volume.dtype)
+        problems.extend((places[name], problem) for problem in found)
+        if look.grey is not None and not has_values(task):
+            return problems
+        if task.decode.is_instances and not task.labels.relabel and look.is_mask:
+            problems.append(
+                (
+                    places[name],
+                    "looks like a mask, of which all objects are one: label its objects first (scipy.ndimage.label), "
+                    "or take a task that does (labels.relabel)",
+                )
+            )
     part = "its region" if len(blocks) == total else f"the {len(blocks)} of {total} blocks that were looked at"
     for channel, smallest, largest in zip(channels, low, high, strict=True):
+        if reader.pair.annotated is not None and channel.name not in reader.pair.annotated:
+            continue
         target = f"the target of {channel.name!r} ({channel.target.kind})"
+        place = places[channel.target.volume]
         if smallest > largest:
-            problems.append(f"leaves {target} unknown in all of {part}: check mask, unlabelled and the region's size")
+            problems.append(
+                (place, f"leaves {target} unknown in all of {part}: check mask, unlabelled and the region's size")
+            )
         elif smallest == largest == 1 and channel.target.kind == "foreground" and reader.data.unlabelled == 0:
             raise VolumeError(
-                f"{reader.label.location}: has no background, since data.unlabelled=0 takes its 0 for not annotated "
-                f"and every other label is foreground of {channel.name!r}: say which one is background, as "
-                "data.background=1."
+                f"{reader.labels[channel.target.volume].location}: has no background, since data.unlabelled=0 takes "
+                f"its 0 for not annotated and every other label is foreground of {channel.name!r}: say which one is "
+                "background, as data.background=1."
             )
-        elif smallest == largest:
+        elif smallest == largest and not (task.has_classes and largest == 0):  # which look_for_classes says
             problems.append(
-                f"makes {target} {smallest:g} in all of {part}: check that volume and region are the right ones"
+                (
+                    place,
+                    f"makes {target} {smallest:g} in all of {part}: check that volume and region are the right ones",
+                )
             )
     return problems
 

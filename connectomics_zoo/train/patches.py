@@ -13,12 +13,15 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from connectomics_zoo.schema.augmentation import augmentation_of
 from connectomics_zoo.schema.experiment import RunSpec
-from connectomics_zoo.tasks.targets import make_targets
+from connectomics_zoo.schema.task import TaskSpec
+from connectomics_zoo.tasks.targets import Targets, make_targets
 from connectomics_zoo.train.annotated import AnnotatedBlocks, find_annotated
 from connectomics_zoo.train.augment import Sample, augment
+from connectomics_zoo.train.balance import class_search
 from connectomics_zoo.train.sampling import ForegroundFinder, choose_patch, grid_boxes, share_of
 from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.pair_reader import PairReader
+from connectomics_zoo.volumes.truth import Truth
 
 
 class Patch(NamedTuple):
@@ -30,6 +33,18 @@ class Patch(NamedTuple):
     """(C, Z, Y, X)."""
     mask: Tensor
     """(C, Z, Y, X), True where the target is known and, in validation, where this patch is the one that is scored."""
+
+
+def targets_of(reader: PairReader, truth: Truth, *, task: TaskSpec) -> Targets:
+    """Return the targets of what a reader has read, in its network voxels."""
+    return make_targets(
+        truth.labels,
+        task=task,
+        voxel_size_nm=reader.voxel_size_nm,
+        annotated=truth.annotated,
+        volumes=tuple(reader.labels),
+        classes=reader.pair.annotated,
+    )
 
 
 class TrainingPatches(IterableDataset[Patch]):
@@ -82,7 +97,7 @@ class TrainingPatches(IterableDataset[Patch]):
         readers = [PairReader(pair, self.run.data) for pair in self.run.data.train]
         blocks = self._find_annotated(readers) if self._annotated is None else self._annotated
         finders = [
-            ForegroundFinder(reader, block=self._block, annotated=annotated)
+            ForegroundFinder(reader, block=self._block, annotated=annotated, classes=class_search(reader, run=self.run))
             for reader, annotated in zip(readers, blocks, strict=True)
         ]
         shares = np.array([share_of(finder) for finder in finders])
@@ -111,9 +126,7 @@ class TrainingPatches(IterableDataset[Patch]):
 
     def _patch(self, sample: Sample, reader: PairReader) -> Patch:
         # Labels are augmented, not targets: a flipped affinity is another one.
-        targets = make_targets(
-            sample.labels, task=self.run.task, voxel_size_nm=reader.voxel_size_nm, annotated=sample.annotated
-        )
+        targets = targets_of(reader, Truth(sample.labels, sample.annotated), task=self.run.task)
         return Patch(torch.from_numpy(sample.image), torch.from_numpy(targets.values), torch.from_numpy(targets.known))
 
 
@@ -143,8 +156,7 @@ class ValidationPatches(Dataset[Patch]):
     def __getitem__(self, index: int) -> Patch:
         reader_index, box, scored = self.items[index]
         reader = self.readers[reader_index]
-        labels, annotated = reader.read_truth(box, within=reader.whole)
-        targets = make_targets(labels, task=self.run.task, voxel_size_nm=reader.voxel_size_nm, annotated=annotated)
+        targets = targets_of(reader, reader.read_truth(box, within=reader.whole), task=self.run.task)
         mask = np.zeros(targets.known.shape, dtype=bool)
         z, y, x = scored.relative_to(box.start).slices
         mask[:, z, y, x] = targets.known[:, z, y, x]

@@ -30,7 +30,8 @@ DOTS_PER_INCH = 110
 def draw_preview(run: RunSpec, path: Path) -> None:
     """Write a PNG with a row for each of the first patches: its middle section, and a cut along z.
 
-    Grey values are drawn from 0, black, to 1, as the network gets them; what is not annotated is red.
+    Where the middle is not annotated, the section or the cut with most annotation is drawn. Grey values are drawn from
+    0, black, to 1, as the network gets them; what is not annotated is red.
 
     Args:
         run: a complete run whose volumes have been looked at.
@@ -67,8 +68,9 @@ def draw_preview(run: RunSpec, path: Path) -> None:
 
 
 def _pictures(sample: Sample, patch: Patch, *, count: int) -> list[RGB]:
-    """Return image, labels and `count` targets of the middle section, and image and labels of the middle rows."""
-    section, rows = sample.labels.shape[0] // 2, sample.labels.shape[1] // 2
+    """Return image, labels and `count` targets of a section, and image and labels of a cut through the same row."""
+    annotated = np.logical_or.reduce(sample.annotated.reshape(-1, *sample.annotated.shape[-3:]))
+    section, rows = _shown(annotated, axis=0), _shown(annotated, axis=1)
     targets = patch.targets.numpy()
     known = np.broadcast_to(patch.mask.numpy() > 0, targets.shape)
     pictures = _image_and_labels(sample, (section, slice(None), slice(None)))
@@ -78,9 +80,20 @@ def _pictures(sample: Sample, patch: Patch, *, count: int) -> list[RGB]:
     return pictures + _image_and_labels(sample, (slice(None), rows, slice(None)))
 
 
+def _shown(annotated: NDArray[np.bool_], *, axis: int) -> int:
+    """Return the middle of an axis, or where nothing is annotated there, the place with most annotation."""
+    counts = annotated.sum(axis=tuple(other for other in range(3) if other != axis))
+    middle = len(counts) // 2
+    return middle if counts[middle] else int(counts.argmax())
+
+
 def _image_and_labels(sample: Sample, cut: tuple[int | slice, ...]) -> list[RGB]:
     grey = _grey(sample.image[0][cut])
-    return [grey, _marked(coloured(grey, sample.labels[cut]), ~sample.annotated[cut])]
+    labels, annotated = sample.labels, sample.annotated
+    if labels.ndim == 4:  # each label volume in a colour of its own, the later ones over the others
+        numbers = np.arange(1, len(labels) + 1)[:, np.newaxis, np.newaxis, np.newaxis]
+        labels, annotated = ((labels > 0) * numbers).max(axis=0), np.logical_or.reduce(annotated)
+    return [grey, _marked(coloured(grey, labels[cut]), ~annotated[cut])]
 
 
 def _grey(values: NDArray[np.float32]) -> RGB:

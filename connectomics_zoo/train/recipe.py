@@ -96,7 +96,10 @@ class Recipe:
         rate = f"learning rate {recipe.learning_rate:g}"
         if recipe.loaded_learning_rate is not None:
             rate = f"learning rate {recipe.loaded_learning_rate:g} for what is loaded, {recipe.learning_rate:g} for new"
-        return f"takes the recipe of {self.ref}: {', '.join(taken)}; {steps}, {rate}; key=value changes any of it"
+        said = f"takes the recipe of {self.ref}: {', '.join(taken)}; {steps}, {rate}; key=value changes any of it"
+        if run.data.validation:
+            return said
+        return f"{said}; without data.validation there is no score, =auto holds a part of the labels out for it"
 
 
 def find_recipe(ref: str | Path) -> Recipe | None:

@@ -8,7 +8,7 @@ from typing import Any
 from connectomics_zoo.schema.experiment import REQUIRED
 from connectomics_zoo.specs.overrides import merge
 
-_OF_A_VOLUME = ("label", "mask", "region", "regions")
+_OF_A_VOLUME = ("label", "annotated", "mask", "region", "regions")
 _OF_ANY = ("license", "attribution")
 """What is wrong as soon as one volume is another."""
 _OF_ALL = ("voxel_size_nm", "intensity_range", "unlabelled", "background")
@@ -32,6 +32,8 @@ def without_replaced(document: dict[str, Any], overrides: Mapping[str, Any]) -> 
     after = merge(data, changes)
     kept, dropped, replaced, left = dict(data), [], 0, 0
     for part in ("train", "validation"):
+        if isinstance(after.get(part), str) or (part == "validation" and after.get("hold_out") is not None):
+            continue  # of the same volumes
         before, now = _as_list(data.get(part)), _as_list(after.get(part))
         others = [index for index, pair in enumerate(before) if _image(now, index) != pair.get("image")]
         kept[part] = [

@@ -24,7 +24,9 @@ from connectomics_zoo.specs.reference import parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.tasks.affinities import affinity_channels, convention_of
 from connectomics_zoo.train.added import with_added
+from connectomics_zoo.train.classes import check_balance, check_classes
 from connectomics_zoo.train.fine_tuning import check_fine_tuning
+from connectomics_zoo.train.hold_out import with_held_out
 from connectomics_zoo.train.inspection import inspect_volumes
 from connectomics_zoo.train.recipe import Recipe, find_recipe
 from connectomics_zoo.train.replaced import without_replaced
@@ -92,6 +94,8 @@ def continue_run(folder: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
         raise SpecError(f"{fixed[0]!r} cannot change when a run is resumed, only training, data and prediction can.")
     source = str(Path(folder) / SPEC_FILE)
     resumed = validate(RunSpec, merge(_with_parts(run.model_dump(mode="json")), overrides), source=source)
+    if resumed.data.hold_out is not None:
+        raise SpecError("data.hold_out divides the volumes when a run begins, leave it out when it is resumed.")
     for name, before, after in (
         ("accumulate", run.training.accumulate, resumed.training.accumulate),
         ("freeze", run.training.freeze, resumed.training.freeze),
@@ -171,7 +175,8 @@ def complete(experiment: ExperimentSpec, *, model: ModelSpec, source: str, task:
         )
     for part, pairs in (("train", data.train), ("validation", data.validation)):
         for index, pair in enumerate(pairs):
-            for what, location in (("image", pair.image), ("label", pair.label), ("mask", pair.mask)):
+            labels = {f"label.{name}" if name else "label": place for name, place in pair.label_places.items()}
+            for what, location in {"image": pair.image, **labels, "mask": pair.mask}.items():
                 if location == REQUIRED:
                     key = f"data.{part}.{what}" if len(pairs) == 1 else f"data.{part}.{index}.{what}"
                     raise SpecError(f"{source}: a volume is not given, add {key}=FILE:DATASET.")
@@ -185,6 +190,7 @@ def complete(experiment: ExperimentSpec, *, model: ModelSpec, source: str, task:
     window = experiment.prediction.window or training.patch_size
     _check_patch(model, window, what="prediction.window")
     in_channels, voxel_size_nm = inspect_volumes(data, task=task)
+    data = with_held_out(data)
     return RunSpec(
         schema_version=1,
         kind="run",
@@ -223,8 +229,10 @@ def _with_threshold(task: TaskSpec, threshold: float | None) -> TaskSpec:
 
 def _check_recipe(training: TrainingSpec, data: DataSpec, *, model: ModelSpec, task: TaskSpec, source: str) -> None:
     """Refuse what the data, the network or the task do not have for the recipe."""
+    check_classes(data, task=task, source=source)
+    check_balance(training, task=task, source=source)
     _check_affinities(task, training.patch_size, data.downsample, source=source)
-    if training.early_stopping and not data.validation:
+    if training.early_stopping and not data.validation and data.hold_out is None:
         raise SpecError(
             f"{source}: training.early_stopping={training.early_stopping} compares validations and there are none, "
             "add data.validation or leave it out."

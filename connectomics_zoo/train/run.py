@@ -13,6 +13,7 @@ from connectomics_zoo.runs.folder import run_text
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.notebook import notebook_bar
 from connectomics_zoo.schema.progress import Progress
+from connectomics_zoo.train.classes import look_for_classes
 from connectomics_zoo.train.inspection import warn_of_labels, warn_of_overlap, warn_of_padding
 from connectomics_zoo.train.report import TrainReport
 from connectomics_zoo.train.resolve import continue_run, resolve_run
@@ -65,6 +66,7 @@ def train(
         warn_of_overlap(run.data)
         warn_of_padding(run)
         warn_of_labels(run)
+        look_for_classes(run)
         from connectomics_zoo.train.trainer import fit_run
 
         return fit_run(run, folder=folder, resume=resume, device=device, progress=progress, notify=notify)
@@ -118,9 +120,15 @@ def preview_patches(
     run = _complete_run(ref, overrides or {}, resume=resume, add=add)
     warn_of_padding(run)
     warn_of_labels(run)
+    look_for_classes(run)
     from connectomics_zoo.train.preview import draw_preview
 
     draw_preview(run, Path(path))
+
+
+def complete_run(ref: str | Path, overrides: Mapping[str, Any] | None = None) -> RunSpec:
+    """Return the run that `train` would train anew, and train nothing; the arguments are those of `complete_spec`."""
+    return _complete_run(ref, overrides or {}, resume=False, add=())
 
 
 def complete_spec(

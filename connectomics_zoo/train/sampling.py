@@ -6,10 +6,10 @@ import itertools
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from connectomics_zoo.schema.training import TrainingSpec
 from connectomics_zoo.train.annotated import AnnotatedBlocks
+from connectomics_zoo.train.balance import ClassSearch, random_voxel
 from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.pair_reader import PairReader
 from connectomics_zoo.volumes.truth import Truth
@@ -33,10 +33,19 @@ class ForegroundFinder:
         reader: the volume.
         block: edges (z, y, x) of a block in network voxels; the last one along an axis may be larger.
         annotated: the blocks to draw from; None is any, where annotation is dense.
+        classes: finds a class that is drawn first instead of any label; None where classes are not balanced.
     """
 
-    def __init__(self, reader: PairReader, *, block: tuple[int, ...], annotated: AnnotatedBlocks | None = None) -> None:
+    def __init__(
+        self,
+        reader: PairReader,
+        *,
+        block: tuple[int, ...],
+        annotated: AnnotatedBlocks | None = None,
+        classes: ClassSearch | None = None,
+    ) -> None:
         self.reader = reader
+        self.classes = classes
         self.block = block
         self.annotated = annotated
         self.counts = tuple(max(1, length // edge) for length, edge in zip(reader.box.shape, block, strict=True))
@@ -45,11 +54,13 @@ class ForegroundFinder:
 
     def find(self, generator: np.random.Generator) -> tuple[int, ...] | None:
         """Return a random labelled voxel (z, y, x) of a random block that has one, or None if none was found."""
+        if self.classes is not None:
+            return self.classes.find(generator, self.box_of, blocks=self.blocks)
         for number in self._draw(generator):
             if number in self._empty:
                 continue
-            box = self._box(number)
-            found = _random_voxel(self.reader.read_label(box, within=self.reader.box) > 0, box, generator)
+            box = self.box_of(number)
+            found = random_voxel(self.reader.read_label(box, within=self.reader.box) > 0, box, generator)
             if found is not None:
                 return found
             if len(self._empty) < REMEMBERED_BLOCKS:
@@ -59,10 +70,10 @@ class ForegroundFinder:
     def find_annotated(self, generator: np.random.Generator) -> tuple[int, ...] | None:
         """Return a random annotated voxel (z, y, x), or None if none was found."""
         for number in self._draw(generator):
-            box = self._box(number)
+            box = self.box_of(number)
             if self.annotated is not None and self.annotated.is_full(number):
                 return tuple(int(generator.integers(first, stop)) for first, stop in box.ranges)
-            found = _random_voxel(self.reader.read_truth(box, within=self.reader.box).annotated, box, generator)
+            found = random_voxel(self.reader.read_truth(box, within=self.reader.box).anywhere, box, generator)
             if found is not None:
                 return found
         return None
@@ -74,7 +85,13 @@ class ForegroundFinder:
         numbers: list[int] = generator.integers(math.prod(self.counts), size=FOREGROUND_TRIES).tolist()
         return numbers
 
-    def _box(self, number: int) -> Box:
+    @property
+    def blocks(self) -> int:
+        """The number of blocks."""
+        return math.prod(self.counts) if self.annotated is None else len(self.annotated.counts)
+
+    def box_of(self, number: int) -> Box:
+        """Return the voxels of a block."""
         if self.annotated is not None:
             return self.annotated.box(number)
         steps = map(int, np.unravel_index(number, self.counts))
@@ -99,9 +116,9 @@ def choose_patch(finder: ForegroundFinder, recipe: TrainingSpec, generator: np.r
             centre = finder.find(generator)
             box = box if centre is None else _centred_box(reader.box, centre, recipe.patch_size)
         truth = reader.read_truth(box, within=reader.box)
-        if truth.annotated.any() and _has_foreground(truth, recipe, is_sparse=finder.annotated is not None):
+        if truth.anywhere.any() and _has_foreground(truth, recipe, is_sparse=finder.annotated is not None):
             return box, truth
-    if not truth.annotated.any():
+    if not truth.anywhere.any():
         voxel = finder.find_annotated(generator)
         if voxel is not None:
             box = _box_with(reader.box, voxel, recipe.patch_size, generator)
@@ -120,8 +137,8 @@ def _has_foreground(truth: Truth, recipe: TrainingSpec, *, is_sparse: bool) -> b
     """Whether as much of a patch is foreground as the recipe asks for; of a sparse one, of what is annotated."""
     if recipe.foreground_minimum == 0:
         return True
-    of = np.count_nonzero(truth.annotated) if is_sparse else math.prod(recipe.patch_size)
-    return bool(np.count_nonzero(truth.labels > 0) >= recipe.foreground_minimum * of)
+    of = np.count_nonzero(truth.anywhere) if is_sparse else math.prod(recipe.patch_size)
+    return bool(np.count_nonzero(truth.largest > 0) >= recipe.foreground_minimum * of)
 
 
 def share_of(finder: ForegroundFinder) -> float:
@@ -132,15 +149,6 @@ def share_of(finder: ForegroundFinder) -> float:
     if finder.reader.pair.weight is not None:
         return finder.reader.pair.weight
     return float(finder.reader.box.voxels if finder.annotated is None else finder.annotated.total)
-
-
-def _random_voxel(where: NDArray[np.bool_], box: Box, generator: np.random.Generator) -> tuple[int, ...] | None:
-    """Return a random voxel (z, y, x) of `box` that is True in `where`, None if none is."""
-    found = np.flatnonzero(where)
-    if not found.size:
-        return None
-    offset = np.unravel_index(int(found[int(generator.integers(found.size))]), where.shape)
-    return tuple(first + int(step) for first, step in zip(box.start, offset, strict=True))
 
 
 def _random_box(region: Box, size: tuple[int, ...], generator: np.random.Generator) -> Box:

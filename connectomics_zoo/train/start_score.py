@@ -22,8 +22,8 @@ class ScoreStart(L.Callback):
 
     Args:
         run: the complete run, with volumes to validate on.
-        keep: keeps the best weights; None where the heads are new, which says nothing but how far they are from good.
-        early: counts the validations that were no better, where there is such a callback.
+        keep: keeps the best weights; None where the heads are new, whose score is one of chance, or the last are kept.
+        early: counts the validations that were no better, where there is such a callback and the heads are not new.
         checkpoint: writes the state, without which weights would be those of a run that cannot be resumed.
         notify: is told the scores.
     """
@@ -64,10 +64,10 @@ class ScoreStart(L.Callback):
         if self.notify is not None:
             scores = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
             self.notify(f"before the first step: {scores}")
-        if self.keep is None:
-            return
         if self.early is not None:
             self.early.best = self.metrics[f"val/{self.run.task.metrics[0]}"]
+        if self.keep is None:
+            return
         self.keep.best = {**self.metrics, "step": 0.0}
         self.checkpoint.write(trainer)
         self.keep.write(trainer, pl_module, self.metrics)

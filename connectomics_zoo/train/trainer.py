@@ -22,6 +22,7 @@ from connectomics_zoo.errors import (
     UnknownNameError,
     ZooError,
 )
+from connectomics_zoo.fit.run import refuse_what_cannot_fit
 from connectomics_zoo.network.build import with_counts
 from connectomics_zoo.network.hardware import cpu_has_bfloat16, cuda_has_bfloat16, is_out_of_memory
 from connectomics_zoo.network.threads import usable_cores
@@ -89,6 +90,8 @@ def fit_run(
         for part in (network, *(() if teacher is None else (teacher.network,))):
             part.to(memory_format=torch.channels_last_3d)
     module = SegmentationModule(run, network, loaded=_loaded(run, start, folder), teacher=teacher)
+    frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
+    refuse_what_cannot_fit(run, device=accelerator, precision=precision, frozen=frozen)
     if folder is None:
         steps = 2 * run.training.accumulate
         with _quiet():
@@ -180,9 +183,8 @@ def _callbacks(
     """Return the callbacks in the order in which they must be called."""
     recipe, metric = run.training, run.task.metrics[0]
     average = AverageWeights(decay=recipe.ema_decay) if recipe.ema_decay else None
-    keep = KeepWeights(
-        folder, metric=metric if run.data.validation else None, every=recipe.validate_every, average=average
-    )
+    chooses = bool(run.data.validation) and recipe.keep == "best"
+    keep = KeepWeights(folder, metric=metric if chooses else None, every=recipe.validate_every, average=average)
     callbacks: list[L.Callback] = [keep] if average is None else [average, keep]
     early = StopEarly(metric=metric, patience=recipe.early_stopping) if recipe.early_stopping else None
     callbacks += [] if early is None else [early]
@@ -196,7 +198,13 @@ def _callbacks(
     if run.init_from is not None and run.data.validation:
         counts = has_heads(read_load_report(folder)["reinitialised"], run)
         callbacks.append(
-            ScoreStart(run, keep=keep if counts else None, early=early, checkpoint=checkpoint, notify=notify)
+            ScoreStart(
+                run,
+                keep=keep if counts and chooses else None,
+                early=early if counts else None,
+                checkpoint=checkpoint,
+                notify=notify,
+            )
         )
     return callbacks
 

@@ -15,9 +15,9 @@ from connectomics_zoo.network.build import (
     fingerprint,
     flops_shape,
 )
+from connectomics_zoo.network.meta_pass import MetaPass
 from connectomics_zoo.schema.model import Expectation, Flops, ModelSpec, ParameterCounts
 from connectomics_zoo.specs.expectation import Check, compare_counts, equal
-from connectomics_zoo.verify.meta_pass import MetaPass
 from connectomics_zoo.verify.report import collect
 
 

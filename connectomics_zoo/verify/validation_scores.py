@@ -71,7 +71,8 @@ def _single_regions(pair: VolumePair) -> list[VolumePair]:
 def _object_scores(folder: Path, run: RunSpec, pair: VolumePair) -> dict[str, float]:
     """Return the scores of the objects in the region of a validation volume."""
     root = run.data.folder
-    with open_volume(pair.image, root=root) as image, open_volume(pair.label, root=root) as label:
+    place = pair.label_places[run.task.channels[run.task.scored[0]].target.volume]
+    with open_volume(pair.image, root=root) as image, open_volume(place, root=root) as label:
         unlabelled = run.data.unlabelled
         box = region_box(pair.region, shape=label.shape, location=label.location)
         with nullcontext() if pair.mask is None else open_volume(pair.mask, root=root) as known:

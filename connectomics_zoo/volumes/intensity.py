@@ -19,7 +19,7 @@ _OPTION = "data.intensity_range=[low,high] (zoo predict: --intensity-range low,h
 
 
 def scale_intensity(
-    array: NDArray[Any], *, dtype: np.dtype[Any], intensity_range: tuple[float, float] | None
+    array: NDArray[Any], *, dtype: np.dtype[Any], intensity_range: tuple[float, float] | None = None
 ) -> NDArray[np.float32]:
     """Return `array` with [low, high] mapped to [0, 1] and everything outside clipped, as float32.
 

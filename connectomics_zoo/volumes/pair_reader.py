@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from connectomics_zoo.volumes.box import annotated_boxes, disjoint, region_box
 from connectomics_zoo.volumes.intensity import scale_intensity
 from connectomics_zoo.volumes.network_grid import NetworkGrid
 from connectomics_zoo.volumes.ratios import Ratios, plain, ratios_between
-from connectomics_zoo.volumes.truth import Truth, read_truth
+from connectomics_zoo.volumes.truth import Truth, join_truths, read_truth
 from connectomics_zoo.volumes.voxel_size import lengths
 
 
@@ -28,7 +29,11 @@ class PairReader:
         self.pair = pair
         self.data = data
         self.image: Volume = open_volume(pair.image, root=data.folder, voxel_size_nm=data.voxel_size_nm)
-        self.label: Volume = open_volume(pair.label, root=data.folder, voxel_size_nm=data.voxel_size_nm)
+        self.labels: dict[str | None, Volume] = {
+            name: open_volume(place, root=data.folder, voxel_size_nm=data.voxel_size_nm)
+            for name, place in pair.label_places.items()
+        }
+        """The label volumes by name, None for one alone."""
         self.mask: Volume | None = None
         if pair.mask is not None:
             self.mask = open_volume(pair.mask, root=data.folder, voxel_size_nm=data.voxel_size_nm)
@@ -67,6 +72,11 @@ class PairReader:
         return other
 
     @property
+    def label_locations(self) -> str:
+        """Where its label volumes are, for people."""
+        return ", ".join(label.location for label in self.labels.values())
+
+    @property
     def voxel_size_nm(self) -> tuple[float, ...] | None:
         """Edge lengths (z, y, x) of a network voxel."""
         if self.data.network_voxel_size_nm is not None:
@@ -86,8 +96,11 @@ class PairReader:
         return _reflect(self.grid.image(scaled, inside, within=limits), ((0, 0), *padding))
 
     def read_label(self, box: Box, *, within: Box) -> NDArray[Any]:
-        """Return the labels (Z, Y, X) in `box`, reflected where it reaches out of `within`; 0 where not annotated."""
-        return self.read_truth(box, within=within).labels
+        """Return the labels (Z, Y, X) in `box`, reflected where it reaches out of `within`; 0 where not annotated.
+
+        Of several label volumes, the largest label.
+        """
+        return self.read_truth(box, within=within).largest
 
     def read_truth(self, box: Box, *, within: Box) -> Truth:
         """Return the labels in `box`, reflected where it reaches out of `within`, and where they are annotated.
@@ -96,7 +109,12 @@ class PairReader:
         """
         inside, padding = _clip(box, within)
         limits = self._limits(within)
-        labels, annotated = self.read_volume_truth(self.grid.volume_box(inside, within=limits))
+        read = partial(self._network_truth, inside=inside, limits=limits, padding=padding)
+        return join_truths([read(label) for label in self.labels.values()])
+
+    def _network_truth(self, label: Volume, *, inside: Box, limits: Box, padding: list[tuple[int, int]]) -> Truth:
+        """Return the truth of one label volume in network voxels."""
+        labels, annotated = self._volume_truth(label, self.grid.volume_box(inside, within=limits))
         if self.grid.ratios != (1, 1, 1):
             annotated = self.grid.mask(annotated, inside, within=limits)
             labels = self.grid.labels(labels, inside, within=limits)
@@ -105,8 +123,11 @@ class PairReader:
 
     def read_volume_truth(self, box: Box) -> Truth:
         """Return the labels of `box` in the volume's own voxels, and where they are annotated."""
+        return join_truths([self._volume_truth(label, box) for label in self.labels.values()])
+
+    def _volume_truth(self, label: Volume, box: Box) -> Truth:
         return read_truth(
-            self.label,
+            label,
             self.mask,
             box,
             unlabelled=self.data.unlabelled,
@@ -116,7 +137,7 @@ class PairReader:
 
     def close(self) -> None:
         """Close the files."""
-        for volume in (self.image, self.label, self.mask):
+        for volume in (self.image, *self.labels.values(), self.mask):
             if volume is not None:
                 volume.close()
 

@@ -18,9 +18,29 @@ class Truth(NamedTuple):
     """Labels, and where they are such."""
 
     labels: NDArray[Any]
-    """(Z, Y, X), 0 where not annotated."""
+    """(Z, Y, X), 0 where not annotated; of several label volumes (V, Z, Y, X)."""
     annotated: NDArray[np.bool_]
-    """(Z, Y, X)."""
+    """Of the same shape."""
+
+    @property
+    def largest(self) -> NDArray[Any]:
+        """The labels (Z, Y, X), of several volumes the largest."""
+        return self.labels if self.labels.ndim == 3 else self.labels.max(axis=0)
+
+    @property
+    def anywhere(self) -> NDArray[np.bool_]:
+        """Where (Z, Y, X) any of the label volumes is annotated."""
+        return self.annotated if self.annotated.ndim == 3 else np.logical_or.reduce(self.annotated)
+
+
+def join_truths(truths: Sequence[Truth]) -> Truth:
+    """Return what several label volumes say of the same voxels as one truth (V, Z, Y, X); that of one as it is."""
+    if len(truths) == 1:
+        return truths[0]
+    # int64 and uint64 together would become floats; what is negative was not annotated, and is 0.
+    is_mixed = len({truth.labels.dtype.kind for truth in truths} - {"b"}) > 1
+    labels = [truth.labels.astype(np.uint64) if is_mixed else truth.labels for truth in truths]
+    return Truth(np.stack(labels), np.stack([truth.annotated for truth in truths]))
 
 
 def read_truth(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support.tasks import make_task
+from support.tasks import make_task, make_task_targets
 from torch.nn import functional as F
 
 from connectomics_zoo.specs.listing import read_task_rows
 from connectomics_zoo.specs.lookup import get_spec, get_task
 from connectomics_zoo.tasks.activations import activate
 from connectomics_zoo.tasks.losses import DICE_EPSILON, resize_targets, supervised_losses, task_loss
-from connectomics_zoo.tasks.targets import make_targets
 
 
 def logits_and_targets(channels, *, size=(4, 6, 6)):
@@ -85,9 +84,9 @@ def some_targets(task):
     """Targets of real labels (1, C, Z, Y, X), where they are known, and logits that predict them perfectly."""
     grid = np.indices((12, 32, 32))
     labels = (grid[0] // 6 + 2 * (grid[1] // 11) + 6 * (grid[2] // 11)) * (grid[1] % 11 > 1)
-    values, known = (
-        torch.from_numpy(array)[None] for array in make_targets(labels, task=task, voxel_size_nm=(8, 8, 8))
-    )
+    if ids := [label for channel in task.channels for label in channel.target.labels or ()]:
+        labels = np.array([0, *ids])[labels * 7 % (len(ids) + 1)]
+    values, known = (torch.from_numpy(array)[None] for array in make_task_targets(labels, task=task))
     inverse = {"sigmoid": torch.logit, "scaled_sigmoid": lambda p: 5 * torch.logit(p), "softmax": torch.log}
     logits = [
         torch.atanh(values[:, index].clamp(-1 + 1e-6, 1 - 1e-6))
@@ -238,3 +237,72 @@ def test_continuous_targets_are_interpolated_between_what_is_known_alone():
     resized, resized_known = resize_targets(ramp, known, size=(4, 1, 1), task=task)
     assert resized_known[0, 1].flatten().tolist() == [True, True, False, True]
     assert torch.allclose(resized[0, 1].flatten()[[0, 1, 3]], torch.tensor([0.5, 3, 6.5]) / 8)
+
+
+# Classes that are annotated in part --------------------------------------------------------------------------------
+
+
+def three_classes(**weights):
+    return make_task(
+        *[
+            ("softmax", kind, {"cross_entropy": weights.get(kind, 1.0)})
+            for kind in ("background", "presynapse", "postsynapse")
+        ],
+        method="argmax",
+    )
+
+
+def open_voxels():
+    """Voxels of class 1, and voxels that are not of class 1 but of one of the others, all in turn."""
+    logits, _ = logits_and_targets(3)
+    targets, known = torch.zeros_like(logits), torch.ones_like(logits, dtype=torch.bool)
+    targets[:, 1, ::2] = 1
+    known[:, 0, 1::2] = known[:, 2, 1::2] = False
+    return logits, targets, known
+
+
+def test_a_voxel_that_may_be_of_several_classes_costs_the_log_of_their_summed_probability():
+    logits, targets, known = open_voxels()
+    probabilities = logits.softmax(dim=1)
+    expected = torch.cat(
+        [
+            -probabilities[:, 1, ::2].log().flatten(),
+            -(probabilities[:, 0, 1::2] + probabilities[:, 2, 1::2]).log().flatten(),
+        ]
+    ).mean()
+    assert torch.isclose(task_loss(logits, targets, known, task=three_classes()), expected)
+
+
+def test_the_weight_of_a_voxel_that_may_be_of_several_classes_is_their_mean():
+    logits, targets, known = open_voxels()
+    one = task_loss(logits, targets, known, task=three_classes())
+    weighted = task_loss(logits, targets, known, task=three_classes(background=2.0, postsynapse=6.0))
+    inside = -logits.log_softmax(dim=1)[:, 1, ::2].sum() / logits[:, 0].numel()
+    assert torch.isclose(weighted, inside + 4 * (one - inside))
+
+
+def test_the_marginal_loss_moves_probability_between_no_two_classes_that_a_voxel_may_be():
+    logits, targets, known = open_voxels()
+    logits.requires_grad_()
+    task_loss(logits, targets, known, task=three_classes()).backward()
+    gradient = logits.grad[:, :, 1::2]
+    shares = logits.detach()[:, [0, 2], 1::2].softmax(dim=1)
+    # Away from class 1, and to the others in proportion to what they have.
+    assert (gradient[:, 1] > 0).all()
+    assert torch.allclose(gradient[:, [0, 2]], -gradient[:, 1:2] * shares, atol=1e-6)
+
+
+def test_a_voxel_of_which_no_class_is_known_costs_nothing_beside_others():
+    logits, targets, known = open_voxels()
+    part = task_loss(logits[..., :3], targets[..., :3], known[..., :3], task=three_classes())
+    known[..., 3:] = False
+    assert torch.isclose(task_loss(logits, targets, known, task=three_classes()), part)
+
+
+def test_large_logits_of_a_marginal_loss_have_finite_gradients():
+    logits = torch.tensor([-300.0, 300.0, -300.0]).view(1, 3, 1, 1, 1).requires_grad_()
+    known = torch.tensor([False, True, False]).view(1, 3, 1, 1, 1)
+    loss = task_loss(logits, torch.zeros_like(logits), known, task=three_classes())
+    loss.backward()
+    assert loss.item() == pytest.approx(600 - np.log(2), rel=1e-6)
+    assert torch.allclose(logits.grad.flatten(), torch.tensor([-0.5, 1.0, -0.5]), atol=1e-5)

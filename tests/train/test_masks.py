@@ -47,8 +47,9 @@ def write_neurons(path, *, hidden=None, unlabelled=None):
     return path
 
 
-def data_of(path, *, mask=True, **fields):
-    pair = {"image": f"{path}:raw", "label": f"{path}:mito"}
+def data_of(path, *, mask=True, task="mito", **fields):
+    names = get_task(task).volumes
+    pair = {"image": f"{path}:raw", "label": dict.fromkeys(names, f"{path}:mito") if names else f"{path}:mito"}
     pair |= {"mask": f"{path}:mask"} if mask else {}
     return {"train": [pair], "validation": [pair], "voxel_size_nm": [8, 8, 8], **fields}
 
@@ -64,7 +65,8 @@ TASKS = [row.name for row in read_task_rows().rows]
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_makes_a_step_with_finite_loss_and_gradients(tmp_path, task):
     assert len(TASKS) >= 11
-    run = make_run(data_of(write_neurons(tmp_path / "v.h5")), task=task, augmentation="full", batch_size=2)
+    data = data_of(write_neurons(tmp_path / "v.h5"), task=task)
+    run = make_run(data, task=task, augmentation="full", batch_size=2)
     network = build(run.model, deep_supervision=True)
     module = SegmentationModule(run, network)
     batch = next(iter(training_loader(run)))
@@ -216,7 +218,7 @@ def test_values_are_checked_where_they_are_annotated_alone(tmp_path):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_good_labels_are_not_warned_of(tmp_path, caplog, task):
-    warn_of_labels(make_run(data_of(write_neurons(tmp_path / "v.h5")), task=task))
+    warn_of_labels(make_run(data_of(write_neurons(tmp_path / "v.h5"), task=task), task=task))
     assert caplog.messages == []
 
 

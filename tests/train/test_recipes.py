@@ -17,8 +17,10 @@ from connectomics_zoo.errors import SpecError
 from connectomics_zoo.runs.checkpoint import has_checkpoint
 from connectomics_zoo.runs.folder import CHECKPOINT_FILE, get_run
 from connectomics_zoo.runs.logs import read_series
+from connectomics_zoo.runs.metrics import read_metrics
 from connectomics_zoo.train import train
 from connectomics_zoo.train.averaging import AverageWeights
+from connectomics_zoo.train.callbacks import KeepWeights
 from connectomics_zoo.train.module import SegmentationModule
 from connectomics_zoo.train.patches import TrainingPatches
 from connectomics_zoo.train.resolve import resolve_run
@@ -442,3 +444,26 @@ def test_views_that_cannot_be_predicted_are_found_before_the_training(tmp_path, 
     with pytest.raises(SpecError, match=message):
         train("mednext-S", {**changes, "prediction": prediction}, output=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+# Which weights are kept ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("keep", "step"), [("best", 2), ("last", 4)])
+def test_the_weights_that_are_kept_are_those_of_the_best_validation_or_the_last(
+    volume, tmp_path, monkeypatch, scores, keep, step
+):
+    recorder = Recorder()
+    before = KeepWeights.on_train_batch_end
+
+    def record(self, trainer, pl_module, *args):
+        recorder.on_train_batch_end(trainer, pl_module)
+        before(self, trainer, pl_module, *args)
+
+    monkeypatch.setattr(KeepWeights, "on_train_batch_end", record)
+    scores.extend([0.6, 0.4])
+    folder = run_of(volume, tmp_path / "run", keep=keep)
+    assert equal(kept(folder), recorder.weights[step - 1])
+    metrics, steps, kept_step = read_metrics(folder)
+    assert (steps, kept_step) == (4, step)
+    assert metrics["val/dice"] == pytest.approx({2: 0.6, 4: 0.4}[step])

@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.metadata
 import inspect
+import typing
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,16 @@ NAMES = {
     "predict",
     "decode",
     "evaluate",
+    "fit",
     "measure",
+    "compare",
+    "open_volume",
+    "Box",
+    "scale_intensity",
+    "make_targets",
+    "task_loss",
+    "supervised_losses",
+    "activate",
     "print_available_architectures",
     "build_model",
     "ZooError",
@@ -92,8 +102,9 @@ def test_an_argument_is_the_same_in_every_verb_that_has_it():
     verbs = [zoo.train, zoo.predict, zoo.decode, zoo.evaluate, zoo.measure, zoo.verify]
     kinds = {}
     for verb in verbs:
+        hints = typing.get_type_hints(verb)
         for parameter in inspect.signature(verb).parameters.values():
-            kinds.setdefault(parameter.name, set()).add((str(parameter.annotation), str(parameter.default)))
+            kinds.setdefault(parameter.name, set()).add((str(hints[parameter.name]), str(parameter.default)))
     assert "changes" not in kinds
     for name in ("overrides", "region", "mask", "voxel_size_nm", "workers", "overwrite", "progress", "device"):
         assert len(kinds[name]) == 1, (name, kinds[name])

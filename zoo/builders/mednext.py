@@ -191,6 +191,11 @@ def faster_in_bfloat16(config: Config) -> bool:
     )
 
 
+def kept_on_cpu(config: Config) -> Config | None:
+    """The fast path of a CPU keeps the inputs of the blocks alone, as the plain network with checkpointing does."""
+    return config.model_copy(update={"checkpointing": True}) if faster_in_bfloat16(config) else None
+
+
 def encoder_modules(config: Config) -> tuple[str, ...]:
     """Stem, four stages with their downsamplings, and the bottleneck."""
     levels = [name for level in range(4) for name in (f"enc_block_{level}", f"down_{level}")]

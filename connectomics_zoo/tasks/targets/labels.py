@@ -65,11 +65,11 @@ def true_objects(
 
 def is_mask(labels: NDArray[Any], *, ignored: Sequence[int] = ()) -> bool:
     """Whether labels hold a single value but 0 and the ignored ones."""
-    inside = labels[~_is_one_of(labels, (0, *ignored))]
+    inside = labels[~is_one_of(labels, (0, *ignored))]
     return bool(inside.size and (inside == inside[0]).all())
 
 
-def _is_one_of(labels: NDArray[Any], ids: Sequence[int]) -> NDArray[np.bool_]:
+def is_one_of(labels: NDArray[Any], ids: Sequence[int]) -> NDArray[np.bool_]:
     """Return where `labels` have one of `ids`, which may be any integers; `np.isin` would round large ones."""
     found = np.zeros(labels.shape, dtype=bool)
     for one in ids:
@@ -82,7 +82,7 @@ def connected_objects(labels: NDArray[Any], *, ignored: Sequence[int] = ()) -> N
 
     Ignored labels are no objects, and `IGNORED`.
     """
-    unknown = _is_one_of(labels, ignored)
+    unknown = is_one_of(labels, ignored)
     known = np.where(unknown, np.zeros((), labels.dtype), labels)
     parts: NDArray[np.int64] = connected_parts(known, background=0, connectivity=1)  # type: ignore[no-untyped-call]
     return np.where(unknown, np.int64(IGNORED), parts)

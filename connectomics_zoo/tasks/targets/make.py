@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from connectomics_zoo.errors import SpecError, VolumeError
-from connectomics_zoo.schema.task import CONTINUOUS_TARGETS, ChannelSpec, TaskSpec
+from connectomics_zoo.schema.target import CONTINUOUS_TARGETS
+from connectomics_zoo.schema.task import ChannelSpec, TaskSpec
 from connectomics_zoo.tasks.affinities import affinity_channels, compute_affinities, convention_of
+from connectomics_zoo.tasks.targets.annotated import annotated_known
 from connectomics_zoo.tasks.targets.distance import edge_distances
-from connectomics_zoo.tasks.targets.labels import face_axes, find_faces, prepare_labels
+from connectomics_zoo.tasks.targets.labels import face_axes, find_faces, is_one_of, prepare_labels
 from connectomics_zoo.tasks.targets.shape_descriptors import shape_descriptors
 
 
@@ -30,15 +33,20 @@ def make_targets(
     task: TaskSpec,
     voxel_size_nm: tuple[float, ...] | None,
     annotated: NDArray[np.bool_] | None = None,
+    volumes: Sequence[str | None] = (None,),
+    classes: Collection[str] | None = None,
 ) -> Targets:
     """Return the targets of the task's channels.
 
     Args:
-        labels: label volume (Z, Y, X).
+        labels: label volume (Z, Y, X), or several (V, Z, Y, X).
         task: the task.
         voxel_size_nm: edge lengths (z, y, x) of the labels' voxels, None where unknown; decides whether
             boundaries are looked for across sections.
-        annotated: (Z, Y, X), False where the label is not known and must not matter; None where all are.
+        annotated: of the same shape, False where the label is not known and must not matter; None where all are.
+        volumes: the names of the label volumes, None for one alone; of one that is missing, nothing is known.
+        classes: the channels that are annotated, None for all; of the others nothing is known but what follows from a
+            softmax (`exclusive_known`).
 
     Raises:
         VolumeError: a `value` target outside 0..1.
@@ -47,6 +55,26 @@ def make_targets(
     check_voxel_size(task, voxel_size_nm)
     if annotated is None:
         annotated = np.ones(labels.shape, dtype=bool)
+    if labels.ndim == 3:
+        labels, annotated = labels[np.newaxis], annotated[np.newaxis]
+    values = np.zeros((len(task.channels), *labels.shape[1:]), dtype=np.float32)
+    known = np.zeros(values.shape, dtype=bool)
+    foreign = np.zeros(values.shape[1:], dtype=bool)
+    for name, volume, is_known in zip(volumes, labels, annotated, strict=True):
+        indices = [index for index, channel in enumerate(task.channels) if channel.target.volume == name]
+        if not indices:
+            continue
+        part = task.model_copy(update={"channels": tuple(task.channels[index] for index in indices)})
+        values[indices], known[indices] = _make_of_one(volume, is_known, task=part, voxel_size_nm=voxel_size_nm)
+        if any(index in task.softmax for index in indices):
+            foreign = volume != 0
+    return Targets(values, annotated_known(values, known, task=task, classes=classes, is_object=foreign))
+
+
+def _make_of_one(
+    labels: NDArray[Any], annotated: NDArray[np.bool_], *, task: TaskSpec, voxel_size_nm: tuple[float, ...] | None
+) -> Targets:
+    """Return the targets of channels that are all made of one label volume."""
     labels = prepare_labels(labels, annotated, spec=task.labels, axes=face_axes(voxel_size_nm))
     values = np.empty((len(task.channels), *labels.shape), dtype=np.float32)
     known = np.repeat(annotated[np.newaxis], len(task.channels), axis=0)
@@ -92,6 +120,9 @@ def _make_channel(
         return labels > 0, annotated
     if kind == "background":
         return labels == 0, annotated
+    if kind == "class":
+        assert channel.target.labels is not None
+        return is_one_of(labels, channel.target.labels), annotated
     if kind == "presynapse":
         return (labels > 0) & (labels % 2 == 1), annotated
     if kind == "postsynapse":

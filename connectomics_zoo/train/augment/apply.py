@@ -30,8 +30,8 @@ def augment(
 
     Args:
         image: (C, Z, Y, X), intensities scaled to 0..1.
-        labels: (Z, Y, X).
-        annotated: (Z, Y, X), False where the labels say nothing; it moves with them.
+        labels: (Z, Y, X), or of several label volumes (V, Z, Y, X).
+        annotated: of the same shape, False where the labels say nothing; it moves with them.
         spec: what is done.
         voxel_size_nm: edge lengths (z, y, x) of a voxel, None where unknown; it decides what is isotropic.
         generator: source of randomness; the same state gives the same patch.

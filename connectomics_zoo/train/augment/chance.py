@@ -14,9 +14,9 @@ class Sample(NamedTuple):
     image: NDArray[np.float32]
     """(C, Z, Y, X), intensities scaled to 0..1."""
     labels: NDArray[Any]
-    """(Z, Y, X)."""
+    """(Z, Y, X), or of several label volumes (V, Z, Y, X)."""
     annotated: NDArray[np.bool_]
-    """(Z, Y, X), False where the labels say nothing."""
+    """Of the same shape, False where the labels say nothing."""
 
 
 def happens(probability: float, generator: np.random.Generator) -> bool:

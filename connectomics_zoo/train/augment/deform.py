@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ def deform(
 
     Sections stay where they are unless voxels are isotropic.
     """
-    shape = sample.labels.shape
+    shape = sample.labels.shape[-3:]
     isotropic = is_isotropic(voxel_size_nm)
     in_space = isotropic and max(shape) <= NEARLY_CUBE * min(shape)
     edges = np.ones(3) if voxel_size_nm is None else np.array(voxel_size_nm)
@@ -52,9 +53,16 @@ def deform(
     nearest = _nearest(coordinates, shape)
     return Sample(
         _interpolate(sample.image, [coordinates[axis] for axis in axes]),
-        sample.labels.reshape(-1)[nearest],
-        sample.annotated.reshape(-1)[nearest],
+        _taken(sample.labels, nearest),
+        _taken(sample.annotated, nearest),
     )
+
+
+def _taken(array: NDArray[Any], nearest: NDArray[np.intp]) -> NDArray[Any]:
+    """Return the values of `array` (…, Z, Y, X) at flat indices (Z, Y, X) of its voxels."""
+    if array.ndim == 3:
+        return array.reshape(-1)[nearest]
+    return np.stack([volume.reshape(-1)[nearest] for volume in array])
 
 
 def _random_matrix(spec: AugmentationSpec, *, in_space: bool, generator: np.random.Generator) -> NDArray[np.float64]:

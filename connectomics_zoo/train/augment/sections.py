@@ -28,8 +28,8 @@ def section_view(sample: Sample, *, voxel_size_nm: tuple[float, ...] | None, gen
     axis = int(generator.integers(3))
     return Sample(
         np.moveaxis(sample.image, axis + 1, 1),
-        np.moveaxis(sample.labels, axis, 0),
-        np.moveaxis(sample.annotated, axis, 0),
+        np.moveaxis(sample.labels, axis - 3, -3),
+        np.moveaxis(sample.annotated, axis - 3, -3),
     )
 
 
@@ -38,13 +38,13 @@ def misalign(sample: Sample, *, spec: AugmentationSpec, generator: np.random.Gen
 
     This is the translation of DeepEM's `Misalign`; its slip of a single section is `slip`.
     """
-    count = len(sample.labels)
+    count = sample.labels.shape[-3]
     if count < 2 or not happens(spec.misalignment, generator):
         return
     first = int(generator.integers(1, count))
     step = _random_step(spec.misalignment_pixels, generator)
-    for array in (sample.image[:, first:], sample.labels[first:], sample.annotated[first:]):
-        array[...] = _displaced(array, step)
+    for array in sample:
+        array[..., first:, :, :] = _displaced(array[..., first:, :, :], step)
 
 
 def slip(image: Array, *, spec: AugmentationSpec, generator: np.random.Generator) -> None:

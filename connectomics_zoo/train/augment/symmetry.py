@@ -50,16 +50,16 @@ def flip_and_turn(
     generator: np.random.Generator,
 ) -> Sample:
     """Return a contiguous copy of `sample`, flipped and turned."""
-    arrays = [sample.image, sample.labels[np.newaxis], sample.annotated[np.newaxis]]
+    arrays = [array if array.ndim == 4 else array[np.newaxis] for array in sample]
     for axis in (1, 2, 3):
         if happens(spec.flip, generator):
             arrays = [np.flip(array, axis) for array in arrays]
-    for first, second in rotation_planes(sample.labels.shape, voxel_size_nm):
+    for first, second in rotation_planes(sample.labels.shape[-3:], voxel_size_nm):
         if happens(spec.turn, generator):
             turns = int(generator.integers(4))
             arrays = [np.rot90(array, turns, (first + 1, second + 1)) for array in arrays]
     image, labels, annotated = (_copy(array) for array in arrays)
-    return Sample(image, labels[0], annotated[0])
+    return Sample(image, labels, annotated) if sample.labels.ndim == 4 else Sample(image, labels[0], annotated[0])
 
 
 def _copy(view: NDArray[Any]) -> NDArray[Any]:

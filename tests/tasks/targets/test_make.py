@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from support.tasks import make_task
+from support.tasks import make_task, make_task_targets
 
 from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.schema.task import LabelSpec, TaskSpec
@@ -229,9 +229,7 @@ def test_what_is_not_annotated_changes_no_known_target(name):
     annotated[4:8, 10:20, :15] = False
     poisoned = np.where(annotated, labels, np.random.default_rng(3).integers(-9, 99, labels.shape))
     task = get_task(name)
-    one, other = (
-        make_targets(array, task=task, voxel_size_nm=(8, 8, 8), annotated=annotated) for array in (labels, poisoned)
-    )
+    one, other = (make_task_targets(array, task=task, annotated=annotated) for array in (labels, poisoned))
     assert np.array_equal(one.known, other.known)
     assert np.array_equal(one.values[one.known], other.values[one.known])
     assert not one.known[:, ~annotated].any()

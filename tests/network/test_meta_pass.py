@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from connectomics_zoo.network import build
+from connectomics_zoo.network.meta_pass import MetaPass
 from connectomics_zoo.specs.lookup import get_spec
-from connectomics_zoo.verify.meta_pass import MetaPass
 
 META = torch.device("meta")
 
@@ -60,6 +62,18 @@ def test_a_norm_in_a_pass_without_data_has_the_statistics_that_torch_returns():
     plain = [tensor.shape for tensor in normed()]
     with MetaPass():
         assert [tensor.shape for tensor in normed()] == plain
+
+
+@pytest.mark.parametrize("name", [*SHORT_CUTS, "sum", "product"])
+def test_gradients_without_data_are_of_the_shapes_that_torch_returns(name):
+    operation = {"sum": lambda x: x * 2 + x, "product": lambda x: x * x, **SHORT_CUTS}[name]
+    gradients = []
+    for mode in (nullcontext(), MetaPass()):
+        x = torch.empty(3, 4, 5, 6, 7, device=META, requires_grad=True)
+        with mode:
+            operation(x + 1).sum().backward()
+        gradients.append((x.grad.shape, x.grad.dtype))
+    assert gradients[0] == gradients[1]
 
 
 @pytest.mark.parametrize(
