@@ -20,8 +20,8 @@ def distillation_loss(logits: Tensor, taught: Tensor, where: Tensor, *, task: Ta
     Args:
         logits: (B, C, Z, Y, X), of the network.
         taught: the same shape, the teacher's values: `activate` of its logits.
-        where: the same shape, True where the teacher is listened to; of the classes of a softmax, in how likely they are
-            among themselves.
+        where: the same shape, True where the teacher is listened to; of the classes of a softmax, in how likely these
+            are among themselves.
         task: the task, with C channels.
     """
     logits, taught = logits.float(), taught.float()
