@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from connectomics_zoo.predict import predict
     from connectomics_zoo.specs.listing import list_models
     from connectomics_zoo.specs.lookup import get_experiment, get_spec, get_task
+    from connectomics_zoo.suggest import suggest
     from connectomics_zoo.tasks.activations import activate
     from connectomics_zoo.tasks.losses import supervised_losses, task_loss
     from connectomics_zoo.tasks.targets import make_targets
@@ -39,6 +40,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "decode",
     "evaluate",
     "measure",
+    "suggest",
     "compare",
     "open_volume",
     "Box",
@@ -76,6 +78,7 @@ _MODULES = {
     "get_experiment": "connectomics_zoo.specs.lookup",
     "get_spec": "connectomics_zoo.specs.lookup",
     "get_task": "connectomics_zoo.specs.lookup",
+    "suggest": "connectomics_zoo.suggest",
     "train": "connectomics_zoo.train",
     "verify": "connectomics_zoo.verify",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 @click.command("evaluate", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("prediction")
 @click.argument("truth", required=False)
+@click.option(
+    "--truth",
+    "truths",
+    metavar="NAME=VOLUME",
+    multiple=True,
+    help="One of several label volumes that the classes of PREDICTION are made of, instead of TRUTH; may be repeated.",
+)
+@click.option(
+    "--annotated",
+    metavar="CLASS,…",
+    help="The classes that the truth annotates, where PREDICTION says which it has [default: all].",
+)
 @click.option(
     "--kind",
     type=click.Choice(["semantic", "instances"]),
@@ -87,6 +99,8 @@ if TYPE_CHECKING:
 def command(
     prediction: str,
     truth: str | None,
+    truths: tuple[str, ...],
+    annotated: str | None,
     kind: Literal["semantic", "instances"] | None,
     threshold: float | None,
     region: str | None,
@@ -117,13 +131,15 @@ def command(
     """
     if (picture is None) != (image is None):
         raise SpecError("--picture needs --image and --image needs --picture, give both or none.")
-    if picture is not None and truth is None:
+    against = _truth_of(truth, truths)
+    if picture is not None and against is None:
         raise SpecError("--picture draws the truth, give it or leave --picture out.")
     from connectomics_zoo.evaluate import evaluate
 
     report = evaluate(
         prediction,
-        truth,
+        against,
+        annotated=_listed(annotated),
         kind=kind,
         threshold=threshold,
         region=region,
@@ -136,27 +152,47 @@ def command(
         merge_nodes=merge_nodes,
         voxel_size_nm=voxel_size_nm,
     )
-    if picture is not None and image is not None and truth is not None:
-        from connectomics_zoo.pictures.comparison import draw_volumes
+    if picture is not None and image is not None and against is not None:
+        common: dict[str, Any] = {
+            "image": image,
+            "prediction": prediction,
+            "threshold": threshold,
+            "region": region,
+            "mask": mask,
+            "unlabelled": unlabelled,
+            "background": background,
+        }
+        if report.has_named_classes:
+            from connectomics_zoo.pictures.classes import draw_classes
 
-        draw_volumes(
-            picture,
-            image=image,
-            truth=truth,
-            prediction=prediction,
-            threshold=threshold,
-            region=region,
-            mask=mask,
-            unlabelled=unlabelled,
-            background=background,
-            relabel=relabel,
-            objects=report.kind == "instances",
-        )
+            draw_classes(picture, truth=against, annotated=_listed(annotated), **common)
+        else:
+            from connectomics_zoo.pictures.comparison import draw_volumes
+
+            assert isinstance(against, str)
+            draw_volumes(picture, truth=against, relabel=relabel, objects=report.kind == "instances", **common)
         note(f"drew {picture}")
     if as_json:
         print_json(dataclasses.asdict(report))
     else:
         _print_table(report)
+
+
+def _truth_of(truth: str | None, truths: tuple[str, ...]) -> str | dict[str, str] | None:
+    """Return the truth: one volume, or several by name."""
+    if not truths:
+        return truth
+    if truth is not None:
+        raise SpecError(f"the truth is {truth}, and --truth names others: give one volume, or all by name.")
+    named = {name: place for name, _, place in (item.partition("=") for item in truths)}
+    for name, place in named.items():
+        if not place or not name:
+            raise SpecError(f"--truth {name} is no label volume with a name, write --truth NAME=FILE:DATASET.")
+    return named
+
+
+def _listed(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
 
 
 def _print_table(report: EvaluateReport) -> None:

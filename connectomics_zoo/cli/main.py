@@ -31,6 +31,7 @@ VERBS = {
     "status": "Show how far a prediction is",
     "decode": "Make objects of a prediction",
     "evaluate": "Score a prediction against the truth",
+    "suggest": "Suggest which boxes of a volume to annotate next",
     "measure": "Measure objects: size, surface, place, intensity, contacts",
     "compare": "Train networks under one budget and score them: one table, one plot",
     "push": "Give a trained run away, on the Hugging Face Hub or beside a spec",

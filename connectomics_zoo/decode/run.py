@@ -18,14 +18,13 @@ from connectomics_zoo.decode.channels import Channels, read_channels
 from connectomics_zoo.decode.memory import fits, refuse_too_large
 from connectomics_zoo.decode.methods import segment
 from connectomics_zoo.decode.object_files import forget_files, refuse_files
-from connectomics_zoo.decode.parts import find_parts, mask_of
+from connectomics_zoo.decode.parts import find_parts, ignored_labels, mask_of
 from connectomics_zoo.decode.settings import find_task, has_boundary, with_settings
 from connectomics_zoo.decode.stated import refuse_label_bytes
 from connectomics_zoo.decode.tune import Trial, grid_of, tune
 from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.runs.folder import get_run
 from connectomics_zoo.runs.tuned import read_tuned, write_tuned
-from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.notebook import notebook_bar
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.provenance import Decoding, Provenance
@@ -176,7 +175,8 @@ def decode(
         tuned = None if run is None else read_tuned(Path(run))
         saved = None if tuned is None else tuned.decode
         chosen = with_settings(base, saved=saved, method=method, overrides=overrides or {})
-        box, placement, truth_of = find_parts(predicted, tune_on, mask, region, ignored=_ignored(ignore_labels, spec))
+        ignored = ignored_labels(ignore_labels, spec)
+        box, placement, truth_of = find_parts(predicted, tune_on, mask, region, ignored=ignored, run=spec)
         if "threshold" not in (overrides or {}):
             refuse_label_bytes(predicted, box)
         offset = _offset(predicted, box, placement)
@@ -231,7 +231,7 @@ def decode(
                 channels,
                 truth_of(),
                 task=chosen,
-                ignored=_ignored(ignore_labels, spec),
+                ignored=ignored,
                 location=str(tune_on),
                 mask=mask,
                 progress=progress,
@@ -342,12 +342,6 @@ def _creator(
     )
 
 
-def _ignored(labels: Sequence[int], run: RunSpec | None) -> list[int]:
-    """Return the labels that count for no setting: those asked for, and the run's for what is not annotated."""
-    unlabelled = None if run is None else run.data.unlabelled
-    return [*labels, *(() if unlabelled is None else (unlabelled,))]
-
-
 def _tune(
     channels: Channels,
     truth: Truth,
@@ -360,7 +354,8 @@ def _tune(
 ) -> tuple[DecodeSpec, list[Trial]]:
     """Return the best settings around the task's, and how each did."""
     if not truth.annotated.any():
-        raise VolumeError(f"{mask}: is 0 in all of this part, so nothing can be tuned: give another one.")
+        what = f"{location}: is not annotated in any" if mask is None else f"{mask}: is 0 in all"
+        raise VolumeError(f"{what} of this part, so nothing can be tuned: give another one.")
     objects, ignored = true_objects(truth.labels, spec=task.labels, ignored=ignored)
     return tune(
         channels,

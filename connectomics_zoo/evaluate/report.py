@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from connectomics_zoo.evaluate.interpret import ScoreKind
@@ -12,6 +13,7 @@ NAMES = {
     "iou": "IoU",
     "precision": "precision",
     "recall": "recall",
+    "voxels": "voxels",
     "true_positive": "right voxels",
     "false_positive": "false voxels",
     "false_negative": "missed voxels",
@@ -69,18 +71,33 @@ class EvaluateReport(Report):
     ignored_voxels: int
     """Voxels that do not, because of their label in the truth, or of the mask."""
     scores: dict[str, float]
-    """Score by name; with several classes, the means over the classes."""
-    classes: dict[int, dict[str, float]]
-    """With several classes, the scores of each one but 0."""
+    """Score by name; with several classes, the means over them, or over those in the truth where they have names."""
+    classes: Mapping[int, dict[str, float]] | Mapping[str, dict[str, float]]
+    """With several classes, the scores of each one but 0 or background, by its label or its name."""
+
+    @property
+    def has_named_classes(self) -> bool:
+        """Whether the prediction has said which classes it has."""
+        return any(isinstance(name, str) for name in self.classes)
 
     def table(self) -> Table:
-        """Return a row for each score."""
+        """Return a row for each score, or for each of the classes that have names."""
+        if self.has_named_classes:
+            return self._table_of_classes()
         headers = ("score", "mean" if self.classes else "value", *(f"class {label}" for label in self.classes))
         rows = [
             (NAMES[name], _number(value), *(_number(scores[name]) for scores in self.classes.values()))
             for name, value in self.scores.items()
         ]
         return Table(headers, rows)
+
+    def _table_of_classes(self) -> Table:
+        names = [*self.scores, "voxels"]
+        rows = [(str(name), *(_number(scores[column]) for column in names)) for name, scores in self.classes.items()]
+        absent = sum(scores["voxels"] == 0 for scores in self.classes.values())
+        mean = f"mean of {len(rows) - absent}" if 0 < absent < len(rows) else "mean"
+        rows.append((mean, *(_number(value) for value in self.scores.values()), ""))
+        return Table(("class", *(NAMES[name] for name in names)), rows)
 
 
 def _number(value: float) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -13,8 +13,10 @@ import numpy as np
 
 from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.evaluate.blocks import BLOCK, read_blocks, relabelled
+from connectomics_zoo.evaluate.classes import score_classes
 from connectomics_zoo.evaluate.interpret import OBJECTS, Reading, ScoreKind, interpret
 from connectomics_zoo.evaluate.report import EvaluateReport
+from connectomics_zoo.scores.classes import check_truths, classes_of
 from connectomics_zoo.scores.contingency import Contingency, count_pairs, leave_out, merge_pairs
 from connectomics_zoo.scores.run_length import labels_at, run_length_scores, skeletons_in
 from connectomics_zoo.scores.scores import class_scores, foreground_scores, object_scores, partition_scores
@@ -35,7 +37,7 @@ MAX_CLASSES = 256
 
 def evaluate(
     prediction: str | Path,
-    truth: str | Path | None = None,
+    truth: str | Path | Mapping[str, str | Path] | None = None,
     *,
     kind: ScoreKind | None = None,
     threshold: float | None = None,
@@ -44,6 +46,7 @@ def evaluate(
     unlabelled: int | None = None,
     background: int | None = None,
     mask: str | Path | None = None,
+    annotated: Sequence[str] | None = None,
     relabel: bool = False,
     skeletons: str | Path | None = None,
     merge_nodes: int = 0,
@@ -51,17 +54,18 @@ def evaluate(
 ) -> EvaluateReport:
     """Score `prediction` against `truth`, skeletons or both, block by block: no volume is in memory as a whole.
 
-    A semantic score has Dice, IoU, precision and recall of the foreground (truth > 0), or of every class where
-    both volumes hold several. Floats are probabilities, and so is uint8 beyond 1 (255 stands for 1) unless its
-    edges are hard, as those of labels, or the prediction says itself what it holds (`Volume.content`), as `predict`
-    and `decode` write it. The largest id of 32 and 64 bits is background, as 0 is, unless it is `unlabelled`. Scores
-    of instances are those of `partition_scores` (adapted Rand error, variation of information, CREMI score), of
-    `object_scores` (AP, F1 and panoptic quality) and, with skeletons, of `run_length_scores` (expected run length).
+    A semantic score has Dice, IoU, precision and recall of the foreground (truth > 0), or of every class where both
+    volumes hold several, or the prediction says which classes it has. Floats are probabilities, and so is uint8 beyond
+    1 (255 stands for 1) unless its edges are hard, as those of labels, or the prediction says itself what it holds
+    (`Volume.content`), as `predict` and `decode` write it. The largest id of 32 and 64 bits is background, as 0 is,
+    unless it is `unlabelled`. Scores of instances are those of `partition_scores` (adapted Rand error, variation of
+    information, CREMI score), of `object_scores` (AP, F1 and panoptic quality) and, with skeletons, of
+    `run_length_scores` (expected run length).
 
     Args:
         prediction: `file.h5:dataset`, `file.tif`, a folder of sections or `volume.zarr:array`, as large as the
             truth or as the region; or one that says where it lies, as `predict` and `decode` write it.
-        truth: labels.
+        truth: labels; of a prediction whose classes are made of several label volumes, each of them by its name.
         kind: what to score; by default `instances` with skeletons, where the prediction says that it holds them, or
             where both hold more than two whole numbers, else `semantic`.
         threshold: the prediction holds probabilities (or a mask), and the foreground is above this; by default
@@ -75,6 +79,7 @@ def evaluate(
         background: the label in the truth that is background beside 0, as 1 in scribbles whose 0 is `unlabelled`.
         mask: a volume as large as the truth that is 0 where the truth is not annotated; those voxels count for no score
             but run lengths.
+        annotated: of a prediction that says which classes it has, those that the truth annotates; by default all.
         relabel: the objects of the truth are the connected components of its labels, as of a mask; the scored part of
             the truth is read twice then.
         skeletons: an SWC file or a folder of them, each a neuron; positions in nm from the first voxel of the
@@ -104,17 +109,43 @@ def evaluate(
     kind = "instances" if relabel or lines is not None else kind
     with (
         open_volume(prediction, voxel_size_nm=voxel_size_nm) as predicted,
-        _opened(truth, voxel_size_nm=voxel_size_nm) as true,
-        _opened(mask, voxel_size_nm=voxel_size_nm) as annotated,
+        _opened_by_name(truth, voxel_size_nm=voxel_size_nm) as truths,
+        _opened(mask, voxel_size_nm=voxel_size_nm) as known,
     ):
-        box, offset = _aligned(predicted, predicted if true is None else true, region)
+        true = next(iter(truths.values()), None)
+        task = None if true is None or kind == "instances" else classes_of(predicted)
+        if task is not None:
+            check_truths(truths, task=task, annotated=annotated)
+        elif annotated is not None or (truths and None not in truths):
+            raise SpecError(
+                f"{predicted.location}: does not say which classes it has, and truths by name and annotated classes "
+                "need that: give one truth, and leave annotated out."
+            )
+        box, offset = _aligned(predicted, predicted if true is None else true, region, has_classes=task is not None)
         if true is None:
             report = _unscored(predicted, box=box)
+        elif task is not None:
+            for other in (*truths.values(), known):
+                if other is not None:
+                    check_mask(true, other, kind="truth")
+            return score_classes(
+                predicted,
+                truths,
+                known,
+                task=task,
+                box=box,
+                offset=offset,
+                threshold=threshold,
+                unlabelled=unlabelled,
+                background=background,
+                ignored=tuple(ignore_labels or ()),
+                annotated=annotated,
+            )
         else:
             report = _compared(
                 predicted,
                 true,
-                annotated,
+                known,
                 box=box,
                 offset=offset,
                 kind=kind,
@@ -137,11 +168,28 @@ def _opened(
     return nullcontext() if place is None else open_volume(place, voxel_size_nm=voxel_size_nm)
 
 
+@contextmanager
+def _opened_by_name(
+    truth: str | Path | Mapping[str, str | Path] | None, *, voxel_size_nm: VoxelSize | None
+) -> Iterator[dict[str | None, Volume]]:
+    """Open the label volumes of a truth: none, one without a name, or several by name."""
+    places: dict[str | None, str | Path] = {}
+    if isinstance(truth, Mapping):
+        places.update(truth)
+    elif truth is not None:
+        places[None] = truth
+    with ExitStack() as opened:
+        yield {
+            name: opened.enter_context(open_volume(place, voxel_size_nm=voxel_size_nm))
+            for name, place in places.items()
+        }
+
+
 def _check_options(
     *,
     kind: ScoreKind | None,
     threshold: float | None,
-    truth: str | Path | None,
+    truth: str | Path | Mapping[str, str | Path] | None,
     mask: str | Path | None,
     relabel: bool,
     skeletons: str | Path | None,
@@ -208,12 +256,14 @@ def _compared(
     if mask is not None and not table.voxels:
         raise VolumeError(f"{mask.location}: is 0 in all of {box}, so nothing can be scored: give another.")
     counted = leave_out(table, ignored, truth=true.location)
-    look.refuse_unclear(true.dtype, location=true.location)
-    for problem in look.warnings(true.dtype):
+    problems = look.check(true.dtype, location=true.location)
+    for problem in (*problems, *([] if look.single is None else [look.single])):
         _log.warning("%s: %s; it is scored all the same.", true.location, problem)
     reading = interpret(
         predicted, counted, kind=kind, threshold=threshold, cut=cut, stored=stored, look=look_at_prediction
     )
+    if reading.kind == "semantic" and reading.above is not None and not problems and look.objects_as_mask:
+        _log.warning("%s: %s.", true.location, look.objects_as_mask)
     compared = counted
     scores, classes = _scores(counted, reading, truth=true.location)
     if reading.kind == "instances":
@@ -292,9 +342,11 @@ def _warn_of_masks(table: Contingency, *, prediction: Volume, truth: Volume | No
             )
 
 
-def _aligned(predicted: Volume, true: Volume, region: AnyRegion) -> tuple[Box, tuple[int, int, int]]:
+def _aligned(
+    predicted: Volume, true: Volume, region: AnyRegion, *, has_classes: bool
+) -> tuple[Box, tuple[int, int, int]]:
     """Return what is scored of the truth, and the position of the prediction's first voxel in it."""
-    for volume in (predicted, true):
+    for volume in (true,) if has_classes else (predicted, true):
         if volume.channels not in (None, 1):
             raise VolumeError(
                 f"{volume.location}: has {volume.channels} channels, and one is scored: save that channel alone, or "

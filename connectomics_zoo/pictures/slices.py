@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from connectomics_zoo.errors import VolumeError
+from connectomics_zoo.pictures.classes import legend_of, paint
 from connectomics_zoo.pictures.drawing import (
     DOTS_PER_INCH,
     RGB,
@@ -20,6 +21,8 @@ from connectomics_zoo.pictures.drawing import (
     coloured,
     save_figure,
 )
+from connectomics_zoo.schema.task import TaskSpec
+from connectomics_zoo.scores.classes import classes_of, found_classes
 from connectomics_zoo.volumes import Box, Volume, open_volume
 
 MOST_VOXELS = 1024
@@ -35,7 +38,8 @@ _PLANES = ("section (y, x)", "cut (z, x)", "cut (z, y)")
 def draw_slices(path: str | Path, *, image: str | Path, made: str | Path) -> None:
     """Write a PNG with the middle section, and the middle cuts along y and x, of an image and what was made of it.
 
-    Of what has channels, the first one is drawn. Of large volumes, the middle is drawn.
+    Of what has channels, the first one is drawn, and of what says its classes, each in a colour of its own. Of large
+    volumes, the middle is drawn.
 
     Args:
         path: a file ending in .png; an existing one is replaced.
@@ -57,10 +61,14 @@ def draw_slices(path: str | Path, *, image: str | Path, made: str | Path) -> Non
                 "the second must be made of the first."
             )
         box = prediction.whole.middle((MOST_VOXELS,) * 3)
-        pairs = [_pair(raw, prediction, plane, origin=origin) for plane in _planes(box)]
+        task = classes_of(prediction)
+        pairs = [_pair(raw, prediction, plane, origin=origin, task=task) for plane in _planes(box)]
         size = prediction.voxel_size_nm or (1.0, 1.0, 1.0)
         name = f"{prediction.location}, voxels {box.moved(origin)}"
     figure = _figure(pairs, size, name=name)
+    if task is not None:
+        names = [task.channels[index].name for index in task.scored]
+        figure.legend(handles=legend_of(names), loc="outside lower right", ncols=len(names), frameon=False)
     save_figure(figure, target)
 
 
@@ -70,9 +78,14 @@ def _planes(box: Box) -> list[Box]:
     return [box.replace(z=(z, z + 1)), box.replace(y=(y, y + 1)), box.replace(x=(x, x + 1))]
 
 
-def _pair(raw: Volume, prediction: Volume, plane: Box, *, origin: tuple[int, int, int]) -> tuple[RGB, RGB]:
+def _pair(
+    raw: Volume, prediction: Volume, plane: Box, *, origin: tuple[int, int, int], task: TaskSpec | None
+) -> tuple[RGB, RGB]:
     """Return the image in a plane, and the same with the prediction over it."""
     grey = _grey(_flat(raw.read(plane.moved(origin))))
+    if task is not None:
+        found = found_classes(prediction, plane, task=task)
+        return grey, paint(grey, [_flat(found[index]) for index in task.scored])
     values = _flat(prediction.read(plane))
     if prediction.content in ("label", "instances") or (values.dtype.kind in "iu" and values.dtype.itemsize > 1):
         return grey, coloured(grey, values)

@@ -16,7 +16,7 @@ from connectomics_zoo.errors import SpecError
 from connectomics_zoo.network.device import AskedPrecision, Precision, prediction_precision
 from connectomics_zoo.predict.checks import prediction_spec, with_intensity_range
 from connectomics_zoo.predict.request import Request
-from connectomics_zoo.schema.experiment import PredictionSpec, RunSpec
+from connectomics_zoo.schema.experiment import DataSpec, PredictionSpec, RunSpec
 from connectomics_zoo.tasks.meaning import channels_difference
 from connectomics_zoo.volumes.location import split_place
 from connectomics_zoo.volumes.voxel_size import is_near_trained, lengths
@@ -72,14 +72,9 @@ def _refuse_unlike(first: Member, other: Member, *, ways: tuple[PredictionSpec, 
         raise SpecError(
             f"{names} look at {here.model.input.axes} and at {there.model.input.axes}: predict with each by itself."
         )
-    edges = here.data.network_voxel_nm, there.data.network_voxel_nm
-    is_like = edges[0] is None or edges[1] is None or is_near_trained(edges[1], edges[0])
-    if here.data.downsample != there.data.downsample or not is_like:
-        sizes = " and ".join("unknown" if size is None else f"{lengths(size)} nm" for size in edges)
-        raise SpecError(
-            f"{names} see voxels of other sizes ({sizes}, data.downsample {list(here.data.downsample)} and "
-            f"{list(there.data.downsample)}): predict with each by itself."
-        )
+    if not _see_the_same(here.data, there.data):
+        sizes = " and ".join(map(_voxels, (here.data, there.data)))
+        raise SpecError(f"{names} see voxels of other sizes ({sizes}): predict with each by itself.")
     if here.data.intensity_range != there.data.intensity_range:
         raise SpecError(
             f"{names} were trained with the intensity ranges {_shown(here.data.intensity_range)} and "
@@ -91,6 +86,19 @@ def _refuse_unlike(first: Member, other: Member, *, ways: tuple[PredictionSpec, 
             raise SpecError(
                 f"{names} predict with {field} {_shown(one)} and {_shown(two)}: give --{field}, which holds for both."
             )
+
+
+def _see_the_same(here: DataSpec, there: DataSpec) -> bool:
+    """Whether the voxels that two networks see are about as large; where a size is unknown, so are the factors."""
+    one, other = here.network_voxel_nm, there.network_voxel_nm
+    if one is None or other is None:
+        return one is other and here.downsample == there.downsample
+    return is_near_trained(other, one)
+
+
+def _voxels(data: DataSpec) -> str:
+    size = data.network_voxel_nm
+    return f"{list(data.downsample)} of a volume's" if size is None else f"{lengths(size)} nm"
 
 
 def check_spread(request: Request) -> None:

@@ -249,10 +249,8 @@ class Prediction:
     def _more_identity(self) -> dict[str, Any]:
         """Return what an ensemble or a spread adds; a prediction without them has the identity that it always had."""
         others = [member.trained.sha256() for member in self.members[1:]]
-        spread = self.request.spread
-        return ({"weights of others": others} if others else {}) | (
-            {} if spread is None else {"spread": absolute(spread)}
-        )
+        has_spread = self.request.spread is not None
+        return ({"weights of others": others} if others else {}) | ({"spread": True} if has_spread else {})
 
 
 @contextmanager

@@ -20,7 +20,13 @@ from connectomics_zoo.predict.checks import DType, Output, check_turns
 from connectomics_zoo.predict.job import STAGE, Prediction, prepared
 from connectomics_zoo.predict.plan import windows_of_blocks
 from connectomics_zoo.predict.request import References, Request, as_tuple, split_references
-from connectomics_zoo.predict.spread import begin_spread, finish_spread, outputs_of, refuse_lost_spread
+from connectomics_zoo.predict.spread import (
+    begin_spread,
+    finish_spread,
+    is_spread_finished,
+    outputs_of,
+    refuse_lost_spread,
+)
 from connectomics_zoo.predict.views import plan_views
 from connectomics_zoo.predict.voxels import resampled_to_nm
 from connectomics_zoo.predict.work import adopt, forget
@@ -311,10 +317,11 @@ def _is_left(prediction: Prediction, where: Where) -> bool:
         return False  # behind a URI nothing is moved, and the folder goes last
     there = job.describe()
     if there is None:
-        return where.shard is not None and prediction.is_finished()
+        return where.shard is not None and prediction.is_finished() and is_spread_finished(prediction)
     if not is_same(there, prediction.describe(there.cut)) or len(job.done(STAGE)) < len(there.cut.grid):
         return False  # what is there is the old output, which this one is to replace
-    return prediction.is_finished() and not prediction.output(there.cut, overwrite=True).is_to_be_moved()
+    is_finished = prediction.is_finished() and is_spread_finished(prediction)
+    return is_finished and not prediction.output(there.cut, overwrite=True).is_to_be_moved()
 
 
 def _report_finished(prediction: Prediction, where: Where) -> PredictReport:

@@ -88,7 +88,8 @@ def refuse_lost_spread(prediction: Prediction, outputs: list[BlockOutput]) -> No
         is_there = there is not None and is_same(there, _describe(prediction, spread))
         if not is_there and not _is_finished(prediction, spread.location):
             raise OutputError(
-                f"{spread.location}: what was done of the spread is not there any more, begin anew with --overwrite."
+                f"{spread.location}: what was done of the spread is not there, give the place that it was begun at, or "
+                "begin anew with --overwrite."
             )
 
 
@@ -100,6 +101,12 @@ def finish_spread(prediction: Prediction, outputs: list[BlockOutput]) -> None:
     """
     for spread in outputs[1:]:
         spread.finish(stored_of(prediction)[1])
+
+
+def is_spread_finished(prediction: Prediction) -> bool:
+    """Whether the output of the spread is there, as this prediction would make it, or none is asked for."""
+    location = prediction.request.spread
+    return location is None or _is_finished(prediction, location)
 
 
 def _describe(prediction: Prediction, spread: BlockOutput) -> JobDescription:

@@ -59,7 +59,9 @@ def make_stored(
         provenance: how it comes to be.
     """
     if output == "label":
-        return StoredPrediction(content="label", placement=placement, provenance=provenance)
+        # Of a single channel, a label is a yes, and there is nothing to be told apart.
+        task = run.task if len(run.task.channels) > 1 else None
+        return StoredPrediction("label", task, placement, None, provenance)
     # With tanh, or without an activation, the values are no probabilities; the file says by its task what they are.
     is_probability = all(channel.activation not in ("tanh", "none") for channel in run.task.channels)
     content: Content | None = "probability" if is_probability else None

@@ -12,6 +12,11 @@ Preset = Literal["none", "flips", "full", "isotropic", "anisotropic"]
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
+ScaleRange = Annotated[
+    tuple[Annotated[float, Field(ge=0.25, le=1)], Annotated[float, Field(ge=1, le=4)]], Field(strict=False)
+]
+"""[least, most], of which the one is at most 1 and the other at least."""
+
 
 class AugmentationSpec(Node):
     """Everything that may be done to a patch: how often, and how much of it."""
@@ -27,6 +32,11 @@ class AugmentationSpec(Node):
     """Largest angle of that rotation, to either side."""
     scale: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Largest fraction by which that scaling enlarges or shrinks."""
+    rescale: Probability = 0.0
+    """Probability that a patch is read at another scale: in 3-D where voxels are isotropic, and within the section
+    otherwise."""
+    scale_range: ScaleRange = (0.67, 1.5)
+    """How large things then appear at least and at most, of 1 as they are; the logarithm is uniform."""
     elastic: Probability = 0.0
     """Probability that a patch is bent smoothly: within the section, and in 3-D where voxels are isotropic."""
     elastic_amplitude: Annotated[float, Field(ge=0, le=64)] = 2.0

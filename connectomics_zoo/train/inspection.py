@@ -141,12 +141,13 @@ def warn_of_padding(run: RunSpec) -> None:
 
 
 def warn_of_labels(run: RunSpec) -> None:
-    """Log which label volumes look like grey images, or give the same target everywhere in their region.
+    """Log which label volumes look like what they should not be, or give the same target everywhere in their region.
 
     Large volumes are not looked through: of their blocks, a few at random.
 
     Raises:
-        VolumeError: labels are negative, or it is not clear which are background; or nothing is annotated.
+        VolumeError: labels are negative, a grey image, or it is not clear which are background; or nothing is
+            annotated.
     """
     for pair in (*run.data.train, *run.data.validation):
         reader = PairReader(pair, run.data)
@@ -212,11 +213,13 @@ def _label_problems(reader: PairReader, *, task: TaskSpec) -> list[tuple[str, st
     problems: list[tuple[str, str]] = []
     for name, look in looks.items():
         volume = reader.labels[name]
-        look.refuse_unclear(volume.dtype, location=volume.location)
-        found = [] if has_values(task) else look.warnings(volume.dtype)
+        if has_values(task):
+            look.refuse_unclear(volume.dtype, location=volume.location)
+            continue
+        found = look.check(volume.dtype, location=volume.location)
+        if not found and look.objects_as_mask and _is_cut_at_0(task, name):
+            found = [look.objects_as_mask]
         problems.extend((places[name], problem) for problem in found)
-        if look.grey is not None and not has_values(task):
-            return problems
         if task.decode.is_instances and not task.labels.relabel and look.is_mask:
             problems.append(
                 (
@@ -249,6 +252,12 @@ def _label_problems(reader: PairReader, *, task: TaskSpec) -> list[tuple[str, st
                 )
             )
     return problems
+
+
+def _is_cut_at_0(task: TaskSpec, volume: str | None) -> bool:
+    """Whether all that a task makes of a label volume is foreground and background."""
+    kinds = {channel.target.kind for channel in task.channels if channel.target.volume == volume}
+    return bool(kinds) and kinds <= {"foreground", "background"}
 
 
 def _looked_at(task: TaskSpec) -> tuple[ChannelSpec, ...]:

@@ -100,17 +100,22 @@ class SegmentationModule(L.LightningModule):
     def scores(self) -> dict[str, float]:
         """Return the task's metrics of what was counted, as the mean over its scored channels.
 
-        A channel of which nothing is known has no score.
+        A channel of which nothing is known has no score. Of a task of several classes, those alone that have a voxel
+        count, unless none has one; and the first metric of each is beside the mean, as `dice_mito`.
         """
-        scores = []
-        known = [index for index in self.run.task.scored if self.counts[index].any()]
-        for index in known or self.run.task.scored:
-            hits, false_alarms, misses, rejections = self.counts[index].long().tolist()
-            found = {"true_positive": hits, "false_positive": false_alarms, "false_negative": misses}
-            scores.append(
-                {**overlap_scores(**found), "balanced_accuracy": balanced_accuracy(**found, true_negative=rejections)}
-            )
-        return {name: sum(score[name] for score in scores) / len(scores) for name in self.run.task.metrics}
+        task = self.run.task
+        known = [index for index in task.scored if self.counts[index].any()]
+        there = [index for index in known if task.has_classes and self.counts[index, [0, 2]].any()]
+        scores = {index: self._scores_of(index) for index in known or task.scored}
+        averaged = [scores[index] for index in there or scores]
+        names: tuple[str, ...] = task.metrics
+        means = {name: sum(score[name] for score in averaged) / len(averaged) for name in names}
+        return means | {f"{names[0]}_{task.channels[index].name}": scores[index][names[0]] for index in there}
+
+    def _scores_of(self, index: int) -> dict[str, float]:
+        hits, false_alarms, misses, rejections = self.counts[index].long().tolist()
+        found = {"true_positive": hits, "false_positive": false_alarms, "false_negative": misses}
+        return {**overlap_scores(**found), "balanced_accuracy": balanced_accuracy(**found, true_negative=rejections)}
 
     def configure_optimizers(self) -> Any:
         """Return AdamW and the recipe's schedule."""

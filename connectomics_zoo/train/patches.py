@@ -18,6 +18,7 @@ from connectomics_zoo.tasks.targets import Targets, make_targets
 from connectomics_zoo.train.annotated import AnnotatedBlocks, find_annotated
 from connectomics_zoo.train.augment import Sample, augment
 from connectomics_zoo.train.balance import class_search
+from connectomics_zoo.train.rescaling import rescaled_patch
 from connectomics_zoo.train.sampling import ForegroundFinder, choose_patch, grid_boxes, share_of
 from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.pair_reader import PairReader
@@ -115,6 +116,11 @@ class TrainingPatches(IterableDataset[Patch]):
         reader = finder.reader
         # Reflected at the region, not read beyond it: what lies there may be what the run is validated on.
         box, truth = choose_patch(finder, self.run.training, generator)
+        other = rescaled_patch(reader, box, spec=self.augmentation, generator=generator)
+        if other is not None:
+            seen = other[0].read_truth(other[1], within=other[0].box)
+            if seen.anywhere.any() or not truth.anywhere.any():  # what little is annotated may lie outside of it
+                (reader, box), truth = other, seen
         return augment(
             reader.read_image(box, within=reader.box),
             truth.labels,

@@ -12,10 +12,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from connectomics_zoo.pictures.classes import legend_of, paint
 from connectomics_zoo.pictures.drawing import RGB, VERMILLION, blend, coloured, save_figure
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.train.augment import Sample
 from connectomics_zoo.train.patches import Patch, TrainingPatches
+from connectomics_zoo.volumes.truth import Truth
 
 PATCHES = 6
 """Patches that are drawn, the first ones of the run."""
@@ -42,6 +44,7 @@ def draw_preview(run: RunSpec, path: Path) -> None:
     """
     drawn = list(itertools.islice(TrainingPatches(run).samples(), PATCHES))
     names = [channel.name for channel in run.task.channels][:MOST_TARGETS]
+    classes = run.task.scored if run.task.has_classes else ()
     edges = run.training.patch_size
     size = run.data.network_voxel_nm or (1.0, 1.0, 1.0)
     aspects = (size[1] / size[2], size[0] / size[2])
@@ -54,7 +57,7 @@ def draw_preview(run: RunSpec, path: Path) -> None:
     panels: list[list[Axes]] = figure.subplots(len(drawn), len(titles), squeeze=False).tolist()
     for number, (axes, (sample, patch)) in enumerate(zip(panels, drawn, strict=True)):
         axes[0].set_ylabel(f"patch {number}")
-        pictures = _pictures(sample, patch, count=len(names))
+        pictures = _pictures(sample, patch, count=len(names), classes=classes)
         for column, (panel, picture) in enumerate(zip(axes, pictures, strict=True)):
             panel.imshow(picture, aspect=aspects[column >= len(pictures) - 2], interpolation="nearest")
             panel.set_xticks([])
@@ -64,20 +67,35 @@ def draw_preview(run: RunSpec, path: Path) -> None:
     channels = len(run.task.channels)
     some = f", the first {len(names)} of {channels} targets" if channels > len(names) else ""
     figure.suptitle(f"{run.name}: augmentation {run.training.augmentation.described}{some}")
+    if classes:
+        handles = legend_of([run.task.channels[index].name for index in classes])
+        figure.legend(handles=handles, loc="outside lower right", ncols=len(handles), frameon=False)
     save_figure(figure, path)
 
 
-def _pictures(sample: Sample, patch: Patch, *, count: int) -> list[RGB]:
-    """Return image, labels and `count` targets of a section, and image and labels of a cut through the same row."""
-    annotated = np.logical_or.reduce(sample.annotated.reshape(-1, *sample.annotated.shape[-3:]))
+def _pictures(sample: Sample, patch: Patch, *, count: int, classes: tuple[int, ...] = ()) -> list[RGB]:
+    """Return image, labels and `count` targets of a section, and image and labels of a cut through the same row.
+
+    Of a task of several classes, labels are drawn as the targets of these channels.
+    """
+    annotated = Truth(sample.labels, sample.annotated).anywhere
     section, rows = _shown(annotated, axis=0), _shown(annotated, axis=1)
     targets = patch.targets.numpy()
     known = np.broadcast_to(patch.mask.numpy() > 0, targets.shape)
-    pictures = _image_and_labels(sample, (section, slice(None), slice(None)))
+
+    def image_and_labels(cut: tuple[int | slice, ...]) -> list[RGB]:
+        grey = _grey(sample.image[0][cut])
+        if classes:
+            masks = [(targets[index][cut] > 0.5) & known[index][cut] for index in classes]
+            return [grey, _marked(paint(grey, masks), ~np.logical_or.reduce(known[list(classes)])[cut])]
+        truth = Truth(sample.labels, sample.annotated)
+        return [grey, _marked(coloured(grey, truth.largest[cut]), ~truth.anywhere[cut])]
+
+    pictures = image_and_labels((section, slice(None), slice(None)))
     for values, mask in zip(targets[:count, section], known[:count, section], strict=True):
         low = min(float(values.min()), 0.0)  # some targets lie in -1..1
         pictures.append(_marked(_grey((values - low) / (1 - low)), ~mask))
-    return pictures + _image_and_labels(sample, (slice(None), rows, slice(None)))
+    return pictures + image_and_labels((slice(None), rows, slice(None)))
 
 
 def _shown(annotated: NDArray[np.bool_], *, axis: int) -> int:
@@ -85,15 +103,6 @@ def _shown(annotated: NDArray[np.bool_], *, axis: int) -> int:
     counts = annotated.sum(axis=tuple(other for other in range(3) if other != axis))
     middle = len(counts) // 2
     return middle if counts[middle] else int(counts.argmax())
-
-
-def _image_and_labels(sample: Sample, cut: tuple[int | slice, ...]) -> list[RGB]:
-    grey = _grey(sample.image[0][cut])
-    labels, annotated = sample.labels, sample.annotated
-    if labels.ndim == 4:  # each label volume in a colour of its own, the later ones over the others
-        numbers = np.arange(1, len(labels) + 1)[:, np.newaxis, np.newaxis, np.newaxis]
-        labels, annotated = ((labels > 0) * numbers).max(axis=0), np.logical_or.reduce(annotated)
-    return [grey, _marked(coloured(grey, labels[cut]), ~annotated[cut])]
 
 
 def _grey(values: NDArray[np.float32]) -> RGB:

@@ -13,6 +13,12 @@ from connectomics_zoo.errors import VolumeError
 GREY = 0.5
 """Labels of which a larger fraction differs from the next one along x are taken for grey values."""
 
+_FEWEST_GREYS = 16
+"""Fewer values are no grey image, but points or noise in labels."""
+
+_FEWEST_PAIRS = 1000
+"""Of fewer voxels, nothing is known of what differs from the next one."""
+
 SOFT = 0.25
 """Edges of which a larger fraction goes on in the same direction are ramps, which labels do not have."""
 
@@ -109,7 +115,9 @@ class LabelLook:
     @property
     def grey(self) -> str | None:
         """What is wrong if they look like a grey image."""
-        if self._different <= GREY * self._compared:
+        if self._different <= GREY * self._compared or self._compared < _FEWEST_PAIRS:
+            return None
+        if len(self.values) < _FEWEST_GREYS:
             return None
         return (
             f"looks like a grey image, not like labels ({round(100 * self._different / self._compared)} % of its "
@@ -142,6 +150,31 @@ class LabelLook:
             return "probability"
         return "unclear" if highest > HALF else "label"
 
+    @property
+    def single(self) -> str | None:
+        """What is wrong if there is one label alone."""
+        return f"holds nothing but the label {min(self.values)} in this part" if len(self.values) == 1 else None
+
+    @property
+    def objects_as_mask(self) -> str | None:
+        """What is to be known where labels are cut into foreground and background and there are several."""
+        objects = len(self.values - {0})
+        if objects < 2 or self.is_soft:
+            return None
+        count = f"over {_MOST_VALUES}" if objects >= _MOST_VALUES else str(objects)
+        return f"holds {count} labels, and all above 0 count as foreground"
+
+    def check(self, dtype: np.dtype[Any], *, location: str) -> list[str]:
+        """Return what is legal and yet hardly meant, as the ends of sentences that begin with the volume's name.
+
+        Raises:
+            VolumeError: they look like a grey image, or it is not clear which are background.
+        """
+        if self.grey is not None:
+            raise VolumeError(f"{location}: {self.grey}.")
+        self.refuse_unclear(dtype, location=location)
+        return self.warnings(dtype)
+
     def refuse_unclear(self, dtype: np.dtype[Any], *, location: str) -> None:
         """Refuse 0 and the type's largest id alone: either may be background.
 
@@ -156,8 +189,8 @@ class LabelLook:
             )
 
     def warnings(self, dtype: np.dtype[Any]) -> list[str]:
-        """Return what is legal and yet hardly meant, as the ends of sentences that begin with the volume's name."""
-        found = [] if self.grey is None else [self.grey]
+        """Return what is legal and yet hardly meant; see `check`."""
+        found = []
         top = largest_id(dtype)
         if top is not None and top in self.values and top not in self._unlabelled:
             found.append(f"has voxels with the largest id, {top}, which is taken for background")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,7 @@ from connectomics_zoo.volumes import Box, Volume, open_volume
 from connectomics_zoo.volumes.box import annotated_boxes, disjoint, region_box
 from connectomics_zoo.volumes.intensity import scale_intensity
 from connectomics_zoo.volumes.network_grid import NetworkGrid
-from connectomics_zoo.volumes.ratios import Ratios, plain, ratios_between
+from connectomics_zoo.volumes.ratios import nearest_ratio, ratios_between
 from connectomics_zoo.volumes.truth import Truth, join_truths, read_truth
 from connectomics_zoo.volumes.voxel_size import lengths
 
@@ -58,12 +57,15 @@ class PairReader:
         self.parts: tuple[Box, ...] = disjoint(box for box in inside if box.voxels)
         """What is annotated at most, in network voxels: boxes that share none."""
 
-    def rescaled(self, scales: Ratios) -> PairReader | None:
+    def rescaled(self, scales: tuple[float, float, float]) -> PairReader | None:
         """Return a reader of the same files whose network voxels are `scales` (z, y, x) times as large.
 
-        None if its region holds no such voxel.
+        It says the voxel size that they should have. None if its region holds no such voxel.
         """
-        z, y, x = (plain(Fraction(ratio) * scale) for ratio, scale in zip(self.grid.ratios, scales, strict=True))
+        z, y, x = (
+            ratio if scale == 1 else nearest_ratio(float(ratio * scale))
+            for ratio, scale in zip(self.grid.ratios, scales, strict=True)
+        )
         grid = NetworkGrid(self.grid.shape, (z, y, x))
         if grid.inside(self._region).voxels == 0:
             return None

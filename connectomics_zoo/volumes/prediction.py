@@ -1,7 +1,8 @@
 """What a prediction on disk says of itself.
 
 Every format carries the same attributes; a TIFF has them in its description. `content`, `task` (a spec as JSON),
-`first_voxel` and `whole_shape` may be written by anybody, `zoo_prediction` (JSON) has the rest.
+`first_voxel` and `whole_shape` may be written by anybody, `zoo_prediction` (JSON) has the rest. `class_names` (JSON) is
+for other programs: what each value of labels is called, or each channel of masks.
 """
 
 from __future__ import annotations
@@ -89,6 +90,8 @@ def to_attributes(stored: StoredPrediction) -> dict[str, str | list[int]]:
     attributes: dict[str, str | list[int]] = {} if stored.content is None else {"content": stored.content}
     if stored.task is not None:
         attributes["task"] = _as_text(stored.task.model_dump(mode="json", exclude_none=True))
+        if stored.content == "label":
+            attributes["class_names"] = json.dumps(_class_names(stored.task))
     if stored.placement is not None:
         attributes["first_voxel"] = list(stored.placement.box.start)
         attributes["whole_shape"] = list(stored.placement.whole_shape)
@@ -98,6 +101,12 @@ def to_attributes(stored: StoredPrediction) -> dict[str, str | list[int]]:
     if stored.provenance is not None:
         record["provenance"] = stored.provenance.model_dump(mode="json", exclude_none=True)
     return attributes | ({_RECORD: _as_text({"schema_version": _FORMAT, **record})} if record else {})
+
+
+def _class_names(task: TaskSpec) -> dict[str, str] | list[str]:
+    """Return what the labels are called: by their values, or of a mask in each channel, by channel."""
+    names = [channel.name for channel in task.channels]
+    return {str(value): name for value, name in enumerate(names)} if task.decode.method == "argmax" else names
 
 
 def _as_text(document: Mapping[str, Any]) -> str:

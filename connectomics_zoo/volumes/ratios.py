@@ -34,9 +34,7 @@ def ratio_between(network_nm: float, volume_nm: float) -> Ratio:
     whole = round(quotient)
     if whole >= 1 and abs(quotient / whole - 1) <= SAME_TOLERANCE:
         return whole
-    if quotient > 1:
-        return plain(Fraction(quotient).limit_denominator(MOST_PARTS))
-    return plain(1 / Fraction(volume_nm / network_nm).limit_denominator(MOST_PARTS))
+    return nearest_ratio(quotient)
 
 
 def ratios_between(network_nm: VoxelSize, volume_nm: VoxelSize, *, location: str) -> Ratios:
@@ -55,8 +53,12 @@ def ratios_between(network_nm: VoxelSize, volume_nm: VoxelSize, *, location: str
     return z, y, x
 
 
-def plain(ratio: Fraction) -> Ratio:
-    """Return a whole number as such."""
+def nearest_ratio(quotient: float) -> Ratio:
+    """Return the ratio of small numbers that is nearest to a quotient."""
+    if quotient > 1:
+        ratio = Fraction(quotient).limit_denominator(MOST_PARTS)
+    else:
+        ratio = 1 / Fraction(1 / quotient).limit_denominator(MOST_PARTS)
     return ratio.numerator if ratio.denominator == 1 else ratio
 
 

@@ -106,7 +106,7 @@ def test_a_grey_image_is_no_truth(tmp_path, prediction, run_zoo):
     truth = write_labels(tmp_path / "grey.h5", grey)
     code, _, err = run_zoo("decode", prediction, tmp_path / "out.h5", "--tune", truth)
     assert code == 2
-    assert f"{truth}: looks like a grey image, not like labels (100 % of its voxels differ from the next one" in err
+    assert f"{truth}:main: looks like a grey image, not like labels (100 % of its voxels differ from the next" in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out.h5").exists()
 
@@ -212,6 +212,37 @@ def test_voxels_outside_of_the_mask_do_not_choose_the_setting(tmp_path, predicti
     code, out, err = run_zoo(*arguments)
     assert code == 0, err
     assert "best: --method components threshold=0.5" in out
+    assert [line.split()[1] for line in out.splitlines() if line.endswith("best")] == ["0.0000"]
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_voxels_outside_of_the_regions_of_a_run_do_not_choose_the_setting(tmp_path, prediction, run_zoo, part):
+    truth = LABELS.copy()
+    truth[2:] = 99
+    write_labels(tmp_path / "truth.h5", truth)
+    held_out = {"image": "raw.h5:main", "label": "truth.h5:main", "regions": [{"z": [0, 2]}]}
+    other = {**held_out, "regions": [{"z": [5, 7]}]}
+    data = {"root": str(tmp_path), "train": [other], part: [held_out]}
+    arguments = ["decode", prediction, tmp_path / "out.h5", "--tune", f"{tmp_path}/truth.h5:main"]
+    run = run_folder(tmp_path / "run", affinity_task(), **data)
+    code, out, err = run_zoo(*arguments, "--run", run)
+    assert code == 0, err
+    assert [line.split()[1] for line in out.splitlines() if line.endswith("best")] == ["0.0000"]
+    code, _, err = run_zoo(*arguments[:2], tmp_path / "other.h5", *arguments[3:], "--run", run, "--region", "z=3:5")
+    assert code == 2
+    assert "truth.h5:main: is not annotated in any of this part, so nothing can be tuned: give another one." in err
+
+
+def test_the_background_of_a_run_is_that_of_the_truth(tmp_path, prediction, run_zoo):
+    truth = LABELS + 1
+    truth[2:] = 0
+    write_labels(tmp_path / "truth.h5", truth)
+    data = {"root": str(tmp_path), "unlabelled": 0, "background": 1}
+    run = run_folder(tmp_path / "run", affinity_task(), **data)
+    code, out, err = run_zoo(
+        "decode", prediction, tmp_path / "out.h5", "--tune", f"{tmp_path}/truth.h5:main", "--run", run
+    )
+    assert code == 0, err
     assert [line.split()[1] for line in out.splitlines() if line.endswith("best")] == ["0.0000"]
 
 

@@ -418,13 +418,26 @@ def test_a_mask_needs_a_truth(tmp_path):
         evaluate("objects.h5", skeletons=tmp_path, mask="mask.h5")
 
 
-def test_a_grey_image_as_truth_is_warned_of(pair, caplog):
+def test_a_grey_image_as_truth_is_refused(pair, caplog):
     grey = np.random.default_rng(0).integers(0, 255, (6, 40, 40), dtype=np.uint8)
-    evaluate(*pair((grey > 99).astype(np.uint8), grey))
-    assert "truth.h5:main: looks like a grey image, not like labels (100 % of its voxels" in caplog.text
-    caplog.clear()
+    with pytest.raises(VolumeError, match=r"truth\.h5:main: looks like a grey image, not like labels \(100 % of its"):
+        evaluate(*pair((grey > 99).astype(np.uint8), grey))
     evaluate(*pair(objects(1), objects(2)))
     assert not caplog.text
+
+
+def test_a_truth_of_one_label_is_warned_of_in_one_sentence(pair, caplog):
+    evaluate(*pair((objects(1) > 0).astype(np.uint8), np.zeros_like(objects(1))), kind="semantic")
+    (message,) = caplog.messages
+    assert message.endswith("truth.h5:main: holds nothing but the label 0 in this part; it is scored all the same.")
+
+
+def test_objects_in_a_truth_that_is_scored_as_a_mask_are_said_in_one_sentence(pair, caplog):
+    truth = objects(1)
+    evaluate(*pair((truth > 0).astype(np.uint8), truth))
+    (message,) = caplog.messages
+    count = len(np.unique(truth[truth > 0]))
+    assert message.endswith(f"truth.h5:main: holds {count} labels, and all above 0 count as foreground.")
 
 
 def test_the_mask_lies_where_the_truth_does(pair, tmp_path, monkeypatch):

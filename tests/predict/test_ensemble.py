@@ -10,6 +10,7 @@ import pytest
 import torch
 from support.prediction import StopError, grey, make_run, read, stop_batches, write
 
+from connectomics_zoo.blocks.status import status_of
 from connectomics_zoo.errors import OutputError, SpecError, WorkerRefusedError
 from connectomics_zoo.predict import plan, predict
 from connectomics_zoo.predict import spread as spreading
@@ -149,9 +150,11 @@ def test_an_ensemble_with_its_spread_goes_on_where_it_was_stopped(
         with pytest.raises(StopError):
             predict(runs[:2], image, out, device="cpu", spread=spread)
     assert not any(path.exists() for path in paths)
+    assert status_of(spread) == status_of(out)
+    assert status_of(spread).stages[0].done > 0
     with pytest.raises(OutputError, match=r"out.*: is the unfinished output of another job \(weights of others"):
         predict([runs[0], runs[2]], image, out, device="cpu", spread=spread)
-    with pytest.raises(OutputError, match=r"another job \(spread \S+ there, \S+ here\)"):
+    with pytest.raises(OutputError, match=r"elsewhere.h5\S*: what was done of the spread is not there, give the place"):
         predict(runs[:2], image, out, device="cpu", spread=tmp_path / "elsewhere.h5")
     report = predict(runs[:2], image, out, device="cpu", spread=spread)
     assert report.resumed > 0
@@ -194,7 +197,10 @@ def test_a_spread_that_is_lost_is_not_gone_on_with(runs, image, tmp_path, small_
     with pytest.raises(OutputError, match=r"spread\.zarr: exists already"):
         predict(runs[:2], image, out, device="cpu", spread=spread)
     (tmp_path / "spread.zarr").rename(tmp_path / "mine.zarr")
-    with pytest.raises(OutputError, match="what was done of the spread is not there any more, begin anew"):
+    with pytest.raises(
+        OutputError,
+        match="what was done of the spread is not there, give the place that it was begun at, or",
+    ):
         predict(runs[:2], image, out, device="cpu", spread=spread)
 
 
@@ -262,9 +268,12 @@ def test_members_that_cannot_be_averaged_are_refused_with_what_differs(runs, sma
     )
     predict([runs[0], *window], small, tmp_path / "asked.h5", device="cpu", window=WINDOW)
     refused(
-        first + r"\S*/d see voxels of other sizes \(30 x 8 x 8 nm and 30 x 16 x 16 nm, data.downsample \[1, 1, 1\] and "
-        r"\[1, 2, 2\]\): predict with each by itself\.",
+        first + r"\S*/d see voxels of other sizes \(30 x 8 x 8 nm and 30 x 16 x 16 nm\): predict with each by itself\.",
         others=other("d", data={"voxel_size_nm": VOXELS_NM, "downsample": [1, 2, 2]}),
+    )
+    refused(
+        first + r"\S*/u see voxels of other sizes \(30 x 8 x 8 nm and \[1, 1, 1\] of a volume's\): predict with each",
+        others=other("u", data={}),
     )
     ranged = other("r", data={"voxel_size_nm": VOXELS_NM, "intensity_range": [0, 200]})
     refused(

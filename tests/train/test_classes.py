@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
 from support.tasks import class_task
 from support.tiny_training import make_run, request
 
@@ -18,7 +19,9 @@ from connectomics_zoo.schema.augmentation import AugmentationChanges, augmentati
 from connectomics_zoo.train.augment import augment
 from connectomics_zoo.train.classes import look_for_classes
 from connectomics_zoo.train.inspection import warn_of_labels
+from connectomics_zoo.train.module import SegmentationModule
 from connectomics_zoo.train.patches import TrainingPatches, ValidationPatches
+from connectomics_zoo.train.preview import draw_preview
 from connectomics_zoo.train.resolve import resolve_run
 
 SHAPE = (20, 40, 40)
@@ -244,3 +247,37 @@ def test_a_balance_without_effect_is_refused(tmp_path, volume, training, task, m
     changes = request(volume, **training) | {"task": task, "data": {"train": [alone(volume)]}}
     with pytest.raises(SpecError, match=message):
         resolve_run("mednext-S", changes)
+
+
+# Scores and pictures ----------------------------------------------------------------------------------------------
+
+
+def module_with(task, counts):
+    """A module that has counted these true positives, false positives, false negatives and true negatives."""
+    run = make_run({}).model_copy(update={"task": task})
+    module = SegmentationModule(run, torch.nn.Identity())
+    module.counts = torch.tensor(counts, dtype=torch.float64)
+    return module
+
+
+def test_the_score_of_a_run_is_the_mean_over_the_classes_with_a_voxel_and_each_has_its_own():
+    module = module_with(OVERLAPPING, [[6, 2, 2, 9], [0, 0, 0, 19], [1, 0, 3, 15]])
+    scores = module.scores()
+    assert scores["dice"] == pytest.approx((0.75 + 0.4) / 2)
+    assert scores["iou"] == pytest.approx((0.6 + 0.25) / 2)
+    each = {name: score for name, score in scores.items() if name not in OVERLAPPING.metrics}
+    assert each == pytest.approx({"dice_large": 0.75, "dice_third": 0.4})
+
+
+def test_where_no_class_has_a_voxel_the_score_is_of_what_is_known():
+    module = module_with(OVERLAPPING, [[0, 0, 0, 9], [0, 5, 0, 4], [0, 0, 0, 0]])
+    assert module.scores()["dice"] == 0.5
+    assert set(module.scores()) == set(OVERLAPPING.metrics)
+
+
+def test_the_preview_of_classes_has_a_legend_of_their_colours(volume, tmp_path):
+    run = run_of(IDS, alone(volume), patch_size=(8, 16, 16))
+    draw_preview(run, tmp_path / "preview.png")
+    pixels = np.rint(255 * imread(tmp_path / "preview.png")[..., :3]).reshape(-1, 3)
+    for colour in ((86, 180, 233), (240, 228, 66), (0, 158, 115)):
+        assert (pixels == colour).all(axis=1).sum() > 50

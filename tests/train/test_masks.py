@@ -216,7 +216,20 @@ def test_values_are_checked_where_they_are_annotated_alone(tmp_path):
     assert not patch.mask.all()
 
 
-@pytest.mark.parametrize("task", TASKS)
+CUT_AT_0 = ("binary", "membrane", "mito", "synapse-cleft", "vnc-classes")
+"""Tasks that take all labels above 0 for one."""
+
+
+@pytest.mark.parametrize("task", CUT_AT_0)
+def test_objects_where_a_mask_will_do_are_said_in_one_sentence(tmp_path, caplog, task):
+    path = write_neurons(tmp_path / "v.h5")
+    with h5py.File(path) as file:
+        known = np.unique(file["mito"][...][file["mask"][...] != 0])
+    warn_of_labels(make_run(data_of(path, task=task), task=task))
+    assert set(caplog.messages) == {f"{path}:mito holds {len(known) - 1} labels, and all above 0 count as foreground"}
+
+
+@pytest.mark.parametrize("task", sorted({*TASKS} - {*CUT_AT_0}))
 def test_good_labels_are_not_warned_of(tmp_path, caplog, task):
     warn_of_labels(make_run(data_of(write_neurons(tmp_path / "v.h5"), task=task), task=task))
     assert caplog.messages == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from support.paths import SHARED
 from support.volume_files import fails, h5
 
 from connectomics_zoo.volumes import open_volume
@@ -106,6 +107,51 @@ def test_the_largest_id_is_seen_beyond_any_number_of_labels():
     look = look_at(np.arange(2000, dtype=np.uint32).repeat(4).reshape(4, 4, 500))
     look.add(np.full((2, 2, 2), 2**32 - 1, np.uint32))
     assert 2**32 - 1 in look.values
+
+
+def antialiased(mask):
+    """Half as many pixels along y and x, each the mean of four, as a program that scales pictures makes them."""
+    return (mask.reshape(4, 12, 2, 12, 2).mean(axis=(2, 4)) * 255).astype(np.uint8)
+
+
+def test_an_antialiased_mask_is_warned_of():
+    rows, columns = np.indices((24, 24))
+    disc = np.broadcast_to((rows - 11.3) ** 2 + (columns - 12.4) ** 2 < 64, (4, 24, 24))
+    (warning,) = look_at(antialiased(disc)).check(np.dtype(np.uint8), location="a")
+    assert "looks like a soft mask, not like labels (its edges are ramps from 0 to 255)" in warning
+
+
+def test_a_grey_image_is_refused_and_points_and_noise_are_not():
+    random = np.random.default_rng(0)
+    grey = random.integers(0, 255, (4, 40, 40)).astype(np.uint8)
+    with fails("a: looks like a grey image, not like labels (100 % of its voxels differ from the next one along x"):
+        look_at(grey).check(grey.dtype, location="a")
+    points = random.random(grey.shape) < 0.01
+    assert look_at(grey, known=points).check(grey.dtype, location="a") == []
+    noise = (grey > 99).astype(np.uint8)
+    assert look_at(noise).check(noise.dtype, location="a") == []
+
+
+REAL = SHARED / "data"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "vnc/vnc_stack1_z00-15.h5:mitochondria",
+        "vnc/vnc_stack1_z00-15.h5:membranes",
+        "vnc/vnc_stack1_z00-15.h5:synapses",
+        "fib25/fib25_sample2_z000-199.h5:neurons",
+        "fib25/fib25_sample2_z000-199.h5:supervoxels",
+    ],
+)
+def test_real_labels_raise_no_alarm(place):
+    if not (REAL / place.split(":")[0]).is_file():
+        pytest.skip(f"{REAL} has no such volume")
+    with open_volume(REAL / place) as label:
+        look = LabelLook()
+        look.add(label.read_plain(label.whole.middle((16, 512, 512))))
+        assert look.check(label.dtype, location=label.location) == []
 
 
 def test_what_is_not_known_is_not_looked_at():
