@@ -55,7 +55,7 @@ def _parse(text: str) -> Iterator[dict[str, Any]]:
         )
     items: list[str] = []
     limits: list[str] = []
-    for item in re.split(r",(?=[A-Za-z]+=)", text):
+    for item in re.split(r",(?=[A-Za-z]+(?:\.[A-Za-z0-9_-]+)?=)", text):
         (limits if item.partition("=")[0].strip() in _AXES else items).append(item)
     pair = parse_overrides(items)
     if limits:
