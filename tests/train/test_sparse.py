@@ -222,6 +222,13 @@ def test_a_thousandth_of_a_volume_is_found_in_every_patch_without_reading_it_aga
     assert len(read) == 20
 
 
+def test_validation_has_no_patch_that_scores_nothing(tmp_path):
+    path = write_scribbles(tmp_path / "v.h5", shape=(40, 160, 160), strokes=[(np.s_[9, 30:40, 30:40], 2)])
+    run = make_run({"validation": [pair_of(path)], "unlabelled": 0, "background": 1})
+    patches = ValidationPatches(run)
+    assert [int(patches[index].mask.sum()) for index in range(len(patches))] == [4, 16, 16, 64]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_draw_the_same_patches_of_sparse_labels(tmp_path, workers):
     path = write_scribbles(tmp_path / "v.h5", shape=(64, 160, 160), strokes=[(np.s_[9, 30:40, 30:40], 2)])
