@@ -227,7 +227,8 @@ def test_a_worker_with_other_weights_of_a_member_takes_no_part(runs, image, tmp_
     with pytest.raises(StopError):
         predict(copies, image, out, device="cpu")
     monkeypatch.undo()
-    other = make_run(tmp_path / "other", arch={"base_channels": 3, "kernel_size": 5})
+    data = {"voxel_size_nm": VOXELS_NM}
+    other = make_run(tmp_path / "other", arch={"base_channels": 3, "kernel_size": 5}, data=data)
     for name in ("spec.yaml", WEIGHTS_FILE):
         (copies[1] / name).write_bytes((other / name).read_bytes())
     forget(str(out))
