@@ -43,6 +43,7 @@ def written(script, tmp_path, monkeypatch):
     )
     (tmp_path / "comparison.json").write_text(json.dumps(report.to_dict()))
     monkeypatch.setattr(script, "COMPARISON", tmp_path / "comparison.json")
+    monkeypatch.setattr(script, "CORRECTIONS", tmp_path / "none.json")
     return report
 
 
@@ -52,17 +53,23 @@ def test_the_log_of_the_page_is_what_the_script_writes(script):
 
 def test_the_section_of_the_comparison_is_put_in_and_replaced_and_the_rest_stays(script, written):
     page = "# Results\n\n## Neurons\n\ntext\n\n## The commands\n\nmore\n"
-    once = script.with_comparison(page, script.comparison())
+    once = script.with_stored(page)
     assert once.startswith("# Results\n\n## Neurons\n\ntext\n\n## Networks under one budget\n\n")
     assert once.endswith("\n```\n\n## The commands\n\nmore\n")
     assert "| a | 0.6000 ± 0.1000 |" in once
     assert "* Measured on a computer." in once
-    assert script.with_comparison(once, script.comparison()) == once
+    assert script.with_stored(once) == once
 
 
 def test_a_page_without_a_comparison_has_no_section_of_it(script, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "COMPARISON", tmp_path / "none.json")
     assert script.comparison() == ""
+
+
+def test_the_page_has_the_stored_numbers_of_corrections_as_the_script_writes_them(script):
+    section = script.corrections()
+    assert section.count("| corrected, 100 steps |") == 1
+    assert section in PAGE.read_text(encoding="utf-8")
 
 
 def test_the_scores_of_the_page_are_in_tables_as_the_script_makes_them(script):
