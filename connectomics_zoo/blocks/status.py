@@ -84,6 +84,9 @@ def status_of(out: str | Path) -> JobStatus:
                     raise UnknownNameError(f"{place}: is no output of zoo predict or zoo decode, check the path.")
             return JobStatus(str(place), "finished")
         raise UnknownNameError(f"{place}: there is neither this output nor a job that makes it, check the path.")
+    whole = description.identity.get("spread of")
+    if whole is not None:  # a second output, of which the job of the first knows how far it is
+        return status_of(whole)
     stages = tuple(_stage(job, description, name) for name in description.stages)
     workers = tuple(_workers(job))
     speed, last = _speed(job, description)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
 from connectomics_zoo.schema.base import Name, Node, Sentence, Size
 from connectomics_zoo.schema.model import ModelSpec
@@ -68,6 +68,14 @@ class VolumePair(Node):
     weight: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """Its share of the training patches, relative to the others'; without one, the voxels of its part, or those
     that are annotated where few are."""
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def _is_one_place_or_several(cls, value: Any) -> Any:
+        places = value.values() if isinstance(value, dict) else [value]
+        if not places or not all(isinstance(place, str) and place for place in places):
+            raise ValueError("must be a place, FILE:DATASET, or where a task names several, the place of each by name")
+        return value
 
     @property
     def label_places(self) -> dict[str | None, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,28 @@ from connectomics_zoo.volumes import Volume
 from connectomics_zoo.volumes.box import Box, annotated_boxes, region_box
 from connectomics_zoo.volumes.location import split_place
 
+_log = logging.getLogger(__name__)
+
 
 def boxes_of_run(run: RunSpec, volume: Volume) -> list[Box]:
     """Return the boxes of a volume that a run was trained or validated on; none where it was on other volumes.
 
-    A run that was given away does not say in which folder its volumes were, and has none.
+    A run that was given away does not say in which folder its volumes were, and has none. Where a mask or labels say
+    what is annotated, and no regions do, there is a warning instead.
     """
     if run.data.root == REQUIRED:
         return []
     boxes: list[Box] = []
     for pair in (*run.data.train, *run.data.validation):
         if not _is_same(pair.image, volume.location, root=run.data.folder):
+            continue
+        if pair.regions is None and (pair.mask is not None or run.data.unlabelled is not None):
+            _log.warning(
+                "%s: a mask or labels say what of %s is annotated: give that volume as exclude (--exclude) to leave it "
+                "out",
+                run.name,
+                volume.location,
+            )
             continue
         try:
             given = annotated_boxes(pair, shape=volume.shape, location=volume.location)

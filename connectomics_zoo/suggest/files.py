@@ -66,7 +66,8 @@ def neuroglancer_layer(
     if voxel_size_nm is not None and offset_nm is not None:
         offset = [place / edge for place, edge in zip(offset_nm, voxel_size_nm, strict=True)]
     sizes = {
-        axis: [1, ""] if voxel_size_nm is None else [voxel_size_nm["zyx".index(axis)] * 1e-9, "m"] for axis in "xyz"
+        axis: [1, ""] if voxel_size_nm is None else [float(f"{voxel_size_nm['zyx'.index(axis)] * 1e-9:.9g}"), "m"]
+        for axis in "xyz"
     }
 
     def corner(box: Suggestion, end: int) -> list[float]:

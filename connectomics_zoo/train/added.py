@@ -55,7 +55,7 @@ def _parse(text: str) -> Iterator[dict[str, Any]]:
         )
     items: list[str] = []
     limits: list[str] = []
-    for item in re.split(r",(?=[A-Za-z]+=)", text):
+    for item in re.split(r",(?=[A-Za-z]+(?:\.[A-Za-z0-9_-]+)?=)", text):
         (limits if item.partition("=")[0].strip() in _AXES else items).append(item)
     pair = parse_overrides(items)
     if limits:
@@ -65,11 +65,14 @@ def _parse(text: str) -> Iterator[dict[str, Any]]:
 
 def _from_here(pair: dict[str, Any]) -> dict[str, Any]:
     """Return the pair with whole paths where they lead somewhere from this folder."""
-    changes = {}
-    for name in ("image", "label", "mask"):
-        text = pair.get(name)
-        if isinstance(text, str):
-            place = split_place(text)[0]
-            if isinstance(place, Path) and not place.is_absolute() and place.exists():
-                changes[name] = f"{Path.cwd()}/{text}"
+    changes = {name: _place_from_here(pair[name]) for name in ("image", "label", "mask") if pair.get(name)}
     return {**pair, **changes}
+
+
+def _place_from_here(place: Any) -> Any:
+    """Return a place, or places by name, such that they lead somewhere from any folder."""
+    if isinstance(place, Mapping):
+        return {name: _place_from_here(text) for name, text in place.items()}
+    path = split_place(place)[0]
+    is_here = isinstance(path, Path) and not path.is_absolute() and path.exists()
+    return f"{Path.cwd()}/{place}" if is_here else place

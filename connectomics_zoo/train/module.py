@@ -98,22 +98,19 @@ class SegmentationModule(L.LightningModule):
             self.log(f"val/{name}", score)
 
     def scores(self) -> dict[str, float]:
-        """Return the task's metrics of what was counted, as the mean over its scored channels that have a voxel.
+        """Return the task's metrics of what was counted, as the mean over its scored channels.
 
-        Where none has one, over those of which something is known. A task of several classes has the first metric of
-        each beside it, as `dice_mito`.
+        A channel of which nothing is known has no score. Of a task of several classes, those alone that have a voxel
+        count, unless none has one; and the first metric of each is beside the mean, as `dice_mito`.
         """
         task = self.run.task
         known = [index for index in task.scored if self.counts[index].any()]
-        there = [index for index in known if self.counts[index, [0, 2]].any()]
+        there = [index for index in known if task.has_classes and self.counts[index, [0, 2]].any()]
         scores = {index: self._scores_of(index) for index in known or task.scored}
         averaged = [scores[index] for index in there or scores]
-        means: dict[str, float] = {
-            name: sum(score[name] for score in averaged) / len(averaged) for name in task.metrics
-        }
-        first = task.metrics[0]
-        of_each = {f"{first}_{task.channels[index].name}": scores[index][first] for index in there}
-        return {**means, **(of_each if task.has_classes else {})}
+        names: tuple[str, ...] = task.metrics
+        means = {name: sum(score[name] for score in averaged) / len(averaged) for name in names}
+        return means | {f"{names[0]}_{task.channels[index].name}": scores[index][names[0]] for index in there}
 
     def _scores_of(self, index: int) -> dict[str, float]:
         hits, false_alarms, misses, rejections = self.counts[index].long().tolist()

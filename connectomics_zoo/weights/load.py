@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.specs.lookup import get_spec
 from connectomics_zoo.specs.reference import Reference, parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
+from connectomics_zoo.weights.ensemble import Ensemble, find_alike
 from connectomics_zoo.weights.pretrained import Frozen, Pretrained, find_pretrained, find_start
 from connectomics_zoo.weights.storage import largest_file, largest_start, read_weights
 from connectomics_zoo.weights.transfer import LoadReport, build_with_weights
 
 
 def load(
-    ref: str | Path | ModelSpec,
+    ref: str | Path | ModelSpec | Sequence[str | Path],
     *,
     pretrained: bool | str = False,
     in_channels: int | None = None,
@@ -40,7 +41,8 @@ def load(
 
     Args:
         ref: a reference: `name`, `name@1.0.0`, `name.tag` (with those weights), `catalog:name`,
-            `hf://org/repo@revision` (with its weights), a YAML file, a run folder (with its weights), or a spec.
+            `hf://org/repo@revision` (with its weights), a YAML file, a run folder (with its weights), or a spec; or a
+            list of those with weights that say how they were trained, an `Ensemble`.
         pretrained: True for the model's first weights, or the tag of others. They come from the package, the Hub's
             cache, or the Hub, and are the file that the spec declares or an error.
         in_channels: channels of the input, where they differ from the spec's, or from those of the weights.
@@ -61,6 +63,11 @@ def load(
     """
     _require_bool("deep_supervision", deep_supervision)
     _check_device(device)
+    if not isinstance(ref, str | Path | ModelSpec | Reference):
+        changes = (pretrained, in_channels, out_channels, deep_supervision, arch, init_from)
+        if any(change not in (None, False) for change in changes):
+            raise SpecError("an ensemble has its members' networks as they are: leave out all but device and frozen.")
+        return _load_ensemble(ref, device=device, frozen=frozen)
     reference = ref if isinstance(ref, ModelSpec) else parse_reference(ref)
     trained = _trained(reference, pretrained, frozen=frozen)
     if frozen is not False and trained is None and init_from is None:
@@ -93,6 +100,15 @@ def load(
     network = build(spec, deep_supervision=deep_supervision)
     report = LoadReport("initialisation", reinitialised=tuple(network.state_dict()))
     return _finish(network, spec, report, device=device)
+
+
+def _load_ensemble(references: Sequence[str | Path], *, device: str | torch.device, frozen: Frozen) -> Ensemble:
+    found = find_alike(references, frozen=frozen)
+    members = [
+        load_file(run.model, its.path, deep_supervision=False, same_shapes=True, name=its.source, device=device)
+        for run, its in found
+    ]
+    return Ensemble(members, task=found[0][0].task).eval()
 
 
 def load_file(

@@ -357,6 +357,25 @@ def test_objects_are_scored_where_the_task_makes_some(here):
     assert scores["adapted_rand_error"] == (again.scores["adapted_rand_error"],)
 
 
+def test_each_class_is_scored_where_the_task_has_several_and_the_volume_annotates_it(here):
+    with h5py.File("v.h5", "a") as volume:
+        volume["cell"] = np.where(volume["mito"][()] > 0, 50, 0).astype(np.uint8)
+        volume["cell"][:, :4] = 51
+    make_run(here / "classes", task=zoo.get_task("organelles"))
+    volume = {"image": "v.h5:raw", "label": "v.h5:cell", "annotated": ["mito", "er"]}
+    data = {"data": {"validation": [{**volume, "region": {"z": [16, 20]}}]}}
+    report = compare(["./classes"], data, output="of-classes", memory="skip", device="cpu")
+    zoo.predict(here / "classes", "v.h5:raw", "p.h5", region="z=16:20", dtype="float32", device="cpu")
+    with h5py.File("p.h5") as prediction, h5py.File("v.h5") as file:
+        found, truth = prediction["main"][1] > 0.5, file["cell"][16:20] == 51
+    er = 2 * (found & truth).sum() / (found.sum() + truth.sum())
+    scores = report.rows[0].scores
+    assert {name for name in scores if name.startswith("dice")} == {"dice", "dice_mito", "dice_er"}
+    assert scores["dice"] == pytest.approx((np.mean([scores["dice_mito"], scores["dice_er"]]),))
+    assert scores["dice_er"] == pytest.approx((er,))
+    assert "Dice er, validation" in report.table().headers
+
+
 def test_minutes_become_steps_by_the_speed_that_was_measured_once(here, monkeypatch, caplog):
     asked = []
 

@@ -349,7 +349,7 @@ def test_in_a_notebook_it_is_a_table_of_objects(cells):
 
 
 def grey():
-    return np.random.default_rng(0).integers(0, 250, (6, 12, 14)).astype(np.uint8)
+    return np.random.default_rng(0).integers(0, 250, (16, 32, 34)).astype(np.uint8)
 
 
 def soft():

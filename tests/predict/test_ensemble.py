@@ -10,6 +10,7 @@ import pytest
 import torch
 from support.prediction import StopError, grey, make_run, read, stop_batches, write
 
+from connectomics_zoo.blocks.status import status_of
 from connectomics_zoo.errors import OutputError, SpecError, WorkerRefusedError
 from connectomics_zoo.predict import plan, predict
 from connectomics_zoo.predict import spread as spreading
@@ -149,6 +150,8 @@ def test_an_ensemble_with_its_spread_goes_on_where_it_was_stopped(
         with pytest.raises(StopError):
             predict(runs[:2], image, out, device="cpu", spread=spread)
     assert not any(path.exists() for path in paths)
+    assert status_of(spread) == status_of(out)
+    assert status_of(spread).stages[0].done > 0
     with pytest.raises(OutputError, match=r"out.*: is the unfinished output of another job \(weights of others"):
         predict([runs[0], runs[2]], image, out, device="cpu", spread=spread)
     with pytest.raises(OutputError, match=r"elsewhere.h5\S*: what was done of the spread is not there, give the place"):
@@ -224,7 +227,8 @@ def test_a_worker_with_other_weights_of_a_member_takes_no_part(runs, image, tmp_
     with pytest.raises(StopError):
         predict(copies, image, out, device="cpu")
     monkeypatch.undo()
-    other = make_run(tmp_path / "other", arch={"base_channels": 3, "kernel_size": 5})
+    data = {"voxel_size_nm": VOXELS_NM}
+    other = make_run(tmp_path / "other", arch={"base_channels": 3, "kernel_size": 5}, data=data)
     for name in ("spec.yaml", WEIGHTS_FILE):
         (copies[1] / name).write_bytes((other / name).read_bytes())
     forget(str(out))

@@ -8,8 +8,10 @@ import pytest
 from pydantic import ValidationError
 from support.tasks import class_task
 
+from connectomics_zoo.errors import SpecError
 from connectomics_zoo.schema.experiment import VolumePair
 from connectomics_zoo.schema.target import TargetSpec
+from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.specs.lookup import get_task
 
 BACKGROUND = ("background", {"kind": "background"})
@@ -108,5 +110,9 @@ def test_a_pair_has_one_label_volume_or_several_by_name():
     several = VolumePair.model_validate({"image": "a.h5:raw", "label": {"x": "a.h5:x", "y": "b.tif"}})
     assert several.label_places == {"x": "a.h5:x", "y": "b.tif"}
     assert several.places == ("a.h5:raw", "a.h5:x", "b.tif")
-    with pytest.raises(ValidationError):
-        VolumePair.model_validate({"image": "a.h5:raw", "label": {}})
+
+
+@pytest.mark.parametrize("label", [{}, 5, "", {"x": 5}, ["a.h5:l"]])
+def test_a_label_that_is_no_place_is_refused_in_one_sentence(label):
+    with pytest.raises(SpecError, match=r"^x: label: must be a place, FILE:DATASET, .* by name( \(got .*\))?$"):
+        validate(VolumePair, {"image": "a.h5:raw", "label": label}, source="x")

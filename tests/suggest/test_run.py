@@ -154,7 +154,7 @@ def test_means_over_boxes_are_those_of_numpy_however_the_volume_is_tiled(monkeyp
     assert {start[1] for start in starts} == {2, 6, 10, 14, 15}
 
 
-def test_what_is_annotated_is_left_out(scene, run, told, tmp_path):
+def test_what_is_annotated_is_left_out(scene, run, told, tmp_path, caplog):
     image = scene[1]
     annotated = np.zeros(SHAPE, np.uint8)
     annotated[:, :, :40] = 7
@@ -174,6 +174,9 @@ def test_what_is_annotated_is_left_out(scene, run, told, tmp_path):
             assert box.y[0] >= 30
             assert box.z[0] >= 6 or box.y[0] >= 60
             assert box.x[1] <= 60
+    few = {"train": [{"image": f"{image}", "label": "l.h5"}], "unlabelled": 0}
+    suggest(make_run(tmp_path / "few", data=few), image, number=1, size=SIZE)
+    assert "give that volume as exclude (--exclude) to leave it out" in caplog.text
     with pytest.raises(SpecError, match="every box of 12 x 96 x 80 voxels has something in it that is annotated"):
         suggest(own, image, size=(99, 99, 99))
     annotated[:] = 1

@@ -16,6 +16,7 @@ from connectomics_zoo.errors import SpecError, ZooError
 from connectomics_zoo.files.yaml import dump_yaml
 from connectomics_zoo.push.portable import portable_run
 from connectomics_zoo.schema.augmentation import AugmentationChanges, augmentation_of
+from connectomics_zoo.train.added import with_added
 from connectomics_zoo.train.augment import augment
 from connectomics_zoo.train.classes import look_for_classes
 from connectomics_zoo.train.inspection import warn_of_labels
@@ -165,6 +166,13 @@ def test_a_label_volume_is_not_needed_where_its_classes_are_not_annotated(tmp_pa
     run = complete(tmp_path, volume, several(volume, ("ids",), annotated=["third"]))
     patch = next(iter(TrainingPatches(run)))
     assert [bool(channel.any()) for channel in patch.mask] == [False, False, True]
+
+
+def test_a_volume_that_is_added_may_have_several_label_volumes(volume, monkeypatch):
+    monkeypatch.chdir(volume.parent)
+    added = with_added({"data": {"root": "/else"}}, ["image=v.h5:raw,label.large=v.h5:large,label.ids=gone.h5:x"], {})
+    (pair,) = added["data"]["train"]
+    assert pair == {"image": f"{volume}:raw", "label": {"large": f"{volume}:large", "ids": "gone.h5:x"}}
 
 
 # What is annotated ------------------------------------------------------------------------------------------------

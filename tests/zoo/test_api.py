@@ -9,7 +9,9 @@ import inspect
 import typing
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import zoo
 from connectomics_zoo.errors import ZooError
@@ -109,3 +111,26 @@ def test_an_argument_is_the_same_in_every_verb_that_has_it():
     assert "changes" not in kinds
     for name in ("overrides", "region", "mask", "voxel_size_nm", "workers", "overwrite", "progress", "device"):
         assert len(kinds[name]) == 1, (name, kinds[name])
+
+
+@pytest.mark.parametrize("name", ["organelles", "vnc-classes", "affinities-6"])
+def test_a_network_of_a_task_learns_by_what_the_page_on_own_code_names(name):
+    task = zoo.get_task(name)
+    network = zoo.load("mednext-S", out_channels=len(task.channels), arch={"base_channels": 2, "block_counts": [1] * 9})
+    image = torch.rand(1, 1, 16, 32, 32, generator=torch.Generator().manual_seed(0))
+    volumes = task.volumes or (None,)
+    labels = np.random.default_rng(0).integers(0, 60, (len(volumes), 16, 32, 32))
+    made = zoo.make_targets(
+        labels if volumes != (None,) else labels[0], task=task, voxel_size_nm=(8, 8, 8), volumes=volumes
+    )
+    targets, known = (torch.from_numpy(array)[None] for array in made)
+    losses = zoo.supervised_losses(network.train()(image), targets, known, model=network.spec, task=task)
+    losses["loss"].backward()
+    heads = [tensor for key, tensor in network.named_parameters() if len(tensor) == len(task.channels)]
+    assert heads
+    assert all(tensor.grad.abs().max() > 0 for tensor in heads)
+    assert set(losses) == {"loss", "output", "ds_1", "ds_2", "ds_3", "ds_4"}
+    with torch.inference_mode():
+        values = zoo.activate(network.eval()(image), task=task)
+    assert values.shape == targets.shape
+    assert 0 <= values.min() <= values.max() <= 1
