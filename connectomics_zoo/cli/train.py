@@ -91,10 +91,12 @@ def command(
     if fast_dev_run:
         note(f"{report.steps} steps and a validation patch went well, nothing was kept.")
     elif as_json:
-        print_json({"folder": str(report.folder), "steps": report.steps, "metrics": report.metrics})
+        start = {"start": report.start} if report.start else {}
+        print_json({"folder": str(report.folder), "steps": report.steps, "metrics": report.metrics, **start})
     else:
         scores = ", ".join(f"{name} {value:.4f}" for name, value in report.metrics.items() if name != "step")
-        kept = f" (weights of step {int(report.metrics['step'])}: {scores})" if scores else ""
+        first = "; ".join(["", *(f"{value:.4f} at the start" for value in list(report.start.values())[:1])])
+        kept = f" (weights of step {int(report.metrics['step'])}: {scores}{first})" if scores else ""
         print_text(f"{report.folder}: {report.steps} steps{kept}")
 
 

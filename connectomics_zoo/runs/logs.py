@@ -31,6 +31,16 @@ def read_series(folder: Path, column: str) -> list[tuple[int, float]]:
     return sorted({int(row["step"]): float(row[column]) for row in _read_rows(folder) if row.get(column)}.items())
 
 
+def read_scores(folder: Path, metric: str) -> list[tuple[int, float]]:
+    """Return the pairs of steps done and validation score in the log of a run folder, 0 for before the first step.
+
+    Lightning numbers a validation by the step before it, counted from 0, so that it would be confused with that one.
+    """
+    rows = [row for row in _read_rows(folder) if row.get(f"val/{metric}")]
+    done = {int(row["step"]) + 1 if row.get("epoch") else 0: float(row[f"val/{metric}"]) for row in rows}
+    return sorted(done.items())
+
+
 def _read_rows(folder: Path) -> list[dict[str, str]]:
     """Return the rows of all files, those of earlier stretches first.
 

@@ -26,6 +26,7 @@ def read_metrics(folder: Path) -> tuple[dict[str, float], int, int]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         steps, kept = int(content.pop("steps")), int(content.pop("step"))
+        content.pop("start", None)
         return {str(name): float(value) for name, value in content.items()}, steps, kept
     except FileNotFoundError:
         raise WeightsError(
@@ -36,15 +37,19 @@ def read_metrics(folder: Path) -> tuple[dict[str, float], int, int]:
         raise WeightsError(f"{path}: is not what zoo train writes ({error!r}), restore it.") from None
 
 
-def write_metrics(metrics: Mapping[str, float], folder: Path, *, steps: int) -> None:
+def write_metrics(
+    metrics: Mapping[str, float], folder: Path, *, steps: int, start: Mapping[str, float] | None = None
+) -> None:
     """Write the scores into a run folder, in place of older ones.
 
     Args:
         metrics: the scores (`val/dice`, …), and as `step` the one whose weights were kept.
         folder: the run folder.
         steps: optimiser steps that were done.
+        start: the scores before the first step, where there are any.
 
     Raises:
         OutputError: the folder cannot be written.
     """
-    write_text(folder / METRICS_FILE, json.dumps({"steps": steps, **metrics}, indent=2) + "\n")
+    content = {"steps": steps, **metrics, **({"start": dict(start)} if start else {})}
+    write_text(folder / METRICS_FILE, json.dumps(content, indent=2) + "\n")

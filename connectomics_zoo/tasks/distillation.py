@@ -20,7 +20,8 @@ def distillation_loss(logits: Tensor, taught: Tensor, where: Tensor, *, task: Ta
     Args:
         logits: (B, C, Z, Y, X), of the network.
         taught: the same shape, the teacher's values: `activate` of its logits.
-        where: the same shape, True where the teacher is listened to. Classes of a softmax count where all of them do.
+        where: the same shape, True where the teacher is listened to; of the classes of a softmax, in how likely these
+            are among themselves.
         task: the task, with C channels.
     """
     logits, taught = logits.float(), taught.float()
@@ -38,10 +39,18 @@ def distillation_loss(logits: Tensor, taught: Tensor, where: Tensor, *, task: Ta
             terms.append(_mean((said - wanted).square(), here))
     classes = [index for index, channel in enumerate(task.channels) if channel.activation == "softmax"]
     if classes:
-        wanted = taught[:, classes]
-        costs = -wanted * logits[:, classes].log_softmax(dim=1) - torch.special.entr(wanted)
-        terms.append(_mean(costs.sum(dim=1), where[:, classes].all(dim=1)))
+        terms.append(_classes(logits[:, classes], taught[:, classes], where[:, classes]))
     return torch.stack(terms).sum()
+
+
+def _classes(logits: Tensor, taught: Tensor, where: Tensor) -> Tensor:
+    """The divergence of the probabilities among the classes that `where` has at a voxel (B, classes, Z, Y, X)."""
+    here = where.any(dim=1)
+    among = where | ~here.unsqueeze(1)  # all where there is none, which is left out: no logarithm of nothing
+    wanted = taught.masked_fill(~among, 0)
+    wanted = wanted / wanted.sum(dim=1, keepdim=True).clamp(min=torch.finfo(wanted.dtype).tiny)
+    said = logits - logits.masked_fill(~among, -torch.inf).logsumexp(dim=1, keepdim=True)
+    return _mean((-wanted * said - torch.special.entr(wanted)).sum(dim=1), here)
 
 
 def _mean(costs: Tensor, where: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,15 +10,20 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from connectomics_zoo.runs.checkpoint import has_checkpoint, write_checkpoint
 from connectomics_zoo.runs.folder import WEIGHTS_FILE
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.train.averaging import AverageWeights
+from connectomics_zoo.train.curve import draw_curve
 from connectomics_zoo.train.module import SegmentationModule
 from connectomics_zoo.train.stopping import StopBetweenSteps, is_validated
 from connectomics_zoo.weights.storage import write_weights
+
+SECONDS_OF_A_CURVE = 2.0
+"""How long a drawn curve is left to be looked at, at least."""
 
 
 class ReportProgress(L.Callback):
@@ -90,7 +96,7 @@ class KeepWeights(L.Callback):
         step = trainer.global_step
         is_due = step % min(self.every, trainer.max_steps) == 0
         if self.metric is None and step > self.best.get("step", 0) and is_due:
-            self._write(trainer, pl_module, {})
+            self.write(trainer, pl_module, {})
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the weights if they are the best so far; without a metric, the scores of those that were just kept."""
@@ -101,15 +107,16 @@ class KeepWeights(L.Callback):
             return
         key = f"val/{self.metric}"
         if key not in self.best or metrics[key] >= self.best[key]:
-            self._write(trainer, pl_module, metrics)
+            self.write(trainer, pl_module, metrics)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Without a metric, or where the run was too short for a validation, keep the last weights."""
         is_kept = self.metric is None and self.best.get("step") == trainer.global_step
         if not is_kept and (self.metric is None or not self.best):
-            self._write(trainer, pl_module, {})
+            self.write(trainer, pl_module, {})
 
-    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, metrics: dict[str, float]) -> None:
+    def write(self, trainer: L.Trainer, pl_module: L.LightningModule, metrics: dict[str, float]) -> None:
+        """Keep the weights as they are now, with these metrics."""
         assert isinstance(pl_module, SegmentationModule)
         with self.average.in_place(pl_module) if self.average is not None else nullcontext():
             write_weights(pl_module.network, self.folder / WEIGHTS_FILE)
@@ -143,6 +150,33 @@ class StopEarly(L.Callback):
         self.best, self.waited = (score, 0) if better else (self.best, self.waited + 1)
         if self.waited >= self.patience:
             self.stopped = trainer.should_stop = True
+
+
+class DrawCurve(L.Callback):
+    """Draws the curve of the run after validations; the last one is drawn when the run has ended.
+
+    Args:
+        folder: the run folder.
+        title: name of the run.
+        metric: the validation metric.
+        table: the log that the curve is drawn from, which holds its last rows back.
+    """
+
+    def __init__(self, folder: Path, *, title: str, metric: str, table: CSVLogger) -> None:
+        self.folder = folder
+        self.title = title
+        self.metric = metric
+        self.table = table
+        self.drawn_at = time.monotonic()
+        """When it was drawn, or the run began."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw it with this validation in it."""
+        if trainer.global_step >= trainer.max_steps or time.monotonic() < self.drawn_at + SECONDS_OF_A_CURVE:
+            return
+        self.table.save()
+        draw_curve(self.folder, title=self.title, metric=self.metric)
+        self.drawn_at = time.monotonic()
 
 
 class KeepCheckpoint(L.Callback):
@@ -194,20 +228,20 @@ class KeepCheckpoint(L.Callback):
         """Write at every `every`-th step, unless a validation follows that belongs to the state."""
         step = trainer.global_step
         if step > 0 and step % self.every == 0 and not trainer.enable_validation:
-            self._write(trainer)
+            self.write(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the state with this validation in it."""
-        self._write(trainer)
+        self.write(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the last state."""
-        self._write(trainer)
+        self.write(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Write the state in which the run was stopped, by a signal or a damaged volume; not that within a step."""
         if self.started and not self.stop.in_work:
-            self._write(trainer)
+            self.write(trainer)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Count whole steps alone: where the run was stopped, Lightning had counted the next batch, or not yet this."""
@@ -219,7 +253,8 @@ class KeepCheckpoint(L.Callback):
         validated = is_validated(trainer, step=steps, every=self.every)
         state["epoch_loop.state_dict"]["_batches_that_stepped"] = steps - validated
 
-    def _write(self, trainer: L.Trainer) -> None:
+    def write(self, trainer: L.Trainer) -> None:
+        """Write the state as it is now, unless it is written."""
         if self.written_at == trainer.global_step:
             return
         write_checkpoint(self.folder, trainer.save_checkpoint)

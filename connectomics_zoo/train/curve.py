@@ -9,10 +9,13 @@ from matplotlib.figure import Figure
 
 from connectomics_zoo.files.atomic import whole_file
 from connectomics_zoo.runs.folder import CURVE_FILE
-from connectomics_zoo.runs.logs import read_series
+from connectomics_zoo.runs.logs import read_scores, read_series
 
 SMOOTHING = 0.9
 """Weight of the past in the smoothed loss."""
+
+MARGIN = 0.05
+"""What is shown above and below the scores of a run that started from weights."""
 
 
 def draw_curve(folder: Path, *, title: str, metric: str) -> None:
@@ -24,7 +27,7 @@ def draw_curve(folder: Path, *, title: str, metric: str) -> None:
         metric: the validation metric to draw.
     """
     losses = read_series(folder, "train/loss")
-    scores = read_series(folder, f"val/{metric}")
+    scores = read_scores(folder, metric)
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -38,9 +41,12 @@ def draw_curve(folder: Path, *, title: str, metric: str) -> None:
         steps, values = zip(*scores, strict=True)
         right.plot(steps, values, color="tab:orange", marker="o", markersize=3, label=f"validation {metric}")
         right.set(ylabel=f"validation {metric}", ylim=(0, 1))
+        if steps[0] == 0:  # before the first step: how far it came is looked at from close
+            right.set(ylim=(max(0, min(values) - MARGIN), min(1, max(values) + MARGIN)))
+            right.axhline(values[0], color="tab:orange", linewidth=0.8, linestyle=":", label="before the first step")
         best = max(scores, key=lambda item: item[1])
         right.annotate(f"{best[1]:.3f}", best, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     with whole_file(folder / CURVE_FILE, overwrite=True) as partial:
         figure.savefig(partial, format="png", dpi=150)
 

@@ -38,5 +38,5 @@ def check_fine_tuning(training: TrainingSpec, data: DataSpec, *, init_from: str 
 
 def _may_be_unknown(data: DataSpec) -> bool:
     """Whether a volume to train on can have voxels that are not annotated."""
-    parts = [part for pair in data.train for part in (pair.mask, pair.regions)]
+    parts = [part for pair in data.train for part in (pair.mask, pair.regions, pair.annotated)]
     return data.unlabelled is not None or any(part is not None for part in parts)

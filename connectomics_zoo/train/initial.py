@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -56,6 +57,16 @@ def first_network(run: RunSpec, *, resume: bool) -> Start:
         report = _begin_heads_anew(network, report, run)
     _warn_of_voxels(trained, run)
     return Start(network.train(), report, sha256=sha256, means_the_same=same)
+
+
+def has_heads(reinitialised: Collection[str], run: RunSpec) -> bool:
+    """Whether the head at full resolution came with the weights, so that the network can be used before a step.
+
+    Args:
+        reinitialised: the keys of the network that keep their fresh initialisation.
+        run: the complete run.
+    """
+    return not reinitialised or set(reinitialised) <= find_roles(run.model).scales
 
 
 def _meanings(run: RunSpec) -> list[tuple[object, ...]]:

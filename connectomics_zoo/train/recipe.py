@@ -9,10 +9,11 @@ from typing import Any
 
 from connectomics_zoo.catalog import names_of
 from connectomics_zoo.errors import SpecError
-from connectomics_zoo.schema.experiment import REQUIRED, RunSpec
+from connectomics_zoo.schema.experiment import REQUIRED, DataSpec, RunSpec
 from connectomics_zoo.schema.training import TrainingSpec
 from connectomics_zoo.specs.lookup import resolve
 from connectomics_zoo.specs.reference import parse_reference
+from connectomics_zoo.volumes import open_volume
 from connectomics_zoo.volumes.voxel_size import lengths
 
 LOADED_RATE = 0.1
@@ -51,13 +52,21 @@ class Recipe:
         data = self.run.data.model_dump(mode="json", exclude_unset=True)
         own_are_away = self.run.data.root == REQUIRED and "root" not in _part(overrides, "data")
         if _gives_volumes(overrides) or (own_are_away and has_others):
-            kept = ("downsample", "intensity_range")
+            kept = ("downsample", "network_voxel_size_nm", "intensity_range")
             data = {name: data[name] for name in kept if name in data}
         elif own_are_away:
             raise SpecError(
                 f"{self.ref}: the volumes that it was trained on are not known here, give others by "
                 "data.train.image=FILE:DATASET data.train.label=FILE:DATASET, or their folder by data.root=FOLDER."
             )
+        elif has_others and _say_their_voxel_size(self.run.data):
+            data.pop("voxel_size_nm", None)  # which the others need not have
+        size = self.run.data.network_voxel_nm
+        if "downsample" in _part(overrides, "data"):
+            data.pop("network_voxel_size_nm", None)
+        elif size is not None:
+            data.pop("downsample", None)
+            data["network_voxel_size_nm"] = list(size)
         changes = _part(overrides, "training")
         starts = overrides.get("init_from", self.ref) is not None
         training = _fine_tuning(self.run.training, changes) if starts else self.run.training
@@ -87,7 +96,10 @@ class Recipe:
         rate = f"learning rate {recipe.learning_rate:g}"
         if recipe.loaded_learning_rate is not None:
             rate = f"learning rate {recipe.loaded_learning_rate:g} for what is loaded, {recipe.learning_rate:g} for new"
-        return f"takes the recipe of {self.ref}: {', '.join(taken)}; {steps}, {rate}; key=value changes any of it"
+        said = f"takes the recipe of {self.ref}: {', '.join(taken)}; {steps}, {rate}; key=value changes any of it"
+        if run.data.validation:
+            return said
+        return f"{said}; without data.validation there is no score, =auto holds a part of the labels out for it"
 
 
 def find_recipe(ref: str | Path) -> Recipe | None:
@@ -152,6 +164,15 @@ def _gives_volumes(overrides: Mapping[str, Any]) -> bool:
     return not isinstance(first, Mapping) or "image" in first
 
 
+def _say_their_voxel_size(data: DataSpec) -> bool:
+    """Whether the files of all volumes say it, so that the spec only repeats them."""
+    for pair in (*data.train, *data.validation):
+        with open_volume(pair.image, root=data.folder) as image:
+            if image.voxel_size_nm is None:
+                return False
+    return True
+
+
 def _part(overrides: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     part = overrides.get(name)
     return part if isinstance(part, Mapping) else {}
@@ -159,8 +180,9 @@ def _part(overrides: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _describe_voxels(run: RunSpec) -> list[str]:
     size, factors = run.data.network_voxel_nm, run.data.downsample
-    text = [] if size is None else [f"network voxels of {lengths(size)} nm"]
-    return text + ([f"downsample {list(factors)}"] if max(factors) > 1 else [])
+    if size is not None:
+        return [f"network voxels of {lengths(size)} nm"]
+    return [f"downsample {list(factors)}"] if max(factors) > 1 else []
 
 
 def _describe_range(run: RunSpec) -> str:

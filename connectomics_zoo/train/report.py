@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from connectomics_zoo.schema.report import Report
@@ -21,3 +21,5 @@ class TrainReport(Report):
 
     They are of windows side by side: `predict` blends windows that overlap, and `evaluate` may give other scores.
     """
+    start: dict[str, float] = field(default_factory=dict)
+    """The same metrics before the first step, where it started from weights and is validated."""

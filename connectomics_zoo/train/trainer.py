@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +29,7 @@ from connectomics_zoo.network.threads import usable_cores
 from connectomics_zoo.predict.run import check_views
 from connectomics_zoo.runs.checkpoint import Checkpoint, has_checkpoint, read_checkpoint
 from connectomics_zoo.runs.folder import CHECKPOINT_FILE, CURVE_FILE, LOGS, write_run
-from connectomics_zoo.runs.load_report import loaded_tensors, write_load_report
+from connectomics_zoo.runs.load_report import loaded_tensors, read_load_report, write_load_report
 from connectomics_zoo.runs.logs import drop_old_logs, set_log_aside
 from connectomics_zoo.runs.metrics import has_metrics, write_metrics
 from connectomics_zoo.schema.builder import prefers_bfloat16
@@ -38,13 +38,14 @@ from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.schema.training import TrainingPrecision
 from connectomics_zoo.train.averaging import AverageWeights
-from connectomics_zoo.train.callbacks import KeepCheckpoint, KeepWeights, ReportProgress, StopEarly
+from connectomics_zoo.train.callbacks import DrawCurve, KeepCheckpoint, KeepWeights, ReportProgress, StopEarly
 from connectomics_zoo.train.checkpoint_writer import WriteInPlace
 from connectomics_zoo.train.curve import draw_curve
 from connectomics_zoo.train.data import training_loader, validation_loader
-from connectomics_zoo.train.initial import Start, first_network
+from connectomics_zoo.train.initial import Start, first_network, has_heads
 from connectomics_zoo.train.module import SegmentationModule
 from connectomics_zoo.train.report import TrainReport
+from connectomics_zoo.train.start_score import ScoreStart
 from connectomics_zoo.train.stopping import StopBetweenSteps
 from connectomics_zoo.train.teacher import find_teacher
 
@@ -105,7 +106,7 @@ def fit_run(
     steps_done = 0 if checkpoint is None else checkpoint.steps
     loggers = _loggers(folder, steps_done=steps_done)
     stop = StopBetweenSteps(every=run.training.validate_every, notify=notify)
-    keep, callbacks = _callbacks(run, folder, progress, stop=stop)
+    callbacks = _callbacks(run, folder, progress, stop=stop, table=loggers[0], notify=notify)
     with _quiet():
         trainer = _trainer(run, precision, accelerator, fast_dev_run=0, callbacks=callbacks, loggers=loggers)
     try:
@@ -113,11 +114,20 @@ def fit_run(
             _fit(trainer, module, run, checkpoint=folder / CHECKPOINT_FILE if resume else None, steps_done=steps_done)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_advice_after_stop(folder)) from None
-    result = TrainReport(folder=folder, steps=trainer.global_step, metrics=keep.best)
+    by_name = {type(item).__name__: item.state_dict() for item in callbacks}
+    result = _report(folder, steps=trainer.global_step, callbacks=by_name)
     _finish(result, run)
     if notify is not None and any(isinstance(item, StopEarly) and item.stopped for item in callbacks):
         notify(_early_end(result, run))
+    if notify is not None and result.start and result.metrics["step"] == 0:
+        notify(f"{folder}: no validation was better than the weights that it started from, which are kept (step 0).")
     return result
+
+
+def _report(folder: Path, *, steps: int, callbacks: Mapping[str, Any]) -> TrainReport:
+    """Return the report of a run of whose callbacks this is the state."""
+    start = callbacks.get("ScoreStart", {"metrics": {}})["metrics"]
+    return TrainReport(folder=folder, steps=steps, metrics=dict(callbacks["KeepWeights"]["best"]), start=dict(start))
 
 
 def _loaded(run: RunSpec, start: Start, folder: Path | None) -> Collection[str]:
@@ -132,7 +142,7 @@ def _loaded(run: RunSpec, start: Start, folder: Path | None) -> Collection[str]:
 
 def _finish(report: TrainReport, run: RunSpec) -> None:
     """Write what a run folder has when its training has ended."""
-    write_metrics(report.metrics, report.folder, steps=report.steps)
+    write_metrics(report.metrics, report.folder, steps=report.steps, start=report.start)
     draw_curve(report.folder, title=run.name, metric=run.task.metrics[0])
 
 
@@ -140,9 +150,7 @@ def _finish_again(
     run: RunSpec, folder: Path, checkpoint: Checkpoint, *, end: str, notify: Callable[[str], None] | None
 ) -> TrainReport:
     """Return the report of a run that is at its end; if it was killed there, write what it has not written."""
-    report = TrainReport(
-        folder=folder, steps=checkpoint.steps, metrics=dict(checkpoint.callbacks["KeepWeights"]["best"])
-    )
+    report = _report(folder, steps=checkpoint.steps, callbacks=checkpoint.callbacks)
     if not (has_metrics(folder) and (folder / CURVE_FILE).is_file()):
         _finish(report, run)
     if notify is not None:
@@ -164,21 +172,41 @@ def _early_end(report: TrainReport, run: RunSpec) -> str:
 
 
 def _callbacks(
-    run: RunSpec, folder: Path, progress: Callable[[Progress], None] | None, *, stop: StopBetweenSteps
-) -> tuple[KeepWeights, list[L.Callback]]:
-    """Return the callbacks in the order in which they must be called, and the one that keeps the weights."""
+    run: RunSpec,
+    folder: Path,
+    progress: Callable[[Progress], None] | None,
+    *,
+    stop: StopBetweenSteps,
+    table: CSVLogger,
+    notify: Callable[[str], None] | None,
+) -> list[L.Callback]:
+    """Return the callbacks in the order in which they must be called."""
     recipe, metric = run.training, run.task.metrics[0]
     average = AverageWeights(decay=recipe.ema_decay) if recipe.ema_decay else None
     chooses = bool(run.data.validation) and recipe.keep == "best"
     keep = KeepWeights(folder, metric=metric if chooses else None, every=recipe.validate_every, average=average)
     callbacks: list[L.Callback] = [keep] if average is None else [average, keep]
-    if recipe.early_stopping:
-        callbacks.append(StopEarly(metric=metric, patience=recipe.early_stopping))
-    callbacks.append(KeepCheckpoint(folder, every=recipe.validate_every, accumulate=recipe.accumulate, stop=stop))
+    early = StopEarly(metric=metric, patience=recipe.early_stopping) if recipe.early_stopping else None
+    callbacks += [] if early is None else [early]
+    checkpoint = KeepCheckpoint(folder, every=recipe.validate_every, accumulate=recipe.accumulate, stop=stop)
+    callbacks.append(checkpoint)
+    if run.data.validation:
+        callbacks.append(DrawCurve(folder, title=run.name, metric=metric, table=table))
     if progress is not None:
         callbacks.append(ReportProgress(progress, stop=stop))
     callbacks.append(stop)
-    return keep, callbacks
+    if run.init_from is not None and run.data.validation:
+        counts = has_heads(read_load_report(folder)["reinitialised"], run)
+        callbacks.append(
+            ScoreStart(
+                run,
+                keep=keep if counts and chooses else None,
+                early=early if counts else None,
+                checkpoint=checkpoint,
+                notify=notify,
+            )
+        )
+    return callbacks
 
 
 def training_precision(wanted: TrainingPrecision, device: str, *, model: ModelSpec) -> tuple[TrainingPrecision, str]:

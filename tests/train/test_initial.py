@@ -72,7 +72,7 @@ def test_a_run_starts_from_the_weights_of_another_task_and_reports_on_every_tens
     ]
     assert sorted([*report["exact"], *report["adapted"], *report["reinitialised"]]) == sorted(after)
     assert report["dropped"] == []
-    assert told == [
+    assert told[:1] == [
         f"starts from {first}: {len(before) - 10} exact; 10 re-initialised: out_0.conv_out.weight, "
         "out_0.conv_out.bias, out_1.conv_out.weight, …"
     ]

@@ -80,3 +80,14 @@ def test_what_is_not_annotated_is_red_in_the_labels_alone(tmp_path):
     red = labels - preview._pictures(sample, patch, count=1)[1]
     assert not red[:, :20].any()
     assert (red[:, 20:].mean(axis=(0, 1)) @ (np.array(VERMILLION) - np.mean(VERMILLION))) > 0.1
+
+
+def test_a_section_that_is_annotated_is_drawn_rather_than_the_middle(tmp_path, drawn):
+    data = data_of(write_volume(tmp_path / "v.h5"))
+    data["train"][0]["regions"] = [{"z": [2, 3], "y": [0, 40]}]
+    preview.draw_preview(make_run(data, foreground_probability=0.0), tmp_path / "a.png")
+    pairs = list(zip(drawn[0].axes[::5], drawn[0].axes[1::5], strict=True))
+    assert len(pairs) == preview.PATCHES
+    for grey, labels in pairs:  # neither marked as unknown nor coloured as labels
+        same = (grey.images[0].get_array() == labels.images[0].get_array()).all(axis=2)
+        assert same.mean() > 0.3

@@ -137,6 +137,18 @@ def test_a_volume_is_added_to_those_of_the_run(place, tmp_path):
     assert (run.data.unlabelled, run.data.intensity_range) == (255, (20, 240))
 
 
+def test_an_added_volume_may_have_other_voxels(place, tmp_path):
+    path = write_volume(tmp_path / "fine.h5", shape=(20, 160, 160))
+    with h5py.File(path, "r+") as file:
+        for dataset in file.values():
+            dataset.attrs["voxel_size_nm"] = [50.0, 5.0, 5.0]
+    run = resolve_run(place / "first", {}, add=[f"image={path}:raw,label={path}:mito"])
+    assert run.data.network_voxel_size_nm == (50, 16, 16)
+    assert run.data.downsample == (1, 1, 1)
+    run = resolve_run(place / "first", {"data": {"downsample": [1, 2, 2]}})
+    assert (run.data.network_voxel_size_nm, run.data.downsample) == (None, (1, 2, 2))
+
+
 def test_a_volume_is_looked_for_here_and_then_in_the_folder_of_the_others(place, tmp_path, monkeypatch):
     monkeypatch.chdir(place)
     (tmp_path / "first").mkdir()

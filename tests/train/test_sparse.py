@@ -222,6 +222,13 @@ def test_a_thousandth_of_a_volume_is_found_in_every_patch_without_reading_it_aga
     assert len(read) == 20
 
 
+def test_validation_has_no_patch_that_scores_nothing(tmp_path):
+    path = write_scribbles(tmp_path / "v.h5", shape=(40, 160, 160), strokes=[(np.s_[9, 30:40, 30:40], 2)])
+    run = make_run({"validation": [pair_of(path)], "unlabelled": 0, "background": 1})
+    patches = ValidationPatches(run)
+    assert [int(patches[index].mask.sum()) for index in range(len(patches))] == [4, 16, 16, 64]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_draw_the_same_patches_of_sparse_labels(tmp_path, workers):
     path = write_scribbles(tmp_path / "v.h5", shape=(64, 160, 160), strokes=[(np.s_[9, 30:40, 30:40], 2)])
@@ -249,5 +256,8 @@ def test_scribbles_are_evaluated_where_they_are(tmp_path):
     both = np.count_nonzero(guess & (labels == 2))
     known = labels > 0
     assert scores["dice"] == pytest.approx(2 * both / (np.count_nonzero(guess & known) + np.count_nonzero(labels == 2)))
+    both, found = np.count_nonzero(guess & (labels == 1)), np.count_nonzero(guess)
+    scores = evaluate(f"{path}:guess", f"{path}:mito", background=2).scores
+    assert scores["dice"] == pytest.approx(2 * both / (found + np.count_nonzero(labels == 1)))
     with pytest.raises(SpecError, match="background 3 is a label of the truth, and its voxels are not unlabelled"):
         evaluate(f"{path}:guess", f"{path}:mito", unlabelled=3, background=3)

@@ -6,11 +6,12 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
-from support.tiny_training import TINY, request, write_volume
+from support.tiny_training import TINY, make_run, request, write_volume
 
 from connectomics_zoo.authoring.new import new_spec
 from connectomics_zoo.decode import decode
@@ -26,7 +27,7 @@ from connectomics_zoo.specs.overrides import merge
 from connectomics_zoo.specs.selection import Target
 from connectomics_zoo.specs.spec_file import write_spec
 from connectomics_zoo.train import train
-from connectomics_zoo.verify import verify, weights_level
+from connectomics_zoo.verify import validation_scores, verify, weights_level
 from connectomics_zoo.verify.validation_scores import validation_object_scores
 from connectomics_zoo.verify.weights_level import check_weights
 
@@ -266,3 +267,22 @@ def test_what_is_declared_about_weights_is_shown(run_zoo):
         assert words in out
     assert not run_zoo("show", "mednext-S")[1].startswith("mednext-S.vnc-mito")
     assert "val/dice 0.8795" not in run_zoo("show", "mednext-S.vnc-mito", "arch.kernel_size=5")[1]
+
+
+def test_objects_are_scored_in_each_annotated_region(tmp_path, monkeypatch):
+    path = write_volume(tmp_path / "v.h5")
+    pair = {"image": f"{path}:raw", "label": f"{path}:mito", "region": {"y": [0, 32]}}
+    regions = [{"z": [2, 3]}, {"z": [9, 12], "x": [0, 8]}]
+    run = make_run({"validation": [{**pair, "regions": regions}]}, task="mito-instance")
+    scored = []
+
+    def evaluate(*_, region, **__):
+        scored.append(region.model_dump(exclude_none=True))
+        return SimpleNamespace(scores=dict.fromkeys(validation_scores.OBJECT_SCORES, float(len(scored))))
+
+    monkeypatch.setattr(validation_scores, "predict", lambda *_, **__: None)
+    monkeypatch.setattr(validation_scores, "decode", lambda *_, **__: None)
+    monkeypatch.setattr(validation_scores, "evaluate", evaluate)
+    scores = validation_scores.validation_object_scores(tmp_path, run)
+    assert scored == [{"y": (0, 32), "z": (2, 3)}, {"y": (0, 32), "z": (9, 12), "x": (0, 8)}]
+    assert set(scores.values()) == {1.5}
