@@ -32,6 +32,16 @@ def first_weights(spec: ExperimentSpec | RunSpec) -> dict[str, str]:
     return {} if spec.init_from is None else {"starts from": spec.init_from}
 
 
+def network_voxels(run: RunSpec) -> dict[str, str]:
+    """How large the voxels are that a network sees; nothing where that is not known."""
+    if run.data.network_voxel_nm is None:
+        return {}
+    text = f"{' × '.join(f'{edge:g}' for edge in run.data.network_voxel_nm)} nm (z, y, x)"
+    if max(run.data.downsample) > 1:
+        text += f", each the mean of {' × '.join(map(str, run.data.downsample))} of the volume's"
+    return {"network voxels": text}
+
+
 def listed(values: Mapping[str, Any]) -> str:
     """Names and values, behind each other."""
     return ", ".join(f"{key} {value}" for key, value in values.items())

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from connectomics_zoo.cli._describe import decoding, first_weights, recipe
+from connectomics_zoo.cli._describe import decoding, first_weights, network_voxels, recipe
 from connectomics_zoo.cli._sections import Facts, Shown, Table, Title
 from connectomics_zoo.cli._show_cost import cost_facts
 from connectomics_zoo.errors import ZooError
-from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec, OutputSpec, WeightsEntry
 from connectomics_zoo.specs.embedded import run_in
 
@@ -59,16 +58,7 @@ def _use(entry: WeightsEntry, folder: Path) -> dict[str, str]:
         return {"not to be used": str(error)}
     if run is None:
         return {}
-    return {**first_weights(run), **_network_voxels(run), "decoding": decoding(run.task)}
-
-
-def _network_voxels(run: RunSpec) -> dict[str, str]:
-    if run.data.network_voxel_nm is None:
-        return {}
-    text = f"{' × '.join(f'{edge:g}' for edge in run.data.network_voxel_nm)} nm (z, y, x)"
-    if max(run.data.downsample) > 1:
-        text += f", each the mean of {' × '.join(map(str, run.data.downsample))} of the volume's"
-    return {"network voxels": text}
+    return {**first_weights(run), **network_voxels(run), "decoding": decoding(run.task)}
 
 
 def _place(entry: WeightsEntry) -> str:

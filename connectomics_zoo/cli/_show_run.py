@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from connectomics_zoo.cli._curve import describe_curve
-from connectomics_zoo.cli._describe import first_weights, listed, recipe
+from connectomics_zoo.cli._describe import first_weights, listed, network_voxels, recipe
 from connectomics_zoo.cli._sections import Facts, Shown, Table, Title
 from connectomics_zoo.cli._table import Row
 from connectomics_zoo.schema.experiment import REQUIRED, DataSpec, ExperimentSpec, Region, RunSpec
@@ -66,6 +66,7 @@ def run_facts(shown: Shown) -> Facts:
         {
             **({"model": spec.model.reference, "task": spec.task.name} if shown.all else {}),
             **first_weights(spec),
+            **network_voxels(spec),
             **describe_curve(spec, shown.found.path.parent),
             "training": listed(training.model_dump(mode="json")) if shown.all else recipe(training),
             **({"validation": _VALIDATION} if spec.data.validation else {}),

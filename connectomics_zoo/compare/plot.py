@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
 from connectomics_zoo.compare.report import CompareReport, Row, called, deviation
 from connectomics_zoo.files.atomic import whole_file
@@ -76,8 +76,10 @@ def _draw_scores(axes: Any, rows: Sequence[Row], styles: dict[str, tuple[str, st
             markerfacecolor=colour if row.seen == "nothing" else "white",
             label=row.ref,
         )
-        axes.scatter([row.parameters] * len(values), values, color="black", s=9, linewidths=0, zorder=3)
+        if len(values) > 1:
+            axes.scatter([row.parameters] * len(values), values, color="black", s=9, linewidths=0, zorder=3)
     axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     for place in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         place(EngFormatter(sep=""))
     sizes = [row.parameters for row in rows if row.parameters is not None]

@@ -130,18 +130,20 @@ def _count(
 
 
 def _metrics(counts: NDArray[np.int64], *, task: TaskSpec) -> dict[str, float]:
-    """Return the task's metrics, the mean over its scored channels of which something is known.
+    """Return the task's metrics as validation in training has them, the mean over scored channels that are known.
 
-    Of classes, also the first metric of each of them.
+    Of several classes, those alone that have a voxel count, unless none has one; each has its first metric as well.
     """
+    known = [index for index in task.scored if counts[index].any()]
+    there = [index for index in known if task.has_classes and counts[index, [0, 2]].any()]
     rows = {}
-    for index in [index for index in task.scored if counts[index].any()] or task.scored:
+    for index in there or known or task.scored:
         hits, false_alarms, misses, rejections = counts[index].tolist()
         found = {"true_positive": hits, "false_positive": false_alarms, "false_negative": misses}
         balanced = balanced_accuracy(**found, true_negative=rejections)
         rows[task.channels[index].name] = {**overlap_scores(**found), "balanced_accuracy": balanced}
     scores: dict[str, float] = {name: sum(row[name] for row in rows.values()) / len(rows) for name in task.metrics}
-    if task.has_classes:
+    if there:
         scores |= {f"{task.metrics[0]}_{name}": row[task.metrics[0]] for name, row in rows.items()}
     return scores
 

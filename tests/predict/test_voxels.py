@@ -6,11 +6,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from scipy.ndimage import map_coordinates
 from support.naive_window import naive_network
 from support.prediction import grey, make_run, write
 from support.volume_files import read_all
 
 from connectomics_zoo.errors import SpecError, VolumeError
+from connectomics_zoo.phantom.run import make_phantom
 from connectomics_zoo.predict import plan, predict
 from connectomics_zoo.predict.request import Request
 from connectomics_zoo.specs.lookup import get_task
@@ -79,6 +81,26 @@ def test_blocks_shares_regions_and_masks_give_what_one_block_gives(run, image, w
     mask[4:9, 10:30, 33:40] = 1
     predict(run, image, tmp_path / f"masked_{name}", mask=write(tmp_path / "mask.h5", mask), dtype="float32")
     assert np.array_equal(read_all(tmp_path / f"masked_{name}"), np.where(mask, whole, 0))
+
+
+def test_shipped_weights_find_the_same_in_a_phantom_of_other_voxels(tmp_path):
+    size = 4.0
+    made = make_phantom(shape=(16, 256, 256), seed=0, voxel_size_nm=(50, 4.6, 4.6))
+    places = (np.arange(round(256 * 4.6 / size)) + 0.5) * size / 4.6 - 0.5
+    plane = np.meshgrid(places, places, indexing="ij")
+    scores = []
+    for edge in (4.6, size):
+        grey_values, truth = made.image, made.mitochondria > 0
+        if edge == size:
+            shown = [map_coordinates(one.astype(float), plane, order=1, mode="nearest") for one in grey_values]
+            grey_values = np.rint(shown).astype(np.uint8)
+            truth = np.stack([map_coordinates(one, plane, order=0, mode="nearest") for one in truth])
+        image = write(tmp_path / f"{edge}.h5", grey_values, voxel_size_nm=(50, edge, edge))
+        predict("mednext-S.vnc-mito", image, tmp_path / f"{edge}_out.h5", output="label")
+        found = read_all(tmp_path / f"{edge}_out.h5") > 0
+        scores.append(2 * np.count_nonzero(found & truth) / (np.count_nonzero(found) + np.count_nonzero(truth)))
+    assert scores[0] > 0.6
+    assert abs(scores[1] - scores[0]) < 0.02
 
 
 def test_labels_are_on_the_volumes_own_grid(run, image, whole, tmp_path):

@@ -111,10 +111,11 @@ def test_what_is_not_annotated_touches_no_network_voxel_that_is(tmp_path, pairs,
     assert not truth.labels[:, rows].any()
 
 
-def test_a_run_is_trained_and_predicts_volumes_on_their_own_grid(pairs, tmp_path):
+def test_a_run_is_trained_and_predicts_volumes_on_their_own_grid(pairs, tmp_path, run_zoo):
     report = train("mednext-S", changes(pairs), output=tmp_path / "run")
     assert 0 <= report.metrics["val/dice"] <= 1
     assert get_run(tmp_path / "run").data.network_voxel_nm == (50, 8, 8)
+    assert "50 × 8 × 8 nm (z, y, x)" in run_zoo("show", tmp_path / "run")[1]
     for number, (pair, size) in enumerate(zip(pairs, ((50, 5, 5), (50, 10, 10)), strict=True)):
         out = tmp_path / f"{number}.h5"
         predict(tmp_path / "run", pair["image"], out)
@@ -164,3 +165,18 @@ def test_a_whole_multiple_is_the_same_as_a_factor(pairs):
     assert NetworkGrid((20, 60, 70), (1, 2, 2)) == PairReader(by_size.data.train[0], by_size.data).grid
     for one, other in zip(ValidationPatches(by_size), ValidationPatches(by_factor), strict=True):
         assert all((first == second).all() for first, second in zip(one, other, strict=True))
+
+
+def test_training_reads_no_grey_value_beside_its_region(pairs):
+    given = changes(pairs[1:])
+    region = {"z": [0, 16], "y": [8, 48], "x": [4, 44]}
+    given["data"]["train"][0]["region"] = region
+    with h5py.File(pairs[1]["image"].removesuffix(":raw"), "r+") as file:
+        inside = file["raw"][:16, 8:48, 4:44] // 4
+        file["raw"][...] = 255
+        file["raw"][:16, 8:48, 4:44] = inside
+    run = resolve_run("mednext-S", given)
+    reader = PairReader(run.data.train[0], run.data)
+    assert reader.box.shape == (16, 50, 50)
+    assert reader.read_image(reader.box, within=reader.box).max() < 0.22
+    assert reader.read_image(reader.box, within=reader.whole).max() > 0.22  # in validation, as in prediction
