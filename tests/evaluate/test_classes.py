@@ -146,7 +146,9 @@ def test_masks_in_channels_are_scored_as_probabilities_are(tmp_path, overlapping
 def test_a_threshold_for_masks_in_channels_is_refused(tmp_path, overlapping):
     _, values, places, _ = overlapping
     masks = write(tmp_path / "m.h5:x", (values > 0.5).astype(np.uint8), StoredPrediction("label", SIGMOID))
-    with pytest.raises(VolumeError, match=r"m\.h5:x: holds labels, as the file says, and a threshold is for probabilities"):
+    with pytest.raises(
+        VolumeError, match=r"m\.h5:x: holds labels, as the file says, and a threshold is for probabilities"
+    ):
         evaluate(masks, places, threshold=0.7)
 
 

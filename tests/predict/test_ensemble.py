@@ -134,7 +134,9 @@ def test_a_prediction_is_the_same_with_and_without_its_spread(runs, small, tmp_p
 
 def test_a_spread_is_neither_scored_nor_decoded(runs, small, tmp_path):
     predicted(runs[:2], small, tmp_path / "p.h5", spread=tmp_path / "s.h5")
-    with pytest.raises(VolumeError, match=r"s\.h5\S*: holds the spread of a prediction, as the file says, and not what"):
+    with pytest.raises(
+        VolumeError, match=r"s\.h5\S*: holds the spread of a prediction, as the file says, and not what"
+    ):
         evaluate(tmp_path / "s.h5", tmp_path / "p.h5")
     with pytest.raises(VolumeError, match=r"s\.h5\S*: holds the spread of a prediction"):
         decode(tmp_path / "s.h5", tmp_path / "o.h5", task="mito")
