@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-_WORDS = {2: "two", 3: "three"}
+_WORDS = {1: "one", 2: "two", 3: "three"}
 
 
 def axis_numbers(
@@ -17,7 +17,7 @@ def axis_numbers(
 
     Args:
         number: whole numbers, or any.
-        counts: how many there may be: three, and two where (y, x) is meant as well.
+        counts: how many there may be: three, two where (y, x) is meant as well, and one where it is that of all axes.
         example: shown where the value cannot be read.
     """
 

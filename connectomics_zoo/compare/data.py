@@ -122,10 +122,10 @@ def scored_pairs(test: Sequence[VolumeRequest], data: DataSpec) -> tuple[VolumeP
         _refuse_missing(data.validation, data)
         return data.validation
     used = (*data.train, *data.validation)
-    volumes = {pair.places for pair in used}
+    volumes = {(pair.places, pair.annotated) for pair in used}
     own = {}
     if len(volumes) == 1:
-        own = used[0].model_dump(include={"image", "label", "mask"}, exclude_none=True)
+        own = used[0].model_dump(include={"image", "label", "mask", "annotated"}, exclude_none=True)
     documents = [{**({} if "image" in pair else own), **pair} for pair in test]
     for document in documents:
         missing = [name for name in ("image", "label") if name not in document]

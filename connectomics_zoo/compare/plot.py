@@ -27,9 +27,8 @@ def draw_comparison(report: CompareReport, path: Path) -> None:
     """Write a PNG; one that is there is replaced.
 
     Left, the mean of the first score against the parameters, with the standard deviation over the seeds and, as points,
-    each of them. Right, the
-    validation score in the course of the runs, or their loss where nothing was validated: the mean over the seeds, and
-    the range in which they lie.
+    each of them. Right, the validation score in the course of the runs, or their loss where nothing was validated: the
+    mean over the seeds, and the range in which they lie.
 
     Args:
         report: of which at least one row has scores.

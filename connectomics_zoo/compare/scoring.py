@@ -74,6 +74,7 @@ def score(
                 reader.image.location,
                 prediction,
                 region=pair.region,
+                voxel_size_nm=reader.image.voxel_size_nm,  # and not the one that the weights would take it to be
                 device=device,
                 dtype="uint8" if makes_objects else "float32",
                 overwrite=True,  # what a killed comparison has left

@@ -152,7 +152,7 @@ class BlockDecoding:
     def describe(self, cut: Cut) -> JobDescription:
         """Return what the job is."""
         decode = self.task.decode
-        task = self.task.model_dump(mode="json", exclude={"decode"})
+        task = self.task.identity(exclude={"decode"})
         identity = {
             "prediction": self.source.location,  # not relative to a folder, where another one may have its name
             "prediction's shape": list(self.predicted.shape),

@@ -268,7 +268,10 @@ def free_bytes(device: Where) -> int | None:
     """Return the memory that is free on this machine's GPU or CPU, None where nobody says."""
     if device == "cpu":
         return available_bytes()
-    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
+    if not torch.cuda.is_available():
+        return None
+    # What an earlier network of this process has left in torch's cache is there for the next one.
+    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
 def measure_cost(spec: ModelSpec) -> Cost:

@@ -234,7 +234,7 @@ class Prediction:
                     "mask": None if self.mask is None else absolute(self.mask.location),
                     "intensity range": spec.data.intensity_range,
                     "downsample": [one if isinstance(one, int) else str(one) for one in self.geometry.factors],
-                    "task": f"{spec.task.name} ({_digest(spec.task.model_dump(mode='json'))})",
+                    "task": f"{spec.task.name} ({_digest(spec.task.identity())})",
                     **self.chosen.model_dump(mode="json"),
                     "engine": request.engine,
                     "precision": self.precision,

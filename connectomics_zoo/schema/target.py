@@ -36,6 +36,9 @@ TARGET_FIELDS: dict[str, tuple[str, ...]] = {
 }
 """The fields that each kind of target needs, and that no other has."""
 
+LATER_FIELDS = ("labels", "volume")
+"""Fields that came after jobs were begun whose identity has the others, null ones as well."""
+
 CONTINUOUS_TARGETS = ("value", "distance", "lsd")
 """The kinds of target that are a number, not yes or no."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from connectomics_zoo.schema.base import Name, Node, Sentence
-from connectomics_zoo.schema.target import CONTINUOUS_TARGETS, TargetSpec, check_fields
+from connectomics_zoo.schema.target import CONTINUOUS_TARGETS, LATER_FIELDS, TargetSpec, check_fields
 
 ObjectMethod = Literal["components", "watershed", "mutex", "agglomeration"]
 
@@ -188,6 +188,18 @@ class TaskSpec(Node):
     def has_classes(self) -> bool:
         """Whether it is scored class by class: it has several yes or no, and makes no objects of them."""
         return len(self.scored) > 1 and not self.decode.is_instances
+
+    def identity(self, *, exclude: set[str] | None = None) -> dict[str, Any]:
+        """Return all of it but what to `exclude`, as what a job is told apart from another one by.
+
+        Fields that targets got later are in it where they are said, so that jobs begun before go on.
+        """
+        document = self.model_dump(mode="json", exclude=exclude)
+        for channel in document["channels"]:
+            for name in LATER_FIELDS:
+                if channel["target"][name] is None:
+                    del channel["target"][name]
+        return document
 
     @property
     def softmax(self) -> tuple[int, ...]:

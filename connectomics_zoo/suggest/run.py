@@ -72,7 +72,7 @@ def suggest(
         number: how many boxes.
         size: their edges (z, y, x) in voxels of the volume, or `section` for whole sections; by default as large as the
             run's training patches. What is longer than the volume is cut to it.
-        by: `spread`, or `doubt`, which needs one network and one view alone.
+        by: `spread`, or `doubt`, for which one view of one network is enough.
         diversity: what novelty counts against the score: 0 takes the highest scores, 1 the most unlike boxes.
         region: choose in this part alone (`z=13:16,y=0:512`).
         exclude: a volume of the same shape that is not 0 where something is annotated already.
@@ -107,7 +107,8 @@ def suggest(
             check_mask(source, mask)
         part = region_box(region, shape=source.shape, location=source.location)
         candidates = make_candidates(part, _edges(size, spec, source))
-        allowed = without_annotated(candidates, [box for one in runs for box in boxes_of_run(find_run(one)[0], source)])
+        members = [find_run(one, frozen=frozen)[0] for one in runs]
+        allowed = without_annotated(candidates, [box for one in members for box in boxes_of_run(one, source)])
         _refuse_none(allowed, candidates)
         folder = Path(stack.enter_context(TemporaryDirectory())) if out is None else _folder(out)
         report = predict(

@@ -17,10 +17,12 @@ import zoo
 from connectomics_zoo.compare import CompareReport, compare
 from connectomics_zoo.compare import rows as work
 from connectomics_zoo.compare import training as trained
+from connectomics_zoo.compare.data import scored_pairs
 from connectomics_zoo.errors import LimitError, OutputError, SpecError, UnknownNameError, VolumeError
 from connectomics_zoo.files.yaml import dump_yaml
 from connectomics_zoo.runs.folder import CHECKPOINT_FILE, get_run
 from connectomics_zoo.runs.metrics import read_metrics
+from connectomics_zoo.schema.experiment import DataSpec
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.weights.storage import read_weights
 
@@ -374,6 +376,16 @@ def test_each_class_is_scored_where_the_task_has_several_and_the_volume_annotate
     assert scores["dice"] == pytest.approx((np.mean([scores["dice_mito"], scores["dice_er"]]),))
     assert scores["dice_er"] == pytest.approx((er,))
     assert "Dice er, validation" in report.table().headers
+
+
+def test_a_test_that_is_a_region_annotates_what_the_volume_does():
+    pair = {"image": "v.h5:raw", "label": "v.h5:cell", "annotated": ["mito"]}
+    data = DataSpec.model_validate({"train": [pair]})
+    (scored,) = scored_pairs([{"region": "z=16:20"}], data)
+    assert scored.annotated == ("mito",)
+    with_others = DataSpec.model_validate({"train": [pair], "validation": [{**pair, "annotated": ["er"]}]})
+    with pytest.raises(SpecError, match="the test has no image"):
+        scored_pairs([{"region": "z=16:20"}], with_others)
 
 
 def test_minutes_become_steps_by_the_speed_that_was_measured_once(here, monkeypatch, caplog):

@@ -88,6 +88,10 @@ def test_the_verb_prints_a_row_for_each_model_and_all_as_json(run_zoo):
             "does not accept the patch [30, 30, 30], legal are 16 + n*16, 32 + n*16, 32 + n*16 voxels along z, y, x: "
             "give 32,32,32.",
         ),
+        (
+            ("mednext-S", "--memory", "4GB", "--patch", "big"),
+            "'big' is not one or two or three whole numbers (z, y, x), write them like 128 or 32,128,128.",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(run_zoo, arguments, message):
@@ -104,6 +108,13 @@ def test_where_no_gpu_is_and_no_memory_given_the_cpu_is_meant(monkeypatch):
     monkeypatch.setattr(fit_run, "available_bytes", lambda: None)
     with pytest.raises(ZooError, match=r"^how much memory is free on the cpu is not known here, give it: --memory"):
         fit("mednext-S")
+
+
+def test_what_an_earlier_network_left_in_the_cache_of_the_gpu_is_free(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for name, value in {"mem_get_info": (2, 24), "memory_reserved": 20, "memory_allocated": 5}.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda value=value: value)
+    assert fit_run.free_bytes("cuda") == 17
 
 
 def counted(run):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import pytest
 from support.prediction import grey, make_run, write
 
@@ -44,6 +47,18 @@ def test_workers_compute_in_the_precision_that_was_chosen_where_the_job_began(re
         description = prediction.describe(prediction.cut(workers=1))
     assert description.request["precision"] == description.identity["precision"] == "float32"
     assert Request.of(description.request).precision == "float32"
+
+
+def test_a_job_that_was_begun_before_there_were_classes_is_the_same_job(request_for):
+    with prepared(request_for("auto")) as prediction:
+        task = prediction.spec.task
+        identity = prediction.describe(prediction.cut(workers=1)).identity
+    document = task.model_dump(mode="json")
+    for channel in document["channels"]:  # the fields of a target as they were then
+        names = ("kind", "offset", "attractive", "component", "sigma_nm")
+        channel["target"] = {name: channel["target"][name] for name in names}
+    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
+    assert identity["task"] == f"{task.name} ({digest})"
 
 
 def test_a_precision_that_the_login_node_lacks_may_be_asked_for_elsewhere(request_for):

@@ -27,6 +27,13 @@ def test_classes_of_different_labels_exclude_each_other():
     assert task.has_classes
 
 
+def test_what_a_class_is_made_of_tells_tasks_apart():
+    one, other = (class_task(BACKGROUND, ("mito", of(*labels)), softmax=True) for labels in ([1], [2]))
+    assert one.identity() != other.identity()
+    assert "decode" in one.identity()
+    assert "decode" not in one.identity(exclude={"decode"})
+
+
 def test_a_class_with_the_label_0_is_background():
     task = class_task(("rest", of(0, 3)), ("mito", of(1, 7)), ("er", of(2)), softmax=True)
     assert task.scored == (1, 2)
