@@ -12,6 +12,7 @@ from torch import nn
 
 from connectomics_zoo.network.build import build
 from connectomics_zoo.schema.experiment import RunSpec
+from connectomics_zoo.tasks.meaning import channels_meaning
 from connectomics_zoo.volumes.voxel_size import is_near_trained, lengths
 from connectomics_zoo.weights.pretrained import embedded_run, find_start
 from connectomics_zoo.weights.storage import largest_start, read_weights
@@ -51,7 +52,7 @@ def first_network(run: RunSpec, *, resume: bool) -> Start:
         run.model, weights, deep_supervision=deep_supervision, source=run.init_from, resample_kernels=True
     )
     trained = embedded_run(found)
-    same = trained is not None and _meanings(trained) == _meanings(run)
+    same = trained is not None and channels_meaning(trained.task) == channels_meaning(run.task)
     # Of another number of channels, they have begun anew already.
     if trained is not None and len(trained.task.channels) == len(run.task.channels) and not same:
         report = _begin_heads_anew(network, report, run)
@@ -67,11 +68,6 @@ def has_heads(reinitialised: Collection[str], run: RunSpec) -> bool:
         run: the complete run.
     """
     return not reinitialised or set(reinitialised) <= find_roles(run.model).scales
-
-
-def _meanings(run: RunSpec) -> list[tuple[object, ...]]:
-    """What the channels mean: a foreground of mitochondria is none of membranes."""
-    return [(channel.name, channel.activation, channel.target) for channel in run.task.channels]
 
 
 def _begin_heads_anew(network: nn.Module, report: LoadReport, run: RunSpec) -> LoadReport:

@@ -313,3 +313,16 @@ def test_heads_that_mean_something_else_begin_anew(first, tmp_path):
     assert set(report["mito"].exact) == set(report["membrane"].exact) | heads
     kept = read_weights(first / "model.safetensors")
     assert not any(torch.equal(network.state_dict()[key], kept[key]) for key in heads if key.endswith("weight"))
+
+
+def test_affinities_of_another_convention_begin_anew(tmp_path):
+    """The offsets are written alike, and mean edges along other axes."""
+    volume = write_volume(tmp_path / "v.h5", voxel_size_nm=[8, 8, 8])
+    first = train("mednext-S", request(volume, max_steps=1) | {"task": "affinities-3"}, output=tmp_path / "r").folder
+    run = get_run(first).model_copy(update={"init_from": str(first)})
+    assert not first_network(run, resume=False).report.reinitialised
+    convention = run.task.affinities.model_copy(update={"axes": "xyz"})
+    other = run.model_copy(update={"task": run.task.model_copy(update={"affinities": convention})})
+    start = first_network(other, resume=False)
+    assert not start.means_the_same
+    assert {key.partition(".")[2] for key in start.report.reinitialised} == {"conv_out.weight", "conv_out.bias"}

@@ -46,7 +46,7 @@ def make_targets(
         annotated: of the same shape, False where the label is not known and must not matter; None where all are.
         volumes: the names of the label volumes, None for one alone; of one that is missing, nothing is known.
         classes: the channels that are annotated, None for all; of the others nothing is known but what follows from a
-            softmax (`exclusive_known`).
+            softmax (`annotated_known`).
 
     Raises:
         VolumeError: a `value` target outside 0..1.
