@@ -14,6 +14,7 @@ from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.tasks.meaning import channels_meaning
 from connectomics_zoo.volumes import Volume
+from connectomics_zoo.volumes.prediction import refuse_spread
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +34,9 @@ def find_task(predicted: Volume, *, task: str | Path | None, run: RunSpec | None
             "beforehand."
         )
     asked = get_task(task) if task is not None else run.task if run is not None else None
-    carried = predicted.stored().task
+    stored = predicted.stored()
+    refuse_spread(stored, location=predicted.location)
+    carried = stored.task
     if asked is not None and carried is not None and channels_meaning(asked) != channels_meaning(carried):
         raise VolumeError(
             f"{predicted.location}: says that it was predicted for the task {carried.name}, whose channels are not "

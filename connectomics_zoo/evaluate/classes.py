@@ -37,12 +37,18 @@ def score_classes(
     """Return the scores of every class, and their means over those that have a voxel in the truth.
 
     Raises:
-        VolumeError: a volume cannot be read, or nothing in it is annotated.
+        VolumeError: a volume cannot be read, nothing in it is annotated, a truth is no label volume, or a threshold was
+            asked for of labels.
         SpecError: a threshold was asked for where classes exclude each other.
     """
     if task.decode.method == "argmax" and threshold is not None:
         raise SpecError("the classes exclude each other, and the likeliest one is scored: leave the threshold out.")
     if threshold is not None:
+        if predicted.content == "label":
+            raise VolumeError(
+                f"{predicted.location}: holds labels, as the file says, and a threshold is for probabilities: leave it "
+                "out."
+            )
         task = task.model_copy(update={"decode": task.decode.model_copy(update={"threshold": threshold})})
     looks = {name: LabelLook(() if unlabelled is None else (unlabelled,)) for name in truths}
     counts, voxels = np.zeros((len(task.channels), 3), np.int64), 0
@@ -67,8 +73,7 @@ def score_classes(
     if voxels == 0:
         raise VolumeError(f"{where}: annotates no class in all of {box}, so nothing can be scored: give another part.")
     for name, look in looks.items():
-        look.refuse_unclear(truths[name].dtype, location=truths[name].location)
-        for problem in look.warnings(truths[name].dtype):
+        for problem in look.check(truths[name].dtype, location=truths[name].location):
             _log.warning("%s: %s; it is scored all the same.", truths[name].location, problem)
     scored = [index for index in task.scored if annotated is None or task.channels[index].name in annotated]
     classes = {task.channels[index].name: _scores(counts[index].tolist()) for index in scored}

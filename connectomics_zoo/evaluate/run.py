@@ -26,6 +26,7 @@ from connectomics_zoo.volumes import Volume, VoxelSize, check_mask, open_volume
 from connectomics_zoo.volumes.alignment import aligned_box
 from connectomics_zoo.volumes.box import AnyRegion, Box
 from connectomics_zoo.volumes.label_look import LabelLook, clean_labels, without_largest
+from connectomics_zoo.volumes.prediction import refuse_spread
 from connectomics_zoo.volumes.truth import swapped_background
 
 _log = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ def evaluate(
         _opened_by_name(truth, voxel_size_nm=voxel_size_nm) as truths,
         _opened(mask, voxel_size_nm=voxel_size_nm) as known,
     ):
+        refuse_spread(predicted.stored(), location=predicted.location)
         true = next(iter(truths.values()), None)
         task = None if true is None or kind == "instances" else classes_of(predicted)
         if task is not None:

@@ -154,8 +154,12 @@ class DataSpec(Node):
             if isinstance(value.get("validation"), str):
                 if value["validation"] != "auto":
                     raise ValueError(f"validation is {value['validation']!r}, give volumes or auto")
-                others = {key: item for key, item in value.items() if key != "validation" and item is not None}
-                value = {"hold_out": "auto"} | others
+                if value.get("hold_out") not in (None, "auto"):
+                    raise ValueError(
+                        f"validation is auto and hold_out {value['hold_out']}, and both say which regions are held "
+                        "out: leave one of them out (hold_out: null or validation: [])"
+                    )
+                value = {key: item for key, item in value.items() if key != "validation"} | {"hold_out": "auto"}
             value = {
                 key: [item] if key in ("train", "validation") and isinstance(item, dict) else item
                 for key, item in value.items()

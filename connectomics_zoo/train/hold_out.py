@@ -57,18 +57,24 @@ def with_held_out(data: DataSpec) -> DataSpec:
             reader.close()
     train, validation = [], []
     for number, (pair, reader) in enumerate(zip(data.train, readers, strict=True)):
-        out = [part for index, part in enumerate(parts) if part.pair == number and index in held]
+        own = [part for index, part in enumerate(parts) if part.pair == number and index in held]
         kept = [part for index, part in enumerate(parts) if part.pair == number and index not in held]
-        if not out:
-            train.append(pair)
-            continue
-        validation.append(_of_parts(pair, out, is_full=_is_full(reader)).model_copy(update={"weight": None}))
+        if own:
+            validation.append(_of_parts(pair, own, is_full=_is_full(reader)).model_copy(update={"weight": None}))
+        out = [parts[index] for index in sorted(held) if _has_same_labels(pair, data.train[parts[index].pair])]
         rest = [piece for part in kept for piece in _without(part, out)]
-        if rest:
+        if rest == kept and not own:
+            train.append(pair)
+        elif rest:
             train.append(_of_parts(pair, rest, is_full=_is_full(reader)))
     if not train:
         raise SpecError("data.hold_out leaves no annotated region to train on: give more of them, or data.validation.")
     return data.model_copy(update={"train": tuple(train), "validation": tuple(validation), "hold_out": None})
+
+
+def _has_same_labels(one: VolumePair, other: VolumePair) -> bool:
+    """Whether two entries are of one volume, with a label volume that both have."""
+    return one.image == other.image and not {*one.label_places.values()}.isdisjoint(other.label_places.values())
 
 
 def _is_full(reader: PairReader) -> bool:
@@ -129,9 +135,11 @@ def _cut(part: _Part, reader: PairReader, *, voxels: float) -> tuple[_Part, _Par
     axis = max(range(3), key=lambda axis: part.box.shape[axis] * size[axis])
     first, stop = part.box.ranges[axis]
     behind = count_along(reader, part.box, axis)[::-1].cumsum()[::-1]
-    # Between network voxels, so that none is lost.
-    factor = reader.data.downsample[axis]
-    cuts = [cut for cut in range(first + 1, stop) if cut % factor == 0 and 0 < behind[cut - first] < behind[0]]
+    cuts = [
+        cut
+        for cut in range(first + 1, stop)
+        if 0 < behind[cut - first] < behind[0] and _is_between_network_voxels(part, reader, axis, cut)
+    ]
     if not cuts:
         raise SpecError(
             f"the annotation of {reader.label_locations} cannot be divided along {'zyx'[axis]}, so that nothing can be "
@@ -143,6 +151,14 @@ def _cut(part: _Part, reader: PairReader, *, voxels: float) -> tuple[_Part, _Par
         _limited(part, axis, (first, cut), voxels=part.voxels - slab),
         _limited(part, axis, (cut, stop), voxels=slab),
     )
+
+
+def _is_between_network_voxels(part: _Part, reader: PairReader, axis: int, cut: int) -> bool:
+    """Whether there are network voxels on both sides of a cut, and none is lost where these are whole voxels long."""
+    ratio = reader.grid.ratios[axis]
+    first, stop = part.box.ranges[axis]
+    sides = (part.box.replace(**{"zyx"[axis]: limits}) for limits in ((first, cut), (cut, stop)))
+    return (not isinstance(ratio, int) or cut % ratio == 0) and all(reader.grid.inside(side).voxels for side in sides)
 
 
 def _limited(part: _Part, axis: int, limits: tuple[int, int], *, voxels: int) -> _Part:
@@ -162,8 +178,7 @@ def _without(part: _Part, others: list[_Part]) -> list[_Part]:
 
 
 def _of_parts(pair: VolumePair, parts: list[_Part], *, is_full: bool) -> VolumePair:
-    """Return a volume of which `parts` alone are annotated, or is there where all of it is."""
-    if is_full:
-        (part,) = parts
-        return pair.model_copy(update={"region": part.region})
+    """Return a volume of which `parts` alone are annotated; where all of it is, one part is all that there is."""
+    if is_full and len(parts) == 1:
+        return pair.model_copy(update={"region": parts[0].region})
     return pair.model_copy(update={"regions": tuple(part.region for part in parts)})

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.schema.experiment import Region, VolumePair
 
@@ -119,13 +121,17 @@ class Box:
 
 def disjoint(boxes: Iterable[Box]) -> tuple[Box, ...]:
     """Return boxes that share no voxel and have together those of `boxes`; one that shares none stays as it is."""
-    found: list[Box] = []
-    for box in boxes:
-        pieces = [box] if box.voxels else []
-        for other in tuple(found):
-            pieces = [part for piece in pieces for part in piece.without(other)]
-        found += pieces
-    return tuple(found)
+    given = [box for box in boxes if box.voxels]
+    starts, stops = (np.array([getattr(box, end) for box in given]).reshape(-1, 3) for end in ("start", "stop"))
+    found: list[list[Box]] = []
+    for number, box in enumerate(given):
+        shared = (starts[:number] < stops[number]) & (starts[number] < stops[:number])
+        pieces = [box]
+        for earlier in np.flatnonzero(shared.all(axis=1)).tolist():
+            for other in found[earlier]:
+                pieces = [part for piece in pieces for part in piece.without(other)]
+        found.append(pieces)
+    return tuple(piece for pieces in found for piece in pieces)
 
 
 def annotated_boxes(pair: VolumePair, *, shape: tuple[int, int, int], location: str) -> tuple[Box, ...] | None:

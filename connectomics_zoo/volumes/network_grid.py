@@ -82,11 +82,11 @@ class NetworkGrid:
     def labels(self, labels: NDArray[Any], box: Box, *, within: Box | None = None) -> NDArray[Any]:
         """Return the labels (Z, Y, X) in `box` from those of the volume there; numbers in 0..1 are an image."""
         factors = self._factors
-        if factors is not None:
-            return downsample_labels(labels, factors)
-        if labels.dtype.kind == "f":
+        if labels.dtype.kind == "f" and factors != (1, 1, 1):
             values: NDArray[Any] = self.image(labels.astype(np.float32)[np.newaxis], box, within=within)[0]
             return values.astype(labels.dtype)
+        if factors is not None:
+            return downsample_labels(labels, factors)
         axes = zip(range(3), box.ranges, self.ratios, self._sources(box, within), strict=True)
         for axis, (first, stop), ratio, (offset, low, size) in axes:
             if ratio < 1:

@@ -53,9 +53,11 @@ class PairReader:
         """The whole volume, in network voxels."""
         self.box: Box = network_box(self._region, grid)
         """The pair's region, in network voxels."""
-        inside = (self.box,) if self._given is None else [grid.inside(box) for box in self._given]
-        self.parts: tuple[Box, ...] = disjoint(box for box in inside if box.voxels)
+
+    @property
+    def parts(self) -> tuple[Box, ...]:
         """What is annotated at most, in network voxels: boxes that share none."""
+        return disjoint([self.box] if self._given is None else map(self.grid.inside, self._given))
 
     def rescaled(self, scales: tuple[float, float, float]) -> PairReader | None:
         """Return a reader of the same files whose network voxels are `scales` (z, y, x) times as large.

@@ -15,7 +15,7 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
-from connectomics_zoo.errors import SpecError
+from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.files.json_text import parse_json
 from connectomics_zoo.files.yaml import MAX_BYTES
 from connectomics_zoo.schema.provenance import Provenance
@@ -69,6 +69,19 @@ class StoredPrediction:
     def first_scale(self) -> Scale:
         """The scale of the first channel."""
         return scale_of(self.task, stated=self.scale)[0]
+
+
+def refuse_spread(stored: StoredPrediction, *, location: str) -> None:
+    """Refuse the spread of a prediction where the prediction itself is meant.
+
+    Raises:
+        VolumeError: the file says that it is a spread.
+    """
+    if stored.provenance is not None and stored.provenance.quantity == "spread":
+        raise VolumeError(
+            f"{location}: holds the spread of a prediction, as the file says, and not what was predicted: give the "
+            "prediction."
+        )
 
 
 def scale_of(task: TaskSpec | None, *, stated: tuple[Scale, ...] | None = None) -> tuple[Scale, ...]:

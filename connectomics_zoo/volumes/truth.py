@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.volumes.box import Box
 from connectomics_zoo.volumes.label_look import clean_labels
 from connectomics_zoo.volumes.volume import Volume
@@ -95,12 +96,20 @@ def swapped_background(
     """Return what reads labels with 0 for `background`, and the label that then means "not annotated".
 
     Where that is 0, the two change places.
+
+    Raises:
+        VolumeError: by what reads them, of labels whose type cannot hold the background.
     """
     if background is None:
         return read, unlabelled
 
     def read_swapped(box: Box) -> NDArray[Any]:
         labels = read(box)
+        if labels.dtype.kind in "iu" and background > np.iinfo(labels.dtype).max:
+            raise VolumeError(
+                f"the background is the label {background}, which labels of {labels.dtype} never are: give one that "
+                "they have."
+            )
         zero = labels == 0
         labels = with_background(labels, background)
         return np.where(zero, np.asarray(background, labels.dtype), labels) if unlabelled == 0 else labels

@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from support.prediction import grey, make_run
 from support.tasks import class_task
 
-from connectomics_zoo.errors import SpecError
+from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.evaluate import evaluate
 from connectomics_zoo.predict import predict
 from connectomics_zoo.volumes import create_volume, open_volume
@@ -141,6 +141,22 @@ def test_masks_in_channels_are_scored_as_probabilities_are(tmp_path, overlapping
     _, values, places, prediction = overlapping
     masks = write(tmp_path / "m.h5:x", (values > 0.5).astype(np.uint8), StoredPrediction("label", SIGMOID))
     assert evaluate(masks, places).classes == evaluate(prediction, places).classes
+
+
+def test_a_threshold_for_masks_in_channels_is_refused(tmp_path, overlapping):
+    _, values, places, _ = overlapping
+    masks = write(tmp_path / "m.h5:x", (values > 0.5).astype(np.uint8), StoredPrediction("label", SIGMOID))
+    with pytest.raises(
+        VolumeError, match=r"m\.h5:x: holds labels, as the file says, and a threshold is for probabilities"
+    ):
+        evaluate(masks, places, threshold=0.7)
+
+
+def test_a_grey_image_in_place_of_the_truth_is_refused(tmp_path, overlapping):
+    *_, places, prediction = overlapping
+    grey_image = write(tmp_path / "raw.h5:x", np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8))
+    with pytest.raises(VolumeError, match=r"raw\.h5:x: looks like a grey image, not like labels"):
+        evaluate(prediction, {**places, "a": grey_image})
 
 
 def test_unlabelled_ignored_and_masked_voxels_count_for_no_class(tmp_path, exclusive):

@@ -11,7 +11,9 @@ import torch
 from support.prediction import StopError, grey, make_run, read, stop_batches, write
 
 from connectomics_zoo.blocks.status import status_of
-from connectomics_zoo.errors import OutputError, SpecError, WorkerRefusedError
+from connectomics_zoo.decode import decode
+from connectomics_zoo.errors import OutputError, SpecError, VolumeError, WorkerRefusedError
+from connectomics_zoo.evaluate import evaluate
 from connectomics_zoo.predict import plan, predict
 from connectomics_zoo.predict import spread as spreading
 from connectomics_zoo.predict.views import merge_with_variance, plan_views
@@ -128,6 +130,16 @@ def test_a_prediction_is_the_same_with_and_without_its_spread(runs, small, tmp_p
     flips = predicted(runs[0], small, tmp_path / "plain.h5", views="flips")
     with_spread = predicted(runs[0], small, tmp_path / "both.h5", views="flips", spread=tmp_path / "s.h5")
     np.testing.assert_array_equal(with_spread, flips)
+
+
+def test_a_spread_is_neither_scored_nor_decoded(runs, small, tmp_path):
+    predicted(runs[:2], small, tmp_path / "p.h5", spread=tmp_path / "s.h5")
+    with pytest.raises(
+        VolumeError, match=r"s\.h5\S*: holds the spread of a prediction, as the file says, and not what"
+    ):
+        evaluate(tmp_path / "s.h5", tmp_path / "p.h5")
+    with pytest.raises(VolumeError, match=r"s\.h5\S*: holds the spread of a prediction"):
+        decode(tmp_path / "s.h5", tmp_path / "o.h5", task="mito")
 
 
 def test_a_list_of_one_reference_is_that_reference(runs, small, tmp_path):

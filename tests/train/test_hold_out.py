@@ -139,6 +139,30 @@ def test_each_region_can_be_held_out_over_all_volumes(tmp_path):
     assert [pair.image.split("/")[-1] for pair in (*volumes.train, *volumes.validation)] == ["a.h5:raw", "b.h5:raw"]
 
 
+@pytest.mark.parametrize("regions", [({"z": [0, 12]}, {"z": [8, 20]}), ({"z": [0, 12]}, {"z": [3, 6]})])
+def test_what_is_held_out_of_a_volume_is_no_longer_trained_on_by_another_entry_of_it(tmp_path, caplog, regions):
+    path = volume(tmp_path / "v.h5")
+    pairs = [{"image": f"{path}:raw", "label": f"{path}:mito", "region": region} for region in regions]
+    data = with_held_out(DataSpec.model_validate({"train": pairs, "hold_out": 1}))
+    trained, held = annotated(data, "train"), annotated(data, "validation")
+    both = [of_sections(*range(*region["z"])) for region in regions]
+    assert np.array_equal(held, both[1])
+    assert np.array_equal(trained, both[0] & ~both[1])
+    warn_of_overlap(data)
+    assert caplog.messages == []
+
+
+def test_a_volume_that_is_resampled_loses_no_network_voxel(tmp_path):
+    path = volume(tmp_path / "v.h5")
+    data = divided(path, voxel_size_nm=[60, 10, 10], network_voxel_size_nm=[180, 20, 20])
+    assert [pair.region.z for pair in (*data.train, *data.validation)] == [(0, 15), (15, 20)]
+    thin = {"train": {"image": f"{path}:raw", "label": f"{path}:mito", "region": {"y": [0, 4], "x": [0, 4]}}}
+    fields = {"voxel_size_nm": [60, 10, 10], "network_voxel_size_nm": [350, 10, 10], "hold_out": "auto"}
+    data = with_held_out(DataSpec.model_validate({**thin, **fields}))
+    for pair in (*data.train, *data.validation):
+        assert PairReader(pair, data).box.voxels
+
+
 def test_what_cannot_be_held_out_is_said(tmp_path):
     path = volume(tmp_path / "v.h5", mask=of_sections(3, rows=slice(4, 5)) & (np.arange(40) == 7))
     with pytest.raises(
@@ -213,3 +237,5 @@ def test_auto_replaces_the_validation_of_an_experiment_and_volumes_beside_it_are
         SpecError, match="hold_out 2 takes regions of the training volumes and validation names volumes"
     ):
         resolve_run(tmp_path / "mine.yaml", {"data": {"hold_out": 2}})
+    with pytest.raises(SpecError, match=r"validation is auto and hold_out 2, and both say which regions are held out"):
+        resolve_run(tmp_path / "mine.yaml", {"data": {"validation": "auto", "hold_out": 2}})

@@ -259,5 +259,7 @@ def test_scribbles_are_evaluated_where_they_are(tmp_path):
     both, found = np.count_nonzero(guess & (labels == 1)), np.count_nonzero(guess)
     scores = evaluate(f"{path}:guess", f"{path}:mito", background=2).scores
     assert scores["dice"] == pytest.approx(2 * both / (found + np.count_nonzero(labels == 1)))
+    with pytest.raises(VolumeError, match="the background is the label 300, which labels of uint8 never are: give one"):
+        evaluate(f"{path}:guess", f"{path}:mito", unlabelled=0, background=300)
     with pytest.raises(SpecError, match="background 3 is a label of the truth, and its voxels are not unlabelled"):
         evaluate(f"{path}:guess", f"{path}:mito", unlabelled=3, background=3)

@@ -205,3 +205,11 @@ def test_voxels_that_are_far_too_large_or_small_are_refused():
         ratios_between((50, 18, 18), (1, 0.1, 4), location="raw.h5")
     with pytest.raises(VolumeError, match="or 8 times longer, correct the one that is wrong"):
         ratios_between((50, 18, 18), (50, 200, 200), location="raw.h5")
+
+
+@pytest.mark.parametrize("ratios", [(1, 2, 2), (1, Fraction(3, 2), 1)])
+def test_labels_that_are_numbers_in_0_to_1_are_averaged(ratios):
+    labels = np.random.default_rng(0).random((2, 6, 6)).astype(np.float32)
+    grid = NetworkGrid(labels.shape, ratios)
+    np.testing.assert_array_equal(grid.labels(labels, grid.whole), grid.image(labels[np.newaxis], grid.whole)[0])
+    np.testing.assert_allclose(grid.labels(labels, grid.whole).mean(), labels.mean(), rtol=1e-6)
