@@ -171,6 +171,8 @@ def _without(part: _Part, others: list[_Part]) -> list[_Part]:
     """Return what of a region is in none of `others`."""
     boxes = [part.box]
     for other in others:
+        if not other.box.overlaps(part.box):
+            continue
         boxes = [piece for box in boxes for piece in box.without(other.box)]
     if boxes == [part.box]:
         return [part]

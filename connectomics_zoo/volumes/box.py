@@ -70,8 +70,13 @@ class Box:
 
     def contains(self, other: Box) -> bool:
         """Whether `other` reaches out of it nowhere."""
-        pairs = zip(self.ranges, other.ranges, strict=True)
-        return all(low <= first and stop <= high for (low, high), (first, stop) in pairs)
+        limits = zip(self.start, self.stop, other.start, other.stop, strict=True)
+        return all(low <= first and stop <= high for low, high, first, stop in limits)
+
+    def overlaps(self, other: Box) -> bool:
+        """Whether there is a voxel that both have."""
+        limits = zip(self.start, self.stop, other.start, other.stop, strict=True)
+        return all(max(low, first) < min(high, stop) for low, high, first, stop in limits)
 
     def intersection(self, other: Box) -> Box:
         """Return the voxels that both have; where there are none, an empty box."""
@@ -82,9 +87,9 @@ class Box:
 
     def without(self, other: Box) -> list[Box]:
         """Return boxes that share no voxel and have, together, its voxels that are not in `other`."""
-        shared, left = self.intersection(other), self
-        if not shared.voxels:
+        if not self.overlaps(other):
             return [self] if self.voxels else []
+        shared, left = self.intersection(other), self
         pieces = []
         for axis, (first, stop) in zip("zyx", shared.ranges, strict=True):
             low, high = left.ranges["zyx".index(axis)]

@@ -72,7 +72,7 @@ def read_truth(
         read = partial(
             read_truth, label, mask, unlabelled=unlabelled, background=background, ignored=ignored, regions=None
         )
-        return _assembled(box, [part for region in regions if (part := region.intersection(box)).voxels], label, read)
+        return _assembled(box, [region.intersection(box) for region in regions if region.overlaps(box)], label, read)
     labels = label.read_plain(box)
     annotated = np.ones(labels.shape, dtype=bool) if mask is None else mask.read_plain(box) != 0
     if unlabelled is not None:

@@ -62,6 +62,11 @@ def test_an_intersection_has_the_voxels_that_both_have(one, other):
     assert voxels_of(one.intersection(other)) == voxels_of(one) & voxels_of(other)
 
 
+@given(boxes, boxes)
+def test_boxes_overlap_where_both_have_a_voxel(one, other):
+    assert one.overlaps(other) == bool(voxels_of(one) & voxels_of(other))
+
+
 @given(boxes, boxes.filter(lambda box: box.voxels))
 def test_a_box_contains_what_has_no_other_voxels(one, other):
     assert one.contains(other) == (voxels_of(other) <= voxels_of(one))
