@@ -10,10 +10,6 @@ import click
 from connectomics_zoo.cli._console import note, print_json, print_line, print_text
 from connectomics_zoo.cli._references import complete_reference
 from connectomics_zoo.cli._table import print_table
-from connectomics_zoo.errors import SpecError
-
-PARTS = ("image", "label", "mask", "region")
-"""What may be said of a volume, `region` last: its own commas belong to it."""
 
 HIDE_FIRST = ("kvoxel/s", "predict MB", "train MB", "minutes", "steps", "parameters")
 """Columns that a narrow terminal goes without; the files have them."""
@@ -21,36 +17,16 @@ HIDE_FIRST = ("kvoxel/s", "predict MB", "train MB", "minutes", "steps", "paramet
 _EPILOG = """\b
 Examples:
   zoo compare mednext-S monai_basic_unet3d task=mito --data image=v.h5:raw,label=v.h5:mito --steps 500 --seeds 3
-  zoo compare vnc-mito vnc-mito-attention-unet data.root=FOLDER --minutes 30 --test region=z=13:16
+  zoo compare vnc-mito vnc-mito-attention-unet data.root=FOLDER --minutes 30 --test z=13:16
   zoo compare mednext-S rsunet --data my-mito.yaml --steps 2000 training.patch_size=[16,96,96] --seeds 3
   zoo compare mednext-S.vnc-mito runs/mine --test image=new.h5:raw,label=new.h5:mito
 """
 
 
-def parse_volume(text: str) -> dict[str, str]:
-    """Return the parts of `image=v.h5:raw,label=v.h5:mito,region=z=13:16,y=0:512`.
-
-    Raises:
-        SpecError: it is not of that form.
-    """
-    parts: dict[str, str] = {}
-    rest = text
-    while rest:
-        name, equals, value = rest.partition("=")
-        if not equals or name.strip() not in PARTS or name.strip() in parts:
-            raise SpecError(
-                f"{text!r} is no volume, write image=FILE:DATASET,label=FILE:DATASET, and perhaps mask=… and "
-                "region=z=0:13 behind them."
-            )
-        value, _, rest = (value, "", "") if name.strip() == "region" else value.partition(",")
-        parts[name.strip()] = value.strip()
-    return parts
-
-
 @click.command("compare", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("items", nargs=-1, metavar="REF... [KEY=VALUE]...", shell_complete=complete_reference)
 @click.option("--data", metavar="EXPERIMENT|VOLUME", help="Task and data of an experiment; or image=…,label=…")
-@click.option("--test", "tests", multiple=True, metavar="VOLUME", help="What is scored: image=…,label=…,region=z=0:9")
+@click.option("--test", "tests", multiple=True, metavar="VOLUME", help="What is scored: image=…,label=…,z=0:9")
 @click.option("--steps", type=click.IntRange(min=1), help="The budget: optimiser steps of each run.")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="The budget: training of each run.")
 @click.option("--seeds", type=click.IntRange(1, 100), default=1, show_default=True, help="Runs of each reference.")
@@ -78,6 +54,7 @@ def command(
     be added. Exit code 1: a reference could not be trained or scored, its row says why.
     """
     from connectomics_zoo.specs.overrides import parse_overrides
+    from connectomics_zoo.train.added import parse_volume
 
     refs = [item for item in items if "=" not in item or Path(item).exists()]
     changes = parse_overrides([item for item in items if item not in refs])

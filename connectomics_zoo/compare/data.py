@@ -117,7 +117,7 @@ def scored_pairs(test: Sequence[VolumeRequest], data: DataSpec) -> tuple[VolumeP
     if not test:
         if not data.validation:
             raise SpecError(
-                "there is nothing to score on, give a test (--test image=…,label=…,region=…) or data.validation."
+                "there is nothing to score on, give a test (--test image=…,label=…,z=0:9) or data.validation."
             )
         _refuse_missing(data.validation, data)
         return data.validation

@@ -53,14 +53,32 @@ def _parse(text: str) -> Iterator[dict[str, Any]]:
             f"--add {text}: is no volume with labels, write image={text},label=FILE:DATASET, or give a YAML file with "
             "both."
         )
-    items: list[str] = []
-    limits: list[str] = []
-    for item in re.split(r",(?=[A-Za-z]+(?:\.[A-Za-z0-9_-]+)?=)", text):
-        (limits if item.partition("=")[0].strip() in _AXES else items).append(item)
-    pair = parse_overrides(items)
+    yield parse_volume(text)
+
+
+def parse_volume(text: str) -> dict[str, Any]:
+    """Return the fields of `image=v.h5:raw,label=v.h5:mito,z=13:16`; of several label volumes, `label.NAME=…`.
+
+    A part may be said as `region=z=13:16,y=0:512` as well.
+
+    Raises:
+        SpecError: it is not of that form.
+    """
+    plain = re.sub(r"(^|,)\s*region\s*=\s*(?=[zyx]\s*=)", r"\1", text)
+    pieces = re.split(r",(?=\s*[A-Za-z]+(?:\.[A-Za-z0-9_-]+)?\s*=)", plain)
+    names = [piece.partition("=")[0].strip() for piece in pieces]
+    known = {*VolumePair.model_fields, *_AXES}
+    are_known = all("=" in piece and name.partition(".")[0] in known for piece, name in zip(pieces, names, strict=True))
+    if not are_known or len(set(names)) < len(names):
+        raise SpecError(
+            f"{text!r} is no volume, write image=FILE:DATASET,label=FILE:DATASET, and perhaps mask=… and z=0:13 behind "
+            "them."
+        )
+    pair = parse_overrides([piece.strip() for piece, name in zip(pieces, names, strict=True) if name not in _AXES])
+    limits = [piece for piece, name in zip(pieces, names, strict=True) if name in _AXES]
     if limits:
         pair["region"] = parse_region(",".join(limits)).model_dump(mode="json", exclude_none=True)
-    yield pair
+    return pair
 
 
 def _from_here(pair: dict[str, Any]) -> dict[str, Any]:

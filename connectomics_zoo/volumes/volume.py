@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -236,7 +237,7 @@ def _agreed_voxel_size(found: StatedVoxelSize, given: VoxelSize | None, *, locat
             raise VolumeError(
                 f"{location}: says its voxel size in {found.name!r}, which is no unit of length that is known (nm, um, "
                 "mm, angstrom): correct it in the file, or give the size in nm as voxel_size_nm (zoo train: "
-                "data.voxel_size_nm; zoo evaluate: --voxel-size)."
+                "data.voxel_size_nm; zoo evaluate: --voxel-size-nm)."
             )
         found = None
     if found is not None and given is not None and not is_same_voxel_size(found, given):
@@ -245,6 +246,8 @@ def _agreed_voxel_size(found: StatedVoxelSize, given: VoxelSize | None, *, locat
             "correct one or leave voxel_size_nm out."
         )
     size = found if found is not None else given
+    if size is not None and not all(map(math.isfinite, size)):
+        raise VolumeError(f"{location}: would have voxels of {_format(size)} nm, give three lengths in nanometres.")
     if size is not None and min(size) < SMALLEST_NM:
         raise VolumeError(
             f"{location}: would have voxels of {_format(size)} nm, and none is smaller than {SMALLEST_NM} nm: say the "

@@ -8,9 +8,9 @@ import pytest
 from support.prediction import make_run
 from support.tiny_training import TINY, write_volume
 
-from connectomics_zoo.cli.compare import parse_volume
 from connectomics_zoo.errors import SpecError
 from connectomics_zoo.files.yaml import dump_yaml
+from connectomics_zoo.train.added import parse_volume
 
 VOLUME = "image=v.h5:raw,label=v.h5:mito"
 
@@ -23,13 +23,19 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_region_keeps_its_own_commas():
-    assert parse_volume(f"{VOLUME},region=z=13:16,y=0:512") == {
+@pytest.mark.parametrize("part", ["region=z=13:16,y=0:512", "z=13:16,y=0:512"])
+def test_a_part_is_said_along_every_axis(part):
+    region = {"z": [13, 16], "y": [0, 512]}
+    assert parse_volume(f"{VOLUME},{part}") == {"image": "v.h5:raw", "label": "v.h5:mito", "region": region}
+    assert parse_volume(part) == {"region": region}
+
+
+def test_several_label_volumes_have_names():
+    assert parse_volume("image=v.h5:raw,label.mito=m.h5:a,label.er=e.h5:b,annotated=[mito]") == {
         "image": "v.h5:raw",
-        "label": "v.h5:mito",
-        "region": "z=13:16,y=0:512",
+        "label": {"mito": "m.h5:a", "er": "e.h5:b"},
+        "annotated": ["mito"],
     }
-    assert parse_volume("region=z=1:2") == {"region": "z=1:2"}
 
 
 @pytest.mark.parametrize("text", ["v.h5:raw", "image", "picture=v.h5", "image=a,image=b"])

@@ -127,6 +127,12 @@ def test_voxels_smaller_than_an_atom_are_refused(tmp_path):
         open_volume(h5(tmp_path / "b.h5", raw=ARRAY), voxel_size_nm=(0.05, 0.008, 0.008))
 
 
+@pytest.mark.parametrize("edge", [float("nan"), float("inf")])
+def test_a_voxel_size_that_is_no_length_is_refused(tmp_path, edge):
+    with fails(f"a.h5:raw: would have voxels of (50, {edge:g}, 8) nm, give three lengths in nanometres."):
+        open_volume(h5(tmp_path / "a.h5", raw=ARRAY), voxel_size_nm=(50.0, edge, 8.0))
+
+
 @pytest.mark.parametrize("attributes", [{"scale_factor": 0.1}, {"add_offset": [3]}, {"_Unsigned": "true"}], ids=str)
 def test_values_that_an_attribute_changes_are_refused(tmp_path, attributes):
     with fails(f"a.h5:raw: has values that its attribute {next(iter(attributes))} = "):
