@@ -10,7 +10,7 @@ import click
 
 from connectomics_zoo.cli._console import note, print_json
 from connectomics_zoo.cli._table import print_facts
-from connectomics_zoo.cli.predict import command as predict_command
+from connectomics_zoo.cli.predict import options_of_predict
 from connectomics_zoo.errors import SpecError
 
 if TYPE_CHECKING:
@@ -52,14 +52,6 @@ Examples:
 """
 
 
-def _options_of_predict(function: Any) -> Any:
-    """Give a command the options of `zoo predict` that it shares."""
-    shared = {param.name: param for param in predict_command.params}
-    for name in reversed(_PREDICTION):
-        function.__click_params__.append(shared[name])
-    return function
-
-
 @click.command("plan", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("run")
 @click.argument("volume")
@@ -88,7 +80,7 @@ def _options_of_predict(function: Any) -> Any:
     metavar="FILE",
     help="Write a cluster file for zoo predict --cluster, to be completed.",
 )
-@_options_of_predict
+@options_of_predict(*_PREDICTION)
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @click.pass_context
 def command(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -210,6 +211,18 @@ def command(
         print_text(
             f"{report.blocks} blocks{before}{'' if report.complete else '; others are still at work on the rest'}"
         )
+
+
+def options_of_predict(*names: str) -> Callable[[Any], Any]:
+    """Return what gives another command these options, which mean the same there, in this order."""
+    shared = {param.name: param for param in command.params}
+
+    def give(function: Any) -> Any:
+        for name in reversed(names):
+            function.__click_params__.append(shared[name])
+        return function
+
+    return give
 
 
 def _merged_of(report: PredictReport) -> str:

@@ -10,7 +10,7 @@ import click
 from connectomics_zoo.cli._axes import axis_numbers
 from connectomics_zoo.cli._console import note, print_json, print_text
 from connectomics_zoo.cli._table import print_table
-from connectomics_zoo.cli.predict import command as predict_command
+from connectomics_zoo.cli.predict import options_of_predict
 
 if TYPE_CHECKING:
     from connectomics_zoo.suggest import SuggestReport
@@ -24,14 +24,6 @@ Examples:
   zoo suggest runs/mito volume.zarr next --size 1,256,256
   zoo suggest runs/mito volume.zarr next --with runs/mito-2 --size section
 """
-
-
-def _options_of_predict(function: Any) -> Any:
-    """Give a command the options of `zoo predict` that it shares."""
-    shared = {param.name: param for param in predict_command.params}
-    for name in reversed(_PREDICTION):
-        function.__click_params__.append(shared[name])
-    return function
 
 
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | str | None:
@@ -68,7 +60,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
 )
 @click.option("--region", metavar="z=A:B,…", help="Choose in this part alone, as in z=13:16,y=0:512.")
 @click.option("--exclude", metavar="VOLUME", help="Is not 0 where something is annotated already, of the same shape.")
-@_options_of_predict
+@options_of_predict(*_PREDICTION)
 @click.option("--overwrite", is_flag=True, help="Replace another prediction in OUT.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(

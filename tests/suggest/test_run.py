@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -264,3 +265,13 @@ def test_zoo_suggest_predicts_once_and_uses_that_again(run, tmp_path, run_zoo):
     code, _, said = run_zoo(*words, "--views", "flips_and_turns")
     assert code == 2
     assert "prediction.zarr: exists already" in said
+
+
+def test_a_network_of_two_dimensions_gets_boxes_of_one_section():
+    spec = SimpleNamespace(
+        data=DataSpec(voxel_size_nm=(80.0, 8.0, 8.0)),
+        model=SimpleNamespace(input=SimpleNamespace(axes="yx")),
+        training=SimpleNamespace(patch_size=(32, 64)),
+    )
+    source = SimpleNamespace(voxel_size_nm=(20.0, 4.0, 4.0), shape=(40, 400, 400))
+    assert suggesting._edges(None, spec, source) == (1, 64, 128)
