@@ -79,7 +79,7 @@ def _split(
     whole = _pair({**pair, "image": pair.get("image", REQUIRED), "label": pair.get("label", REQUIRED)}, what="data")
     if REQUIRED in whole.places:
         raise SpecError("data has an image and a label, write image=FILE:DATASET,label=FILE:DATASET.")
-    with open_volume(whole.image, root=None if root is None else Path(root).expanduser()) as image:
+    with open_volume(whole.image, root=DataSpec(root=root).folder) as image:
         box = region_box(whole.region, shape=image.shape, location=image.location)
         sections, location = box.shape[0], image.location
     part = max(1, sections // SHARES)

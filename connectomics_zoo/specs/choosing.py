@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable
+from math import inf
 from typing import Any
 
 from connectomics_zoo.errors import UnknownNameError, nearest
@@ -75,6 +76,8 @@ def _version(row: AnyRow) -> str:
 
 
 def _sort_key(value: Any) -> Any:
+    if isinstance(value, list):
+        return [inf if item is None else item for item in value]  # along an axis without a limit
     return _natural(value) if isinstance(value, str) else value
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from connectomics_zoo.catalog import names_of
@@ -12,7 +11,7 @@ from connectomics_zoo.errors import SpecError
 from connectomics_zoo.schema.experiment import REQUIRED, DataSpec, RunSpec
 from connectomics_zoo.schema.training import TrainingSpec
 from connectomics_zoo.specs.lookup import resolve
-from connectomics_zoo.specs.reference import parse_reference
+from connectomics_zoo.specs.reference import Reference
 from connectomics_zoo.volumes import open_volume
 from connectomics_zoo.volumes.voxel_size import lengths
 
@@ -102,16 +101,13 @@ class Recipe:
         return f"{said}; without data.validation there is no score, =auto holds a part of the labels out for it"
 
 
-def find_recipe(ref: str | Path) -> Recipe | None:
-    """Return the recipe of the weights that `ref` means; None where it means something else, as a model's name does.
+def find_recipe(reference: Reference) -> Recipe | None:
+    """Return the recipe of the weights that a reference means; None of something else, as a model is.
 
     Raises:
         SpecError: it means weights, and nothing says how they were trained.
         ZooError: there are no such weights, or their spec cannot be read.
     """
-    if Path(ref).suffix in (".yaml", ".yml") or str(ref).rpartition(":")[2] in names_of("experiment"):
-        return None
-    reference = parse_reference(ref)
     if reference.path is not None:
         run = resolve(reference).run
         return None if run is None else Recipe(reference.text, run, is_folder=True)

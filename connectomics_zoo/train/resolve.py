@@ -20,7 +20,7 @@ from connectomics_zoo.schema.training import TrainingSpec
 from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.specs.lookup import Resolved, get_spec, get_task, resolve, resolve_any
 from connectomics_zoo.specs.overrides import merge
-from connectomics_zoo.specs.reference import parse_reference
+from connectomics_zoo.specs.reference import Reference, parse_reference
 from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.tasks.affinities import affinity_channels, convention_of
 from connectomics_zoo.train.added import with_added
@@ -54,13 +54,14 @@ def resolve_run(
     Raises:
         ZooError: a name, key, value, file, or volume is wrong; nothing has been written.
     """
-    recipe = find_recipe(ref)
+    reference = _reference_of(ref)
+    recipe = None if reference is None else find_recipe(reference)
     if recipe is not None:
         run = _resolve_recipe(recipe, overrides, add=add)
         if notify is not None:
             notify(recipe.describe(run))
         return run
-    base = _find_base(ref)
+    base = _find_base(ref, reference)
     document, dropped = without_replaced(_document_of(base), overrides)
     document = with_added(document, add, overrides) if add else document
     if dropped:
@@ -117,17 +118,22 @@ def continue_run(folder: str | Path, overrides: Mapping[str, Any]) -> RunSpec:
     return resumed
 
 
-def _find_base(ref: str | Path) -> Resolved:
-    """Return the experiment or the model that a run is made of."""
+def _reference_of(ref: str | Path) -> Reference | None:
+    """Return the model or the weights that `ref` names, None of a YAML file and of an experiment."""
     path = Path(ref)
-    if path.suffix in (".yaml", ".yml") and path.is_file():
+    is_file = path.suffix in (".yaml", ".yml") and path.is_file()
+    return None if is_file or str(ref).rpartition(":")[2] in names_of("experiment") else parse_reference(ref)
+
+
+def _find_base(ref: str | Path, reference: Reference | None) -> Resolved:
+    """Return the experiment or the model that a run is made of."""
+    if reference is None and Path(ref).suffix in (".yaml", ".yml"):
         found = resolve_any(str(ref))
         if isinstance(found.spec, TaskSpec):
             raise SpecError(f"{ref} is a task, train an experiment or a model, with task={ref}.")
         return found
-    if str(ref).rpartition(":")[2] in names_of("experiment"):
+    if reference is None:
         return resolve_any(str(ref), kind="experiment")
-    reference = parse_reference(ref)
     known = names_of("experiment", "model")
     if reference.path is None and reference.name not in known:
         raise UnknownNameError(f"unknown experiment or model {reference.name!r}: {nearest(reference.name, known)}")

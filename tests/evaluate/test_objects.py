@@ -69,8 +69,11 @@ def test_a_mask_scored_as_objects_gets_a_warning_that_says_to_label_it(tmp_path,
     assert found in caplog.text
     caplog.clear()
     evaluate(truth, truth)
-    evaluate(found, truth)
     assert caplog.text == ""
+    evaluate(found, truth)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{truth}: holds 2 labels, and all above 0 count as foreground."
+    ]
 
 
 def test_the_table_names_the_scores_of_objects(tmp_path):

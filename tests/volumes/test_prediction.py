@@ -26,6 +26,7 @@ from connectomics_zoo.errors import SpecError, VolumeError
 from connectomics_zoo.evaluate import evaluate
 from connectomics_zoo.pictures import comparison
 from connectomics_zoo.predict import predict
+from connectomics_zoo.predict.ensemble import Member
 from connectomics_zoo.predict.stored import make_provenance
 from connectomics_zoo.schema.experiment import PredictionSpec
 from connectomics_zoo.schema.provenance import Decoding, Provenance, UsedWeights
@@ -255,7 +256,7 @@ def test_tuned_objects_say_the_settings_that_were_found(tmp_path):
 
 def test_the_weights_of_the_package_are_named_with_version_and_tag(tmp_path):
     run, trained = find_run("mednext-S.vnc-mito")
-    made = make_provenance(trained, run, chosen=run.prediction, precision="float32", output="probability")
+    made = make_provenance([Member(run, trained)], chosen=run.prediction, precision="float32", output="probability")
     entry = zoo.get_spec("mednext-S").weights["vnc-mito"]
     assert made.weights.reference == "mednext-S@1.0.0.vnc-mito"
     assert made.weights.sha256 == entry.sha256 == hashlib.sha256(trained.path.read_bytes()).hexdigest()
@@ -264,7 +265,7 @@ def test_the_weights_of_the_package_are_named_with_version_and_tag(tmp_path):
 def test_a_run_folder_of_any_name_can_be_written_down(tmp_path):
     folder = make_run(tmp_path / "run-\udcff")
     run, trained = find_run(folder)
-    made = make_provenance(trained, run, chosen=run.prediction, precision="float32", output="probability")
+    made = make_provenance([Member(run, trained)], chosen=run.prediction, precision="float32", output="probability")
     said = said_by(write(tmp_path / "p.tif", example(3, 4, 5), stored=StoredPrediction(provenance=made)))
     assert said.provenance.weights.reference == f"{tmp_path}/run-\\udcff"
 

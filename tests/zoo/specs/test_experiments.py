@@ -35,8 +35,10 @@ def test_every_task_and_experiment_is_there():
         "membrane",
         "mito",
         "mito-instance",
+        "organelles",
         "synapse-cleft",
         "synapse-polarity",
+        "vnc-classes",
     ]
     assert EXPERIMENTS == [
         "fib25-affinities",
@@ -49,6 +51,7 @@ def test_every_task_and_experiment_is_there():
         "vnc-mito",
         "vnc-mito-attention-unet",
         "vnc-mito-instance",
+        "vnc-three-classes",
     ]
 
 
