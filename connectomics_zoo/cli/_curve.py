@@ -25,7 +25,7 @@ def describe_curve(run: RunSpec, folder: Path) -> dict[str, str]:
     scores = read_scores(folder, metric)
     if not scores:
         return {}
-    best = max(scores, key=lambda item: item[1])
+    best = max(scores, key=lambda item: (item[1], item[0]))  # of equal ones, training keeps the last
     named = (("first", scores[0]), ("best", best), ("last", scores[-1]))
     values = [value for _, value in scores]
     picture = f", {folder / CURVE_FILE}" if (folder / CURVE_FILE).is_file() else ""

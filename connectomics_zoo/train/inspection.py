@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from connectomics_zoo.errors import SpecError, VolumeError
-from connectomics_zoo.schema.experiment import DataSpec, RunSpec, VolumePair
+from connectomics_zoo.schema.experiment import DataSpec, Region, RunSpec, VolumePair
 from connectomics_zoo.schema.task import ChannelSpec, TaskSpec
 from connectomics_zoo.tasks.targets import check_voxel_size, make_targets
 from connectomics_zoo.train.annotated import first_annotated
@@ -130,13 +130,14 @@ def warn_of_padding(run: RunSpec) -> None:
             minimum = run.model.input.size.minimum
             fits = all(length >= edge for length, edge in zip(box.shape, minimum, strict=True))
             _log.warning(
-                "%s has %s network voxels and the patch %s: the missing ones are reflections, %s",
+                "%s has %s network voxels and the patch %s: the missing ones are reflections, %s%s",
                 pair.image,
                 " x ".join(map(str, box.shape)),
                 " x ".join(map(str, run.training.patch_size)),
                 "a smaller training.patch_size needs none"
                 if fits
                 else f"which {run.model.name} needs at least for its smallest patch, {' x '.join(map(str, minimum))}",
+                "" if pair.region == Region() else "; regions in place of region keep the image around them as context",
             )
 
 
@@ -191,6 +192,8 @@ def _label_problems(reader: PairReader, *, task: TaskSpec) -> list[tuple[str, st
     blocks, total = label_blocks(reader)
     channels = _looked_at(task)
     looked_at = task.model_copy(update={"channels": channels})
+    named = reader.pair.annotated
+    annotates = None if named is None else [channel.name for channel in channels if channel.name in named]
     low, high = np.full(len(channels), np.inf), np.full(len(channels), -np.inf)
     looks = {name: LabelLook() for name in reader.labels}
     places = reader.pair.label_places
@@ -204,7 +207,7 @@ def _label_problems(reader: PairReader, *, task: TaskSpec) -> list[tuple[str, st
             voxel_size_nm=reader.image.voxel_size_nm,
             annotated=annotated,
             volumes=tuple(places),
-            classes=reader.pair.annotated,
+            classes=annotates,
         )
         low = np.minimum(low, np.where(known, targets, np.inf).min(axis=(1, 2, 3)))
         high = np.maximum(high, np.where(known, targets, -np.inf).max(axis=(1, 2, 3)))

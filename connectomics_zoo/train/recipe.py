@@ -78,7 +78,10 @@ class Recipe:
             "init_from": self.ref,
             "data": data,
             "training": training.model_dump(mode="json"),
-            "prediction": self.run.prediction.model_dump(mode="json"),
+            # The window is the patch, unless it was said.
+            "prediction": self.run.prediction.model_dump(
+                mode="json", exclude={"window"} if "patch_size" in changes else None
+            ),
         }
 
     def describe(self, run: RunSpec) -> str:

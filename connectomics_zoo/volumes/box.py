@@ -218,7 +218,8 @@ def refuse_outside(ranges: Iterable[tuple[int, int]], *, shape: tuple[int, int, 
     """
     for axis, (first, stop), size in zip("zyx", ranges, shape, strict=True):
         if not 0 <= first < stop <= size:
+            problem = "is empty in" if first == stop else "is not inside"
             raise VolumeError(
-                f"the region {axis}={first}:{stop} is not inside {location}, which has {axis}=0:{size}: give "
+                f"the region {axis}={first}:{stop} {problem} {location}, which has {axis}=0:{size}: give "
                 f"first:stop with 0 <= first < stop <= {size}."
             )

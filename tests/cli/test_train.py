@@ -117,7 +117,7 @@ MISTAKES = [
     (["vnc-mito"], "the folder of the volumes is not given, add data.root=FOLDER"),
     (["vnc-mito", "data.root=nowhere"], "no folder nowhere either"),
     (["mednext-S", *GOOD, "data.train.region.z=[0,21]"], r"region z=0:21 is not inside vol.h5:raw, which has z=0:20"),
-    (["mednext-S", *GOOD, "data.train.region.z=[5,5]"], r"region z=5:5 is not inside vol.h5:raw"),
+    (["mednext-S", *GOOD, "data.train.region.z=[5,5]"], r"region z=5:5 is empty in vol.h5:raw"),
     (
         ["mednext-S", *GOOD, "data.downsample=[4,1,1]", "data.train.region.z=[1,7]"],
         r"region z: \[1, 7\] holds no whole block of 4 voxels",

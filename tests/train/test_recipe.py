@@ -69,6 +69,7 @@ def test_other_volumes_are_trained_on_as_the_weights_were(place):
         ("training.learning_rate=0.02", "training.loaded_learning_rate", None),
         ("training.loaded_learning_rate=0.02", "training.loaded_learning_rate", 0.02),
         ("training.patch_size=[16,48,48]", "training.patch_size", (16, 48, 48)),
+        ("training.patch_size=[16,48,48]", "prediction.window", (16, 48, 48)),
         ("threshold=0.6", "task.decode.threshold", 0.6),
         ("task=membrane", "task", get_task("membrane")),
         ("task=mito", "task.decode.threshold", 0.35),

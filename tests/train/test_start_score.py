@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 from support.tiny_training import request, write_volume
 
-from connectomics_zoo.cli._curve import sparkline
+from connectomics_zoo.cli._curve import describe_curve, sparkline
 from connectomics_zoo.runs.folder import CHECKPOINT_FILE, CURVE_FILE, METRICS_FILE, get_run
 from connectomics_zoo.runs.logs import read_scores
 from connectomics_zoo.runs.metrics import read_metrics
@@ -153,3 +154,11 @@ def test_a_run_shows_where_it_began_and_what_it_came_to(run_zoo, volume, first, 
     text = " ".join(out.split())
     assert "dice first 0.5000 (step 0), best 0.7500 (step 2), last 0.6250 (step 4)" in text
     assert "▁█▅ 0.500 to 0.750" in text
+
+
+def test_of_equal_scores_the_best_is_the_one_whose_weights_were_kept(tmp_path):
+    (tmp_path / "logs").mkdir()
+    rows = "".join(f"{step},0,0.0\n" for step in (4, 9))
+    (tmp_path / "logs" / "metrics.csv").write_text(f"step,epoch,val/dice\n{rows}")
+    run = SimpleNamespace(task=SimpleNamespace(metrics=("dice",)))
+    assert "best 0.0000 (step 10)" in describe_curve(run, tmp_path)["scores"]

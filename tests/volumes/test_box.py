@@ -132,7 +132,12 @@ def test_regions_that_are_empty_are_refused():
         parse_region("y=5:5")
 
 
-@pytest.mark.parametrize("region", ["x=0:41", "x=40:50", Region(x=(5, 5)), Region(x=(7, 3))])
+def test_a_region_of_a_spec_that_is_empty_is_called_so():
+    with pytest.raises(VolumeError, match=r"^the region x=5:5 is empty in a\.h5, which has x=0:40: give first:stop"):
+        region_box(Region(x=(5, 5)), shape=SHAPE, location="a.h5")
+
+
+@pytest.mark.parametrize("region", ["x=0:41", "x=40:50", Region(x=(7, 3))])
 def test_regions_that_are_not_inside_are_refused_with_one_sentence(region):
     words = "is not inside a.h5, which has x=0:40: give first:stop with 0 <= first < stop <= 40."
     with pytest.raises(VolumeError, match=rf"^the region x=\d+:\d+ {re.escape(words)}$"):

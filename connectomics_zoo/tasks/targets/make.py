@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from connectomics_zoo.errors import SpecError, VolumeError
+from connectomics_zoo.errors import SpecError, VolumeError, nearest
 from connectomics_zoo.schema.target import CONTINUOUS_TARGETS
 from connectomics_zoo.schema.task import ChannelSpec, TaskSpec
 from connectomics_zoo.tasks.affinities import affinity_channels, compute_affinities, convention_of
@@ -50,13 +50,14 @@ def make_targets(
 
     Raises:
         VolumeError: a `value` target outside 0..1.
-        SpecError: the voxel size is unknown, and the task needs it.
+        SpecError: the voxel size is unknown, and the task needs it; volumes or classes that the task does not have.
     """
     check_voxel_size(task, voxel_size_nm)
     if annotated is None:
         annotated = np.ones(labels.shape, dtype=bool)
     if labels.ndim == 3:
         labels, annotated = labels[np.newaxis], annotated[np.newaxis]
+    _check_names(task, count=len(labels), volumes=volumes, classes=classes)
     values = np.zeros((len(task.channels), *labels.shape[1:]), dtype=np.float32)
     known = np.zeros(values.shape, dtype=bool)
     foreign = np.zeros(values.shape[1:], dtype=bool)
@@ -69,6 +70,28 @@ def make_targets(
         if any(index in task.softmax for index in indices):
             foreign = volume != 0
     return Targets(values, annotated_known(values, known, task=task, classes=classes, is_object=foreign))
+
+
+def _check_names(task: TaskSpec, *, count: int, volumes: Sequence[str | None], classes: Collection[str] | None) -> None:
+    """Refuse label volumes and classes of which nothing would be known without a word."""
+    if len(volumes) != count:
+        raise SpecError(f"{len(volumes)} label volumes are named ({_listed(volumes)}), and {count} given: name each.")
+    needed = {channel.target.volume for channel in task.channels}
+    if needed and needed.isdisjoint(volumes):
+        raise SpecError(
+            f"the task {task.name!r} makes its targets of {_listed(sorted(map(str, needed)))}, and the label volumes "
+            f"are {_listed(volumes)}: stack them as (V, Z, Y, X) and name them by volumes."
+            if None not in needed
+            else f"the task {task.name!r} has one label volume without a name: leave out volumes={_listed(volumes)}."
+        )
+    names = [channel.name for channel in task.channels]
+    for name in classes or ():
+        if name not in names:
+            raise SpecError(f"the task {task.name!r} has no class {name!r}: {nearest(name, names)}")
+
+
+def _listed(names: Sequence[str | None]) -> str:
+    return ", ".join("one without a name" if name is None else repr(name) for name in names)
 
 
 def _make_of_one(
