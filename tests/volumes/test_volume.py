@@ -446,11 +446,14 @@ def test_nan_in_a_channel_is_found_there(tmp_path):
         open_volume(write(tmp_path / "a.h5", array)).read(Box((1, 0, 0), (4, 5, 6)))
 
 
-@pytest.mark.parametrize("rows", [(0, 6), (5, 6), (2, 2), (-1, 2)])
-def test_a_box_outside_of_the_volume_is_refused(tmp_path, rows):
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [((0, 6), "not inside"), ((5, 6), "not inside"), ((2, 2), "empty in"), ((-1, 2), "not inside")],
+)
+def test_a_box_outside_of_the_volume_is_refused(tmp_path, rows, problem):
     first, stop = rows
     with (
         open_volume(write(tmp_path / "a.h5", example(5, 6, 7))) as volume,
-        fails(f"z={first}:{stop} is not inside {tmp_path}/a.h5:main, which has z=0:5: give first:stop with 0 <= first"),
+        fails(f"z={first}:{stop} is {problem} {tmp_path}/a.h5:main, which has z=0:5: give first:stop with 0 <= first"),
     ):
         volume.read(volume.whole.replace(z=rows))
