@@ -56,7 +56,7 @@ class TensorMap(Node):
     """Name of the map, for reports."""
     drop: Annotated[tuple[_Key, ...], Field(strict=False)] = ()
     """Tensors that are no part of the network; `*` stands for anything."""
-    rename: dict[_Key, _Key] = {}
+    rename: Annotated[dict[_Key, _Key], Field(default_factory=dict)]
     """The network's name by the file's, one tensor each; what is renamed here is not matched by `regex`."""
     regex: Annotated[tuple[Pattern, ...], Field(strict=False)] = ()
     """Rules for all other names, each for what the one before it gave."""

@@ -67,7 +67,7 @@ def test_nothing_in_the_archive_is_unpickled(program, spec, tmp_path):
     weight = json.loads(zipfile.ZipFile(program).read("network/data/weights/model_weights_config.json"))
     place = "data/weights/" + weight["config"]["stem.weight"]["path_name"]
     path = _changed(program, pickled, into=tmp_path / "b.pt2", more={place: harmful})
-    with pytest.raises(WeightsError, match="'stem.weight' is pickled, which could run code: save a plain tensor"):
+    with pytest.raises(WeightsError, match=r"'stem.weight' is pickled, which could run code: save a plain tensor"):
         convert(path, tmp_path / "again", model=spec)
     assert not (tmp_path / "trap").exists()
     pickle.loads(harmful)
@@ -110,7 +110,7 @@ def test_a_description_that_does_not_add_up_is_refused(program, spec, change, me
 
 def test_sizes_are_limited_before_anything_is_read(program, spec, tmp_path, monkeypatch):
     monkeypatch.setattr(exported_program, "MAX_CONFIG_BYTES", 10)
-    with pytest.raises(LimitError, match="model_weights_config.json is larger than the 10 bytes that it may have"):
+    with pytest.raises(LimitError, match=r"model_weights_config.json is larger than the 10 bytes that it may have"):
         convert(program, tmp_path / "out", model=spec)
 
 

@@ -124,7 +124,7 @@ def test_what_moves_or_is_no_safetensors_is_refused(spec, hub_server, hub_env, t
         WeightsError, match=r"write hf://acme/none@COMMIT/a.safetensors, with the 40 digits of a commit"
     ):
         convert("hf://acme/none/a.safetensors", tmp_path / "out", model=spec)
-    with pytest.raises(WeightsError, match="only .safetensors is loaded, a pickle can run code when it is read"):
+    with pytest.raises(WeightsError, match=r"only .safetensors is loaded, a pickle can run code when it is read"):
         convert(f"hf://acme/unets@{revision}/net.pt", tmp_path / "out", model=spec)
     with pytest.raises(HubError, match="there is no such file at that revision"):
         convert(f"hf://acme/unets@{revision}/other.safetensors", tmp_path / "out", model=spec)
