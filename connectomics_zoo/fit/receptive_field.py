@@ -35,8 +35,9 @@ def measure_reach(spec: ModelSpec) -> Reach:
     """Return how far the convolutions and the attention of a network reach, measured in seconds on the CPU.
 
     Norms are left out: those with statistics of the window (group, instance and layer norm over space, and whatever
-    scales channels by such) make every voxel depend a little on all of them. Along each axis a long, thin input is put through; all weights and inputs are
-    positive, so that no gradient vanishes where there is a way, and channels are averaged, which changes no way.
+    scales channels by such) make every voxel depend a little on all of them. Along each axis a long, thin input is put
+    through; all weights and inputs are positive, so that no gradient vanishes where there is a way, and channels are
+    averaged, which changes no way.
     """
     network = build(spec, deep_supervision=False).double().eval()
     with torch.no_grad():
@@ -150,7 +151,8 @@ def _pair(func: Callable[[Any, Any], Tensor], first: Any, second: Any) -> Tensor
         return single.expand(-1, max(first.shape[1], second.shape[1]), *[-1] * (single.dim() - 2))
     for x, other in ((first, second), (second, first)):
         if _is_one_channel(x) and isinstance(other, Tensor) and _is_a_weight_a_channel(other, x):
-            return x
+            result: Tensor = x
+            return result
     return func(first, second)
 
 

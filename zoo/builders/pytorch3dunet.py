@@ -60,7 +60,9 @@ class Config(BuilderConfig):
         """The channels that norms have, but for the input's."""
         if self.block != "double" or self.layer_order.startswith("c"):
             return (*self.channels, *(width // 2 for width in self.channels if self.block == "double"))
-        joined = (2 * fine if self.upsampling == "deconv" else fine + coarse for fine, coarse in pairwise(self.channels))
+        joined = (
+            2 * fine if self.upsampling == "deconv" else fine + coarse for fine, coarse in pairwise(self.channels)
+        )
         return (*self.channels, *(max(1, width // 2) for width in self.channels), *joined)
 
     @property

@@ -75,7 +75,7 @@ class Ways(nn.Module):
             ConvPass(inputs, outputs, (kernel, kernel))
             for (inputs, outputs), kernel in zip(pairwise((in_channels, *channels)), kernel_sizes, strict=True)
         )
-        self.l_down = nn.ModuleList(nn.MaxPool3d(stride) for stride in strides)  # type: ignore[arg-type]
+        self.l_down = nn.ModuleList(nn.MaxPool3d(stride) for stride in strides)
         ups = (Upsample(coarse, stride, how=upsampling) for coarse, stride in zip(channels[1:], strides, strict=True))
         passes = (
             ConvPass(fine + coarse, fine if level else last_channels, (kernel_sizes[level],) * 2)

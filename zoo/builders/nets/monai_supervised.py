@@ -42,7 +42,7 @@ class SupervisedBasicUNetPlusPlus(BasicUNetPlusPlus):
         for index in range(1, 4):
             self.add_module(f"final_conv_0_{index}", nn.Identity())
 
-    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         """(B, C, Z, Y, X) -> logits at full resolution, or a dict of the four outputs, all at full resolution."""
         outputs: list[Tensor] = super().forward(x)
         return _named(outputs[::-1]) if self.training and self.deep_supervision else outputs[-1]

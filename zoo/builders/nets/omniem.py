@@ -1,8 +1,9 @@
 """OmniEM in plain PyTorch and MONAI's blocks: EM-DINO's vision transformer, adapters across sections, a UNETR decoder.
 
 He et al., "Unifying the Electron Microscopy Multiverse through a Large-scale Foundation Model". Names, shapes and
-arithmetic are those of the authors' package omniem (https://github.com/pku-maleilab/omniem-package, release 0.1.2, MIT),
-so that its checkpoints load without a map. Its tensors have the sections last, and so have its kernels: volumes are turned on the way in and out.
+arithmetic are those of the authors' package omniem (https://github.com/pku-maleilab/omniem-package, release 0.1.2,
+MIT), so that its checkpoints load without a map. Its tensors have the sections last, and so have its kernels: volumes
+are turned on the way in and out.
 
 Shapes: B batch, Z, Y, X space, R rows and K columns of patches, N = 1 + R * K tokens of D channels.
 """
@@ -35,9 +36,7 @@ class SectionAdapter(nn.Module):
     def __init__(self, channels: int, adapter_channels: int, *, dropout: float) -> None:
         super().__init__()
         self.fc1 = nn.Linear(channels, adapter_channels)
-        self.conv = nn.Conv3d(
-            adapter_channels, adapter_channels, (3, 1, 1), padding=(1, 0, 0), groups=adapter_channels
-        )
+        self.conv = nn.Conv3d(adapter_channels, adapter_channels, (3, 1, 1), padding=(1, 0, 0), groups=adapter_channels)
         self.dropout = nn.Dropout3d(dropout)
         self.fc2 = nn.Linear(adapter_channels, channels)
         # At first it adds nothing.
@@ -182,7 +181,7 @@ class OmniEM(nn.Module):
 
         def features(tokens: Tensor) -> Tensor:
             """(B * Z, N, D) -> (B, D, R, K, Z)."""
-            return tokens[:, 1:].unflatten(0, (batch, sections)).unflatten(2, grid).permute(0, 4, 2, 3, 1)
+            return tokens[:, 1:].reshape(batch, sections, *grid, tokens.shape[2]).permute(0, 4, 2, 3, 1)
 
         part = self.get_submodule
         first = part("encoder1")(x.permute(0, 1, 3, 4, 2))

@@ -108,7 +108,7 @@ class ChannelExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, Z, Y, X) -> the same shape."""
-        factors = torch.sigmoid(self.fc2(F.relu(self.fc1(x.mean(dim=(2, 3, 4))))))
+        factors: Tensor = torch.sigmoid(self.fc2(F.relu(self.fc1(x.mean(dim=(2, 3, 4))))))
         return x * factors[:, :, None, None, None]
 
 
@@ -134,7 +134,7 @@ class Excitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, Z, Y, X) -> the same shape."""
-        return torch.max(self.cSE(x), self.sSE(x))
+        return torch.maximum(self.cSE(x), self.sSE(x))
 
 
 class ResNetBlockSE(ResNetBlock):
@@ -263,7 +263,9 @@ class UNet(nn.Module):
             if upsampling == "deconv":
                 upsample = TransposedConvolution(coarse, fine, spatial_dims=dims)
             else:
-                upsample = Interpolation({"nearest": "nearest", "linear": "trilinear" if dims == 3 else "bilinear"}[upsampling])
+                upsample = Interpolation(
+                    {"nearest": "nearest", "linear": "trilinear" if dims == 3 else "bilinear"}[upsampling]
+                )
             joined = fine + (fine if upsampling == "deconv" else coarse)
             basic = _block(block, fine if added else joined, fine, layers, encoder=False)
             return Decoder(Upsampled(upsample), basic, added=added)

@@ -167,7 +167,7 @@ class VisionTransformer(nn.Module):
         """Return the position embeddings (1, N, D) of an image of so many rows and columns of patches."""
         if grid == (self.grid_edge, self.grid_edge):
             return self.pos_embed
-        square = self.pos_embed[:, 1:].float().unflatten(1, (self.grid_edge, self.grid_edge)).permute(0, 3, 1, 2)
+        square = self.pos_embed[:, 1:].float().reshape(1, self.grid_edge, self.grid_edge, -1).permute(0, 3, 1, 2)
         scale = [(patches + OFFSET) / self.grid_edge for patches in grid]
         patches = F.interpolate(square, scale_factor=scale, mode="bicubic")
         patches = patches.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
