@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from connectomics_zoo.tasks.targets import make_targets
     from connectomics_zoo.train import train
     from connectomics_zoo.verify import verify
+    from connectomics_zoo.view import view
     from connectomics_zoo.volumes import Box, open_volume
     from connectomics_zoo.volumes.intensity import scale_intensity
     from connectomics_zoo.weights.load import load
@@ -42,6 +43,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "measure",
     "suggest",
     "compare",
+    "view",
     "open_volume",
     "Box",
     "scale_intensity",
@@ -81,6 +83,7 @@ _MODULES = {
     "suggest": "connectomics_zoo.suggest",
     "train": "connectomics_zoo.train",
     "verify": "connectomics_zoo.verify",
+    "view": "connectomics_zoo.view",
 }
 
 
