@@ -17,7 +17,6 @@ page, where it is the one that is installed.
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import shlex
@@ -157,7 +156,7 @@ class Session:
             timeout=TIMEOUT_SECONDS,
             check=False,
         )
-        forget_catalogs()  # the next Python block sees new files, as a Python that is started now would
+        catalog.forget()  # the next Python block sees new files, as a Python that is started now would
         said = f"{place}: $ {command}\n{done.stdout}"
         assert done.returncode == exit_code, f"{said}exit code {done.returncode}, the page says {exit_code}"
         printed = iter(" ".join(line.split()) for line in done.stdout.splitlines())
@@ -179,7 +178,7 @@ class Session:
         (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
         self.monkeypatch.syspath_prepend(folder)
         self.monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
-        forget_catalogs()
+        catalog.forget()
 
 
 def _occur(parts: list[str], line: str) -> bool:
@@ -216,13 +215,6 @@ def _not_elided(lines: list[str]) -> list[str]:
     return [line for line in lines if line.strip() not in ("", "…")]
 
 
-def forget_catalogs() -> None:
-    """Let the next question for catalogues look for them anew."""
-    importlib.invalidate_caches()
-    for cached in (catalog.catalogs, catalog.entries, catalog.builders):
-        cached.cache_clear()
-
-
 @pytest.fixture(scope="module")
 def forked_zoo(forked_python: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a command `zoo` that needs not import torch."""
@@ -239,7 +231,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
     before = set(sys.modules)
     yield Session(tmp_path, monkeypatch)
     monkeypatch.undo()
-    forget_catalogs()
+    catalog.forget()
     for name in set(sys.modules) - before:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", None)):
             del sys.modules[name]
