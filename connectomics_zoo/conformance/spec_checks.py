@@ -21,7 +21,7 @@ from connectomics_zoo.specs.lookup import get_spec, get_task
 from connectomics_zoo.specs.resolve import check_arch
 from connectomics_zoo.verify.run import verify
 
-HEAVY = ("torch", "monai", "lightning")
+HEAVY = ("torch", "lightning")
 """What importing a builder must not load: `zoo list` and `zoo show` answer in the time of reading."""
 
 NO_LICENCE = ("", "todo", "tbd", "none", "unknown", "unlicensed", "?", "-")
