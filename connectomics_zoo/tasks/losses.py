@@ -148,7 +148,8 @@ def _without_context(values: Tensor, model: ModelSpec, size: tuple[int, ...]) ->
             f"{model.name} says something of {list(size)} voxels and the targets have {list(given)}: give them as "
             "large, or as large as the input."
         )
-    return values[(..., *(slice(more, -more or None) for more in model.input.context))]
+    inner = (..., *(slice(more, -more or None) for more in model.input.context))
+    return values[inner]
 
 
 def supervised_losses(

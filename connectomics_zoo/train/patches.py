@@ -58,8 +58,8 @@ def _trained(values: NDArray[Any], run: RunSpec) -> NDArray[Any]:
     """Return that part of values (…, Z, Y, X) of a patch."""
     if run.model.input.context is None:
         return values
-    inner = tuple(slice(more, -more or None) for more in run.model.input.context)
-    return np.ascontiguousarray(values[(..., *inner)])
+    inner = (..., *(slice(more, -more or None) for more in run.model.input.context))
+    return np.ascontiguousarray(values[inner])
 
 
 class TrainingPatches(IterableDataset[Patch]):

@@ -42,7 +42,7 @@ class Upsample(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: Triple, *, how: str) -> None:
         super().__init__()
         factors = tuple(stride)
-        nearest = nn.Upsample(scale_factor=tuple(map(float, factors)), mode="nearest")  # type: ignore[arg-type]
+        nearest = nn.Upsample(scale_factor=tuple(map(float, factors)), mode="nearest")
         self.up: nn.Module
         if how == "transposed":
             self.up = nn.ConvTranspose3d(in_channels, out_channels, factors, stride=factors)  # type: ignore[arg-type]
@@ -121,8 +121,9 @@ class _Ways(nn.Module):
 
 def _cropped(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Return the middle of x (B, C, Z, Y, X); of an odd number of voxels that are left out, more behind it."""
-    starts = [(whole - edge) // 2 for whole, edge in zip(x.shape[2:], size, strict=True)]
-    return x[(..., *(slice(start, start + edge) for start, edge in zip(starts, size, strict=True)))]
+    for axis, edge in enumerate(size, start=2):
+        x = x.narrow(axis, (x.shape[axis] - edge) // 2, edge)
+    return x
 
 
 class CellMapUNet(nn.Module):
