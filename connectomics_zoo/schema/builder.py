@@ -69,6 +69,7 @@ class Interface(NamedTuple):
     minimum: tuple[int, ...]
     step: tuple[int, ...]
     outputs: tuple[OutputGeometry, ...]
+    context: tuple[int, ...] | None = None
 
 
 class Builder(Protocol):
