@@ -20,7 +20,7 @@ _EPILOG = """\b
 Examples:
   zoo convert model_final_checkpoint.model my-mednext
   zoo convert last.ckpt my-rsunet --model ./my-rsunet.yaml --no-ema
-  zoo convert checkpoint_final.pth my-net --model mednext-S --from nnunet-v2
+  zoo convert fold_0/checkpoint_final.pth my-net
   zoo convert teacher-student.pt my-net --model mednext-S --at state_dict/teacher
 \b
 The spec of a network of PyTorch Connectomics, from its configuration, in Python:
@@ -100,6 +100,12 @@ def _facts(done: Conversion) -> dict[str, str]:
         "left aside": _few(done.left_aside),
         "made inert": _few(done.inert),
     }
+    if done.copies:
+        facts["copies"] = f"{done.copies} tensors, which nnU-Net's networks have under several names"
+    if done.recipe:
+        facts["from the plans"] = ", ".join(done.recipe)
+    if done.not_said:
+        facts["not in the spec"] = "\n".join(done.not_said)
     if done.assumed:
         values = tuple(f"{field} {value}" for field, value in done.assumed.items())
         facts["as the model says"] = f"{_few(values)} (no tensor tells)"

@@ -13,8 +13,11 @@ from torch import Tensor
 
 from connectomics_zoo.convert.checkpoint import read_foreign_checkpoint
 from connectomics_zoo.convert.choose import Choice, choose
+from connectomics_zoo.convert.copies import without_copies
 from connectomics_zoo.convert.key_map import get_key_map, key_maps
 from connectomics_zoo.convert.network import Fit, assumed
+from connectomics_zoo.convert.nnunet import Planned, planned_network
+from connectomics_zoo.convert.nnunet_recipe import not_said, taken
 from connectomics_zoo.convert.pick import Picked, pick, pick_at, recognise, unread_averages
 from connectomics_zoo.errors import OutputError, WeightsError
 from connectomics_zoo.files.atomic import refuse_existing, whole_folder
@@ -77,6 +80,12 @@ class Conversion:
     """Tensors of each type; types are kept."""
     absent: tuple[str, ...]
     """Heads of deep supervision that the file does not have; loaded for training, they start fresh."""
+    copies: int = 0
+    """Tensors that lay there once more under another name, as nnU-Net's networks have it."""
+    recipe: tuple[str, ...] = ()
+    """What of nnU-Net's plans, beside the network, stands in the spec."""
+    not_said: tuple[str, ...] = ()
+    """What of nnU-Net's plans the spec cannot say, with what to do about it."""
 
 
 def convert(
@@ -98,7 +107,7 @@ def convert(
             a plain state dict, also as safetensors.
         output: the folder, which must not exist.
         model: the model that the weights are of; by default, the one that has exactly these tensors, where these
-            tell all of it. The channels are those of the checkpoint.
+            tell all of it, or the network of nnU-Net's plans. The channels are those of the checkpoint.
         source_format: name of the format (see `key_map.key_maps`); by default, it is recognised.
         averaged: True for averages over the training (EMA), False for its last state, None for averages if there are.
         at: where the tensors lie, by the keys on the way with a slash between; its end may be what their names begin
@@ -110,6 +119,7 @@ def convert(
         LimitError: it is too large.
         OutputError: the folder exists, or cannot be written.
         UnknownNameError: there is no such model or format.
+        SpecError: nnU-Net's plans ask for a network that no model here is.
     """
     file, output = Path(file), Path(output)
     _check_place(output)
@@ -119,6 +129,12 @@ def convert(
     key_map = recognise(checkpoint, maps, source=str(file))
     places = pick(checkpoint, key_map, source=str(file))
     candidates = places if at is None else [pick_at(at, checkpoint, places, source=str(file))]
+    once = {id(picked): without_copies(picked, source=str(file)) for picked in candidates}
+    candidates = [picked for picked, _ in once.values()]
+    planned = None
+    if declared is None and key_map.architecture == "plans":
+        planned = planned_network(checkpoint.content, candidates, file=file)
+        declared = None if planned is None else planned.spec
     choice = choose(candidates, key_map, declared=declared, averaged=averaged, source=str(file))
     fit = choice.fit
     tensors = _tensors_of(fit, choice.picked, source=str(file))
@@ -136,8 +152,16 @@ def convert(
         dropped=fit.match.outside,
         left_aside=_left_aside(choice, places) + unread_averages(checkpoint, places),
         inert=checkpoint.pickled,
-        **_network_facts(fit, spec, tensors),
+        copies=next(count for picked, count in once.values() if picked is choice.picked),
+        **(_network_facts(fit, spec, tensors) | _plan_facts(planned, spec)),
     )
+
+
+def _plan_facts(planned: Planned | None, spec: ModelSpec) -> dict[str, Any]:
+    """The fields of a `Conversion` that are about nnU-Net's plans."""
+    if planned is None:
+        return {}
+    return {"same": planned.same, "recipe": taken(spec), "not_said": not_said(planned.plans, spec)}
 
 
 def _left_aside(choice: Choice, places: Sequence[Picked]) -> tuple[str, ...]:
