@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from connectomics_zoo.decode import decode
     from connectomics_zoo.errors import ZooError
     from connectomics_zoo.evaluate import evaluate
+    from connectomics_zoo.export.run import export
     from connectomics_zoo.fit import fit
     from connectomics_zoo.measure import measure
     from connectomics_zoo.predict import predict
@@ -42,6 +43,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "measure",
     "suggest",
     "compare",
+    "export",
     "open_volume",
     "Box",
     "scale_intensity",
@@ -63,6 +65,7 @@ _MODULES = {
     "decode": "connectomics_zoo.decode",
     "ZooError": "connectomics_zoo.errors",
     "evaluate": "connectomics_zoo.evaluate",
+    "export": "connectomics_zoo.export.run",
     "fit": "connectomics_zoo.fit",
     "measure": "connectomics_zoo.measure",
     "list_models": "connectomics_zoo.specs.listing",

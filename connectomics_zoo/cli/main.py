@@ -38,6 +38,7 @@ VERBS = {
     "pull": "Download trained weights, checked",
     "lock": "Write down exactly which weights a project uses",
     "convert": "Bring weights along from another project's checkpoint",
+    "export": "Write a network, or labels, in the format of another program",
     "bench": "Measure speed and memory of models on this machine",
     "new": "Write a new spec from an existing one",
     "diff": "Compare two specs field by field",

@@ -16,15 +16,15 @@ _LAYERS = ".all_modules."
 """Where each of its blocks holds its layers, `conv` and `norm`, once more, as `all_modules.0` and so on."""
 
 
-def without_copies(picked: Picked, *, source: str) -> tuple[Picked, int]:
-    """Return `picked` with every tensor once, and how many copies it had.
+def without_copies(picked: Picked, *, source: str) -> Picked:
+    """Return `picked` with every tensor once.
 
     Raises:
         WeightsError: what should be a copy differs from what it is one of.
     """
     kept = {key: tensor for key, tensor in picked.tensors.items() if not _is_copy(key)}
     if len(kept) == len(picked.tensors):
-        return picked, 0
+        return picked
     for key, tensor in picked.tensors.items():
         if _is_copy(key) and not any(
             name in kept and _equal(kept[name], tensor) for name in _originals(key.replace(_ENCODER, "encoder."))
@@ -33,7 +33,7 @@ def without_copies(picked: Picked, *, source: str) -> tuple[Picked, int]:
                 f"{source}: {key!r} is a copy of another tensor in nnU-Net's networks and here it is not, so the file "
                 "is damaged or of another network."
             )
-    return replace(picked, tensors=kept), len(picked.tensors) - len(kept)
+    return replace(picked, tensors=kept, copies=len(picked.tensors) - len(kept))
 
 
 def _is_copy(key: str) -> bool:
@@ -41,7 +41,7 @@ def _is_copy(key: str) -> bool:
 
 
 def _originals(key: str) -> list[str]:
-    """Return the names under which the tensor that `key` repeats may lie: a layer's place in its block does not tell."""
+    """Return the names that the tensor which `key` repeats may have: a layer's place in its block does not tell."""
     block, found, layer = key.partition(_LAYERS)
     leaf = layer.rpartition(".")[2]
     return [f"{block}.conv.{leaf}", f"{block}.norm.{leaf}"] if found else [key]

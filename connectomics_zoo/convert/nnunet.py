@@ -251,4 +251,3 @@ def _name(plans: Plans) -> str:
     """Return a legal name: of the dataset and the configuration."""
     text = re.sub(r"[^A-Za-z0-9_-]+", "-", f"nnunet-{plans.name}-{plans.configuration}")
     return text[:64].rstrip("-")
-

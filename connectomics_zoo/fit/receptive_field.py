@@ -16,7 +16,8 @@ from connectomics_zoo.schema.limits import MAX_EDGE
 from connectomics_zoo.schema.model import ModelSpec
 
 PERIOD = 32
-"""Voxels after which what an output sees repeats itself: networks halve five times at most."""
+"""Voxels after which what an output sees repeats itself, in networks that halve five times at most; in others, it is
+the step between their legal sizes."""
 
 LONGEST = 1024
 """Voxels along an axis beyond which is not looked."""
@@ -49,7 +50,8 @@ def measure_reach(spec: ModelSpec) -> Reach:
 
 def _reach_along(axis: int, network: nn.Module, spec: ModelSpec) -> tuple[int | None, int | None]:
     rule = spec.input.size
-    length = 4 * PERIOD
+    period = max(PERIOD, rule.step[axis])
+    length = 4 * period
     while length < LONGEST and rule.minimum[axis] + rule.step[axis] <= MAX_EDGE:
         length *= 2
         size = list(rule.minimum)
@@ -58,8 +60,8 @@ def _reach_along(axis: int, network: nn.Module, spec: ModelSpec) -> tuple[int | 
         with _Ways(2 + axis):
             output = network(x)
         field = halo = 0
-        middle = size[axis] // (2 * PERIOD) * PERIOD
-        for place in (middle, middle + PERIOD - 1):
+        middle = size[axis] // (2 * period) * period
+        for place in (middle, middle + period - 1):
             (gradient,) = torch.autograd.grad(output.select(2 + axis, place).sum(), x, retain_graph=True)
             others = [other for other in range(gradient.dim()) if other != 2 + axis]
             seen = gradient.sum(others).nonzero().flatten()

@@ -86,7 +86,7 @@ def network_from_plans(architecture: dict[str, Any], *, inputs: int, outputs: in
 
 
 def plans(architecture: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Return plans of the one configuration `3d_fullres`, as nnU-Net's planners write them, but for what is not read."""
+    """Return plans of the one configuration `3d_fullres`, as nnU-Net's planners write them, as far as it is read."""
     return {
         "dataset_name": "Dataset042_Mito",
         "plans_name": "nnUNetResEncUNetMPlans",

@@ -13,7 +13,7 @@ import json
 import sys
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 FILE = Path(__file__).parent / "data" / "primus.json"
 
@@ -39,7 +39,7 @@ class Anything(type):
 class EmptyModule(types.ModuleType):
     """Has a class of any name."""
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):

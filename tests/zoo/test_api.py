@@ -31,6 +31,7 @@ NAMES = {
     "measure",
     "suggest",
     "compare",
+    "export",
     "open_volume",
     "Box",
     "scale_intensity",

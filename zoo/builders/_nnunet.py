@@ -88,7 +88,8 @@ def translate(request: NNUNetRequest) -> PlannedNetwork:
         raise _no_model(f"strides[0] {list(strides[0])}", "makes an output coarser than the input")
     counts = given.n_blocks_per_stage if encoder == "residual" else given.n_conv_per_stage
     if counts is None:
-        raise _no_model("arch_kwargs", f"has no {'n_blocks_per_stage' if encoder == 'residual' else 'n_conv_per_stage'}")
+        field = "n_blocks_per_stage" if encoder == "residual" else "n_conv_per_stage"
+        raise SpecError(f"plans: arch_kwargs has no {field}, which a {request.network_class} needs.")
     arch: dict[str, Any] = {
         "encoder": encoder,
         "channels": _numbers(given.features_per_stage, levels),
@@ -199,7 +200,8 @@ def _refuse_others(field: str, values: Mapping[str, Any], known: set[str]) -> No
 
 
 def _no_model(what: str, problem: str) -> SpecError:
-    return SpecError(f"plans: {what[:200]} {problem}, which no model here has: give the spec of the network by --model.")
+    said = f"plans: {what[:200]} {problem}"
+    return SpecError(f"{said}, which no model here has: give the spec of the network by --model.")
 
 
 def _last(name: str) -> str:

@@ -42,7 +42,8 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate each pair of channels of `x` (B, H, N, D) by the angles of `table` (2, N, D)."""
     sine, cosine = table
     turned = torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).reshape(x.shape)
-    return x * cosine + turned * sine
+    result: Tensor = x * cosine + turned * sine
+    return result
 
 
 class ChannelNorm(nn.Module):
@@ -168,9 +169,9 @@ class Transformer(nn.Module):
 class TokenEmbedding(nn.Module):
     """One convolution that makes a token of each box of voxels."""
 
-    def __init__(self, inputs: int, channels: int, token: Sequence[int]) -> None:
+    def __init__(self, inputs: int, channels: int, token: tuple[int, int, int]) -> None:
         super().__init__()
-        self.proj = nn.Conv3d(inputs, channels, tuple(token), tuple(token))
+        self.proj = nn.Conv3d(inputs, channels, token, token)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, Z, Y, X) -> one voxel a token."""
@@ -186,7 +187,7 @@ class TokenDecoder(nn.Module):
         count = max(token).bit_length() - 1
         ratio = (channels / (2 * outputs)) ** (1 / count)
         widths = [channels, *(_round_to_8(channels / ratio ** (stage + 1)) for stage in range(count - 1)), outputs]
-        strides = [tuple(2 if edge >> stage > 1 else 1 for edge in token) for stage in reversed(range(count))]
+        strides = [_halved(token, stage) for stage in reversed(range(count))]
         stages: list[nn.Module] = []
         for index, ((width, wanted), stride) in enumerate(zip(pairwise(widths), strides, strict=True)):
             doubling = nn.ConvTranspose3d(width, wanted, stride, stride)
@@ -198,6 +199,12 @@ class TokenDecoder(nn.Module):
         """One voxel a token -> (B, outputs, Z, Y, X)."""
         result: Tensor = self.decode(x)
         return result
+
+
+def _halved(token: Sequence[int], stage: int) -> tuple[int, int, int]:
+    """Return the doubling along each axis that undoes the halving of `token` at `stage`."""
+    z, y, x = (2 if edge >> stage > 1 else 1 for edge in token)
+    return z, y, x
 
 
 def _round_to_8(width: float) -> int:
@@ -215,7 +222,7 @@ class Primus(nn.Module):
         in_channels: int,
         out_channels: int,
         grid: Sequence[int],
-        token_size: Sequence[int],
+        token_size: tuple[int, int, int],
         embed_dim: int,
         hidden_dim: int,
         depth: int,

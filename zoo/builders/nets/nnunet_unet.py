@@ -13,15 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-POOLS = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
-DROPOUTS = {2: nn.Dropout2d, 3: nn.Dropout3d}
-NORMS = {
+CONVOLUTIONS: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+POOLS: dict[int, Any] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+DROPOUTS: dict[int, Any] = {2: nn.Dropout2d, 3: nn.Dropout3d}
+NORMS: dict[str, dict[int, Any]] = {
     "instance": {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d},
     "batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
 }
@@ -45,7 +46,8 @@ class Layers:
         """Return a new norm over `channels`, None where there is none."""
         if self.norm == "none":
             return None
-        return NORMS[self.norm][self.dims](channels, eps=self.norm_epsilon, affine=self.norm_affine)
+        norm: nn.Module = NORMS[self.norm][self.dims](channels, eps=self.norm_epsilon, affine=self.norm_affine)
+        return norm
 
     def make_activation(self) -> nn.Module:
         """Return a new activation."""
@@ -288,7 +290,7 @@ class NNUNet(nn.Module):
         if encoder == "residual":
             stem = Stack(layers, 1, inputs, stem_channels or channels[0], kernel_sizes[0])
             inputs = stem_channels or channels[0]
-        inner = bottleneck_channels or [None] * len(channels)
+        inner: Sequence[int | None] = bottleneck_channels or [None] * len(channels)
         stages: list[nn.Module] = []
         for index, (count, width, kernel, stride) in enumerate(
             zip(encoder_blocks, channels, kernel_sizes, [(1,) * dims, *strides], strict=True)
@@ -313,7 +315,7 @@ class NNUNet(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Fill kernels as He et al. (2015) for a leaky ReLU, and let every residual block begin as the way around it."""
+        """Fill kernels as He et al. (2015) do, and let every residual block begin as the way around it."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
                 nn.init.kaiming_normal_(module.weight, a=0.01)
