@@ -16,9 +16,9 @@ from connectomics_zoo.convert.choose import Choice, choose
 from connectomics_zoo.convert.copies import without_copies
 from connectomics_zoo.convert.key_map import KeyMap, get_key_map, key_maps
 from connectomics_zoo.convert.network import Fit, assumed
-from connectomics_zoo.convert.nnunet import Planned, planned_network
-from connectomics_zoo.convert.nnunet_recipe import not_said, taken
 from connectomics_zoo.convert.pick import Picked, pick, pick_at, recognise, unread_averages
+from connectomics_zoo.convert.plans import Planned, planned_network
+from connectomics_zoo.convert.plans_recipe import not_said, taken
 from connectomics_zoo.convert.source import Source, find_source
 from connectomics_zoo.convert.tensor_map import Mapped, TensorMap, apply_map, read_tensor_map
 from connectomics_zoo.errors import OutputError, WeightsError

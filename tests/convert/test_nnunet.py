@@ -13,7 +13,7 @@ import torch
 from support.nnunet import DATASET, checkpoint, network_from_plans, plans
 
 import zoo
-from connectomics_zoo.convert import nnunet
+from connectomics_zoo.convert import plans as plans_module
 from connectomics_zoo.convert.run import convert
 from connectomics_zoo.errors import SpecError, WeightsError
 from connectomics_zoo.specs.lookup import get_spec
@@ -171,7 +171,9 @@ def test_what_the_spec_cannot_say_is_named_with_what_to_do_and_so_is_the_release
         decoder_blocks=(1, 1),
     )
     released = zoo.get_spec("nnunet-resenc-L").model_copy(update={"arch": config})
-    monkeypatch.setattr(nnunet, "get_spec", lambda ref: released if ref == "zoo:nnunet-resenc-L" else get_spec(ref))
+    monkeypatch.setattr(
+        plans_module, "get_spec", lambda ref: released if ref == "zoo:nnunet-resenc-L" else get_spec(ref)
+    )
     code, out, _ = run_zoo("convert", str(tmp_path / "a.pth"), str(tmp_path / "out"))
     assert code == 0
     text = " ".join(out.split())

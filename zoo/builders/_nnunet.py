@@ -9,7 +9,7 @@ from pydantic import Field
 
 from connectomics_zoo.errors import SpecError
 from connectomics_zoo.schema.base import Node
-from connectomics_zoo.schema.nnunet import NNUNetRequest, PlannedNetwork
+from connectomics_zoo.schema.plans import PlannedNetwork, PlansRequest
 from connectomics_zoo.schema.validation import validate
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class UNetArguments(Node):
     stem_channels: int | None = None
 
 
-def translate(request: NNUNetRequest) -> PlannedNetwork:
+def translate(request: PlansRequest) -> PlannedNetwork:
     """Return the U-Net of plans in our terms.
 
     Batch norm is told by its tensors: there are trainers that have it whatever the plans say.
@@ -75,10 +75,11 @@ def translate(request: NNUNetRequest) -> PlannedNetwork:
     Raises:
         SpecError: the plans have another network, or ask for layers that no model here has.
     """
-    encoder = ENCODERS.get(request.network_class)
+    name, arguments = _architecture(request.configuration)
+    encoder = ENCODERS.get(_last(name))
     if encoder is None:
-        raise _no_model(f"network_class_name {request.network_class!r}", f"is none of {', '.join(ENCODERS)}")
-    given = validate(UNetArguments, request.arguments, source="plans: arch_kwargs")
+        raise _no_model(f"network_class_name {name!r}", f"is none of {', '.join(ENCODERS)}")
+    given = validate(UNetArguments, arguments, source="plans: arch_kwargs")
     dims = {"Conv2d": 2, "Conv3d": 3}.get(_last(given.conv_op))
     if dims is None:
         raise _no_model(f"conv_op {given.conv_op!r}", "is neither Conv2d nor Conv3d")
@@ -89,7 +90,7 @@ def translate(request: NNUNetRequest) -> PlannedNetwork:
     counts = given.n_blocks_per_stage if encoder == "residual" else given.n_conv_per_stage
     if counts is None:
         field = "n_blocks_per_stage" if encoder == "residual" else "n_conv_per_stage"
-        raise SpecError(f"plans: arch_kwargs has no {field}, which a {request.network_class} needs.")
+        raise SpecError(f"plans: arch_kwargs has no {field}, which a {_last(name)} needs.")
     arch: dict[str, Any] = {
         "encoder": encoder,
         "channels": _numbers(given.features_per_stage, levels),
@@ -152,6 +153,43 @@ def describe(config: Config) -> Mapping[str, Any]:
         "network_class_name": f"{_PACKAGE}.architectures.unet.{name}",
         "arch_kwargs": arguments,
         "_kw_requires_import": imported,
+    }
+
+
+def _architecture(configuration: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return the class of the network and its arguments."""
+    described = configuration.get("architecture")
+    if not isinstance(described, Mapping):
+        described = _old_architecture(configuration)
+    name, arguments = described.get("network_class_name"), described.get("arch_kwargs")
+    if not isinstance(name, str) or not isinstance(arguments, Mapping):
+        raise SpecError("plans: architecture has no network_class_name or no arch_kwargs, are they nnU-Net's?")
+    return name, arguments
+
+
+def _old_architecture(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what plans from before nnU-Net 2.5 say of the network, as today's do."""
+    blocks = values.get("n_conv_per_stage_encoder")
+    base, most = values.get("UNet_base_num_features"), values.get("unet_max_num_features")
+    if not isinstance(blocks, list) or type(base) is not int or type(most) is not int:
+        raise SpecError("plans: have no architecture, are they nnU-Net's?")
+    name, dims = values.get("UNet_class_name"), len(values.get("patch_size") or ())
+    per_stage = "n_conv_per_stage" if name == "PlainConvUNet" else "n_blocks_per_stage"
+    return {
+        "network_class_name": name,
+        "arch_kwargs": {
+            "n_stages": len(blocks),
+            "features_per_stage": [min(base * 2**level, most) for level in range(len(blocks))],
+            "conv_op": f"Conv{dims}d",
+            "kernel_sizes": values.get("conv_kernel_sizes"),
+            "strides": values.get("pool_op_kernel_sizes"),
+            per_stage: blocks,
+            "n_conv_per_stage_decoder": values.get("n_conv_per_stage_decoder"),
+            "conv_bias": True,
+            "norm_op": f"InstanceNorm{dims}d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "nonlin": "LeakyReLU",
+        },
     }
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from connectomics_zoo.errors import SpecError
 from connectomics_zoo.schema.builder import BuilderConfig, Interface, OutputGeometry, refuse_too_many
 from connectomics_zoo.schema.limits import MAX_EDGE
-from connectomics_zoo.schema.nnunet import NNUNetArchitecture, NNUNetRequest, PlannedNetwork
+from connectomics_zoo.schema.plans import PlannedNetwork, PlansArchitecture, PlansRequest
 from zoo.builders._shared import Probability, weights
 
 if TYPE_CHECKING:
@@ -108,10 +108,10 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
     )
 
 
-def _translate(request: NNUNetRequest) -> PlannedNetwork:
+def _translate(request: PlansRequest) -> PlannedNetwork:
     """Return Primus as its tensors tell it; they do not tell the heads, which follow from the size."""
     shapes = request.shapes
-    width, tokens = shapes[NNUNET.marker][-1], shapes.get("down_projection.proj.weight", ())
+    width, tokens = shapes[PLANS.marker][-1], shapes.get("down_projection.proj.weight", ())
     # The last stage of the decoder alone is no sequence of layers.
     heads = [key for key in shapes if key.startswith("up_projection.decode.") and key.count(".") == 3]
     kernels = [shapes[key] for key in heads if key.endswith(".weight")]
@@ -136,4 +136,4 @@ def _translate(request: NNUNetRequest) -> PlannedNetwork:
     return PlannedNetwork(f"nnunet-primus-{size}", arch, in_channels=tokens[1], out_channels=kernels[0][1])
 
 
-NNUNET = NNUNetArchitecture(marker="eva.pos_embed", translate=_translate)
+PLANS = PlansArchitecture(marker="eva.pos_embed", translate=_translate)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from connectomics_zoo.schema.builder import BuilderConfig, Interface, OutputGeometry, refuse_too_many
-from connectomics_zoo.schema.nnunet import NNUNetArchitecture
+from connectomics_zoo.schema.plans import PlansArchitecture
 from zoo.builders import _nnunet
 from zoo.builders._shared import (
     Edge,
@@ -171,4 +171,4 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
     return NNUNet(in_channels=in_channels, out_channels=out_channels, deep_supervision=deep_supervision, **values)
 
 
-NNUNET = NNUNetArchitecture(marker=_nnunet.MARKER, translate=_nnunet.translate, describe=_nnunet.describe)
+PLANS = PlansArchitecture(marker=_nnunet.MARKER, translate=_nnunet.translate, describe=_nnunet.describe)

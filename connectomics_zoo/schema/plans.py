@@ -11,13 +11,11 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class NNUNetRequest:
+class PlansRequest:
     """A network in a checkpoint of nnU-Net, as its plans and its tensors describe it; neither is to be trusted."""
 
-    network_class: str
-    """The last part of `network_class_name`."""
-    arguments: Mapping[str, Any]
-    """`arch_kwargs`, as they stand in the plans."""
+    configuration: Mapping[str, Any]
+    """The configuration of the plans, with what it inherits."""
     patch_size: tuple[int, ...]
     """Voxels of a training patch."""
     shapes: Mapping[str, tuple[int, ...]]
@@ -37,12 +35,12 @@ class PlannedNetwork:
 
 
 @dataclass(frozen=True)
-class NNUNetArchitecture:
+class PlansArchitecture:
     """One kind of network that nnU-Net trains."""
 
     marker: str
     """A tensor that its state dicts have, and those of no other network."""
-    translate: Callable[[NNUNetRequest], PlannedNetwork]
+    translate: Callable[[PlansRequest], PlannedNetwork]
     """Returns it in our terms; raises `SpecError` where the plans ask for what no model here is."""
     describe: Callable[[Any], Mapping[str, Any]] | None = None
     """Returns, of a configuration, the section `architecture` of plans that nnU-Net builds the same network from; None

@@ -13,9 +13,9 @@ from connectomics_zoo.convert.pick import Picked
 from connectomics_zoo.errors import SpecError, WeightsError
 from connectomics_zoo.files.json_text import parse_json
 from connectomics_zoo.files.yaml import MAX_BYTES
-from connectomics_zoo.schema.builder import interface_of, nnunet_architecture
+from connectomics_zoo.schema.builder import interface_of, plans_architecture
 from connectomics_zoo.schema.model import ModelSpec
-from connectomics_zoo.schema.nnunet import NNUNetArchitecture, NNUNetRequest, PlannedNetwork
+from connectomics_zoo.schema.plans import PlannedNetwork, PlansArchitecture, PlansRequest
 from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.specs.listing import read_rows
 from connectomics_zoo.specs.lookup import get_spec
@@ -128,9 +128,9 @@ def _same(spec: ModelSpec) -> tuple[str, ...]:
     return tuple(other.name for other in others if (other.builder, other.arch) == (spec.builder, spec.arch))
 
 
-def _architectures() -> Iterator[tuple[str, NNUNetArchitecture]]:
+def _architectures() -> Iterator[tuple[str, PlansArchitecture]]:
     for name in catalog.builders():
-        architecture = nnunet_architecture(name)
+        architecture = plans_architecture(name)
         if architecture is not None:
             yield name, architecture
 
@@ -178,43 +178,11 @@ def _inherited(whole: Mapping[str, Any], configuration: str) -> dict[str, Any]:
     raise SpecError(f"plans: the configuration {configuration!r} inherits from itself, mend it.")
 
 
-def _request(plans: Plans, shapes: Mapping[str, tuple[int, ...]]) -> NNUNetRequest:
+def _request(plans: Plans, shapes: Mapping[str, tuple[int, ...]]) -> PlansRequest:
     patch = plans.values.get("patch_size")
     if not isinstance(patch, list | tuple) or not patch or any(type(edge) is not int for edge in patch):
         raise SpecError(f"plans: patch_size is {str(patch)[:80]}, it must be a list of whole numbers.")
-    described = plans.values.get("architecture")
-    if not isinstance(described, Mapping):
-        described = _old_architecture(plans.values)
-    name, arguments = described.get("network_class_name"), described.get("arch_kwargs")
-    if not isinstance(name, str) or not isinstance(arguments, Mapping):
-        raise SpecError("plans: architecture has no network_class_name or no arch_kwargs, are they nnU-Net's?")
-    return NNUNetRequest(name.rpartition(".")[2], arguments, tuple(patch), shapes)
-
-
-def _old_architecture(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what plans from before nnU-Net 2.5 say of the network, as today's do."""
-    blocks = values.get("n_conv_per_stage_encoder")
-    base, most = values.get("UNet_base_num_features"), values.get("unet_max_num_features")
-    if not isinstance(blocks, list) or type(base) is not int or type(most) is not int:
-        raise SpecError("plans: have no architecture, are they nnU-Net's?")
-    name, dims = values.get("UNet_class_name"), len(values.get("patch_size") or ())
-    per_stage = "n_conv_per_stage" if name == "PlainConvUNet" else "n_blocks_per_stage"
-    return {
-        "network_class_name": name,
-        "arch_kwargs": {
-            "n_stages": len(blocks),
-            "features_per_stage": [min(base * 2**level, most) for level in range(len(blocks))],
-            "conv_op": f"Conv{dims}d",
-            "kernel_sizes": values.get("conv_kernel_sizes"),
-            "strides": values.get("pool_op_kernel_sizes"),
-            per_stage: blocks,
-            "n_conv_per_stage_decoder": values.get("n_conv_per_stage_decoder"),
-            "conv_bias": True,
-            "norm_op": f"InstanceNorm{dims}d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "nonlin": "LeakyReLU",
-        },
-    }
+    return PlansRequest(plans.values, tuple(patch), shapes)
 
 
 def _spec(builder: str, planned: PlannedNetwork, plans: Plans, patch: tuple[int, ...], *, file: Path) -> ModelSpec:
@@ -227,7 +195,7 @@ def _spec(builder: str, planned: PlannedNetwork, plans: Plans, patch: tuple[int,
         training["batch_size"] = batch
     document = {
         "schema_version": 1,
-        "name": _name(plans),
+        "name": _name(plans, base.family),
         "version": "0.0.0",
         "family": base.family,
         "summary": f"The network of nnU-Net's configuration {plans.configuration[:60]} for {plans.name[:80]}.",
@@ -247,7 +215,7 @@ def _spec(builder: str, planned: PlannedNetwork, plans: Plans, patch: tuple[int,
     return validate(ModelSpec, document, source="plans")
 
 
-def _name(plans: Plans) -> str:
+def _name(plans: Plans, family: str) -> str:
     """Return a legal name: of the dataset and the configuration."""
-    text = re.sub(r"[^A-Za-z0-9_-]+", "-", f"nnunet-{plans.name}-{plans.configuration}")
+    text = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{family}-{plans.name}-{plans.configuration}")
     return text[:64].rstrip("-")

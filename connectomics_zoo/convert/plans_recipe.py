@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from connectomics_zoo.convert.nnunet import Plans
+from connectomics_zoo.convert.plans import Plans
 from connectomics_zoo.schema.model import ModelSpec
 
 _LONGEST = 120
