@@ -61,6 +61,7 @@ NOT_RUN = {
     "specs.md": 1,
     "training.md": 2,
     "verify-in-ci.md": 2,
+    "view.md": 4,
     "volumes.md": 1,
     "weights.md": 4,
     "which-model.md": 0,

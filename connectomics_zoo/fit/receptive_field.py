@@ -16,8 +16,7 @@ from connectomics_zoo.schema.limits import MAX_EDGE
 from connectomics_zoo.schema.model import ModelSpec
 
 PERIOD = 32
-"""Voxels after which what an output sees repeats itself, in networks that halve five times at most; in others, it is
-the step between their legal sizes."""
+"""Voxels after which what an output sees repeats itself: networks halve five times at most."""
 
 LONGEST = 1024
 """Voxels along an axis beyond which is not looked."""
@@ -49,9 +48,10 @@ def measure_reach(spec: ModelSpec) -> Reach:
 
 
 def _reach_along(axis: int, network: nn.Module, spec: ModelSpec) -> tuple[int | None, int | None]:
-    rule = spec.input.size
-    period = max(PERIOD, rule.step[axis])
-    length = 4 * period
+    rule, context = spec.input.size, spec.input.margins[axis]
+    # Networks that divide by something else than 2 repeat themselves from one legal size to the next.
+    period = PERIOD if PERIOD % rule.step[axis] == 0 else rule.step[axis]
+    length = 4 * PERIOD
     while length < LONGEST and rule.minimum[axis] + rule.step[axis] <= MAX_EDGE:
         length *= 2
         size = list(rule.minimum)
@@ -62,7 +62,7 @@ def _reach_along(axis: int, network: nn.Module, spec: ModelSpec) -> tuple[int | 
         field = halo = 0
         middle = size[axis] // (2 * period) * period
         for place in (middle, middle + period - 1):
-            (gradient,) = torch.autograd.grad(output.select(2 + axis, place).sum(), x, retain_graph=True)
+            (gradient,) = torch.autograd.grad(output.select(2 + axis, place - context).sum(), x, retain_graph=True)
             others = [other for other in range(gradient.dim()) if other != 2 + axis]
             seen = gradient.sum(others).nonzero().flatten()
             first, last = int(seen[0]), int(seen[-1])

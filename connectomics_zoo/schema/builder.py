@@ -72,6 +72,7 @@ class Interface(NamedTuple):
     minimum: tuple[int, ...]
     step: tuple[int, ...]
     outputs: tuple[OutputGeometry, ...]
+    context: tuple[int, ...] | None = None
 
 
 class Builder(Protocol):

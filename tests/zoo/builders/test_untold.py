@@ -6,6 +6,7 @@ import typing
 from typing import Any
 
 import pytest
+from support import valid_network
 from support.nnunet import BOTTLENECK, PLAIN
 from support.record_primus import CASES as PRIMUS_CASES
 
@@ -18,6 +19,8 @@ from connectomics_zoo.specs.resolve import resolve_model
 UNET = {"channels": [8, 8, 8], "strides": [[2, 2, 2]] * 2}
 PRIMUS = PRIMUS_CASES["cubes"]
 CASES: list[tuple[str, dict[str, Any]]] = [
+    ("cellmap-fly", valid_network.ARCH),
+    ("cellmap-fly", valid_network.ARCH | {"upsampling": "transposed", "output_stride": [1, 2, 2]}),
     ("mednext-S", {"base_channels": 2, "block_counts": [1] * 9, "expansion_ratios": [1, 2, 3, 4, 4, 4, 3, 2, 1]}),
     ("monai_attention_unet", UNET),
     ("monai_basic_unet3d", {"channels": [8] * 6}),
