@@ -6,6 +6,9 @@ import typing
 from typing import Any
 
 import pytest
+from support import valid_network
+from support.nnunet import BOTTLENECK, PLAIN
+from support.record_primus import CASES as PRIMUS_CASES
 
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import ZooError
@@ -14,7 +17,10 @@ from connectomics_zoo.schema.builder import builder_module, inert_keys, untold_f
 from connectomics_zoo.specs.resolve import resolve_model
 
 UNET = {"channels": [8, 8, 8], "strides": [[2, 2, 2]] * 2}
+PRIMUS = PRIMUS_CASES["cubes"]
 CASES: list[tuple[str, dict[str, Any]]] = [
+    ("cellmap-fly", valid_network.ARCH),
+    ("cellmap-fly", valid_network.ARCH | {"upsampling": "transposed", "output_stride": [1, 2, 2]}),
     ("mednext-S", {"base_channels": 2, "block_counts": [1] * 9, "expansion_ratios": [1, 2, 3, 4, 4, 4, 3, 2, 1]}),
     ("mednext-S-25d", {"base_channels": 2, "block_counts": [1] * 9, "expansion_ratios": [1, 2, 3, 4, 4, 4, 3, 2, 1]}),
     ("lsd-unet-aniso", UNET | {"kernel_sizes": [[3, 3, 3]] * 3}),
@@ -38,6 +44,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("omniem", {"hidden_size": 12, "depth": 4, "num_heads": 2, "grid_edge": 2, "adapter_channels": 2}),
     ("pytorch3dunet", {"channels": [8, 16]}),
     ("pytorch3dunet-residual", {"channels": [8, 16]}),
+    ("nnunet-plain", PLAIN),
+    ("nnunet-plain", PLAIN | {"norm_affine": False}),
+    ("nnunet-resenc-M", BOTTLENECK),
+    ("nnunet-primus-S", PRIMUS),
     ("rsunet", {"norm": "batch", "activation": "prelu"}),
     ("rsunet", {"norm": "group", "activation": "leakyrelu"}),
     ("rsunet", {"norm": "instance"}),
@@ -98,7 +108,7 @@ def test_every_field_that_leaves_names_and_shapes_is_named(model, arch):
 
 def test_every_builder_of_the_catalogue_says_what_tensors_do_not_tell():
     names = [name for name in catalog.builders() if builder_module(name).__name__.startswith("zoo.")]
-    assert len(names) >= 11
+    assert len(names) >= 13
     assert [name for name in names if "untold" not in vars(builder_module(name))] == []
     assert {resolve_model(model).builder for model, _ in CASES} == set(names)
 
