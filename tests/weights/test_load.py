@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from support import valid_network
+from support.nnunet import RESIDUAL
+from support.record_primus import CASES as PRIMUS_CASES
 from torch import Tensor, nn
 
 from connectomics_zoo import catalog
@@ -37,6 +40,7 @@ TINY = {"base_channels": 2, "kernel_size": 3, "expansion_ratios": 1, "block_coun
 
 STRIDES = [[1, 2, 2], [2, 2, 2]]
 SMALL: dict[str, dict[str, Any]] = {
+    "cellmap": valid_network.ARCH,
     "mednext": {"base_channels": 2, "expansion_ratios": 1, "block_counts": [1] * 9},
     "monai_attention_unet": {"channels": [4, 4, 8], "strides": STRIDES},
     "lsd_unet": {"channels": [2, 4], "strides": STRIDES[:1], "kernel_sizes": [[1, 3, 3], [3, 3, 3]]},
@@ -64,6 +68,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "monai_unet": {"channels": [4, 4, 8], "strides": STRIDES},
     "monai_unetr": {"img_size": [16, 16, 32], "hidden_size": 24, "mlp_dim": 32, "num_heads": 2, "feature_size": 4},
     "monai_vnet": {},
+    "nnunet_primus": PRIMUS_CASES["cubes"],
+    "nnunet_unet": RESIDUAL,
     "omniem": {"hidden_size": 8, "depth": 4, "num_heads": 2, "grid_edge": 2, "adapter_channels": 2, "feature_size": 2},
     "pytorch3dunet": {"channels": [2, 4], "num_groups": 1},
     "rsunet": {"channels": [4, 6, 8], "strides": STRIDES, "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]]},
