@@ -160,7 +160,9 @@ def test_zoo_view_prints_the_url_alone_and_ends_well_by_ctrl_c(image, run_zoo, m
     assert code == 0
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v/[0-9a-f]{32}/\n", out)
     assert "raw.zarr: shown until Ctrl-C" in err
-    code, out, err = run_zoo("view", image, "--no-browser", "--json")
+    assert "lets others in" not in err
+    code, out, err = run_zoo("view", image, "--no-browser", "--json", "--host", "0.0.0.0")
+    assert "zoo: 0.0.0.0 lets others in who have the URL, in which the name of this machine may stand for it" in err
     assert json.loads(out)["layers"] == ["raw.zarr"]
 
 
