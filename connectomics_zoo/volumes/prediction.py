@@ -122,6 +122,19 @@ def _class_names(task: TaskSpec) -> dict[str, str] | list[str]:
     return {str(value): name for value, name in enumerate(names)} if task.decode.method == "argmax" else names
 
 
+def declared_names(attributes: Mapping[str, Any]) -> dict[int, str]:
+    """Return what the labels are called, as `class_names` says: by value, or of a mask alone; empty where it does not."""
+    try:
+        names = json.loads(_text(attributes["class_names"]))
+    except (KeyError, ValueError, RecursionError):
+        return {}
+    if isinstance(names, list) and len(names) == 1:
+        names = {"1": names[0]}
+    if not isinstance(names, dict):
+        return {}
+    return {int(value): str(name) for value, name in names.items() if value.isdecimal()}
+
+
 def _as_text(document: Mapping[str, Any]) -> str:
     """Return one line of JSON, in ASCII."""
     return json.dumps(document, separators=(",", ":"))

@@ -29,6 +29,8 @@ from connectomics_zoo.volumes.store_files import reachable
 from connectomics_zoo.volumes.uri import Place, kvstore_of, store_context
 from connectomics_zoo.volumes.volume import UNFINISHED
 
+_IMAGE_LABEL = "image-label"
+
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 
 
@@ -219,8 +221,26 @@ def _remove(folder: Place) -> None:
         open_store(folder).delete_range(tensorstore.KvStore.KeyRange()).result()
 
 
+def write_image_label(place: Place, *, dataset: str | None, document: Mapping[str, Any]) -> None:
+    """Let the image `dataset` say that it is of labels, and what is known of them (OME-NGFF's `image-label`).
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with store_errors(place):
+        store, key = open_store(place), f"{_ancestors(dataset)[-1] if dataset else ''}zarr.json"
+        group = json.loads(store.read(key).result().value)
+        group["attributes"]["ome"][_IMAGE_LABEL] = document
+        _write_json(store, key, group)
+
+
 def _write_group(store: tensorstore.KvStore, group: str, levels: Sequence[ArrayLayout]) -> None:
-    image = {"ome": {"version": "0.5", "multiscales": [_multiscale(levels)]}} if levels else {}
+    image: dict[str, Any] = {}
+    if levels:
+        found = store.read(f"{group}zarr.json").result()
+        said = json.loads(found.value)["attributes"].get("ome", {}) if found.state != "missing" else {}
+        labels = {_IMAGE_LABEL: said[_IMAGE_LABEL]} if _IMAGE_LABEL in said else {}
+        image = {"ome": {"version": "0.5", "multiscales": [_multiscale(levels)], **labels}}
     _write_json(store, f"{group}zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": image})
 
 
