@@ -6,8 +6,8 @@ The blocks of a page run in order. What a fence says after its language decides:
 - ``console``: each line with ``$ `` runs in bash (a line that ends in ``\\`` goes on in the next one) and must exit
   with 0, or with N where the fence says ``exit=N``. Lines below it must occur in what it printed, in that order; ``…``
   stands for whatever is between.
-- a first line ``# file: PATH``: the block is written to PATH instead; a YAML file must then be a valid spec, or a
-  cluster file.
+- a first line ``# file: PATH``: the block is written to PATH instead; a YAML file must then be a valid spec, a
+  cluster file, or a map of tensors.
 - ``no-run="REASON"``: the block does not run. ``install=FOLDER`` beside it puts the package in FOLDER on the path, as
   ``pip install --editable FOLDER`` would.
 
@@ -33,6 +33,7 @@ import yaml
 from connectomics_zoo import catalog
 from connectomics_zoo.blocks.where import read_cluster
 from connectomics_zoo.cli.main import VERBS
+from connectomics_zoo.convert.tensor_map import read_tensor_map
 from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.specs.lookup import get_experiment, get_spec, get_task
 
@@ -50,7 +51,7 @@ NOT_RUN = {
     "README.md": 3,
     "annotate-next.md": 0,
     "compare.md": 1,
-    "convert.md": 0,
+    "convert.md": 1,
     "from-pytorch-connectomics.md": 0,
     "in-your-own-code.md": 0,
     "instances.md": 0,
@@ -60,6 +61,7 @@ NOT_RUN = {
     "specs.md": 1,
     "training.md": 2,
     "verify-in-ci.md": 2,
+    "view.md": 4,
     "volumes.md": 1,
     "weights.md": 4,
     "which-model.md": 0,
@@ -143,6 +145,9 @@ class Session:
             document = read_yaml(path)
             if document.get("kind") == "slurm":
                 read_cluster(path)
+                return
+            if "regex" in document:
+                read_tensor_map(path)
                 return
             read = get_spec if "builder" in document else get_task if "channels" in document else get_experiment
             assert read(path).name == path.stem, f"{block.place}: the name of the spec is not that of its file"

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from connectomics_zoo.decode import decode
     from connectomics_zoo.errors import ZooError
     from connectomics_zoo.evaluate import evaluate
+    from connectomics_zoo.export.run import export
     from connectomics_zoo.fit import fit
     from connectomics_zoo.measure import measure
     from connectomics_zoo.predict import predict
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from connectomics_zoo.tasks.targets import make_targets
     from connectomics_zoo.train import train
     from connectomics_zoo.verify import verify
+    from connectomics_zoo.view import view
     from connectomics_zoo.volumes import Box, open_volume
     from connectomics_zoo.volumes.intensity import scale_intensity
     from connectomics_zoo.weights.load import load
@@ -42,6 +44,8 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "measure",
     "suggest",
     "compare",
+    "view",
+    "export",
     "open_volume",
     "Box",
     "scale_intensity",
@@ -63,6 +67,7 @@ _MODULES = {
     "decode": "connectomics_zoo.decode",
     "ZooError": "connectomics_zoo.errors",
     "evaluate": "connectomics_zoo.evaluate",
+    "export": "connectomics_zoo.export.run",
     "fit": "connectomics_zoo.fit",
     "measure": "connectomics_zoo.measure",
     "list_models": "connectomics_zoo.specs.listing",
@@ -81,6 +86,7 @@ _MODULES = {
     "suggest": "connectomics_zoo.suggest",
     "train": "connectomics_zoo.train",
     "verify": "connectomics_zoo.verify",
+    "view": "connectomics_zoo.view",
 }
 
 

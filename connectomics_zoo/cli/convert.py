@@ -22,6 +22,8 @@ Examples:
   zoo convert last.ckpt my-rsunet --model ./my-rsunet.yaml --no-ema
   zoo convert checkpoint_final.pth my-net --model mednext-S --from nnunet-v2
   zoo convert teacher-student.pt my-net --model mednext-S --at state_dict/teacher
+  zoo convert program.pt2 my-net --model mednext-S
+  zoo convert hf://org/repo@0123…cdef/model.safetensors my-net --model monai_unet --map map.yaml
 \b
 The spec of a network of PyTorch Connectomics, from its configuration, in Python:
   from pathlib import Path
@@ -31,7 +33,7 @@ The spec of a network of PyTorch Connectomics, from its configuration, in Python
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path())
 @click.argument("output", type=click.Path(path_type=Path), metavar="OUT")
 @click.option(
     "--model",
@@ -43,7 +45,7 @@ The spec of a network of PyTorch Connectomics, from its configuration, in Python
     "--from",
     "source_format",
     metavar="FORMAT",
-    help="mednext, pytc, pytc-v1, nnunet-v2, lightning or plain [default: recognised].",
+    help="mednext, pytc, pytc-v1, nnunet-v2, lightning, torch-export or plain [default: recognised].",
 )
 @click.option(
     "--ema/--no-ema",
@@ -56,25 +58,35 @@ The spec of a network of PyTorch Connectomics, from its configuration, in Python
     metavar="KEY",
     help="Where the tensors lie, as state_dict/teacher [default: where the format has them, or the one such place].",
 )
+@click.option(
+    "--map",
+    "tensor_map",
+    type=click.Path(path_type=Path),
+    metavar="YAML",
+    help="How its tensors become the network's: drop, rename, regex and transpose.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
-    file: Path,
+    file: str,
     output: Path,
     model: str | None,
     source_format: str | None,
     averaged: bool | None,
     at: str | None,
+    tensor_map: Path | None,
     as_json: bool,
 ) -> None:
     """Write the weights in a checkpoint of another project as the folder OUT: model.safetensors and spec.yaml.
 
-    FILE is a checkpoint of the original MedNeXt, of PyTorch Connectomics, of nnU-Net v2, of a Lightning module, or a
-    state dict, also as safetensors. It is read without importing or running anything that it names. OUT is then a
-    reference for every verb.
+    FILE is a checkpoint of the original MedNeXt, of PyTorch Connectomics, of nnU-Net v2, of a Lightning module, an
+    exported program (.pt2), or a state dict, also as safetensors, and that also on the Hub, of a pinned commit. It is
+    read without importing or running anything that it names. OUT is then a reference for every verb.
     """
     from connectomics_zoo.convert.run import convert
 
-    done = convert(file, output, model=model, source_format=source_format, averaged=averaged, at=at)
+    done = convert(
+        file, output, model=model, source_format=source_format, averaged=averaged, at=at, tensor_map=tensor_map
+    )
     note(f"took the {'averaged (EMA)' if done.averaged else 'last'} weights, which lie in {done.place or 'the top'}.")
     if done.left_aside:
         note(f"left aside what lies in {_few(done.left_aside)}.")
@@ -100,6 +112,8 @@ def _facts(done: Conversion) -> dict[str, str]:
         "left aside": _few(done.left_aside),
         "made inert": _few(done.inert),
     }
+    if done.map is not None:
+        facts["map"] = f"{done.map}, which renames or transposes {done.mapped} tensors"
     if done.assumed:
         values = tuple(f"{field} {value}" for field, value in done.assumed.items())
         facts["as the model says"] = f"{_few(values)} (no tensor tells)"

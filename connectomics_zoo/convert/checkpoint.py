@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import serialization
 
+from connectomics_zoo.convert.exported_program import is_exported_program, read_exported_program
 from connectomics_zoo.convert.key_map import KeyMap
 from connectomics_zoo.errors import LimitError, WeightsError, ZooError
 from connectomics_zoo.files.safetensors import PICKLES
@@ -30,6 +31,9 @@ from connectomics_zoo.weights.storage import read_weights
 
 MAX_PICKLE_BYTES = 64 * 2**20
 """The largest pickle beside the tensors; what the known formats keep there takes far less."""
+
+EXPORTED_PROGRAMS = "exported_programs"
+"""The key under which the tensors of exported programs are told, each by its name."""
 
 _ZIP = b"PK\x03\x04"
 
@@ -51,7 +55,7 @@ _CONTAINERS = {
 _TAR = slice(257, 262)
 """Where a tar file says `ustar`."""
 
-_ENDINGS = (".safetensors", *PICKLES)
+_ENDINGS = (".safetensors", ".pt2", *PICKLES)
 """How checkpoints are called."""
 
 _reading = threading.Lock()
@@ -88,7 +92,7 @@ class ForeignCheckpoint:
 def read_foreign_checkpoint(path: Path, maps: Sequence[KeyMap]) -> ForeignCheckpoint:
     """Return what the checkpoint at `path` holds, if one of `maps` allows every name in its pickle.
 
-    A safetensors file has no pickle, and holds tensors at its top.
+    A safetensors file has no pickle, and holds tensors at its top. Of an exported program, only the weights are read.
 
     Raises:
         WeightsError: it is missing, damaged or no checkpoint, or its pickle names what no map allows: then nothing of
@@ -106,6 +110,8 @@ def read_foreign_checkpoint(path: Path, maps: Sequence[KeyMap]) -> ForeignCheckp
     with _reading, _no_permissions(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an old PyTorch's storages, which are read all the same
         try:
+            if is_zip and is_exported_program(_records(path)):
+                return ForeignCheckpoint({EXPORTED_PROGRAMS: read_exported_program(path)}, ())
             names = sorted(_names_in_zip(path) if is_zip else _names_in_legacy(path))
             chosen = _allowing(path, names, maps)
             permitted: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
@@ -154,7 +160,7 @@ def _is_zip(path: Path) -> bool:
     if packer is not None:
         raise WeightsError(f"{path}: a {packer} file, unpack it and give the checkpoint that is in it.")
     raise WeightsError(
-        f"{path}: not a file that torch.save writes, give a checkpoint (.ckpt, .pth, .pt, .model, .safetensors)."
+        f"{path}: not a file that torch.save writes, give a checkpoint (.ckpt, .pth, .pt, .model, .pt2, .safetensors)."
     )
 
 
@@ -167,6 +173,12 @@ def _no_permissions() -> Iterator[None]:
         yield
     finally:
         serialization.add_safe_globals(permitted)  # without clearing: what torch imports meanwhile permits its own
+
+
+def _records(path: Path) -> list[str]:
+    """Return the names in the zip file `path`, without the folder that all are in."""
+    with zipfile.ZipFile(path) as archive:
+        return [name.partition("/")[2] for name in archive.namelist()]
 
 
 def _names_in_zip(path: Path) -> set[str]:

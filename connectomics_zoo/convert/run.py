@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from connectomics_zoo.convert.checkpoint import read_foreign_checkpoint
 from connectomics_zoo.convert.choose import Choice, choose
-from connectomics_zoo.convert.key_map import get_key_map, key_maps
+from connectomics_zoo.convert.key_map import KeyMap, get_key_map, key_maps
 from connectomics_zoo.convert.network import Fit, assumed
 from connectomics_zoo.convert.pick import Picked, pick, pick_at, recognise, unread_averages
+from connectomics_zoo.convert.source import Source, find_source
+from connectomics_zoo.convert.tensor_map import Mapped, TensorMap, apply_map, read_tensor_map
 from connectomics_zoo.errors import OutputError, WeightsError
 from connectomics_zoo.files.atomic import refuse_existing, whole_folder
 from connectomics_zoo.files.digests import file_sha256, write_sums
@@ -40,7 +42,7 @@ class Conversion:
     folder: str
     """The folder that was written: `model.safetensors` and `spec.yaml`."""
     file: str
-    """The checkpoint."""
+    """The checkpoint, as it was given."""
     sha256: str
     """Digest of the checkpoint."""
     format: str
@@ -57,6 +59,10 @@ class Conversion:
     """Places with other tensors or averages, none of which was taken."""
     inert: tuple[str, ...]
     """Names in the pickle that were replaced, so that nothing of them was imported or run."""
+    map: str | None
+    """Name of the map that tensors were renamed by, None without one."""
+    mapped: int
+    """How many of them it gave another name or order of axes."""
     model: str
     """The model, but for its channels."""
     same: tuple[str, ...]
@@ -87,6 +93,7 @@ def convert(
     source_format: str | None = None,
     averaged: bool | None = None,
     at: str | None = None,
+    tensor_map: str | Path | TensorMap | None = None,
 ) -> Conversion:
     """Write the folder `output` with the weights in the checkpoint `file` and the spec of their network.
 
@@ -94,8 +101,9 @@ def convert(
     (`zoo.load(output)`); at no moment does a half-written one have that name.
 
     Args:
-        file: a checkpoint of the original MedNeXt, of PyTorch Connectomics, of nnU-Net v2, of a Lightning module, or
-            a plain state dict, also as safetensors.
+        file: a checkpoint of the original MedNeXt, of PyTorch Connectomics, of nnU-Net v2, of a Lightning module, an
+            exported program (.pt2), or a plain state dict, also as safetensors, and that also on the Hub
+            (`hf://org/repo@commit/file.safetensors`).
         output: the folder, which must not exist.
         model: the model that the weights are of; by default, the one that has exactly these tensors, where these
             tell all of it. The channels are those of the checkpoint.
@@ -103,41 +111,69 @@ def convert(
         averaged: True for averages over the training (EMA), False for its last state, None for averages if there are.
         at: where the tensors lie, by the keys on the way with a slash between; its end may be what their names begin
             with. By default, where the format has them, or the one place with such a network.
+        tensor_map: how its tensors become the network's: a YAML file, see `tensor_map.TensorMap`.
 
     Raises:
         WeightsError: the checkpoint is missing, damaged, unsafe, not of that model or of any, or holds several
-            networks.
+            networks, or the map does not fit it.
+        SpecError: the map cannot be read, or is none.
+        HubError: the file cannot be had from the Hub.
         LimitError: it is too large.
         OutputError: the folder exists, or cannot be written.
         UnknownNameError: there is no such model or format.
     """
-    file, output = Path(file), Path(output)
+    output = Path(output)
     _check_place(output)
     maps = list(key_maps().values()) if source_format is None else [get_key_map(source_format)]
     declared = None if model is None else get_spec(model)
-    checkpoint = read_foreign_checkpoint(file, maps)
-    key_map = recognise(checkpoint, maps, source=str(file))
-    places = pick(checkpoint, key_map, source=str(file))
-    candidates = places if at is None else [pick_at(at, checkpoint, places, source=str(file))]
-    choice = choose(candidates, key_map, declared=declared, averaged=averaged, source=str(file))
+    renaming = read_tensor_map(Path(tensor_map)) if isinstance(tensor_map, str | Path) else tensor_map
+    source = find_source(file)
+    checkpoint = read_foreign_checkpoint(source.path, maps)
+    key_map = recognise(checkpoint, maps, source=source.name)
+    places = pick(checkpoint, key_map, source=source.name)
+    candidates = places if at is None else [pick_at(at, checkpoint, places, source=source.name)]
+    mapped = None if renaming is None else _map(candidates, renaming, source=source.name)
+    if mapped is not None:
+        candidates = [replace(candidates[0], tensors=mapped.tensors)]
+    choice = choose(candidates, key_map, declared=declared, averaged=averaged, source=source.name)
     fit = choice.fit
-    tensors = _tensors_of(fit, choice.picked, source=str(file))
-    spec = _spec_of(fit, file)
-    digest = file_sha256(file)
-    _write(output, tensors, spec, metadata={"converted_from": key_map.name, "source_sha256": digest})
+    tensors = _tensors_of(fit, choice.picked, source=source.name)
+    spec = _spec_of(fit, source)
+    digest = file_sha256(source.path)
+    _write(output, tensors, spec, metadata=_origin(key_map, source, renaming, digest))
     return Conversion(
         folder=str(output),
-        file=str(file),
+        file=source.name,
         sha256=digest,
         format=key_map.name,
         place=choice.picked.place,
         averaged=choice.averaged,
         prefix=fit.match.prefix,
-        dropped=fit.match.outside,
+        dropped=(mapped.dropped if mapped is not None else ()) + fit.match.outside,
         left_aside=_left_aside(choice, places) + unread_averages(checkpoint, places),
         inert=checkpoint.pickled,
+        map=None if renaming is None else renaming.name,
+        mapped=0 if mapped is None else mapped.changed,
         **_network_facts(fit, spec, tensors),
     )
+
+
+def _map(candidates: Sequence[Picked], renaming: TensorMap, *, source: str) -> Mapped:
+    """Apply a map to the tensors of the one place that it is for."""
+    if len(candidates) > 1:
+        places = ", ".join(picked.place or "the top" for picked in candidates)
+        raise WeightsError(f"{source}: has tensors at {places}, say by --at which of them --map is for.")
+    return apply_map(candidates[0].tensors, renaming, source=source)
+
+
+def _origin(key_map: KeyMap, source: Source, renaming: TensorMap | None, digest: str) -> dict[str, str]:
+    """What the written file says of where its tensors are from."""
+    origin = {"converted_from": key_map.name, "source_sha256": digest}
+    if source.name != str(source.path):
+        origin["source"] = source.name
+    if renaming is not None:
+        origin["map"] = renaming.model_dump_json(exclude_defaults=True)
+    return origin
 
 
 def _left_aside(choice: Choice, places: Sequence[Picked]) -> tuple[str, ...]:
@@ -184,13 +220,14 @@ def _tensors_of(fit: Fit, picked: Picked, *, source: str) -> dict[str, Tensor]:
     return copies
 
 
-def _spec_of(fit: Fit, file: Path) -> ModelSpec:
+def _spec_of(fit: Fit, source: Source) -> ModelSpec:
     """Return the complete spec of the network; with other channels it is not the released one, and says so."""
     spec = fit.spec.model_copy(update={"weights": {}, "expect": fit.spec.expect or measure_expectation(fit.spec)})
     if fit.spec is fit.declared:
         return spec
     channels = f"{spec.input.channels} input and {spec.outputs[0].channels} output channels"
-    change = f"{fit.declared.name} {fit.declared.version} with {channels}, those of the checkpoint {file.name[:200]}."
+    file = Path(source.name).name[:200]
+    change = f"{fit.declared.name} {fit.declared.version} with {channels}, those of the checkpoint {file}."
     return spec.model_copy(update={"version": UNRELEASED, "changes": {UNRELEASED: change}})
 
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import logging
-import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from connectomics_zoo.errors import MissingPackageError, SpecError, ZooError
-from connectomics_zoo.fastpath import plain_only
+from connectomics_zoo.errors import SpecError, ZooError
+from connectomics_zoo.network import program
 from connectomics_zoo.network.device import Precision
-
-_TELEMETRY = "openvino_telemetry"
 
 
 def convert_network(
@@ -63,33 +57,16 @@ def convert_network(
 def import_openvino() -> Any:
     """Return the package OpenVINO, imported without its telemetry.
 
-    That would report each import and conversion to its makers, from forked processes that inherit the locks of open
-    HDF5 files.
-
     Raises:
         MissingPackageError: it is not installed.
     """
-    hidden = sys.modules.setdefault(_TELEMETRY, None) is None  # type: ignore[arg-type]
-    try:
-        return importlib.import_module("openvino")
-    except ImportError:
-        raise MissingPackageError(
-            "the engine openvino is not installed, run `pip install 'connectomics-zoo[openvino]'`."
-        ) from None
-    finally:
-        if hidden:
-            del sys.modules[_TELEMETRY]
+    return program.import_openvino(
+        missing="the engine openvino is not installed, run `pip install 'connectomics-zoo[openvino]'`."
+    )
 
 
 def _converted(openvino: Any, network: nn.Module, *, shape: tuple[int, ...]) -> Any:
-    level = logging.root.level
-    try:
-        with plain_only(), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # both warn of what they themselves do
-            program = torch.export.export(network, (torch.empty(shape),), strict=False)
-            model = openvino.convert_model(program)
-    finally:
-        logging.root.setLevel(level)  # a conversion that fails leaves it at ERROR, and no warning is seen any more
+    model = program.convert_to_openvino(openvino, program.trace_program(network, shape))
     model.reshape(list(shape))
     return model
 

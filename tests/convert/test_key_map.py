@@ -11,7 +11,7 @@ from connectomics_zoo.schema.validation import validate
 
 def test_every_map_is_complete_and_names_are_closed():
     maps = key_maps()
-    assert sorted(maps) == ["lightning", "mednext", "nnunet-v2", "plain", "pytc", "pytc-v1"]
+    assert sorted(maps) == ["lightning", "mednext", "nnunet-v2", "plain", "pytc", "pytc-v1", "torch-export"]
     dangerous = ("os.system", "posix.system", "builtins.eval", "builtins.getattr", "subprocess.Popen", "torch.load")
     for key_map in maps.values():
         assert not [name for name in dangerous if key_map.allows(name)]

@@ -1,0 +1,19 @@
+"""The program of torch.export from which several formats are made."""
+
+from __future__ import annotations
+
+from torch.export import ExportedProgram
+
+from connectomics_zoo.export.exported import Exported
+from connectomics_zoo.network.program import trace_dynamic
+
+
+def program_of(exported: Exported) -> ExportedProgram:
+    """Return the program of the network for the sizes that are asked for."""
+    return trace_dynamic(
+        exported.network,
+        exported.sample_shape,
+        sizes=exported.sizes,
+        axes=exported.spec.input.axes,
+        any_batch=exported.any_batch,
+    )
