@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from connectomics_zoo.blocks.grid import BlockGrid
 from connectomics_zoo.export.labels.pieces import Piece, Pieces
@@ -60,7 +62,48 @@ def put_together(pieces: Iterable[Piece], source: Source) -> Piece:
     parts = [(piece.points, piece.links, piece.extra) for piece in pieces]
     whole = distributed.merge_block_skeletons(parts)
     points, links, radii = distributed.minimum_spanning_forest(whole, spacing=source.voxel_size_nm)
-    return Piece(source.to_nm(points), links, radii)
+    return without_twigs(Piece(source.to_nm(points), links.astype(np.int64), radii))
+
+
+def without_twigs(skeleton: Piece) -> Piece:
+    """Return a forest without the ends that lie within what the path that they branch off from covers.
+
+    In one block TEASAR makes none; where a thick object meets many blocks, each of them makes some. The shortest one at
+    each fork goes first, so that of a star the longest path is left.
+    """
+    links = skeleton.links
+    reach = SCALE * skeleton.extra + CONSTANT_NM
+    while True:
+        twigs = _shortest_twigs(skeleton.points, links, reach)
+        if not twigs:
+            break
+        gone = np.zeros(len(skeleton.points), bool)
+        gone[twigs] = True
+        links = links[~gone[links].any(axis=1)]
+    kept = np.unique(links)
+    if not len(kept):
+        return skeleton
+    alone = np.setdiff1d(np.arange(len(skeleton.points)), skeleton.links)  # of one voxel, or nearly
+    kept = np.union1d(kept, alone)
+    return Piece(skeleton.points[kept], np.searchsorted(kept, links), skeleton.extra[kept])
+
+
+def _shortest_twigs(points: NDArray[Any], links: NDArray[Any], reach: NDArray[Any]) -> list[int]:
+    """Return the points of the shortest end at each fork that is shorter than what the fork reaches."""
+    near: dict[int, list[int]] = {}
+    for one, other in links.tolist():
+        near.setdefault(one, []).append(other)
+        near.setdefault(other, []).append(one)
+    shortest: dict[int, tuple[float, list[int]]] = {}
+    for end in [point for point, around in near.items() if len(around) == 1]:
+        path, at = [end], near[end][0]
+        while len(near[at]) == 2:
+            path.append(at)
+            at = next(point for point in near[at] if point != path[-2])
+        length = float(np.linalg.norm(np.diff(points[[*path, at]], axis=0), axis=1).sum())
+        if len(near[at]) > 2 and length < min(reach[at], shortest.get(at, (np.inf, []))[0]):
+            shortest[at] = (length, path)
+    return [point for _, path in shortest.values() for point in path]
 
 
 def length_of(skeleton: Piece) -> float:

@@ -35,7 +35,7 @@ class Request:
     min_voxels: int
     """The least that an object has."""
     mesh_error_nm: float | None
-    """How far a surface may be from the one before it was simplified; None for the edge of a cube like a voxel."""
+    """How far a surface may be from the one before it was simplified; None for two edges of a cube like a voxel."""
 
     @property
     def is_choice(self) -> bool:
@@ -65,7 +65,7 @@ class Request:
     def error_nm(self, voxel_size_nm: VoxelSize) -> float:
         """Return how far a surface may be off."""
         z, y, x = voxel_size_nm
-        return (z * y * x) ** (1 / 3) if self.mesh_error_nm is None else self.mesh_error_nm
+        return 2 * (z * y * x) ** (1 / 3) if self.mesh_error_nm is None else self.mesh_error_nm
 
     def identity(self) -> dict[str, Any]:
         """Return what the output follows from, by name."""

@@ -45,7 +45,7 @@ def export_labels(
         ids: export these objects alone.
         min_voxels: leave out objects of fewer voxels.
         mesh_error_nm: how far a vertex of a mesh and the surface of the voxels may be apart; 0 leaves all triangles. By
-            default the edge of a cube that is as large as a voxel.
+            default twice the edge of a cube that is as large as a voxel.
         voxel_size_nm: (z, y, x), where the volume does not say it.
         block: edges of a block (z, y, x), multiples of 16.
         overwrite: replace `out` if it exists, and an unfinished one of another job.

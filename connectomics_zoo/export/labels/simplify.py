@@ -21,19 +21,25 @@ Faces = NDArray[np.int64]
 _ROUNDS = 200
 """Of collapses, at most; fewer than 60 have been seen."""
 
+_WORTHWHILE = 0.99
+"""A round that leaves more of the triangles is the last one."""
+
 _PASSES = 3
 """How often collapses that do not touch are looked for in one round."""
 
 _FLATTEST = 0.2
 """Cosine of the angle by which the normal of a triangle may turn in one collapse, at least."""
 
-_ATTEMPTS = 4
-"""How often a smaller bound is tried where the mesh has gone too far."""
+_ATTEMPTS = 5
+"""How often an object is simplified, with more vertices that stay where they are."""
+
+_MEAN_OF_LARGEST = 0.3
+"""The root mean square of distances at which the largest one is seldom too large."""
 
 _MOST_PARTS = 12
 """Parts that a side of a triangle is cut into for that."""
 
-_NEAREST = 3
+_NEAREST = 4
 """Triangles among which the nearest one to a point is looked for."""
 
 
@@ -59,27 +65,32 @@ class Mesh:
 def simplify(mesh: Mesh, *, error: float) -> tuple[Mesh, float]:
     """Return a mesh of fewer triangles, and how far a vertex of either is from the other at most.
 
-    Every object stays as manifold as it is, and the fixed vertices and the edges between them stay. An object that
-    has gone too far is simplified again with a smaller bound, and at last left as it is.
+    Every object stays as manifold as it is, and the fixed vertices and the edges between them stay. An object of which
+    a vertex is too far off is simplified again around that, and at last left as it is.
 
     Args:
-        mesh: oriented, each edge in one triangle or two, and of those in one both ends fixed.
+        mesh: oriented, each edge in one triangle or two, and of those in one both ends fixed; each vertex in one.
         error: how far the two may be apart, in the unit of the vertices.
     """
     if error <= 0:
         return mesh, 0.0
-    bound = error / 2  # of a mean, where the largest distance counts
-    kept, farthest, left = list[Mesh](), 0.0, mesh
+    sides = mesh.vertices[mesh.faces[:, 0]] - mesh.vertices[mesh.faces[:, 1]]
+    step = float(np.median(np.linalg.norm(sides, axis=1)))
+    kept, farthest, left, stays = list[Mesh](), 0.0, mesh, mesh.fixed.copy()
     for _ in range(_ATTEMPTS):
-        small = _collapsed(left, bound=bound)
-        objects = int(mesh.of.max()) + 1
-        found = np.maximum(_farthest(left, small, objects, step=error), _farthest(small, left, objects, step=error))
+        small, used = _collapsed(left, stays, bound=error * _MEAN_OF_LARGEST)
+        off = _distances_from(small, left, step=step)
+        off[used] = np.maximum(off[used], _distances_from(left, small, step=step))
+        found = np.zeros(int(left.of.max()) + 1)
+        np.maximum.at(found, left.of, off)
         is_near = found <= error
         kept.append(small.select(is_near))
         farthest = max(farthest, float(found[is_near].max(initial=0.0)))
         if is_near.all():
             return joined(kept), farthest
-        left, bound = left.select(~is_near), bound / 2
+        stays[left.faces[(off > error)[left.faces].any(axis=1)]] = True
+        stays = stays[~is_near[left.of]]
+        left = left.select(~is_near)
     return joined([*kept, left]), farthest
 
 
@@ -94,16 +105,19 @@ def joined(meshes: Sequence[Mesh]) -> Mesh:
     )
 
 
-def _collapsed(mesh: Mesh, *, bound: float) -> Mesh:
-    """Collapse edges as long as the mean distance to the planes of what they stand for is below a bound."""
-    state = _State(mesh.vertices.copy(), mesh.faces, mesh.fixed, _quadrics(mesh))
+def _collapsed(mesh: Mesh, stays: NDArray[np.bool_], *, bound: float) -> tuple[Mesh, NDArray[np.int64]]:
+    """Collapse edges as long as the mean distance to the planes of what they stand for is below a bound.
+
+    Return also which vertex of the mesh each one has been; those that stay are where they were.
+    """
+    state = _State(mesh.vertices.copy(), mesh.faces, stays, _quadrics(mesh))
     for _ in range(_ROUNDS):
         before = len(state.faces)
         state.collapse(bound)
-        if len(state.faces) > 0.998 * before:
+        if len(state.faces) > _WORTHWHILE * before:
             break
     used, faces = np.unique(state.faces, return_inverse=True)
-    return Mesh(state.vertices[used], faces.reshape(-1, 3), state.fixed[used], mesh.of[used])
+    return Mesh(state.vertices[used], faces.reshape(-1, 3), mesh.fixed[used], mesh.of[used]), used
 
 
 def _quadrics(mesh: Mesh) -> Points:
@@ -136,6 +150,18 @@ def _best_points(quadrics: Points, middles: Points) -> Points:
     return np.asarray(np.linalg.solve(matrix, right[..., None])[..., 0], np.float64)
 
 
+def _border_edges(faces: Faces, count: int) -> Faces:
+    """Return the edges (E, 2) that are in one triangle and not from the smaller number to the larger."""
+    sides = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    keys = np.sort(sides.min(axis=1) * count + sides.max(axis=1))
+    is_single = np.ones(len(keys), bool)
+    is_single[1:] &= keys[1:] != keys[:-1]
+    is_single[:-1] &= keys[1:] != keys[:-1]
+    upward = sides[sides[:, 0] < sides[:, 1]]
+    single = np.setdiff1d(keys[is_single], upward[:, 0] * count + upward[:, 1], assume_unique=True)
+    return np.stack(np.divmod(single, count), axis=1)
+
+
 class _State:
     """A mesh in work; vertices keep their numbers."""
 
@@ -144,6 +170,7 @@ class _State:
         self.faces = faces
         self.fixed = fixed
         self._quadrics = quadrics
+        self._border = _border_edges(faces, len(vertices))
         self._refused = np.empty(0, np.int64)
         self._random = np.random.default_rng(0)
 
@@ -151,19 +178,19 @@ class _State:
         """Collapse edges that do not touch each other, the cheapest of each neighbourhood."""
         count = len(self.vertices)
         sides = np.concatenate([self.faces[:, [0, 1]], self.faces[:, [1, 2]], self.faces[:, [2, 0]]])
-        keys = np.unique(sides.min(axis=1) * count + sides.max(axis=1))
-        edges = np.stack(np.divmod(keys, count), axis=1)
-        chosen = np.concatenate(self._chosen(edges, keys, bound))
+        # A side that two triangles have runs both ways; one at the border may run either way.
+        edges = np.concatenate([sides[sides[:, 0] < sides[:, 1]], self._border])
+        chosen = np.concatenate(self._chosen(edges, bound))
         if not len(chosen):
             return
-        one, other, points = edges[chosen, 0], edges[chosen, 1], self._points(edges[chosen])
+        points = self._points(edges[chosen])
+        one, other = edges[chosen].T
+        one, other = np.where(self.fixed[other], other, one), np.where(self.fixed[other], one, other)
         good = self._keeps_topology(edges, one, other) & self._keeps_sides(one, other, points)
-        self._refused = np.concatenate([self._refused, keys[chosen[~good]]])
+        self._refused = np.concatenate([self._refused, self._key(edges[chosen[~good]])])
         one, other, points = one[good], other[good], points[good]
         self.vertices[one] = points
         self._quadrics[one] += self._quadrics[other]
-        self.fixed = self.fixed.copy()
-        self.fixed[one] |= self.fixed[other]
         target = np.arange(count)
         target[other] = one
         faces = target[self.faces]
@@ -174,12 +201,15 @@ class _State:
         first, second = np.divmod(self._refused, count)
         self._refused = self._refused[~(changed[first] | changed[second])]
 
-    def _chosen(self, edges: Faces, keys: NDArray[np.int64], bound: float) -> list[NDArray[np.intp]]:
+    def _key(self, edges: Faces) -> NDArray[np.int64]:
+        return edges[:, 0] * len(self.vertices) + edges[:, 1]
+
+    def _chosen(self, edges: Faces, bound: float) -> list[NDArray[np.intp]]:
         """Return edges, no two of which have neighbours in common that would change."""
         fixed = self.fixed[edges]
         middle = self._middles(edges, fixed)
         error = _mean_error(self._quadrics[edges[:, 0]] + self._quadrics[edges[:, 1]], middle)
-        is_open = (error <= bound**2) & ~fixed.all(axis=1) & ~np.isin(keys, self._refused)
+        is_open = (error <= bound**2) & ~fixed.all(axis=1) & ~np.isin(self._key(edges), self._refused)
         candidates = np.flatnonzero(is_open)
         # Of equally cheap ones, as they are in planes, any: else the first of a row would keep all others waiting.
         order = np.lexsort((self._random.random(len(candidates)), error[candidates].astype(np.float32)))
@@ -246,13 +276,12 @@ class _State:
         return np.asarray(np.bincount(edge[turned], minlength=len(one)) == 0)
 
 
-def _farthest(points: Mesh, mesh: Mesh, objects: int, *, step: float) -> NDArray[np.float64]:
-    """Return for each object how far from a mesh the farthest of its vertices is, or a little more.
+def _distances_from(mesh: Mesh, points: Mesh, *, step: float) -> NDArray[np.float64]:
+    """Return how far the vertices of `points` are from the triangles of `mesh`, or a little more.
 
     Args:
-        points: whose vertices.
         mesh: whose triangles.
-        objects: how many there are.
+        points: whose vertices.
         step: the nearest of points on the triangles, about so far apart, say which triangles may be nearest.
     """
     corners = mesh.vertices[mesh.faces]
@@ -273,10 +302,7 @@ def _farthest(points: Mesh, mesh: Mesh, objects: int, *, step: float) -> NDArray
     here = np.column_stack([points.vertices, apart * points.of])
     _, near = cKDTree(there).query(here, k=min(_NEAREST, len(triangles)))
     columns = triangles[near.reshape(len(here), -1).T]
-    distances = np.minimum.reduce([_distances(points.vertices, corners[column]) for column in columns])
-    farthest = np.zeros(objects)
-    np.maximum.at(farthest, points.of, distances)
-    return farthest
+    return np.asarray(np.minimum.reduce([_distances(points.vertices, corners[column]) for column in columns]))
 
 
 def _distances(points: Points, triangles: Points) -> NDArray[np.float64]:
