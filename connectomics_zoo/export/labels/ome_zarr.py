@@ -19,7 +19,7 @@ from connectomics_zoo.errors import OutputError
 from connectomics_zoo.export.labels.job import begun, describe, finished, note_report, objects_of, voxel_size_of
 from connectomics_zoo.export.labels.objects import Objects
 from connectomics_zoo.export.labels.request import LabelExport, Request, block_edges, chunk_edges
-from connectomics_zoo.export.labels.source import Source, lies_at, source_of
+from connectomics_zoo.export.labels.source import Source, lies_at, names_of, source_of
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.volumes import StoredPrediction, Volume
 from connectomics_zoo.volumes.location import split_place
@@ -87,7 +87,7 @@ def export_ome_zarr(
         if not job.done("voxels"):
             made.create(stored)
         run_blocks(job, "voxels", _Stage(source, made), grid=cut.grid, where=Where(), progress=progress, label="voxels")
-        write_image_label(job.unfinished, dataset=group, document=_described(objects, volume.class_names))
+        write_image_label(job.unfinished, dataset=group, document=_described(objects, names_of(volume)))
         report = LabelExport(
             labels=volume.location,
             out=made.location,

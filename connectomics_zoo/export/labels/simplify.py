@@ -251,13 +251,19 @@ class _State:
         return np.where(is_better[:, None], best, middle)
 
     def _keeps_topology(self, edges: Faces, one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether two vertices are the neighbours of both ends, and it is no tetrahedron (the link condition)."""
+        """Whether two vertices are the neighbours of both ends, and it is no tetrahedron (the link condition).
+
+        No two fixed vertices become neighbours either: in the next block they might too.
+        """
         count = len(self.vertices)
         both = np.concatenate([edges, edges[:, ::-1]])
         near = csr_matrix((np.ones(len(both), np.int32), (both[:, 0], both[:, 1])), shape=(count, count))
-        common = np.asarray(near[one].multiply(near[other]).sum(axis=1)).ravel()
+        common = near[one].multiply(near[other]).tocsr()
+        shared = np.asarray(common.sum(axis=1)).ravel()
         degree = np.diff(near.indptr)
-        keeps: NDArray[np.bool_] = (common == 2) & ((degree[one] > 3) | (degree[other] > 3))
+        fixed = self.fixed.astype(np.int32)
+        parts_fixed = ~self.fixed[one] | (near[other] @ fixed - 1 == common @ fixed)
+        keeps: NDArray[np.bool_] = (shared == 2) & ((degree[one] > 3) | (degree[other] > 3)) & parts_fixed
         return keeps
 
     def _keeps_sides(self, one: NDArray[np.int64], other: NDArray[np.int64], points: Points) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,12 @@ def source_of(volume: Volume, objects: Objects, *, voxel_size_nm: VoxelSize, is_
         dtype="uint32" if int(objects.ids[-1]) < 2**32 else "uint64",
         ids=objects.ids if is_choice else None,
     )
+
+
+def names_of(volume: Volume) -> Mapping[int, str]:
+    """Return what labels are called: in a mask, 1 is what its one channel is called."""
+    names = volume.class_names
+    return {1: names[0]} if set(names) == {0} else names
 
 
 def absolute(location: str) -> str:
