@@ -16,6 +16,7 @@ from connectomics_zoo.files.yaml import parse_yaml, read_yaml
 from connectomics_zoo.schema.limits import MAX_EDGE
 from connectomics_zoo.specs.choosing import filter_rows, sort_rows
 from connectomics_zoo.specs.costs import Cost, read_costs
+from connectomics_zoo.specs.exports import read_exports
 from connectomics_zoo.specs.rows import ExperimentRow, ModelRow, Row, TaskRow, WeightsRow
 
 _log = logging.getLogger(__name__)
@@ -47,9 +48,12 @@ def read_rows(*, all_versions: bool = False, patch: Sequence[int] = STATED_PATCH
         patch: what the memory of training is stated at, raised to the next legal size: one number, or one an axis.
     """
     costs = {home.name: read_costs(home) for home in catalog.catalogs()}
+    exports = {home.name: read_exports(home) for home in catalog.catalogs()}
 
     def row(entry: catalog.Entry, reference: str, document: dict[str, Any]) -> ModelRow:
-        return _model_row(entry, reference, document, costs=costs[entry.catalog.name], patch=tuple(patch))
+        listed = _model_row(entry, reference, document, costs=costs[entry.catalog.name], patch=tuple(patch))
+        tried = exports[entry.catalog.name].get(f"{listed.name}@{listed.version}", {})
+        return replace(listed, exports={form: outcome.describe() for form, outcome in tried.items()})
 
     return _read("model", lambda *item: [row(*item)], all_versions=all_versions)
 
@@ -125,6 +129,7 @@ def _model_row(
         step=_take_sizes(document, "input.size.step", source=entry.path),
         weights=list(take("weights", dict)) if document.get("weights") is not None else [],
         tasks=_tasks_of(document),
+        exports={},
         license=take("source.license", str),
         path=str(entry.path),
     )
