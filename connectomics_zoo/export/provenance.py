@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from connectomics_zoo.export.check import TOLERANCE
-from connectomics_zoo.export.exported import Exported
+from connectomics_zoo.export.exported import Activation, Exported
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.schema.model import ModelSpec, SizeRule
 from connectomics_zoo.schema.task import TaskSpec
@@ -37,7 +37,7 @@ def _lines(exported: Exported) -> Iterator[tuple[str, str]]:
     if exported.task is not None:
         yield "task", exported.task.name
         yield "channels", _channels(exported.task)
-    yield "output", "logits" if exported.activation == "none" else "values of the task's channels, activated"
+    yield "output", _output(spec, exported.activation)
     yield "tolerance", f"{TOLERANCE:g} of the largest absolute value that torch computes, in float32"
     yield "made_by", f"connectomics-zoo {importlib.metadata.version('connectomics-zoo')}, torch {torch.__version__}"
 
@@ -77,6 +77,14 @@ def _input(spec: ModelSpec, sizes: SizeRule, any_batch: bool) -> str:
         f"float32 ({'B' if any_batch else '1'}, {spec.input.channels}, {axes}) of {sizes.describe()} voxels along "
         f"{', '.join(spec.input.axes)}, n = 0, 1, 2, …"
     )
+
+
+def _output(spec: ModelSpec, activation: Activation) -> str:
+    what = "logits" if activation == "none" else "values of the task's channels, activated"
+    if spec.input.context is None:
+        return f"{what}, as large as the input"
+    margins = ", ".join(map(str, spec.input.context))
+    return f"{what}, {margins} voxels smaller on each side along {', '.join(spec.input.axes)}"
 
 
 def _channels(task: TaskSpec) -> str:

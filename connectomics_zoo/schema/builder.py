@@ -70,6 +70,7 @@ class Interface(NamedTuple):
     minimum: tuple[int, ...]
     step: tuple[int, ...]
     outputs: tuple[OutputGeometry, ...]
+    context: tuple[int, ...] | None = None
 
 
 class Builder(Protocol):

@@ -208,7 +208,12 @@ def _add_model_rules(schema: dict[str, Any]) -> None:
             _when(
                 {"input": {"type": "object", "properties": {"axes": {"const": axes}}, "required": ["axes"]}},
                 {
-                    "input": {"properties": {"size": {"properties": {"minimum": rank, "step": rank}}}},
+                    "input": {
+                        "properties": {
+                            "size": {"properties": {"minimum": rank, "step": rank}},
+                            "context": {"anyOf": [rank, {"type": "null"}]},
+                        }
+                    },
                     "outputs": {"items": {"properties": {"stride": rank}}},
                     "training": {"properties": {"patch_size": rank}},
                 },
