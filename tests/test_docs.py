@@ -48,6 +48,7 @@ NOT_RUN = {
     "compare.md": 1,
     "convert.md": 1,
     "export-labels.md": 0,
+    "export.md": 1,
     "from-nnunet.md": 0,
     "from-pytorch-connectomics.md": 0,
     "in-your-own-code.md": 0,

@@ -35,7 +35,7 @@ Examples:
 @click.command("export", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", shell_complete=complete_model)
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--format", "form", required=True, metavar="FORMAT", help="What to write, see below.")
+@click.option("--format", "form", metavar="FORMAT", help="What to write, see below.")
 @click.option(
     "--size",
     metavar="Z,Y,X",
@@ -49,7 +49,7 @@ Examples:
 )
 @label_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def command(source: str, out: Path, form: str, as_json: bool, **given: Any) -> None:
+def command(source: str, out: Path, form: str | None, as_json: bool, **given: Any) -> None:
     """Write SOURCE to OUT in the format of another program.
 
     Of a network, SOURCE is a reference: a model alone is exported with initial weights, name.tag, hf://org/repo or a
@@ -61,6 +61,8 @@ def command(source: str, out: Path, form: str, as_json: bool, **given: Any) -> N
     made block by block; what is done lies in OUT.job until it is finished, and whatever stops it, the same command goes
     on.
     """
+    if form is None:
+        raise click.UsageError(f"say what to write: --format {', '.join(FORMATS)}.")
     if form not in FORMATS:
         raise click.UsageError(f"--format {form!r} is unknown: {nearest(form, FORMATS)}")
     kind = FORMATS[form].kind
