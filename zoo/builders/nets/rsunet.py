@@ -69,9 +69,7 @@ class LinearUpsampling(nn.Module):
         super().__init__()
         self.factor = factor
         self.padding = tuple(math.ceil((step - 1) / 2) for step in factor)
-        with torch.device(
-            "cpu"
-        ):  # the first sum on the meta device takes a second, in which torch imports its compiler
+        with torch.device("cpu"):  # the first sum on the meta device takes a second: torch imports its compiler
             z, y, x = (self._profile(step) for step in factor)
             kernel = (z[:, None, None] * y[:, None] * x).tolist()
         self.register_buffer("weight", torch.tensor([[kernel]] * channels))  # (C, 1, kz, ky, kx)
