@@ -13,8 +13,9 @@ import pytest
 import yaml
 from support.forkserver import SETTINGS
 from support.paths import REPOSITORY
+from support.tiny_spec import TINY
 
-from connectomics_zoo.files.yaml import dump_yaml, read_yaml
+from connectomics_zoo.files.yaml import dump_yaml
 
 ACTION = REPOSITORY / ".github" / "actions" / "verify" / "action.yml"
 HOOKS = yaml.safe_load((REPOSITORY / ".pre-commit-hooks.yaml").read_text())
@@ -40,8 +41,7 @@ def repository(tmp_path, monkeypatch, forked_python):
     work = tmp_path / "work"
     folder = work / "mine" / "specs" / "models" / "mednext"
     folder.mkdir(parents=True)
-    document = read_yaml(REPOSITORY / "zoo" / "specs" / "models" / "mednext" / "mednext-S.yaml")
-    (folder / "copy-S.yaml").write_text(dump_yaml({**document, "name": "copy-S", "weights": {}}))
+    (folder / "tiny.yaml").write_text(dump_yaml(TINY))
     monkeypatch.chdir(work)
     for name, value in SETTINGS.items():
         monkeypatch.setenv(name, value)
@@ -100,7 +100,7 @@ def test_the_action_is_composite_and_no_input_becomes_part_of_a_script():
 
 
 def test_the_action_installs_its_own_zoo_and_verifies_what_it_is_told(repository):
-    done = run_action(patterns="mine:* copy-S", level="schema", install=".[test] --no-deps")
+    done = run_action(patterns="mine:* tiny", level="schema", install=".[test] --no-deps")
     installs = (repository / "pip.log").read_text().splitlines()
     assert installs[0] == "install|torch|--index-url|https://download.pytorch.org/whl/cpu|"
     assert (Path(installs[1].split("|")[1]) / "pyproject.toml").samefile(REPOSITORY / "pyproject.toml")
@@ -108,11 +108,11 @@ def test_the_action_installs_its_own_zoo_and_verifies_what_it_is_told(repository
     code, said = done["Verify"]
     assert code == 1  # nothing of this folder is locked yet
     assert "not in " in said
-    assert "lock.json, add it with: zoo record copy-S@1.0.0" in said
-    assert 'classname="copy-S"' in (repository / "zoo-verify.xml").read_text()
+    assert "lock.json, add it with: zoo record tiny@1.0.0" in said
+    assert 'classname="tiny"' in (repository / "zoo-verify.xml").read_text()
     code, said = done["Check that everything is recorded"]
     assert code == 1
-    assert "copy-S@1.0.0: released" in said
+    assert "tiny@1.0.0: released" in said
 
 
 def test_what_is_not_wanted_of_the_action_does_not_run(repository):
@@ -126,10 +126,10 @@ def test_what_is_not_wanted_of_the_action_does_not_run(repository):
 @pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook["id"])
 def test_a_hook_fails_for_a_spec_that_is_not_recorded_and_takes_the_specs_of_catalogues_alone(repository, hook):
     assert hook["language"] == "system"
-    files = ["mine/specs/models/mednext/copy-S.yaml", "mine/specs/tasks/x.yaml", "README.md", "models/x.yaml"]
+    files = ["mine/specs/models/mednext/tiny.yaml", "mine/specs/tasks/x.yaml", "README.md", "models/x.yaml"]
     chosen = [file for file in files if re.search(hook["files"], file)]
     assert chosen == files[:1]
     words = [*shlex.split(hook["entry"]), *hook.get("args", []), *chosen]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "copy-S@1.0.0" in done.stdout + done.stderr
+    assert "tiny@1.0.0" in done.stdout + done.stderr
