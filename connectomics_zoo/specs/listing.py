@@ -17,6 +17,7 @@ from connectomics_zoo.schema.limits import MAX_EDGE
 from connectomics_zoo.schema.report import Table
 from connectomics_zoo.specs.choosing import filter_rows, sort_rows
 from connectomics_zoo.specs.costs import Cost, costs_path, read_costs
+from connectomics_zoo.specs.exports import Outcome, exports_path, read_exports
 from connectomics_zoo.specs.rows import ExperimentRow, ModelRow, Row, TaskRow, WeightsRow
 
 _log = logging.getLogger(__name__)
@@ -48,16 +49,23 @@ def read_rows(*, all_versions: bool = False, patch: Sequence[int] = STATED_PATCH
         patch: what the memory of training is stated at, raised to the next legal size: one number, or one an axis.
     """
     costs: dict[str, dict[str, Cost]] = {}
+    exports: dict[str, dict[str, dict[str, Outcome]]] = {}
     broken: list[Broken] = []
     for home in catalog.catalogs():
+        costs[home.name], exports[home.name] = {}, {}
         try:
             costs[home.name] = read_costs(home)
         except SpecError as error:
-            costs[home.name] = {}
             broken.append(Broken(costs_path(home), str(error)))
+        try:
+            exports[home.name] = read_exports(home)
+        except SpecError as error:
+            broken.append(Broken(exports_path(home), str(error)))
 
     def row(entry: catalog.Entry, reference: str, document: dict[str, Any]) -> ModelRow:
-        return _model_row(entry, reference, document, costs=costs[entry.catalog.name], patch=tuple(patch))
+        listed = _model_row(entry, reference, document, costs=costs[entry.catalog.name], patch=tuple(patch))
+        tried = exports[entry.catalog.name].get(f"{listed.name}@{listed.version}", {})
+        return replace(listed, exports={form: outcome.describe() for form, outcome in tried.items()})
 
     listing = _read("model", lambda *item: [row(*item)], all_versions=all_versions)
     return Listing(listing.rows, [*broken, *listing.broken])
@@ -134,6 +142,7 @@ def _model_row(
         step=_take_sizes(document, "input.size.step", source=entry.path),
         weights=list(take("weights", dict)) if document.get("weights") is not None else [],
         tasks=_tasks_of(document),
+        exports={},
         license=take("source.license", str),
         path=str(entry.path),
     )
