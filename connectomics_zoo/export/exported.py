@@ -50,6 +50,8 @@ class Exported:
     """How the weights were trained, where they say so."""
     task: TaskSpec | None = None
     """The task that the weights solve, where it is known."""
+    suffix: str = ""
+    """The ending of the output's name, where a format is written in several ways; the path to write at has another."""
 
     @property
     def output_name(self) -> str:

@@ -55,6 +55,16 @@ FORMATS: dict[str, Format] = {
         packages=("openvino",),
         extra="export",
     ),
+    "bioimageio": Format(
+        "network",
+        "packages.bioimageio",
+        "a folder or .zip for BioImage.IO, ilastik, Fiji: TorchScript, ONNX, test tensors, documentation",
+        packages=("bioimageio.core", "onnx", "onnxscript", "onnxruntime"),
+        extra="bioimageio",
+    ),
+    "monai-bundle": Format(
+        "network", "packages.monai_bundle", "a folder for MONAI: metadata, configuration of inference, weights"
+    ),
 }
 """Every format by its name; a new one is a line here and a file in `export/networks`, or a line that says otherwise."""
 

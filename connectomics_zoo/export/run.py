@@ -95,6 +95,7 @@ def export_network(
         trained=source.trained,
         run=source.run,
         task=source.task,
+        suffix=place.suffix.lower(),
     )
     partial = PartialOutput(place, overwrite=False)
     with partial.writing():
