@@ -17,7 +17,6 @@ page, where it is the one that is installed.
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import shlex
@@ -29,6 +28,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from support.announced import announce, read_project
 
 from connectomics_zoo import catalog
 from connectomics_zoo.blocks.where import read_cluster
@@ -36,11 +36,6 @@ from connectomics_zoo.cli.main import VERBS
 from connectomics_zoo.convert.tensor_map import read_tensor_map
 from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.specs.lookup import get_experiment, get_spec, get_task
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,11 +51,13 @@ NOT_RUN = {
     "in-your-own-code.md": 0,
     "instances.md": 0,
     "performance.md": 0,
+    "plug-ins.md": 3,
     "quick-start.md": 1,
     "scale.md": 2,
     "specs.md": 1,
     "training.md": 2,
     "verify-in-ci.md": 2,
+    "view.md": 4,
     "volumes.md": 1,
     "weights.md": 4,
     "which-model.md": 0,
@@ -161,7 +158,7 @@ class Session:
             timeout=TIMEOUT_SECONDS,
             check=False,
         )
-        forget_catalogs()  # the next Python block sees new files, as a Python that is started now would
+        catalog.forget()  # the next Python block sees new files, as a Python that is started now would
         said = f"{place}: $ {command}\n{done.stdout}"
         assert done.returncode == exit_code, f"{said}exit code {done.returncode}, the page says {exit_code}"
         printed = iter(" ".join(line.split()) for line in done.stdout.splitlines())
@@ -171,19 +168,10 @@ class Session:
 
     def install(self, folder: Path) -> None:
         """Do what `pip install --editable FOLDER` does, without pip: the folder and its metadata come on the path."""
-        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        metadata = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-        metadata.mkdir()
-        (metadata / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n", encoding="utf-8"
-        )
-        lines = []
-        for group, points in project["entry-points"].items():
-            lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
-        (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        announce(read_project(folder), folder)
         self.monkeypatch.syspath_prepend(folder)
         self.monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
-        forget_catalogs()
+        catalog.forget()
 
 
 def _occur(parts: list[str], line: str) -> bool:
@@ -220,13 +208,6 @@ def _not_elided(lines: list[str]) -> list[str]:
     return [line for line in lines if line.strip() not in ("", "…")]
 
 
-def forget_catalogs() -> None:
-    """Let the next question for catalogues look for them anew."""
-    importlib.invalidate_caches()
-    for cached in (catalog.catalogs, catalog.entries, catalog.builders):
-        cached.cache_clear()
-
-
 @pytest.fixture(scope="module")
 def forked_zoo(forked_python: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a command `zoo` that needs not import torch."""
@@ -243,7 +224,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
     before = set(sys.modules)
     yield Session(tmp_path, monkeypatch)
     monkeypatch.undo()
-    forget_catalogs()
+    catalog.forget()
     for name in set(sys.modules) - before:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", None)):
             del sys.modules[name]
@@ -336,12 +317,12 @@ def test_the_readme_has_every_verb():
 
 
 def test_the_changelog_has_the_version_of_the_package():
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    version = read_project(ROOT)["version"]
     assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_the_licence_is_the_one_that_the_package_declares():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = read_project(ROOT)
     assert project["license"] == "Apache-2.0"
     text = (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "Apache License" in text

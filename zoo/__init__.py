@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from connectomics_zoo.tasks.targets import make_targets
     from connectomics_zoo.train import train
     from connectomics_zoo.verify import verify
+    from connectomics_zoo.view import view
     from connectomics_zoo.volumes import Box, open_volume
     from connectomics_zoo.volumes.intensity import scale_intensity
     from connectomics_zoo.weights.load import load
@@ -43,6 +44,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "measure",
     "suggest",
     "compare",
+    "view",
     "export",
     "open_volume",
     "Box",
@@ -84,6 +86,7 @@ _MODULES = {
     "suggest": "connectomics_zoo.suggest",
     "train": "connectomics_zoo.train",
     "verify": "connectomics_zoo.verify",
+    "view": "connectomics_zoo.view",
 }
 
 

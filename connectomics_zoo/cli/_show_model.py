@@ -82,6 +82,10 @@ def model_facts(shown: Shown) -> Facts:
     facts |= _sizes(spec) | cost_facts(spec, shown.found)
     facts["input"] = f"{spec.input.channels} channel(s), axes {', '.join(spec.input.axes)}"
     facts["legal sizes"] = f"{spec.input.size.describe()} voxels, n = 0, 1, 2, …"
+    if spec.input.context is not None:
+        margins = " × ".join(map(str, spec.input.context))
+        smallest = " × ".join(map(str, spec.input.given(spec.input.size.minimum)))
+        facts["context"] = f"{margins} voxels on each side of the input, of which nothing is said: {smallest} at least"
     if not shown.all:
         facts["output"] = _outputs(spec.outputs)
     facts |= {

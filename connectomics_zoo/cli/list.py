@@ -1,4 +1,4 @@
-"""`zoo list`: the models, weights, tasks or experiments as a table, filtered and sorted; without torch."""
+"""`zoo list`: the models, weights, tasks, experiments or catalogues as a table, filtered and sorted; without torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import click
 
-from connectomics_zoo.catalog import SPEC_KINDS, names_of
+from connectomics_zoo.catalog import SPEC_KINDS, catalogs, names_of
 from connectomics_zoo.cli._axes import axis_numbers
 from connectomics_zoo.cli._bytes import parse_bytes
 from connectomics_zoo.cli._console import note, print_json, print_text, terminal_width
@@ -25,7 +25,18 @@ from connectomics_zoo.specs.listing import (
     read_task_rows,
     read_weights_rows,
 )
-from connectomics_zoo.specs.rows import FIELDS, ExperimentRow, ListKind, ModelRow, Row, TaskRow, WeightsRow
+from connectomics_zoo.specs.plugins import plugin_problems, read_catalog_rows
+from connectomics_zoo.specs.rows import (
+    FIELDS,
+    AnyRow,
+    CatalogRow,
+    ExperimentRow,
+    ListKind,
+    ModelRow,
+    Row,
+    TaskRow,
+    WeightsRow,
+)
 
 _NUMBERS = ("parameters", "params", "train GB", "GFLOPs", "scales")
 
@@ -42,7 +53,7 @@ _MOST_NAMES = 4
 
 
 def _plural(kind: str) -> str:
-    return kind if kind == "weights" else f"{kind}s"
+    return {"weights": "weights", "catalog": "catalogues"}.get(kind, f"{kind}s")
 
 
 _EPILOG = """\b
@@ -56,6 +67,7 @@ Examples:
   zoo list --kind weights
   zoo list --kind task
   zoo list --kind experiment --where "task == 'mito'"
+  zoo list --kind catalog --json
 """ + "".join(
     f"\n\b\nFields of --where and --sort for {_plural(kind)}:\n"
     + "".join(f"  {name:<21} {description}\n" for name, description in fields.items())
@@ -119,6 +131,9 @@ def command(
     elif kind == "task":
         tasks = _choose(read_task_rows(), kind, pattern=pattern, where=where, sort=sort)
         _print(tasks, _print_tasks, as_json=as_json)
+    elif kind == "catalog":
+        homes = _choose(read_catalog_rows(), kind, pattern=pattern, where=where, sort=sort)
+        _print(homes, _print_catalogs, as_json=as_json)
     else:
         experiments = _choose(read_experiment_rows(), kind, pattern=pattern, where=where, sort=sort)
         _print(experiments, _print_experiments, as_json=as_json)
@@ -134,7 +149,11 @@ def _fits_in(row: ModelRow, memory: int) -> bool:
 def _choose(listing: Listing[Row], kind: ListKind, *, pattern: str, where: str, sort: str) -> list[Row]:
     """Return the rows to print; what cannot be listed is a note."""
     for path, reason in listing.broken:
-        note(f"broken spec, not listed: {reason if str(path) in reason else f'{path}: {reason}'}")
+        owners = [f" of {home.owner}" for home in catalogs() if home.folder in path.parents and not home.is_builtin]
+        whose = owners[0] if owners else ""
+        note(f"broken spec{whose}, not listed: {reason if str(path) in reason else f'{path}: {reason}'}")
+    for problem in plugin_problems():
+        note(f"broken: {problem}")
     rows = sort_rows(filter_rows(listing.rows, kind=kind, pattern=pattern, where=where), kind=kind, by=sort)
     if not rows:
         _refuse_unknown(pattern, kind, listing)
@@ -150,7 +169,8 @@ def _refuse_unknown(pattern: str, kind: ListKind, listing: Listing[Row]) -> None
         if other != kind and pattern in names_of(other):
             article = "an" if other.startswith("e") else "a"
             raise UnknownNameError(f"{pattern!r} is no {kind} but {article} {other}, list it with --kind {other}.")
-    known = {row.name for row in listing.rows} | {row.family for row in listing.rows if isinstance(row, ModelRow)}
+    rows: list[AnyRow] = list(listing.rows)
+    known = {row.name for row in rows} | {row.family for row in rows if isinstance(row, ModelRow)}
     what = "model or family" if kind == "model" else kind
     raise UnknownNameError(f"unknown {what} {pattern!r}: {nearest(pattern, known)}")
 
@@ -222,6 +242,26 @@ def _print_experiments(rows: list[ExperimentRow]) -> None:
         ("name", "model", "task", "summary"),
         [(row.reference, row.model, row.task, row.summary) for row in rows],
         hide_first=("task", "model"),
+    )
+
+
+def _print_catalogs(rows: list[CatalogRow]) -> None:
+    print_table(
+        ("name", "of", "models", "tasks", "experiments", "builders", "state"),
+        [
+            (
+                row.name,
+                row.owner,
+                str(row.models),
+                str(row.tasks),
+                str(row.experiments),
+                str(len(row.builders)),
+                "broken" if row.problems else "good",
+            )
+            for row in rows
+        ],
+        right=("models", "tasks", "experiments", "builders"),
+        hide_first=("experiments", "builders", "tasks"),
     )
 
 

@@ -32,6 +32,7 @@ VERBS = {
     "decode": "Make objects of a prediction",
     "evaluate": "Score a prediction against the truth",
     "suggest": "Suggest which boxes of a volume to annotate next",
+    "view": "Look at volumes, labels and probabilities in Neuroglancer or napari",
     "measure": "Measure objects: size, surface, place, intensity, contacts",
     "compare": "Train networks under one budget and score them: one table, one plot",
     "push": "Give a trained run away, on the Hugging Face Hub or beside a spec",

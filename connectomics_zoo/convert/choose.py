@@ -14,8 +14,7 @@ from connectomics_zoo.convert.pick import Picked, names_average
 from connectomics_zoo.errors import WeightsError
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.specs.identity import is_same_function
-from connectomics_zoo.specs.listing import read_rows
-from connectomics_zoo.specs.lookup import get_spec
+from connectomics_zoo.specs.lookup import every_model
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def choose(
     Raises:
         WeightsError: there is none, there are several, or the tensors do not tell all of it and no model is given.
     """
-    specs = [declared] if declared is not None else _current_models()
+    specs = [declared] if declared is not None else list(every_model().values())
     choices = [
         Choice(picked, fit) for picked in candidates for spec in specs for fit in find_fits(spec, picked, key_map)
     ]
@@ -68,10 +67,6 @@ def choose(
         raise _no_fit(specs, candidates, key_map, declared=declared, source=source)
     choices = _one_place(_of_kind(choices, candidates, averaged=averaged, source=source), source=source)
     return choices[0] if declared is not None else _one_model(choices, key_map, source=source)
-
-
-def _current_models() -> list[ModelSpec]:
-    return [get_spec(f"{row.catalog}:{row.name}") for row in read_rows().rows]
 
 
 def _no_fit(

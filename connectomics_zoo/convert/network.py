@@ -22,6 +22,9 @@ _SHOWN = 3
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+_KNOWN_SHAPES: dict[tuple[str, bool], Shapes] = {}
+"""Those of networks that were built already: every model is asked for every place of a checkpoint where tensors lie."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -78,8 +81,13 @@ def _matches(spec: ModelSpec, declared: Shapes, picked: Picked, key_map: KeyMap)
 
 
 def _shapes(spec: ModelSpec, *, deep_supervision: bool) -> Shapes:
-    state = build_meta(spec, deep_supervision=deep_supervision).state_dict()
-    return {key: tuple(tensor.shape) for key, tensor in state.items()}
+    identity = spec.model_dump_json(include={"builder", "arch", "input", "outputs"})
+    known = _KNOWN_SHAPES.get((identity, deep_supervision))
+    if known is None:
+        state = build_meta(spec, deep_supervision=deep_supervision).state_dict()
+        known = {key: tuple(tensor.shape) for key, tensor in state.items()}
+        _KNOWN_SHAPES[identity, deep_supervision] = known
+    return known
 
 
 def _with_channels_of(spec: ModelSpec, shapes: Shapes, declared: Shapes, *, deep_supervision: bool) -> ModelSpec | None:

@@ -26,6 +26,9 @@ def cost_of(spec: ModelSpec) -> Cost:
 def _line(spec: ModelSpec, step: Callable[[tuple[int, ...]], StepBytes]) -> tuple[int, float]:
     """Return bytes that no size changes, and bytes a voxel."""
     sizes = [spec.input.size.round_up((edge,) * len(spec.input.axes)) for edge in EDGES]
+    if sizes[0] == sizes[1]:  # the smallest one is larger than both
+        wanted = zip(sizes[0], spec.training.patch_size, strict=True)
+        sizes[1] = spec.input.size.round_up(tuple(max(edge + 1, patch) for edge, patch in wanted))
     small, large = (step(size) for size in sizes)
     if sizes[0] == sizes[1]:  # a network with one legal size
         return small.weights + small.program, round((small.kept + small.working) / math.prod(sizes[0]), 2)

@@ -155,7 +155,7 @@ class _Batch:
     @classmethod
     def empty(cls, spec: ModelSpec, size: tuple[int, ...], *, batch: int) -> _Batch:
         image = torch.empty(batch, spec.input.channels, *size, device="meta")
-        targets = torch.empty(batch, spec.outputs[0].channels, *size, device="meta")
+        targets = torch.empty(batch, spec.outputs[0].channels, *spec.input.given(size), device="meta")
         return cls(image, targets, torch.empty_like(targets, dtype=torch.bool))
 
 

@@ -48,7 +48,9 @@ def measure_reach(spec: ModelSpec) -> Reach:
 
 
 def _reach_along(axis: int, network: nn.Module, spec: ModelSpec) -> tuple[int | None, int | None]:
-    rule = spec.input.size
+    rule, context = spec.input.size, spec.input.margins[axis]
+    # Networks that divide by something else than 2 repeat themselves from one legal size to the next.
+    period = PERIOD if PERIOD % rule.step[axis] == 0 else rule.step[axis]
     length = 4 * PERIOD
     while length < LONGEST and rule.minimum[axis] + rule.step[axis] <= MAX_EDGE:
         length *= 2
@@ -58,9 +60,9 @@ def _reach_along(axis: int, network: nn.Module, spec: ModelSpec) -> tuple[int | 
         with _Ways(2 + axis):
             output = network(x)
         field = halo = 0
-        middle = size[axis] // (2 * PERIOD) * PERIOD
-        for place in (middle, middle + PERIOD - 1):
-            (gradient,) = torch.autograd.grad(output.select(2 + axis, place).sum(), x, retain_graph=True)
+        middle = size[axis] // (2 * period) * period
+        for place in (middle, middle + period - 1):
+            (gradient,) = torch.autograd.grad(output.select(2 + axis, place - context).sum(), x, retain_graph=True)
             others = [other for other in range(gradient.dim()) if other != 2 + axis]
             seen = gradient.sum(others).nonzero().flatten()
             first, last = int(seen[0]), int(seen[-1])

@@ -10,7 +10,6 @@ from typing import Any, Literal, cast
 
 import torch
 
-from connectomics_zoo.catalog import names_of
 from connectomics_zoo.errors import InputSizeError, LimitError, SpecError
 from connectomics_zoo.fit.cost import cost_of
 from connectomics_zoo.fit.memory import StepBytes, Where, prediction_bytes, training_bytes
@@ -26,7 +25,7 @@ from connectomics_zoo.schema.report import Report, Table
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.training import TrainingPrecision
 from connectomics_zoo.specs.costs import MARGIN, Cost
-from connectomics_zoo.specs.lookup import get_task, resolve_any
+from connectomics_zoo.specs.lookup import every_model, get_task, resolve_any
 from connectomics_zoo.specs.overrides import override_model
 from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.volumes.memory import available_bytes
@@ -197,7 +196,7 @@ def fit(
     if memory is None:
         raise SpecError(f"how much memory is free on the {on} is not known here, give it: --memory 24GB.")
     question = _Question(use, on, memory / (1 + MARGIN), anisotropy, patch, batch, precision)
-    names = [str(refs)] if isinstance(refs, str | Path) else [str(ref) for ref in refs] or sorted(names_of("model"))
+    names = [str(refs)] if isinstance(refs, str | Path) else [str(ref) for ref in refs] or sorted(every_model())
     progress = progress or notebook_bar("fit") or silent
     found = []
     for index, name in enumerate(names):

@@ -15,36 +15,24 @@ from numpy.typing import NDArray
 
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.pictures.drawing import (
-    BLUE,
     DOTS_PER_INCH,
     GREY,
     RGB,
-    VERMILLION,
-    YELLOW,
     _unit,
     blend,
     save_figure,
 )
+from connectomics_zoo.pictures.palette import VERMILLION, colour_of
 from connectomics_zoo.scores.classes import check_truths, classes_of, found_classes, true_classes
 from connectomics_zoo.volumes import Box, Volume, open_volume
 from connectomics_zoo.volumes.alignment import aligned_box
 from connectomics_zoo.volumes.box import AnyRegion
-
-_GREEN, _PURPLE, _ORANGE, _DARK_BLUE = (0, 158, 115), (204, 121, 167), (230, 159, 0), (0, 114, 178)
-
-CLASS_COLOURS = (BLUE, YELLOW, _GREEN, _PURPLE, _ORANGE, _DARK_BLUE, (255, 255, 255))
-"""Of the classes in turn: the palette of Okabe and Ito (2008), of which vermillion is for what is wrong."""
 
 STRENGTH = 0.5
 """Of a class's colour over the image."""
 
 _INCHES = 4.0
 _MOST_PIXELS = 1024
-
-
-def colour_of(index: int) -> tuple[int, int, int]:
-    """Return the colour of a class by its place among the classes that are drawn."""
-    return CLASS_COLOURS[index % len(CLASS_COLOURS)]
 
 
 def paint(grey: RGB, masks: Sequence[NDArray[Any]]) -> RGB:

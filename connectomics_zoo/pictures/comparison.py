@@ -18,18 +18,16 @@ from numpy.typing import NDArray
 
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.pictures.drawing import (
-    BLUE,
     DOTS_PER_INCH,
     GREY,
     RGB,
-    VERMILLION,
-    YELLOW,
     _unit,
     blend,
     check_picture,
     coloured,
     save_figure,
 )
+from connectomics_zoo.pictures.palette import BLUE, VERMILLION, YELLOW
 from connectomics_zoo.scores.contingency import count_pairs
 from connectomics_zoo.tasks.targets.labels import connected_objects
 from connectomics_zoo.volumes import Box, VoxelSize, check_mask, open_volume

@@ -12,10 +12,6 @@ from numpy.typing import NDArray
 from connectomics_zoo.errors import OutputError
 from connectomics_zoo.files.atomic import check_place, whole_file
 
-# From the palette of Okabe and Ito (2008), whose colours everybody can tell apart.
-BLUE, VERMILLION, YELLOW = (86, 180, 233), (213, 94, 0), (240, 228, 66)
-
-
 GREY = (128, 128, 128)
 """Lies over what is not known, nearly opaque, so that the grey values of the image do not show."""
 

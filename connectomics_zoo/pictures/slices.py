@@ -15,12 +15,12 @@ from connectomics_zoo.pictures.classes import legend_of, paint
 from connectomics_zoo.pictures.drawing import (
     DOTS_PER_INCH,
     RGB,
-    VERMILLION,
     blend,
     check_picture,
     coloured,
     save_figure,
 )
+from connectomics_zoo.pictures.palette import VERMILLION
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.scores.classes import classes_of, found_classes
 from connectomics_zoo.volumes import Box, Volume, open_volume

@@ -12,6 +12,7 @@ import numpy as np
 from connectomics_zoo.errors import InputSizeError, OutputError, SpecError, VolumeError
 from connectomics_zoo.network.device import AskedPrecision, Engine
 from connectomics_zoo.schema.experiment import Merge, PredictionSpec, RunSpec, Views
+from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.volumes import Volume, VoxelSize
 from connectomics_zoo.volumes.ratios import Ratios
@@ -138,13 +139,23 @@ def with_intensity_range(spec: RunSpec, intensity_range: tuple[float, float] | N
     return spec.model_copy(update={"data": spec.data.model_copy(update={"intensity_range": (low, high)})})
 
 
-def check_turns(chosen: PredictionSpec, *, voxel_size_nm: VoxelSize | None, ratios: Ratios) -> None:
+def context_of(model: ModelSpec) -> tuple[int, int, int]:
+    """Return the network voxels (z, y, x) around a window that a network sees and says nothing of."""
+    # A 2-D network looks at one section at a time.
+    z, y, x = (0, *model.input.margins)[-3:]
+    return z, y, x
+
+
+def check_turns(
+    chosen: PredictionSpec, *, voxel_size_nm: VoxelSize | None, ratios: Ratios, context: tuple[int, int, int]
+) -> None:
     """Refuse views that are turned where a turned window would be another window, or show other voxels.
 
     Args:
         chosen: window and views.
         voxel_size_nm: of the volume; where it is unknown, its voxels are taken to be as high as wide.
         ratios: volume voxels per network voxel (z, y, x).
+        context: of the network (`context_of`).
 
     Raises:
         SpecError: windows are not square within a section, or the network's voxels are not.
@@ -157,6 +168,11 @@ def check_turns(chosen: PredictionSpec, *, voxel_size_nm: VoxelSize | None, rati
         raise SpecError(
             f"views flips_and_turns need a window as high as wide, and {list(chosen.window)} is not: give such a "
             "window, or views flips."
+        )
+    if context[1] != context[2]:
+        raise SpecError(
+            f"views flips_and_turns need a network whose context is the same along y and x, and it is {list(context)} "
+            "(z, y, x): give views flips."
         )
     _, height, width = voxel_size_nm or (1.0, 1.0, 1.0)
     height, width = height * float(ratios[1]), width * float(ratios[2])

@@ -72,6 +72,11 @@ def _refuse_unlike(first: Member, other: Member, *, ways: tuple[PredictionSpec, 
         raise SpecError(
             f"{names} look at {here.model.input.axes} and at {there.model.input.axes}: predict with each by itself."
         )
+    if here.model.input.margins != there.model.input.margins:
+        raise SpecError(
+            f"{names} see {list(here.model.input.margins)} and {list(there.model.input.margins)} voxels of context "
+            "around what they say something of: predict with each by itself."
+        )
     if not _see_the_same(here.data, there.data):
         sizes = " and ".join(map(_voxels, (here.data, there.data)))
         raise SpecError(f"{names} see voxels of other sizes ({sizes}): predict with each by itself.")

@@ -184,8 +184,9 @@ def _voxels_read(geometry: Geometry, blocks: BlockGrid) -> int:
         covered = 0
         for start in range(first, stop, blocks.edges[axis]):
             part = network_range(start, min(start + blocks.edges[axis], stop), factor=factor, size=grid.size)
-            starts = grid.touching(*part)
-            low, high = source_range(starts[0], grid.inside(starts[-1])[1], ratio=factor, size=size)
+            starts, more = grid.touching(*part), geometry.context[axis]
+            seen = max(0, starts[0] - more), min(grid.size, starts[-1] + grid.window + more)
+            low, high = source_range(*seen, ratio=factor, size=size)
             covered += high - low
         total *= covered
     return total

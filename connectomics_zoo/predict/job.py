@@ -20,7 +20,7 @@ from connectomics_zoo.blocks.job import Cut, JobDescription
 from connectomics_zoo.blocks.output import BlockOutput
 from connectomics_zoo.errors import VolumeError, ZooError
 from connectomics_zoo.network.device import Precision, choose_device
-from connectomics_zoo.predict.checks import check_request, check_turns, check_volume
+from connectomics_zoo.predict.checks import check_request, check_turns, check_volume, context_of
 from connectomics_zoo.predict.ensemble import (
     Member,
     check_spread,
@@ -284,7 +284,10 @@ def prepared(request: Request, *, quiet: bool = False, elsewhere: bool = False) 
             for member in members:
                 check_volume(source, member.spec)
         ratios = choose_ratios(source, spec)
-        check_turns(chosen, voxel_size_nm=source.voxel_size_nm or spec.data.voxel_size_nm, ratios=ratios)
+        context = context_of(spec.model)
+        check_turns(
+            chosen, voxel_size_nm=source.voxel_size_nm or spec.data.voxel_size_nm, ratios=ratios, context=context
+        )
         if mask is not None:
             check_mask(source, mask)
         for place in (source, mask):
@@ -302,6 +305,7 @@ def prepared(request: Request, *, quiet: bool = False, elsewhere: bool = False) 
             window=(z, y, x),
             overlap=chosen.overlap,
             box=region_box(request.region, shape=source.shape, location=source.location),
+            context=context,
         )
         if not quiet and source.voxel_size_nm is None and spec.data.voxel_size_nm is not None:
             _log.warning(

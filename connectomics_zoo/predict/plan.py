@@ -5,11 +5,12 @@ image under the current plane and the rows that the next one needs, the sums of 
 the finished rows of a shard, so the need does not grow with the number of sections. In bytes, for a block of `height` x
 `width` network voxels, at most
 
-    4 * (2 * channels_in * window_z * (height + 2 * window_y) * (width + 2 * window_x)
+    4 * (2 * channels_in * seen_z * (height + 2 * seen_y) * (width + 2 * seen_x)
          + channels_out * (window_z + chunk_z / factor_z + 2) * height * width)
     + 2 * channels_out * bytes_of_a_value * shard_z * height * width * factor_y * factor_x
 
-and a block is made no larger than `MEMORY_BUDGET` allows, but never smaller than a chunk of the output. The network
+where a window is what the network gives, and `seen` what it is given for it: larger by its context on each side. A
+block is made no larger than `MEMORY_BUDGET` allows, but never smaller than a chunk of the output. The network
 itself and `STRIP_VOXELS` float32 voxels at a time, on reading and on writing, come on top.
 
 Blocks are whole shards of the output. Windows that reach over the face of a block are predicted in both, so larger
@@ -61,6 +62,8 @@ class Geometry:
     """The windows along z, y and x, in network voxels."""
     box: Box
     """What is predicted, in voxels of the volume."""
+    context: Edges = (0, 0, 0)
+    """Network voxels (z, y, x) that the network sees around a window on each side and says nothing of."""
 
     @property
     def voxels(self) -> NetworkGrid:
@@ -85,16 +88,44 @@ class Geometry:
         """Return what lies in the volume of the window whose first network voxel is `corner`."""
         return Box.of_ranges(grid.inside(start) for grid, start in zip(self.grids, corner, strict=True))
 
+    @property
+    def seen(self) -> Edges:
+        """Network voxels (z, y, x) that the network is given for a window."""
+        z, y, x = (grid.window + 2 * more for grid, more in zip(self.grids, self.context, strict=True))
+        return z, y, x
+
+    def seen_box(self, corner: tuple[int, int, int]) -> Box:
+        """Return what lies in the volume of what the network is given for the window at `corner`."""
+        return Box.of_ranges(
+            (max(0, start - more), min(grid.size, start + grid.window + more))
+            for grid, start, more in zip(self.grids, corner, self.context, strict=True)
+        )
+
 
 def make_geometry(
-    *, shape: tuple[int, int, int], factors: Ratios, window: tuple[int, int, int], overlap: float, box: Box
+    *,
+    shape: Edges,
+    factors: Ratios,
+    window: Edges,
+    overlap: float,
+    box: Box,
+    context: Edges = (0, 0, 0),
 ) -> Geometry:
-    """Return the geometry of a prediction; `window` is in network voxels (z, y, x)."""
+    """Return the geometry of a prediction; `window` and `context` are in network voxels (z, y, x).
+
+    Args:
+        shape: voxels of the volume.
+        factors: volume voxels per network voxel.
+        window: what the network is given.
+        overlap: fraction that neighbouring windows share of what the network gives.
+        box: what is predicted, in voxels of the volume.
+        context: of what it is given, the voxels on each side of which it says nothing.
+    """
     z, y, x = (
-        AxisGrid(size=-(-size // factor), window=edge, overlap=overlap)
-        for size, factor, edge in zip(shape, factors, window, strict=True)
+        AxisGrid(size=-(-size // factor), window=edge - 2 * more, overlap=overlap)
+        for size, factor, edge, more in zip(shape, factors, window, context, strict=True)
     )
-    return Geometry(shape=shape, factors=factors, grids=(z, y, x), box=box)
+    return Geometry(shape=shape, factors=factors, grids=(z, y, x), box=box, context=context)
 
 
 class Plane(NamedTuple):
@@ -158,12 +189,12 @@ def block_bytes(
     """Return the bytes that a block takes at most."""
     grid, factor = geometry.grids[0], geometry.factors[0]
     sums = channels_out * min(grid.size, grid.window + -(-chunk_shape(geometry)[0] // factor) + 2)
-    image = 2 * channels_in * grid.window
+    image = 2 * channels_in * geometry.seen[0]
     for axis in (1, 2):
         grid = geometry.grids[axis]
         network = min(grid.size, -(-block[axis] // geometry.factors[axis]) + 2)
         sums *= network
-        image *= min(grid.size, network + 2 * (grid.window - 1))
+        image *= min(grid.size, network + 2 * (grid.window - 1 + geometry.context[axis]))
     return 4 * (sums + image) + 2 * value_bytes * channels_out * shard_depth * block[1] * block[2]
 
 

@@ -16,7 +16,7 @@ from connectomics_zoo.blocks.runner import run_blocks
 from connectomics_zoo.blocks.turns import one_at_a_time, wait_until_begun, work_on
 from connectomics_zoo.blocks.where import Where, where_from
 from connectomics_zoo.network.device import AskedPrecision, Engine, Precision
-from connectomics_zoo.predict.checks import DType, Output, check_turns
+from connectomics_zoo.predict.checks import DType, Output, check_turns, context_of
 from connectomics_zoo.predict.job import STAGE, Prediction, prepared
 from connectomics_zoo.predict.plan import windows_of_blocks
 from connectomics_zoo.predict.request import References, Request, as_tuple, split_references
@@ -306,6 +306,7 @@ def check_views(run: RunSpec) -> None:
         run.prediction,
         voxel_size_nm=data.network_voxel_nm if is_stated else data.voxel_size_nm,
         ratios=data.downsample,
+        context=context_of(run.model),
     )
     plan_views(run.prediction.views, task=run.task, axes=run.model.input.axes)
 

@@ -107,16 +107,17 @@ def predict_block(
     needed = geometry.network_box(block)
     starts = [geometry.grids[axis].touching(*needed.ranges[axis]) for axis in (1, 2)]
     places = list(itertools.product(starts[0], starts[1]))
-    first, last = (geometry.window_box((planes[0].start, y, x)) for y, x in (places[0], places[-1]))
-    image = _RollingRows(channels_in, Box(first.start, last.stop))
+    seen = [_seen_of(plane, places, geometry=geometry) for plane in planes]
+    depth = max(box.shape[0] for box in seen)
+    image = _RollingRows(channels_in, seen[0].replace(z=(seen[0].start[0], seen[0].start[0] + depth)))
     kept = (planes[0].base, planes[0].base + rows_in_memory(geometry, planes))
     sums = _RollingRows(channels_out, needed.replace(z=kept))
-    windows = torch.empty(min(batch_size, len(places)), channels_in, *(grid.window for grid in geometry.grids))
-    boxes = list(_fresh_boxes(image.box, planes))
+    windows = torch.empty(min(batch_size, len(places)), channels_in, *geometry.seen)
+    boxes = list(_fresh_boxes(seen))
     read = partial(_read_rows, source=source, geometry=geometry, scale=scale, channels=channels_in)
     with closing(ahead(map(read, boxes))) as rows:
-        for plane, box, fresh in zip(planes, boxes, rows, strict=True):
-            image.move_to(plane.start)
+        for plane, whole, box, fresh in zip(planes, seen, boxes, rows, strict=True):
+            image.move_to(whole.start[0])
             image.view(box)[...] = fresh
             sums.move_to(plane.base)
             corners = [(plane.start, y, x) for y, x in places]
@@ -138,21 +139,27 @@ def read_window(
     channels: int,
 ) -> Tensor:
     """Return the window (C, Z, Y, X) at `corner` as the network gets it; for the arguments see `predict_block`."""
-    box = geometry.window_box(corner)
+    box = geometry.seen_box(corner)
     image = _RollingRows(channels, box)
     image.values[...] = _read_rows(box, source=source, geometry=geometry, scale=scale, channels=channels)
-    window = torch.empty(channels, *(grid.window for grid in geometry.grids))
+    window = torch.empty(channels, *geometry.seen)
     _gather(image, corner, into=window, geometry=geometry)
     return window
 
 
-def _fresh_boxes(box: Box, planes: list[Plane]) -> Iterator[Box]:
-    """Yield the network voxels that each plane's windows need and those before did not; `box` is the first's."""
-    filled = planes[0].start
-    for plane in planes:
-        stop = plane.start + box.shape[0]
-        yield box.replace(z=(max(filled, plane.start), stop))
-        filled = stop
+def _seen_of(plane: Plane, places: list[tuple[int, int]], *, geometry: Geometry) -> Box:
+    """Return the network voxels that the windows of a plane at `places` (y, x) are made of."""
+    first, last = (geometry.seen_box((plane.start, y, x)) for y, x in (places[0], places[-1]))
+    return Box(first.start, last.stop)
+
+
+def _fresh_boxes(seen: list[Box]) -> Iterator[Box]:
+    """Yield the network voxels that each plane's windows need and those before did not."""
+    filled = seen[0].start[0]
+    for box in seen:
+        first, stop = box.ranges[0]
+        yield box.replace(z=(min(max(filled, first), stop), stop))
+        filled = max(filled, stop)
 
 
 def _looked_at(corners: list[Corner], *, geometry: Geometry, mask: WindowSource | None) -> list[Corner]:
@@ -235,8 +242,12 @@ def _strips(box: Box, *, step: int) -> Iterator[Box]:
 
 def _gather(image: _RollingRows, corner: Corner, *, into: Tensor, geometry: Geometry) -> None:
     """Copy the window (C, Z, Y, X) at `corner`, continued by reflection where it reaches beyond the volume."""
-    inside = image.view(geometry.window_box(corner))
-    missing = [(0, grid.window - edge) for grid, edge in zip(geometry.grids, inside.shape[1:], strict=True)]
+    box = geometry.seen_box(corner)
+    inside = image.view(box)
+    missing = [
+        (first - (start - more), start - more + edge - stop)
+        for (first, stop), start, more, edge in zip(box.ranges, corner, geometry.context, geometry.seen, strict=True)
+    ]
     if any(map(any, missing)):
         inside = np.pad(inside, [(0, 0), *missing], mode="reflect")
     into.copy_(torch.from_numpy(inside))

@@ -137,7 +137,7 @@ def _usage(trained: Trained, *, repo: str | None, revision: str | None, size: in
     model = trained.public.model
     reference = str(HubReference(repo or "ORG/NAME", revision or "REVISION", None))
     shape = ", ".join(map(str, (1, model.input.channels, *trained.public.window)))
-    network = ", ".join(map(str, (1, model.outputs[0].channels, *trained.public.window)))
+    network = ", ".join(map(str, (1, model.outputs[0].channels, *model.input.given(trained.public.window))))
     axes = ", ".join(model.input.axes.upper())
     pull = (
         f"\n`REVISION` stands for the commit, 40 hexadecimal digits: `zoo pull hf://{repo or 'ORG/NAME'}` prints the "

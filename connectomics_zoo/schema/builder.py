@@ -18,7 +18,6 @@ It may also have
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -72,6 +71,7 @@ class Interface(NamedTuple):
     minimum: tuple[int, ...]
     step: tuple[int, ...]
     outputs: tuple[OutputGeometry, ...]
+    context: tuple[int, ...] | None = None
 
 
 class Builder(Protocol):
@@ -97,11 +97,11 @@ def builder_module(name: str) -> Builder:
 
     Raises:
         UnknownNameError: no catalogue has it.
-        SpecError: the module cannot be imported, or lacks one of a builder's three names.
+        SpecError: several have it, the module cannot be imported, or it lacks one of a builder's three names.
     """
-    import_path = catalog.builder_import_path(name)
+    catalog.find_builder(name)
     with _blaming(name, "cannot be imported"):
-        module = importlib.import_module(import_path)
+        module = catalog.import_builder(name)
     for required in ("Config", "interface", "build"):
         if not hasattr(module, required):
             raise SpecError(f"the builder {name!r} ({module.__name__}) has no {required!r}, a builder needs it.")
@@ -120,25 +120,25 @@ def _blaming(name: str, what: str) -> Iterator[None]:
     except (ZooError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
-        package = catalog.builder_import_path(name).partition(".builders.")[0]
+        owner = catalog.find_builder(name).catalog.owner
         said = f"{type(error).__name__}: {reason(error)}".removesuffix(f": {type(error).__name__}")
-        raise SpecError(
-            f"the builder {name!r} of the package {package!r} {what} ({said}), mend, update or uninstall that package."
-        ) from error
+        raise SpecError(f"the builder {name!r} of {owner} {what} ({said}), mend, update or remove it.") from error
+
+
+def usable_builders() -> tuple[str, ...]:
+    """Return the names of the builders, without those whose package is broken, each of which is a warning."""
+    return tuple(name for name in catalog.builders() if is_usable(name))
 
 
 @functools.cache
-def usable_builders() -> tuple[str, ...]:
-    """Return the names of the builders, without those whose package is broken, each of which is a warning."""
-    names = []
-    for name in catalog.builders():
-        try:
-            _check_declarations(name)
-        except SpecError as error:
-            _log.warning("left out: %s", error)
-        else:
-            names.append(name)
-    return tuple(names)
+def is_usable(name: str) -> bool:
+    """Return whether a builder can be imported and says what it must; one that does not is a warning."""
+    try:
+        _check_declarations(name)
+    except SpecError as error:
+        _log.warning("left out: %s", error)
+        return False
+    return True
 
 
 def _check_declarations(name: str) -> None:
@@ -170,7 +170,7 @@ def build_with(
         SpecError: the builder of a third party raises.
     """
     module = builder_module(name)
-    is_builtin = catalog.builder_import_path(name).startswith("zoo.")
+    is_builtin = catalog.find_builder(name).catalog.is_builtin
     with nullcontext() if is_builtin else _blaming(name, "fails in 'build'"):
         return module.build(
             config, in_channels=in_channels, out_channels=out_channels, deep_supervision=deep_supervision

@@ -21,7 +21,7 @@ from connectomics_zoo import catalog
 from connectomics_zoo.catalog import SpecKind
 from connectomics_zoo.schema.augmentation import PRESETS, AugmentationSpec
 from connectomics_zoo.schema.base import readable_path
-from connectomics_zoo.schema.builder import builder_module, usable_builders
+from connectomics_zoo.schema.builder import builder_module, is_usable
 from connectomics_zoo.schema.experiment import ExperimentSpec
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.target import TARGET_FIELDS
@@ -96,9 +96,15 @@ def schema_for(kind: SpecKind, *, home: str | None = None) -> dict[str, Any]:
         home: the catalogue whose builders, beside the built-in ones, `builder` may name; by default every
             installed one.
     """
+    names = _builders(home) if kind == "model" else []
+    return _schema(kind, names=names, described=names)
+
+
+def _schema(kind: SpecKind, *, names: Sequence[str], described: Sequence[str]) -> dict[str, Any]:
+    """Return the schema in which `builder` is one of `names`, and `arch` of those `described` is checked."""
     schema = TYPES[kind].model_json_schema(schema_generator=_Described)
     if kind == "model":
-        _compose_arch(schema, _builders(home))
+        _compose_arch(schema, names=names, described=described)
         _add_model_rules(schema)
     elif kind == "task":
         _add_task_rules(schema)
@@ -134,14 +140,18 @@ def violations(kind: SpecKind, document: Any) -> list[SchemaViolation]:
 
     As in pydantic's strict mode, and unlike in plain JSON Schema, 1.0 is no whole number.
     """
-    validator = _validator(kind, tuple(catalog.builders()))
+    named = document.get("builder") if kind == "model" and isinstance(document, dict) else None
+    validator = _validator(kind, tuple(catalog.builders()), named if isinstance(named, str) else None)
     return [_finding(error) for error in sorted(validator.iter_errors(document), key=_position)]
 
 
 @functools.cache
-def _validator(kind: SpecKind, builders: tuple[str, ...]) -> Any:
-    """The validator of `kind`; `builders` only tells one set of installed catalogues from another."""
-    schema = schema_for(kind)
+def _validator(kind: SpecKind, builders: tuple[str, ...], named: str | None) -> Any:
+    """The validator of `kind` where these `builders` are known; of other packages, only the one `named` is run."""
+    built_in = [name for name in builders if catalog.find_builder(name).catalog.is_builtin]
+    others = [named] if named in builders and named not in built_in else []
+    described = [name for name in (*built_in, *others) if is_usable(name)]
+    schema = _schema(kind, names=builders, described=described)
     jsonschema.Draft202012Validator.check_schema(schema)
     types = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
         "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
@@ -164,17 +174,17 @@ def _finding(error: Any) -> SchemaViolation:
 
 
 def _builders(home: str | None) -> list[str]:
-    packages = [item.package for item in catalog.catalogs() if home is None or item.name in ("zoo", home)]
+    packages = [item.package for item in catalog.catalogs() if home is None or item.name == home or item.is_builtin]
     prefixes = tuple(f"{package}.builders." for package in packages)
-    return [name for name in usable_builders() if catalog.builder_import_path(name).startswith(prefixes)]
+    return [name for name, place in catalog.builders().items() if place.startswith(prefixes) and is_usable(name)]
 
 
-def _compose_arch(schema: dict[str, Any], builders: Iterable[str]) -> None:
+def _compose_arch(schema: dict[str, Any], *, names: Iterable[str], described: Iterable[str]) -> None:
     """Make `builder` an enumeration, and let it decide the schema of `arch`."""
     definitions = schema["$defs"]
     definitions.pop("BuilderConfig", None)
     choices = []
-    for name in sorted(builders):
+    for name in sorted(described):
         config = builder_module(name).Config.model_json_schema(
             schema_generator=_Described, ref_template=f"#/$defs/{name}.{{model}}"
         )
@@ -184,7 +194,7 @@ def _compose_arch(schema: dict[str, Any], builders: Iterable[str]) -> None:
     properties = schema["properties"]
     properties["builder"] = {
         "description": properties["builder"]["description"],
-        "enum": sorted(builders),
+        "enum": sorted(names),
     }
     properties["arch"] = {"description": properties["arch"]["description"], "type": "object"}
     schema["allOf"] = choices
@@ -208,7 +218,12 @@ def _add_model_rules(schema: dict[str, Any]) -> None:
             _when(
                 {"input": {"type": "object", "properties": {"axes": {"const": axes}}, "required": ["axes"]}},
                 {
-                    "input": {"properties": {"size": {"properties": {"minimum": rank, "step": rank}}}},
+                    "input": {
+                        "properties": {
+                            "size": {"properties": {"minimum": rank, "step": rank}},
+                            "context": {"anyOf": [rank, {"type": "null"}]},
+                        }
+                    },
                     "outputs": {"items": {"properties": {"stride": rank}}},
                     "training": {"properties": {"patch_size": rank}},
                 },

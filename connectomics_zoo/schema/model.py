@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     Field,
     SerializeAsAny,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -74,6 +76,42 @@ class InputSpec(Node):
     """The spatial axes, slowest first."""
     size: SizeRule
     """The legal spatial sizes."""
+    context: Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_EDGE)], ...], Field(strict=False)] | None = None
+    """Voxels on each side of the input, per axis, of which no output says anything, since convolutions have valid
+    padding: outputs are twice as many voxels smaller. Absent where they are as large as the input."""
+
+    @property
+    def margins(self) -> tuple[int, ...]:
+        """The context, 0 along every axis where there is none."""
+        return (0,) * len(self.axes) if self.context is None else self.context
+
+    def given(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Return how many voxels per axis the network says something of that is given an input of `size`."""
+        return tuple(edge - 2 * margin for edge, margin in zip(size, self.margins, strict=True))
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> InputSpec:
+        if self.context is None:
+            return self
+        if len(self.context) != len(self.size.minimum):
+            raise ValueError(
+                f"context has {len(self.context)} axes and size {len(self.size.minimum)}, give both the same"
+            )
+        if not any(self.context):
+            raise ValueError("context is 0 along every axis, leave it out")
+        if min(self.given(self.size.minimum)) < 1:
+            raise ValueError(
+                f"context {list(self.context)} leaves nothing of the smallest input {list(self.size.minimum)}, "
+                "which must be more than twice as large"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_context(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = handler(self)
+        if self.context is None:  # as it was before there was such a field
+            document.pop("context", None)
+        return document
 
 
 class OutputSpec(Node):

@@ -65,7 +65,7 @@ def sort_rows(rows: Iterable[Row], *, kind: ListKind = "model", by: str = "name"
     field = by.removeprefix("-")
     if field not in FIELDS[kind]:
         raise UnknownNameError(f"unknown field {field!r} to sort by: {nearest(field, FIELDS[kind])}")
-    ordered = sorted(rows, key=lambda row: (_natural(row.name), _natural(_version(row)), row.catalog))
+    ordered = sorted(rows, key=lambda row: (natural(row.name), natural(_version(row)), row.catalog))
     given = [row for row in ordered if getattr(row, field) is not None]
     given.sort(key=lambda row: _sort_key(getattr(row, field)), reverse=by.startswith("-"))
     return given + [row for row in ordered if getattr(row, field) is None]
@@ -78,10 +78,10 @@ def _version(row: AnyRow) -> str:
 def _sort_key(value: Any) -> Any:
     if isinstance(value, list):
         return [inf if item is None else item for item in value]  # along an axis without a limit
-    return _natural(value) if isinstance(value, str) else value
+    return natural(value) if isinstance(value, str) else value
 
 
-def _natural(text: str) -> list[tuple[int, str]]:
-    """Digits compare as numbers, everything else as text in any case."""
+def natural(text: str) -> list[tuple[int, str]]:
+    """Return what texts are sorted by: digits compare as numbers, everything else as text in any case."""
     parts = re.split(r"(\d+)", text.casefold())
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

@@ -15,7 +15,7 @@ from connectomics_zoo.files.safetensors import read_header
 from connectomics_zoo.files.yaml import parse_yaml, read_yaml
 from connectomics_zoo.schema.limits import MAX_EDGE
 from connectomics_zoo.specs.choosing import filter_rows, sort_rows
-from connectomics_zoo.specs.costs import Cost, read_costs
+from connectomics_zoo.specs.costs import Cost, costs_path, read_costs
 from connectomics_zoo.specs.rows import ExperimentRow, ModelRow, Row, TaskRow, WeightsRow
 
 _log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ STATED_PATCH = (128,)
 
 
 class Broken(NamedTuple):
-    """A spec file that cannot be listed."""
+    """A file of a catalogue that cannot be listed."""
 
     path: Path
     reason: str
@@ -46,12 +46,20 @@ def read_rows(*, all_versions: bool = False, patch: Sequence[int] = STATED_PATCH
         all_versions: also the older versions that lie beside the current ones.
         patch: what the memory of training is stated at, raised to the next legal size: one number, or one an axis.
     """
-    costs = {home.name: read_costs(home) for home in catalog.catalogs()}
+    costs: dict[str, dict[str, Cost]] = {}
+    broken: list[Broken] = []
+    for home in catalog.catalogs():
+        try:
+            costs[home.name] = read_costs(home)
+        except SpecError as error:
+            costs[home.name] = {}
+            broken.append(Broken(costs_path(home), str(error)))
 
     def row(entry: catalog.Entry, reference: str, document: dict[str, Any]) -> ModelRow:
         return _model_row(entry, reference, document, costs=costs[entry.catalog.name], patch=tuple(patch))
 
-    return _read("model", lambda *item: [row(*item)], all_versions=all_versions)
+    listing = _read("model", lambda *item: [row(*item)], all_versions=all_versions)
+    return Listing(listing.rows, [*broken, *listing.broken])
 
 
 def read_task_rows() -> Listing[TaskRow]:

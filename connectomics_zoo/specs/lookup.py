@@ -6,6 +6,8 @@ their answers.
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from connectomics_zoo import catalog
 from connectomics_zoo.catalog import SPEC_KINDS, SpecKind, names_of
-from connectomics_zoo.errors import SpecError, UnknownNameError, WeightsError, nearest
+from connectomics_zoo.errors import LimitError, SpecError, UnknownNameError, WeightsError, nearest
 from connectomics_zoo.files.yaml import read_yaml
 from connectomics_zoo.hub import fetch_spec
 from connectomics_zoo.runs.folder import require_run, spec_in
@@ -22,7 +24,10 @@ from connectomics_zoo.schema.experiment import ExperimentSpec, RunSpec, Spec
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.validation import validate
+from connectomics_zoo.specs.choosing import natural
 from connectomics_zoo.specs.reference import Reference, parse_reference
+
+_log = logging.getLogger(__name__)
 
 LookupKind = SpecKind | Literal["run"]
 """What a reference can mean."""
@@ -157,6 +162,21 @@ def get_spec(ref: str | Path | Reference | ModelSpec) -> ModelSpec:
         WeightsError: the reference names weights that the spec does not have.
     """
     return ref if isinstance(ref, ModelSpec) else resolve(ref).model
+
+
+def every_model() -> dict[str, ModelSpec]:
+    """Return the current version of every model by its reference, sorted by name; a broken one is a warning."""
+    found = {}
+    entries = [entry for entry in catalog.entries("model") if entry.version is None]
+    homes = Counter(entry.name for entry in entries)
+    for entry in sorted(entries, key=lambda item: (natural(item.name), item.catalog.name)):
+        try:
+            spec = get_spec(f"{entry.catalog.name}:{entry.name}")
+        except (SpecError, LimitError, UnknownNameError) as error:
+            _log.warning("left out: %s", error)
+        else:
+            found[f"{entry.catalog.name}:{entry.name}" if homes[entry.name] > 1 else entry.name] = spec
+    return found
 
 
 def check_tag(spec: ModelSpec, tag: str | None) -> None:

@@ -150,8 +150,8 @@ def find_released(reference: str, *, home: Catalog | None = None) -> dict[str, A
     for item in catalog.catalogs():
         try:
             found = read_lock(item).get(reference)
-        except SpecError as error:
-            _log.warning("the lock of the catalogue %r (package %r) is left out: %s", item.name, item.package, error)
+        except (SpecError, LimitError) as error:
+            _log.warning("the lock of the catalogue %r of %s is left out: %s", item.name, item.owner, error)
         else:
             if found is not None:
                 return found

@@ -61,6 +61,7 @@ def resolve_model(
         "channels": in_channels if in_channels is not None else spec.input.channels,
         "axes": interface.axes,
         "size": {"minimum": interface.minimum, "step": interface.step},
+        "context": interface.context,
     }
     document["outputs"] = [{**output._asdict(), "channels": channels} for output in interface.outputs]
     document["training"]["patch_size"] = _legal_patch(spec, interface)

@@ -86,10 +86,26 @@ class WeightsRow:
     path: Annotated[str, "file of the model's spec"]
 
 
-AnyRow = ModelRow | TaskRow | ExperimentRow | WeightsRow
-Row = TypeVar("Row", ModelRow, TaskRow, ExperimentRow, WeightsRow)
+@dataclass(frozen=True)
+class CatalogRow:
+    """A catalogue, as its files say without running any of its code."""
 
-ListKind = SpecKind | Literal["weights"]
+    name: Annotated[str, "name of the catalogue"]
+    reference: Annotated[str, "what to write before the colon of catalog:name"]
+    catalog: Annotated[str, "the same"]
+    owner: Annotated[str, "the installed package with its version, or the folder in ZOO_PATH"]
+    models: Annotated[int, "how many models it has"]
+    tasks: Annotated[int, "how many tasks"]
+    experiments: Annotated[int, "how many experiments"]
+    builders: Annotated[list[str], "names of its builders"]
+    problems: Annotated[list[str], "what is wrong with it, one sentence each"]
+    path: Annotated[str, "its folder"]
+
+
+AnyRow = ModelRow | TaskRow | ExperimentRow | WeightsRow | CatalogRow
+Row = TypeVar("Row", ModelRow, TaskRow, ExperimentRow, WeightsRow, CatalogRow)
+
+ListKind = SpecKind | Literal["weights", "catalog"]
 """What can be listed."""
 
 
@@ -102,5 +118,6 @@ FIELDS: dict[ListKind, dict[str, str]] = {
     "task": _descriptions(TaskRow),
     "experiment": _descriptions(ExperimentRow),
     "weights": _descriptions(WeightsRow),
+    "catalog": _descriptions(CatalogRow),
 }
 """The fields of the rows of each kind, and what they mean."""

@@ -178,7 +178,7 @@ def _edges(size: Size, spec: RunSpec, source: Volume) -> tuple[int, int, int]:
         factors = [edge / own for edge, own in zip(network, here, strict=True)]
     if spec.model.input.axes == "yx":
         factors = [1, *factors[1:]]  # a section, however thick
-    patch = (1, *spec.training.patch_size)[-3:]
+    patch = (1, *spec.model.input.given(spec.training.patch_size))[-3:]
     z, y, x = (max(1, round(edge * factor)) for edge, factor in zip(patch, factors, strict=True))
     return z, y, x
 

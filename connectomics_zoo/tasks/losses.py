@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from connectomics_zoo.errors import InputSizeError
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.task import LossSpec, TaskSpec
 from connectomics_zoo.tasks.activations import _sigmoid_logits, activate
@@ -136,6 +137,21 @@ def resize_targets(
     return torch.cat(channels, dim=1), smaller
 
 
+def _without_context(values: Tensor, model: ModelSpec, size: tuple[int, ...]) -> Tensor:
+    """Return the middle of values (B, C, Z, Y, X) that the network says something of, `size` voxels."""
+    assert model.input.context is not None
+    given = tuple(values.shape[2:])
+    if given == size:
+        return values
+    if model.input.given(given) != size:
+        raise InputSizeError(
+            f"{model.name} says something of {list(size)} voxels and the targets have {list(given)}: give them as "
+            "large, or as large as the input."
+        )
+    inner = (..., *(slice(more, -more or None) for more in model.input.context))
+    return values[inner]
+
+
 def supervised_losses(
     outputs: Tensor | Mapping[str, Tensor],
     targets: Tensor,
@@ -148,13 +164,18 @@ def supervised_losses(
 
     Args:
         outputs: what the network returned: one tensor of logits, or a dict of them in training.
-        targets: (B, C, Z, Y, X) at full resolution.
+        targets: (B, C, Z, Y, X) at full resolution; of a network with a context, as large as its output, or as its
+            input, of which the middle counts.
         known: the same shape, see `task_loss`.
         model: declares the scales and their weights.
         task: the task.
     """
     by_name = {model.outputs[0].name: outputs} if isinstance(outputs, Tensor) else dict(outputs)
     weights = {output.name: output.loss_weight for output in model.outputs}
+    if model.input.context is not None:
+        size = tuple(by_name[model.outputs[0].name].shape[2:])
+        targets = _without_context(targets, model, size)
+        known = None if known is None else _without_context(known, model, size)
     losses = {}
     for name, logits in by_name.items():
         scaled, scaled_known = resize_targets(targets, known, size=tuple(logits.shape[2:]), task=task)

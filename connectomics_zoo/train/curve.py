@@ -17,6 +17,9 @@ SMOOTHING = 0.9
 MARGIN = 0.05
 """What is shown above and below the scores of a run that started from weights."""
 
+PLACE = {"left": 0.1, "right": 0.9, "top": 0.92, "bottom": 0.2}
+"""Where the axes lie, in parts of the figure; below are the legend and the name of the axis."""
+
 
 def draw_curve(folder: Path, *, title: str, metric: str) -> None:
     """Draw the curves of a run into its folder.
@@ -28,8 +31,9 @@ def draw_curve(folder: Path, *, title: str, metric: str) -> None:
     """
     losses = read_series(folder, "train/loss")
     scores = read_scores(folder, metric)
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4))
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(**PLACE)  # a layout that is computed takes as long again as the drawing
     axes = figure.add_subplot()
     axes.set(title=title, xlabel="optimiser step", ylabel="training loss (all scales)")
     if losses:
@@ -46,7 +50,8 @@ def draw_curve(folder: Path, *, title: str, metric: str) -> None:
             right.axhline(values[0], color="tab:orange", linewidth=0.8, linestyle=":", label="before the first step")
         best = max(scores, key=lambda item: item[1])
         right.annotate(f"{best[1]:.3f}", best, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(loc="lower center", ncols=3, frameon=False)
     with whole_file(folder / CURVE_FILE, overwrite=True) as partial:
         figure.savefig(partial, format="png", dpi=150)
 

@@ -126,14 +126,15 @@ def warn_of_padding(run: RunSpec) -> None:
     """Log which training volumes are smaller than a patch: what they lack is a reflection of themselves."""
     for pair in run.data.train:
         box = PairReader(pair, run.data).box
-        if any(length < edge for length, edge in zip(box.shape, run.training.patch_size, strict=True)):
-            minimum = run.model.input.size.minimum
+        given = run.model.input.given  # a context around it may always be reflected
+        edges, minimum = given(run.training.patch_size), given(run.model.input.size.minimum)
+        if any(length < edge for length, edge in zip(box.shape, edges, strict=True)):
             fits = all(length >= edge for length, edge in zip(box.shape, minimum, strict=True))
             _log.warning(
                 "%s has %s network voxels and the patch %s: the missing ones are reflections, %s%s",
                 pair.image,
                 " x ".join(map(str, box.shape)),
-                " x ".join(map(str, run.training.patch_size)),
+                " x ".join(map(str, edges)),
                 "a smaller training.patch_size needs none"
                 if fits
                 else f"which {run.model.name} needs at least for its smallest patch, {' x '.join(map(str, minimum))}",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
@@ -31,7 +32,7 @@ class Patch(NamedTuple):
     image: Tensor
     """(C, Z, Y, X), intensities scaled to 0..1."""
     targets: Tensor
-    """(C, Z, Y, X)."""
+    """(C, Z, Y, X); smaller than the image where the network has a context: without it."""
     mask: Tensor
     """(C, Z, Y, X), True where the target is known and, in validation, where this patch is the one that is scored."""
 
@@ -46,6 +47,19 @@ def targets_of(reader: PairReader, truth: Truth, *, task: TaskSpec) -> Targets:
         volumes=tuple(reader.labels),
         classes=reader.pair.annotated,
     )
+
+
+def trained_edges(run: RunSpec) -> tuple[int, ...]:
+    """Return the edges (z, y, x) of what a patch is trained on: all of it but the context that its network needs."""
+    return run.model.input.given(run.training.patch_size)
+
+
+def _trained(values: NDArray[Any], run: RunSpec) -> NDArray[Any]:
+    """Return that part of values (…, Z, Y, X) of a patch."""
+    if run.model.input.context is None:
+        return values
+    inner = (..., *(slice(more, -more or None) for more in run.model.input.context))
+    return np.ascontiguousarray(values[inner])
 
 
 class TrainingPatches(IterableDataset[Patch]):
@@ -78,7 +92,7 @@ class TrainingPatches(IterableDataset[Patch]):
     @property
     def _block(self) -> tuple[int, ...]:
         """Edges (z, y, x) of the blocks in which foreground is looked for."""
-        return tuple(-(-edge // 2) for edge in self.run.training.patch_size)
+        return tuple(-(-edge // 2) for edge in trained_edges(self.run))
 
     def __iter__(self) -> Iterator[Patch]:
         for finder, generator in self._draws():
@@ -115,12 +129,16 @@ class TrainingPatches(IterableDataset[Patch]):
     def _sample(self, finder: ForegroundFinder, generator: np.random.Generator) -> Sample:
         reader = finder.reader
         # Reflected at the region, not read beyond it: what lies there may be what the run is validated on.
-        box, truth = choose_patch(finder, self.run.training, generator)
+        box, truth = choose_patch(finder, self.run.training, generator, size=trained_edges(self.run))
         other = rescaled_patch(reader, box, spec=self.augmentation, generator=generator)
         if other is not None:
             seen = other[0].read_truth(other[1], within=other[0].box)
             if seen.anywhere.any() or not truth.anywhere.any():  # what little is annotated may lie outside of it
                 (reader, box), truth = other, seen
+        context = self.run.model.input.context
+        if context is not None:
+            box = box.widened(context)
+            truth = reader.read_truth(box, within=reader.box)
         return augment(
             reader.read_image(box, within=reader.box),
             truth.labels,
@@ -133,7 +151,8 @@ class TrainingPatches(IterableDataset[Patch]):
     def _patch(self, sample: Sample, reader: PairReader) -> Patch:
         # Labels are augmented, not targets: a flipped affinity is another one.
         targets = targets_of(reader, Truth(sample.labels, sample.annotated), task=self.run.task)
-        return Patch(torch.from_numpy(sample.image), torch.from_numpy(targets.values), torch.from_numpy(targets.known))
+        values, known = (torch.from_numpy(_trained(part, self.run)) for part in targets)
+        return Patch(torch.from_numpy(sample.image), values, known)
 
 
 class ValidationPatches(Dataset[Patch]):
@@ -152,7 +171,7 @@ class ValidationPatches(Dataset[Patch]):
             (index, box, scored)
             for index, reader in enumerate(self.readers)
             for part in reader.parts
-            for box, scored in grid_boxes(part, run.training.patch_size, reader.whole)
+            for box, scored in grid_boxes(part, trained_edges(run), reader.whole)
             if _is_annotated(reader, scored)
         ]
 
@@ -160,14 +179,16 @@ class ValidationPatches(Dataset[Patch]):
         return len(self.items)
 
     def __getitem__(self, index: int) -> Patch:
-        reader_index, box, scored = self.items[index]
+        reader_index, given, scored = self.items[index]
         reader = self.readers[reader_index]
+        box = given.widened(self.run.model.input.margins)
         targets = targets_of(reader, reader.read_truth(box, within=reader.whole), task=self.run.task)
         mask = np.zeros(targets.known.shape, dtype=bool)
         z, y, x = scored.relative_to(box.start).slices
         mask[:, z, y, x] = targets.known[:, z, y, x]
         image = reader.read_image(box, within=reader.whole)
-        return Patch(torch.from_numpy(image), torch.from_numpy(targets.values), torch.from_numpy(mask))
+        values, mask = (_trained(part, self.run) for part in (targets.values, mask))
+        return Patch(torch.from_numpy(image), torch.from_numpy(values), torch.from_numpy(mask))
 
 
 def _is_annotated(reader: PairReader, box: Box) -> bool:

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from connectomics_zoo.pictures.classes import legend_of, paint
-from connectomics_zoo.pictures.drawing import RGB, VERMILLION, blend, coloured, save_figure
+from connectomics_zoo.pictures.drawing import RGB, blend, coloured, save_figure
+from connectomics_zoo.pictures.palette import VERMILLION
 from connectomics_zoo.schema.experiment import RunSpec
 from connectomics_zoo.train.augment import Sample
 from connectomics_zoo.train.patches import Patch, TrainingPatches

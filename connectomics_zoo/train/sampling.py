@@ -103,25 +103,27 @@ class ForegroundFinder:
         )
 
 
-def choose_patch(finder: ForegroundFinder, recipe: TrainingSpec, generator: np.random.Generator) -> tuple[Box, Truth]:
-    """Return where a patch lies, and its labels: anywhere or around foreground, with as much as the recipe asks for.
+def choose_patch(
+    finder: ForegroundFinder, recipe: TrainingSpec, generator: np.random.Generator, *, size: tuple[int, ...]
+) -> tuple[Box, Truth]:
+    """Return where a patch of `size` lies, and its labels: anywhere or around foreground, as the recipe asks for.
 
     Something is annotated in every patch, wherever there is any. Where annotation is sparse, a patch that may lie
     anywhere lies around a random annotated voxel, which may be anywhere in it.
     """
     reader = finder.reader
     for _ in range(MINIMUM_TRIES):
-        box = _any_box(finder, recipe.patch_size, generator)
+        box = _any_box(finder, size, generator)
         if generator.random() < recipe.foreground_probability:
             centre = finder.find(generator)
-            box = box if centre is None else _centred_box(reader.box, centre, recipe.patch_size)
+            box = box if centre is None else _centred_box(reader.box, centre, size)
         truth = reader.read_truth(box, within=reader.box)
         if truth.anywhere.any() and _has_foreground(truth, recipe, is_sparse=finder.annotated is not None):
             return box, truth
     if not truth.anywhere.any():
         voxel = finder.find_annotated(generator)
         if voxel is not None:
-            box = _box_with(reader.box, voxel, recipe.patch_size, generator)
+            box = _box_with(reader.box, voxel, size, generator)
             truth = reader.read_truth(box, within=reader.box)
     return box, truth
 
@@ -137,7 +139,7 @@ def _has_foreground(truth: Truth, recipe: TrainingSpec, *, is_sparse: bool) -> b
     """Whether as much of a patch is foreground as the recipe asks for; of a sparse one, of what is annotated."""
     if recipe.foreground_minimum == 0:
         return True
-    of = np.count_nonzero(truth.anywhere) if is_sparse else math.prod(recipe.patch_size)
+    of = np.count_nonzero(truth.anywhere) if is_sparse else truth.largest.size
     return bool(np.count_nonzero(truth.largest > 0) >= recipe.foreground_minimum * of)
 
 

@@ -122,7 +122,8 @@ def _evaluated(spec: ModelSpec, network: nn.Module, size: tuple[int, ...]) -> It
     if not isinstance(returned, Tensor):
         yield Check(path, ok=False, note=f"evaluation returns {type(returned).__name__}, it must be one tensor")
         return
-    yield equal(path, [1, spec.outputs[0].channels, *size], list(returned.shape), "shape in evaluation")
+    expected = [1, spec.outputs[0].channels, *spec.input.given(size)]
+    yield equal(path, expected, list(returned.shape), "shape in evaluation")
     yield from _finite({spec.outputs[0].name: returned}, f"in evaluation at {list(size)}")
 
 

@@ -124,6 +124,9 @@ def _interface(document: dict[str, Any], *, required: bool) -> Iterator[Check]:
     for path, value in expected.items():
         if _at(document, path) is not None:
             yield equal(path, _at(document, path), value, note)
+    if isinstance(document.get("input"), dict):  # an absent context says something, too
+        context = None if interface.context is None else list(interface.context)
+        yield equal("input.context", _at(document, "input.context"), context, note)
     channels = _at(document, "outputs[0].channels")
     for index in range(1, len(interface.outputs)):
         path = f"outputs[{index}].channels"

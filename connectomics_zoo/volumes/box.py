@@ -101,6 +101,10 @@ class Box:
         """Return it `by` voxels (z, y, x) further on."""
         return Box.of_ranges((first + step, stop + step) for (first, stop), step in zip(self.ranges, by, strict=True))
 
+    def widened(self, by: Sequence[int]) -> Box:
+        """Return it `by` voxels (z, y, x) larger on each side."""
+        return Box.of_ranges((first - more, stop + more) for (first, stop), more in zip(self.ranges, by, strict=True))
+
     def relative_to(self, origin: tuple[int, int, int]) -> Box:
         """Return it as counted from the voxel `origin` (z, y, x)."""
         z, y, x = origin

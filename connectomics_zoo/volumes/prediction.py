@@ -22,6 +22,7 @@ from connectomics_zoo.schema.provenance import Provenance
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.schema.validation import validate
 from connectomics_zoo.volumes.box import Box
+from connectomics_zoo.volumes.metadata import as_list
 from connectomics_zoo.volumes.placement import Placement
 
 Content = Literal["probability", "label", "instances"]
@@ -120,6 +121,19 @@ def _class_names(task: TaskSpec) -> dict[str, str] | list[str]:
     """Return what the labels are called: by their values, or of a mask in each channel, by channel."""
     names = [channel.name for channel in task.channels]
     return {str(value): name for value, name in enumerate(names)} if task.decode.method == "argmax" else names
+
+
+def declared_names(attributes: Mapping[str, Any]) -> dict[int, str]:
+    """Return what `class_names` calls the values of labels, or the channels, by number; nothing it does not say."""
+    said = attributes.get("class_names")
+    if isinstance(said, str | bytes):
+        try:
+            said = json.loads(said)
+        except ValueError:
+            return {}
+    if isinstance(said, Mapping):
+        return {int(value): _text(name) for value, name in said.items() if str(value).isdecimal()}
+    return {value: _text(name) for value, name in enumerate(as_list(said))}
 
 
 def _as_text(document: Mapping[str, Any]) -> str:

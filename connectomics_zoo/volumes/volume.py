@@ -26,6 +26,7 @@ from connectomics_zoo.volumes.prediction import (
     Content,
     StoredPrediction,
     declared_content,
+    declared_names,
     declared_place,
     declared_texts,
     read_placement,
@@ -67,6 +68,8 @@ class Volume:
         """Where its first voxel lies in the world that its store speaks of, (z, y, x) in nm; None where it does not."""
         self.content: Content | None = declared_content(array.attributes, dtype=self.dtype)
         """What the file says that its values are; None where it does not, or where the data type cannot hold it."""
+        self.class_names: Mapping[int, str] = declared_names(array.attributes)
+        """What the file calls the values of labels, or the channels, by number."""
         self._place = declared_place(array.attributes)
         self._texts = declared_texts(array.attributes)
         self._stored: StoredPrediction | None = None

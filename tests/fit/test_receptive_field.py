@@ -10,12 +10,12 @@ from torch import nn
 
 from connectomics_zoo.fit import receptive_field
 from connectomics_zoo.fit.receptive_field import measure_reach
-from connectomics_zoo.schema.model import SizeRule
+from connectomics_zoo.schema.model import InputSpec, SizeRule
 
 
 def reach(monkeypatch, network, *, step=(2, 2, 2), minimum=(2, 2, 4)):
     monkeypatch.setattr(receptive_field, "build", lambda *_, **__: network)
-    spec = SimpleNamespace(input=SimpleNamespace(axes="zyx", channels=1, size=SizeRule(minimum=minimum, step=step)))
+    spec = SimpleNamespace(input=InputSpec(axes="zyx", channels=1, size=SizeRule(minimum=minimum, step=step)))
     return measure_reach(spec)
 
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from connectomics_zoo.errors import OutputError, VolumeError
 from connectomics_zoo.pictures import comparison
 from connectomics_zoo.pictures.comparison import draw_comparison, draw_volumes
-from connectomics_zoo.pictures.drawing import BLUE, VERMILLION, YELLOW
+from connectomics_zoo.pictures.palette import BLUE, VERMILLION, YELLOW
 
 SHAPE = (2, 48, 64)
 RAW = np.random.default_rng(0).integers(80, 120, SHAPE).astype(np.uint8)

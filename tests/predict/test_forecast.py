@@ -11,7 +11,7 @@ from connectomics_zoo.predict import predict
 from connectomics_zoo.predict.forecast import plan_prediction
 from connectomics_zoo.predict.request import Request
 
-SHAPE = (24, 140, 270)
+SHAPE = (24, 60, 270)
 
 
 @pytest.fixture(scope="module")

@@ -285,17 +285,17 @@ main()
 """
 
 
-def started(run, image, out, *options):
+def started(run, image, out, *options, python=(sys.executable,)):
     """Start `zoo predict` with small blocks."""
     code = SCRIPT.format(small=SMALL)
     arguments = ["predict", str(run), str(image), str(out), "--device", "cpu", *options]
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*python, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def command(run, image, out, *options):
-    process = started(run, image, out, *options)
+def command(run, image, out, *options, python):
+    process = started(run, image, out, *options, python=python)
     stdout, stderr = process.communicate(timeout=240)
     return subprocess.CompletedProcess([], process.returncode, stdout, stderr)
 
@@ -307,15 +307,15 @@ def wait_for_blocks(job, count):
         time.sleep(0.01)
 
 
-def test_kills_lose_the_block_in_work_alone(run, image, whole, tmp_path):
+def test_kills_lose_the_block_in_work_alone(run, image, whole, tmp_path, forked_python):
     out, job = tmp_path / "out.zarr", tmp_path / "out.zarr.job"
     for count in (1, 2, 4):
-        process = started(run, image, out)
+        process = started(run, image, out, python=forked_python)
         wait_for_blocks(job, count)
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
     assert json.loads((job / "job.json").read_text())["verb"] == "predict"
-    done = command(run, image, out, "--json")
+    done = command(run, image, out, "--json", python=forked_python)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["resumed"] >= 4
@@ -335,7 +335,7 @@ def test_a_picture_that_nobody_asked_for_replaces_nothing(run, image, tmp_path, 
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, ""), VolumeError("they do not fit."), ValueError("aspect")])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, ""), ValueError("aspect")])
 def test_a_picture_that_fails_is_a_note_unless_it_was_asked_for(
     run, image, tmp_path, small_blocks, monkeypatch, run_zoo, error
 ):

@@ -162,23 +162,23 @@ main()
 """
 
 
-def command(run, image, out, shards):
+def command(run, image, out, shards, *, python):
     code = KILLED.format(small=SMALL)
     arguments = ["predict", str(run), str(image), str(out), "--device", "cpu", "--multiscale", str(shards)]
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=os.environ, capture_output=True, text=True, check=False
+        [*python, "-c", code, *arguments], env=os.environ, capture_output=True, text=True, check=False
     )
 
 
-def test_kills_in_levels_lose_one_shard_each(run, image, whole, tmp_path):
+def test_kills_in_levels_lose_one_shard_each(run, image, whole, tmp_path, forked_python):
     out = tmp_path / "out.zarr"
     marks = tmp_path / "out.zarr.job" / "done"
     for count in (2, 3):
-        assert command(run, image, out, count).returncode == -signal.SIGKILL
+        assert command(run, image, out, count, python=forked_python).returncode == -signal.SIGKILL
         assert not out.exists()
     # The shard that was killed at its end has no mark, and was made again.
     assert len(list((marks / "level-1").iterdir())) == 1 + 2
-    done = command(run, image, out, 1000)
+    done = command(run, image, out, 1000, python=forked_python)
     assert done.returncode == 0, done.stderr
     equal(levels(out), whole)
 

@@ -130,7 +130,7 @@ def test_without_openvino_the_error_says_how_to_install_it(run_zoo, tmp_path, im
     assert "connectomics-zoo[openvino]" in err
 
 
-def test_nothing_is_reported_over_the_network(openvino):
+def test_nothing_is_reported_over_the_network(openvino, forked_python):
     code = (
         "import sys, torch\n"
         "from connectomics_zoo.predict import openvino_engine\n"
@@ -138,4 +138,4 @@ def test_nothing_is_reported_over_the_network(openvino):
         "openvino_engine.convert_network(one, shape=(1, 1, 4, 4), precision='float32', name='one')\n"
         "assert 'openvino' in sys.modules and 'openvino_telemetry' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([*forked_python, "-c", code], check=True)

@@ -286,6 +286,9 @@ def test_tasks_and_experiments_take_their_catalogue_in_front():
     assert find_spec("zoo:mito") == get_task("mito")
 
 
+DISTRIBUTION = "thirdparty 1.0"
+
+
 def _installed(folder, entry_points):
     """Announce catalogues in `folder` as an installed distribution does."""
     information = folder / "thirdparty-1.0.dist-info"
@@ -313,7 +316,8 @@ def test_a_catalogue_whose_package_is_gone_is_left_out_with_a_sentence(tmp_path,
     assert result.returncode == 0
     assert result.stdout.startswith("schema_version: 1\nname: mednext-S\n")
     assert result.stderr == (
-        f"zoo: the catalogue 'stale' is left out: its package '{package}' cannot be found, reinstall or uninstall it.\n"
+        f"zoo: the catalogue 'stale' of the package '{DISTRIBUTION}' is left out: its package '{package}' cannot be "
+        "found, reinstall or uninstall it.\n"
     )
 
 

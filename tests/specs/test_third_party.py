@@ -34,13 +34,13 @@ BUILDERS = {
 """What is in the builder of a package, by what is wrong with it."""
 
 SAYS = {
-    "raises": "the builder 'raises_net' of the package 'raises_zoo' cannot be imported (RuntimeError: boom)",
-    "lacks": "the builder 'lacks_net' of the package 'lacks_zoo' cannot be imported (ModuleNotFoundError: No module",
-    "syntax": "the builder 'syntax_net' of the package 'syntax_zoo' cannot be imported (SyntaxError: ",
-    "exits": "the builder 'exits_net' of the package 'exits_zoo' cannot be imported (SystemExit: 3)",
+    "raises": "the builder 'raises_net' of the package 'raises-zoo 1.0' cannot be imported (RuntimeError: boom)",
+    "lacks": "the builder 'lacks_net' of the package 'lacks-zoo 1.0' cannot be imported (ModuleNotFoundError: No",
+    "syntax": "the builder 'syntax_net' of the package 'syntax-zoo 1.0' cannot be imported (SyntaxError: ",
+    "exits": "the builder 'exits_net' of the package 'exits-zoo 1.0' cannot be imported (SystemExit: 3)",
     "empty": "the builder 'empty_net' (empty_zoo.builders.empty_net) has no 'Config', a builder needs it.",
     "config": "the builder 'config_net' (config_zoo.builders.config_net): 'Config' is no BuilderConfig, make it one.",
-    "schema": "the builder 'schema_net' of the package 'schema_zoo' has a 'Config' without a schema (TypeError: ",
+    "schema": "the builder 'schema_net' of the package 'schema-zoo 1.0' has a 'Config' without a schema (TypeError: ",
     "pytc": "the builder 'pytc_zoo.builders.pytc_net': 'PYTC' is no list of PytcArchitecture, make it one.",
 }
 
@@ -143,10 +143,8 @@ def test_a_broken_package_is_named_in_one_sentence(broken, name):
 
 
 def test_what_lacks_its_specs_is_named(broken):
-    note = (
-        "zoo: the catalogue 'bare' has no specs: its package 'bare_zoo' lacks that folder, reinstall or uninstall it."
-    )
-    assert note in broken["list"][2].splitlines()
+    note = "the catalogue 'bare' has no specs: the package 'bare-zoo 1.0' lacks that folder, reinstall or uninstall it."
+    assert f"zoo: {note}" in broken["list"][2].splitlines()
 
 
 @pytest.mark.parametrize("name", SHOWN)
@@ -168,7 +166,7 @@ def test_each_is_verified_by_itself(broken):
         ("build", "fails in 'build' (KeyError: 'b')"),
     ):
         notes = [check["note"] for check in models[f"{name}-net"]["checks"] if not check["ok"]]
-        assert any(f"the builder '{name}_net' of the package '{name}_zoo' {what}" in note for note in notes)
+        assert any(f"the builder '{name}_net' of the package '{name}-zoo 1.0' {what}" in note for note in notes)
 
 
 def test_names_that_are_taken_take_nothing_from_the_built_in_catalogue(tmp_path):
@@ -185,11 +183,11 @@ def test_names_that_are_taken_take_nothing_from_the_built_in_catalogue(tmp_path)
         code, _, err = run(tmp_path, command)[0]
         assert code == 0, err
         assert (
-            "zoo: two catalogues are called 'zoo', that of the package 'aaa_zoo' is left out for that of 'zoo': "
-            "uninstall one.\n" in err
+            "zoo: two catalogues are called 'zoo', that of the package 'aaa-zoo 1.0' is left out for that of the "
+            "package 'connectomics-zoo 0.1.0': uninstall one.\n" in err
         )
         assert (
-            "zoo: two builders are called 'rsunet', bbb_zoo.builders.rsunet is left out for zoo.builders.rsunet: "
-            "uninstall one of the packages.\n" in err
+            "zoo: the builder 'rsunet' of the package 'bbb-zoo 1.0' is left out: the built-in catalogue has one of "
+            "that name, rename it.\n" in err
         )
-    assert "the lock of the catalogue 'ccc' (package 'ccc_zoo') is left out: " in err
+    assert "the lock of the catalogue 'ccc' of the package 'ccc-zoo 1.0' is left out: " in err

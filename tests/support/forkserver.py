@@ -136,6 +136,7 @@ def _attend(connection: socket.socket, environment: dict[str, str]) -> list[str]
 def _read_early(environment: dict[str, str]) -> dict[str, str]:
     early = {name: value for name, value in environment.items() if name.startswith(READ_EARLY)}
     early.pop("PYTHONPATH", None)
+    early.pop("TORCHINDUCTOR_CACHE_DIR", None)  # which importing torch sets, here and there
     return early
 
 

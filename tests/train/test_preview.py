@@ -8,7 +8,7 @@ import pytest
 from support.patches import data_of
 from support.tiny_training import make_run, write_volume
 
-from connectomics_zoo.pictures.drawing import VERMILLION
+from connectomics_zoo.pictures.palette import VERMILLION
 from connectomics_zoo.schema.augmentation import AugmentationChanges
 from connectomics_zoo.schema.task import TaskSpec
 from connectomics_zoo.train import preview

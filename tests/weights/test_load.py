@@ -151,10 +151,8 @@ def extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: extra-zoo\nVersion: 0.1\n")
     (metadata / "entry_points.txt").write_text("[connectomics_zoo.catalogs]\nextra = extra_zoo\n")
-    caches = (catalog.catalogs, catalog.entries, catalog.builders)
     monkeypatch.syspath_prepend(str(root))
-    for cache in caches:
-        cache.cache_clear()
+    catalog.forget()
     states = write_model(package / "specs" / "models" / "mednext", tiny_document(), "one", "two")
     write_model(
         package / "specs" / "models" / "plain",
@@ -166,11 +164,9 @@ def extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
             "outputs": [{"name": "output", "channels": 2, "stride": [1, 1, 1], "loss_weight": 1.0}],
         },
     )
-    for cache in caches:
-        cache.cache_clear()
+    catalog.forget()
     yield states
-    for cache in caches:
-        cache.cache_clear()
+    catalog.forget()
     for module in [name for name in sys.modules if name.partition(".")[0] == "extra_zoo"]:
         del sys.modules[module]
 

@@ -23,6 +23,7 @@ NAMES = {
     "get_experiment",
     "load",
     "verify",
+    "view",
     "train",
     "predict",
     "decode",

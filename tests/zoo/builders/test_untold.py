@@ -6,6 +6,7 @@ import typing
 from typing import Any
 
 import pytest
+from support import valid_network
 
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import ZooError
@@ -15,6 +16,8 @@ from connectomics_zoo.specs.resolve import resolve_model
 
 UNET = {"channels": [8, 8, 8], "strides": [[2, 2, 2]] * 2}
 CASES: list[tuple[str, dict[str, Any]]] = [
+    ("cellmap-fly", valid_network.ARCH),
+    ("cellmap-fly", valid_network.ARCH | {"upsampling": "transposed", "output_stride": [1, 2, 2]}),
     ("mednext-S", {"base_channels": 2, "block_counts": [1] * 9, "expansion_ratios": [1, 2, 3, 4, 4, 4, 3, 2, 1]}),
     ("monai_attention_unet", UNET),
     ("monai_basic_unet3d", {"channels": [8] * 6}),

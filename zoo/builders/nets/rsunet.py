@@ -69,9 +69,10 @@ class LinearUpsampling(nn.Module):
         super().__init__()
         self.factor = factor
         self.padding = tuple(math.ceil((step - 1) / 2) for step in factor)
-        z, y, x = (self._profile(step) for step in factor)
-        kernel = z[:, None, None] * y[:, None] * x
-        self.register_buffer("weight", kernel.repeat(channels, 1, 1, 1, 1))  # (C, 1, kz, ky, kx)
+        with torch.device("cpu"):  # the first sum on the meta device takes a second: torch imports its compiler
+            z, y, x = (self._profile(step) for step in factor)
+            kernel = (z[:, None, None] * y[:, None] * x).tolist()
+        self.register_buffer("weight", torch.tensor([[kernel]] * channels))  # (C, 1, kz, ky, kx)
 
     @staticmethod
     def _profile(step: int) -> Tensor:
