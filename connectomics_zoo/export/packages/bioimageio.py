@@ -115,7 +115,7 @@ def _test(exported: Exported, folder: Path) -> None:
     """Run what `bioimageio test` runs."""
     from bioimageio.core import test_description
 
-    _refuse_broken_pair()
+    refuse_broken_pair()
     with _own_randomness():
         summary = test_description(folder / DESCRIPTION_FILE, expected_type="model", devices=["cpu"])
     if summary.status != "passed":
@@ -125,7 +125,7 @@ def _test(exported: Exported, folder: Path) -> None:
         )
 
 
-def _refuse_broken_pair() -> None:
+def refuse_broken_pair() -> None:
     """Refuse versions of bioimageio.spec that cannot write any model with this pydantic."""
     spec, pydantic = (importlib.metadata.version(name) for name in ("bioimageio.spec", "pydantic"))
     if _numbers(spec) < (0, 5, 14) and _numbers(pydantic) >= (2, 14):

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from connectomics_zoo.errors import OutputError
+from connectomics_zoo.errors import OutputError, SpecError
 from connectomics_zoo.export.exported import Exported, not_exportable
 from connectomics_zoo.export.networks import torchscript
 from connectomics_zoo.export.packages.facts import facts_of
@@ -38,10 +38,16 @@ def write(exported: Exported, output: Path) -> None:
     Raises:
         WeightsError: the network is not trained.
         OutputError: the name is that of a file.
+        SpecError: its outputs are smaller than its inputs.
     """
     if exported.suffix:
         raise OutputError(
             f"a MONAI bundle is a folder, and a name in {exported.suffix} is that of a file: leave it out."
+        )
+    if exported.spec.input.context is not None:
+        raise SpecError(
+            f"{exported.reference}: returns less than it takes (context {list(exported.spec.input.context)}), which "
+            "MONAI's sliding window does not know, export it as bioimageio or onnx."
         )
     facts = facts_of(exported, format="monai-bundle")
     definition = _definition(exported)
