@@ -20,7 +20,7 @@ _EPILOG = """\b
 Examples:
   zoo convert model_final_checkpoint.model my-mednext
   zoo convert last.ckpt my-rsunet --model ./my-rsunet.yaml --no-ema
-  zoo convert checkpoint_final.pth my-net --model mednext-S --from nnunet-v2
+  zoo convert fold_0/checkpoint_final.pth my-net
   zoo convert teacher-student.pt my-net --model mednext-S --at state_dict/teacher
   zoo convert program.pt2 my-net --model mednext-S
   zoo convert hf://org/repo@0123…cdef/model.safetensors my-net --model monai_unet --map map.yaml
@@ -112,6 +112,12 @@ def _facts(done: Conversion) -> dict[str, str]:
         "left aside": _few(done.left_aside),
         "made inert": _few(done.inert),
     }
+    if done.copies:
+        facts["copies"] = f"{done.copies} tensors, which nnU-Net's networks have under several names"
+    if done.recipe:
+        facts["from the plans"] = ", ".join(done.recipe)
+    if done.not_said:
+        facts["not in the spec"] = "\n".join(done.not_said)
     if done.map is not None:
         facts["map"] = f"{done.map}, which renames or transposes {done.mapped} tensors"
     if done.assumed:

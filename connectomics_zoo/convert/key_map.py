@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -69,6 +69,8 @@ class KeyMap(Node):
     """Keys of tensors that are no part of a network, and may stand where its own do; `*` stands for anything."""
     settled: Annotated[tuple[Name, ...], Field(strict=False)] = ()
     """Builders whose networks have here what the catalogue says wherever tensors do not tell."""
+    architecture: Literal["tensors", "plans"] = "tensors"
+    """What tells which network it is where no model is named: its tensors, or nnU-Net's plans where these have it."""
     other_networks: Annotated[tuple[OtherNetwork, ...], Field(strict=False)] = ()
     """Networks that are refused with a word of their own."""
     objects: _Globals = ()

@@ -45,6 +45,8 @@ class Picked:
     """Which choice it is, 0 for the first one."""
     under: str = ""
     """What the keys must begin with, where the user said so."""
+    copies: int = 0
+    """How many tensors lay there once more under another name, and were left out."""
 
 
 def recognise(checkpoint: ForeignCheckpoint, maps: Sequence[KeyMap], *, source: str) -> KeyMap:

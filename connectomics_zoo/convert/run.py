@@ -13,9 +13,12 @@ from torch import Tensor
 
 from connectomics_zoo.convert.checkpoint import read_foreign_checkpoint
 from connectomics_zoo.convert.choose import Choice, choose
+from connectomics_zoo.convert.copies import without_copies
 from connectomics_zoo.convert.key_map import KeyMap, get_key_map, key_maps
 from connectomics_zoo.convert.network import Fit, assumed
 from connectomics_zoo.convert.pick import Picked, pick, pick_at, recognise, unread_averages
+from connectomics_zoo.convert.plans import Planned, planned_network
+from connectomics_zoo.convert.plans_recipe import not_said, taken
 from connectomics_zoo.convert.source import Source, find_source
 from connectomics_zoo.convert.tensor_map import Mapped, TensorMap, apply_map, read_tensor_map
 from connectomics_zoo.errors import OutputError, WeightsError
@@ -83,6 +86,12 @@ class Conversion:
     """Tensors of each type; types are kept."""
     absent: tuple[str, ...]
     """Heads of deep supervision that the file does not have; loaded for training, they start fresh."""
+    copies: int = 0
+    """Tensors that lay there once more under another name, as nnU-Net's networks have it."""
+    recipe: tuple[str, ...] = ()
+    """What of nnU-Net's plans, beside the network, stands in the spec."""
+    not_said: tuple[str, ...] = ()
+    """What of nnU-Net's plans the spec cannot say, with what to do about it."""
 
 
 def convert(
@@ -106,7 +115,7 @@ def convert(
             (`hf://org/repo@commit/file.safetensors`).
         output: the folder, which must not exist.
         model: the model that the weights are of; by default, the one that has exactly these tensors, where these
-            tell all of it. The channels are those of the checkpoint.
+            tell all of it, or the network of nnU-Net's plans. The channels are those of the checkpoint.
         source_format: name of the format (see `key_map.key_maps`); by default, it is recognised.
         averaged: True for averages over the training (EMA), False for its last state, None for averages if there are.
         at: where the tensors lie, by the keys on the way with a slash between; its end may be what their names begin
@@ -116,7 +125,7 @@ def convert(
     Raises:
         WeightsError: the checkpoint is missing, damaged, unsafe, not of that model or of any, or holds several
             networks, or the map does not fit it.
-        SpecError: the map cannot be read, or is none.
+        SpecError: the map cannot be read, or is none, or nnU-Net's plans ask for a network that no model here is.
         HubError: the file cannot be had from the Hub.
         LimitError: it is too large.
         OutputError: the folder exists, or cannot be written.
@@ -135,6 +144,11 @@ def convert(
     mapped = None if renaming is None else _map(candidates, renaming, source=source.name)
     if mapped is not None:
         candidates = [replace(candidates[0], tensors=mapped.tensors)]
+    candidates = [without_copies(picked, source=source.name) for picked in candidates]
+    planned = None
+    if declared is None and key_map.architecture == "plans":
+        planned = planned_network(checkpoint.content, candidates, file=source.path)
+        declared = None if planned is None else planned.spec
     choice = choose(candidates, key_map, declared=declared, averaged=averaged, source=source.name)
     fit = choice.fit
     tensors = _tensors_of(fit, choice.picked, source=source.name)
@@ -154,8 +168,16 @@ def convert(
         inert=checkpoint.pickled,
         map=None if renaming is None else renaming.name,
         mapped=0 if mapped is None else mapped.changed,
-        **_network_facts(fit, spec, tensors),
+        copies=choice.picked.copies,
+        **(_network_facts(fit, spec, tensors) | _plan_facts(planned, spec)),
     )
+
+
+def _plan_facts(planned: Planned | None, spec: ModelSpec) -> dict[str, Any]:
+    """The fields of a `Conversion` that are about nnU-Net's plans."""
+    if planned is None:
+        return {}
+    return {"same": planned.same, "recipe": taken(spec), "not_said": not_said(planned.plans, spec)}
 
 
 def _map(candidates: Sequence[Picked], renaming: TensorMap, *, source: str) -> Mapped:

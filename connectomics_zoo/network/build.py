@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -202,8 +203,12 @@ def run_probe(spec: ModelSpec, input_shape: tuple[int, ...]) -> Probe:
     probe = probe_network(network, spec, input_shape)
     if len(spec.outputs) == 1:
         return probe
+    network.double().train()
+    for module in network.modules():
+        if isinstance(module, _DropoutNd):
+            module.eval()  # what it drops is random
     with torch.no_grad():
-        scales = network.double().train()(seeded_input(input_shape).double())
+        scales = network(seeded_input(input_shape).double())
     return Probe(
         input_shape=input_shape, outputs={name: _summarise(value) for name, value in scales.items()} | probe.outputs
     )

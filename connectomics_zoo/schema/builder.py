@@ -8,6 +8,7 @@ It may also have
 - `encoder_modules(config)`, which names the submodules of the encoder: what lies before the first upsampling,
 - `CHANNEL_VECTORS`, names of parameters that hold one number a channel in the shape (1, C, 1, …), and are no kernels,
 - `PYTC`, the architectures of PyTorch Connectomics that it builds,
+- `PLANS`, the kind of network of nnU-Net that it builds,
 - `INERT`, patterns of tensors that no output depends on,
 - `other_key(key)`, which says what another implementation calls the tensor `key`,
 - `untold(config)`, which names the fields of `arch` that change what is computed and no tensor's name or shape,
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import LimitError, SpecError, ZooError, reason
 from connectomics_zoo.schema.base import Node
+from connectomics_zoo.schema.plans import PlansArchitecture
 from connectomics_zoo.schema.pytc import PytcArchitecture
 
 if TYPE_CHECKING:
@@ -225,6 +227,18 @@ def pytc_architectures() -> Mapping[str, PytcArchitecture]:
                     vars(module)["__name__"],
                 )
     return found
+
+
+def plans_architecture(name: str) -> PlansArchitecture | None:
+    """Return the kind of network of nnU-Net that the builder declares as `PLANS`, None where it has none.
+
+    Raises:
+        SpecError: what it declares is something else.
+    """
+    declared = vars(builder_module(name)).get("PLANS")
+    if declared is not None and not isinstance(declared, PlansArchitecture):
+        raise SpecError(f"the builder {catalog.builder_import_path(name)!r}: 'PLANS' is no PlansArchitecture.")
+    return declared
 
 
 def inert_keys(name: str) -> tuple[str, ...]:

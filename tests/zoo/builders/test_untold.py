@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from support import valid_network
+from support.nnunet import BOTTLENECK, PLAIN
+from support.record_primus import CASES as PRIMUS_CASES
 
 from connectomics_zoo import catalog
 from connectomics_zoo.errors import ZooError
@@ -15,6 +17,7 @@ from connectomics_zoo.schema.builder import builder_module, inert_keys, untold_f
 from connectomics_zoo.specs.resolve import resolve_model
 
 UNET = {"channels": [8, 8, 8], "strides": [[2, 2, 2]] * 2}
+PRIMUS = PRIMUS_CASES["cubes"]
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("cellmap-fly", valid_network.ARCH),
     ("cellmap-fly", valid_network.ARCH | {"upsampling": "transposed", "output_stride": [1, 2, 2]}),
@@ -34,6 +37,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("monai_unetr", {"hidden_size": 24, "mlp_dim": 8, "num_heads": 2}),
     ("monai_vnet", {}),
     ("monai_vnet", {"activation": "prelu"}),
+    ("nnunet-plain", PLAIN),
+    ("nnunet-plain", PLAIN | {"norm_affine": False}),
+    ("nnunet-resenc-M", BOTTLENECK),
+    ("nnunet-primus-S", PRIMUS),
     ("rsunet", {"norm": "batch", "activation": "prelu"}),
     ("rsunet", {"norm": "group", "activation": "leakyrelu"}),
     ("rsunet", {"norm": "instance"}),
@@ -92,7 +99,7 @@ def test_every_field_that_leaves_names_and_shapes_is_named(model, arch):
 
 def test_every_builder_of_the_catalogue_says_what_tensors_do_not_tell():
     names = [name for name in catalog.builders() if builder_module(name).__name__.startswith("zoo.")]
-    assert len(names) >= 11
+    assert len(names) >= 13
     assert [name for name in names if "untold" not in vars(builder_module(name))] == []
     assert {resolve_model(model).builder for model, _ in CASES} == set(names)
 
