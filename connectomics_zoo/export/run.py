@@ -100,7 +100,7 @@ def export_network(
 
 
 def try_formats(spec: Path, known: Mapping[str, Outcome]) -> dict[str, Outcome]:
-    """Return how exporting the model of a spec, with initial weights, goes in each format that takes those; nothing is kept.
+    """Return how exporting the model of a spec goes in each format that takes initial weights; nothing is kept.
 
     Where a format cannot have several sizes, the smallest legal one is tried.
 

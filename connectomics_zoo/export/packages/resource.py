@@ -106,7 +106,6 @@ def _tags(exported: Exported, facts: Facts) -> list[str]:
         f"{len(exported.spec.input.axes)}d",
         *dict.fromkeys(content or ["tissue"]),
         "pytorch",
-        "unet",
         "instance-segmentation" if instances else "semantic-segmentation",
         "connectomics",
         exported.spec.family.lower(),
