@@ -139,7 +139,7 @@ def test_the_engine_knows_no_catalogue():
 
 
 PROJECTS = {"nnunet", "monai"}
-"""Families that are called after a project whose configurations and checkpoints the engine reads or writes, by that name."""
+"""Families that are called after a project whose files the engine reads or writes, by that name."""
 
 KNOWN_NAMES = {
     "cli/bench.py": {"mednext-S"},  # what `zoo bench` without a reference measures is part of the command line
