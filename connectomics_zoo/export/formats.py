@@ -55,6 +55,11 @@ FORMATS: dict[str, Format] = {
         packages=("openvino",),
         extra="export",
     ),
+    "nnunet": Format(
+        "network",
+        "networks.nnunet",
+        "a results folder of nnU-Net v2 (plans.json, dataset.json, fold_0), for nnUNetv2_predict; its own U-Nets alone",
+    ),
 }
 """Every format by its name; a new one is a line here and a file in `export/networks`, or a line that says otherwise."""
 
