@@ -14,6 +14,7 @@ from typing import Any
 
 from connectomics_zoo.catalog import Catalog
 from connectomics_zoo.errors import SpecError
+from connectomics_zoo.export.run import try_formats
 from connectomics_zoo.files.changes import FileChange
 from connectomics_zoo.files.yaml import parse_yaml, read_yaml
 from connectomics_zoo.files.yaml_blocks import replace_block
@@ -27,6 +28,7 @@ from connectomics_zoo.specs import releases
 from connectomics_zoo.specs.content import digest, plain
 from connectomics_zoo.specs.costs import costs_path, costs_text, read_costs
 from connectomics_zoo.specs.expectation import compare_counts, compare_probe, equal
+from connectomics_zoo.specs.exports import exports_path, exports_text, read_exports
 from connectomics_zoo.specs.selection import Target, select_specs
 
 SCHEMAS = "specs/schema"
@@ -48,6 +50,7 @@ def plan(
     *,
     relock: bool = False,
     costs: bool = False,
+    exports: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Plan:
     """Measure the networks of the chosen specs and return what has to be written; nothing is.
@@ -57,6 +60,7 @@ def plan(
             `expect`; a catalogue also has a lock and schemas.
         costs: also count what those releases cost in memory, and how far they see, that have no costs yet; with
             `relock`, of all of them.
+        exports: also export those releases, in each format in which they were not tried yet; with `relock`, in all.
         relock: let released specs change, and (without patterns) forget those whose file is gone.
         progress: is told how many specs are done, before each one and at the end.
 
@@ -69,6 +73,7 @@ def plan(
     refused: list[str] = []
     locks = {target.entry.catalog: releases.read_lock(target.entry.catalog) for target in targets if target.entry}
     counted = {home: read_costs(home) for home in locks}
+    tried = {home: read_exports(home) for home in locks}
     for index, target in enumerate(targets):
         if progress is not None:
             progress(Progress(index, len(targets), unit="specs", label=target.label))
@@ -81,6 +86,11 @@ def plan(
             known_costs = counted[target.entry.catalog]
             if costs and (relock or spec.reference not in known_costs):
                 known_costs[spec.reference] = measure_cost(spec)
+            if exports:
+                known_exports = tried[target.entry.catalog]
+                known_exports[spec.reference] = try_formats(
+                    target.path, {} if relock else known_exports.get(spec.reference, {})
+                )
         changes += spec_changes
     if progress is not None:
         progress(Progress(len(targets), len(targets), unit="specs"))
@@ -91,6 +101,8 @@ def plan(
         changes += _changed(releases.lock_path(home), releases.lock_text(known), tuple(_lock_reasons(home, known)))
         if costs:
             changes += _changed(costs_path(home), costs_text(counted[home]), ("what releases cost in memory",))
+        if exports:
+            changes += _changed(exports_path(home), exports_text(tried[home]), ("formats that releases exist in",))
         for kind in TYPES:
             path = home.folder / SCHEMAS / f"{kind}.schema.json"
             changes += _changed(path, schema_text(kind, home=home.name), ("generated from the types of the specs",))

@@ -32,7 +32,7 @@ Examples:
 @click.command("export", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", shell_complete=complete_model)
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--format", "form", required=True, metavar="FORMAT", help="What to write, see below.")
+@click.option("--format", "form", metavar="FORMAT", help="What to write, see below.")
 @click.option(
     "--size",
     metavar="Z,Y,X",
@@ -47,13 +47,17 @@ Examples:
     help="Return logits, or the values of the task's channels, such as probabilities.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def command(source: str, out: Path, form: str, size: tuple[int, ...] | None, activation: str, as_json: bool) -> None:
+def command(
+    source: str, out: Path, form: str | None, size: tuple[int, ...] | None, activation: str, as_json: bool
+) -> None:
     """Write SOURCE to OUT in the format of another program.
 
     Of a network, SOURCE is a reference: a model alone is exported with initial weights, name.tag, hf://org/repo or a
     run folder with its trained ones. What is written is run at several legal sizes and compared with torch; it appears
     whole, or not at all.
     """
+    if form is None:
+        raise click.UsageError(f"say what to write: --format {', '.join(FORMATS)}.")
     if form not in FORMATS:
         raise click.UsageError(f"--format {form!r} is unknown: {nearest(form, FORMATS)}")
     from connectomics_zoo.export.run import export_network

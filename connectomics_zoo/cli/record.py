@@ -15,7 +15,8 @@ from connectomics_zoo.errors import CheckFailedError
 @click.option(
     "--costs", is_flag=True, help="Also count memory and receptive field of releases that lack them: minutes."
 )
-def command(patterns: tuple[str, ...], check: bool, relock: bool, costs: bool) -> None:
+@click.option("--exports", is_flag=True, help="Also try every format of zoo export that was not tried yet: minutes.")
+def command(patterns: tuple[str, ...], check: bool, relock: bool, costs: bool, exports: bool) -> None:
     """Measure the models that match PATTERN (all without one) and record what is new.
 
     A spec of a new name@version is added to its catalogue's lock. One that is there is never changed, unless
@@ -26,7 +27,7 @@ def command(patterns: tuple[str, ...], check: bool, relock: bool, costs: bool) -
     from connectomics_zoo.files.changes import write_changes
 
     with show_progress("record") as progress:
-        planned = plan(patterns, relock=relock, costs=costs, progress=progress)
+        planned = plan(patterns, relock=relock, costs=costs, exports=exports, progress=progress)
     if not check:
         write_changes(planned.changes)
     for change in planned.changes:

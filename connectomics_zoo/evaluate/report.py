@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from connectomics_zoo.evaluate.interpret import ScoreKind
 from connectomics_zoo.schema.report import Report, Table
+from connectomics_zoo.schema.svg import bars
 
 NAMES = {
     "dice": "Dice",
@@ -45,6 +47,24 @@ NAMES = {
 }
 """How the table calls each score."""
 
+_BEST_AT_1 = {
+    "dice",
+    "iou",
+    "precision",
+    "recall",
+    "rand_precision",
+    "rand_recall",
+    "ap_50",
+    "ap_75",
+    "precision_50",
+    "recall_50",
+    "f1_50",
+    "panoptic_quality",
+    "segmentation_quality",
+    "nerl",
+}
+"""Scores from 0 to 1, of which 1 is best."""
+
 
 @dataclass(frozen=True)
 class EvaluateReport(Report):
@@ -79,6 +99,14 @@ class EvaluateReport(Report):
     def has_named_classes(self) -> bool:
         """Whether the prediction has said which classes it has."""
         return any(isinstance(name, str) for name in self.classes)
+
+    def picture(self) -> str:
+        """Return the scores that are best at 1, and of several classes, the first one of each class."""
+        rows = [(NAMES[name], value, _number(value)) for name, value in self.scores.items() if name in _BEST_AT_1]
+        first = next((name for name in self.scores if name in _BEST_AT_1), None)
+        if first is not None:
+            rows += [(f"{NAMES[first]} of {name}", s[first], _number(s[first])) for name, s in self.classes.items()]
+        return bars([row for row in rows if math.isfinite(row[1])])
 
     def table(self) -> Table:
         """Return a row for each score, or for each of the classes that have names."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from connectomics_zoo.errors import ZooError, reason
 from connectomics_zoo.schema.experiment import RunSpec
@@ -44,12 +45,16 @@ class Exported:
     """What it returns."""
     provenance: Mapping[str, str]
     """What the format's metadata must say: which network and weights, whose, for what, and how it was checked."""
+    usual_size: tuple[int, ...]
+    """The size to have alone where the format cannot have several."""
     trained: Pretrained | None = None
     """The weights, with their file, digest and entry; None where they are initial ones."""
     run: RunSpec | None = None
     """How the weights were trained, where they say so."""
     task: TaskSpec | None = None
     """The task that the weights solve, where it is known."""
+    programs: dict[tuple[SizeRule, bool], ExportedProgram] = field(default_factory=dict)
+    """Programs of torch.export that were traced already, by sizes and whether any batch is taken."""
 
     @property
     def output_name(self) -> str:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from connectomics_zoo.errors import InputSizeError
-from connectomics_zoo.export.check import TOLERANCE, Comparison, SizeFailedError, compare
-from connectomics_zoo.export.exported import Activation, Exported, NotExportableError, fixed_sizes, is_dynamic
-from connectomics_zoo.export.formats import NetworkWriter, check_name, network_writer
-from connectomics_zoo.export.provenance import provenance
-from connectomics_zoo.export.source import Source, activated, find_source
-from connectomics_zoo.files.atomic import PartialOutput, check_place, remove_folder
-from connectomics_zoo.schema.limits import MAX_EDGE
+from connectomics_zoo.errors import InputSizeError, ZooError
+from connectomics_zoo.export.check import TOLERANCE, Comparison
+from connectomics_zoo.export.exported import Activation, Exported, fixed_sizes, is_dynamic
+from connectomics_zoo.export.formats import FORMATS, NetworkWriter, check_name, names_of, network_writer
+from connectomics_zoo.export.source import activated, find_source
+from connectomics_zoo.export.tries import write_compared
+from connectomics_zoo.files.atomic import PartialOutput, check_place
 from connectomics_zoo.schema.model import ModelSpec, SizeRule
 from connectomics_zoo.schema.report import Report
-
-_COARSE = 16
-"""Step, in voxels, that networks of five levels take; those that pad are exported with it where theirs is finer."""
+from connectomics_zoo.specs.exports import Outcome
 
 
 @dataclass(frozen=True)
@@ -81,24 +78,10 @@ def export_network(
     writer, place = network_writer(format), Path(output)
     check_name(format, place)
     check_place(place, overwrite=False)
-    source = find_source(ref)
-    network = activated(source, activation, name=str(ref))
-    wanted = source.spec.input.size if size is None else _legal(source.spec, tuple(size))
-    exported = Exported(
-        reference=str(ref),
-        network=network,
-        spec=source.spec,
-        sizes=wanted,
-        any_batch=True,
-        activation=activation,
-        provenance={},
-        trained=source.trained,
-        run=source.run,
-        task=source.task,
-    )
+    exported = _prepared(ref, size=size, activation=activation)
     partial = PartialOutput(place, overwrite=False)
     with partial.writing():
-        made, compared = _written(writer, exported, source, partial.path, name=format)
+        made, compared = write_compared(writer, exported, partial.path, name=format)
         size_bytes = _bytes_of(partial.path)
     return ExportReport(
         reference=str(ref),
@@ -112,7 +95,64 @@ def export_network(
         tolerance=TOLERANCE,
         compared=compared,
         provenance=dict(made.provenance),
-        notes=tuple(_notes(source, made, wanted)),
+        notes=tuple(_notes(made, exported.sizes)),
+    )
+
+
+def try_formats(spec: Path, known: Mapping[str, Outcome]) -> dict[str, Outcome]:
+    """Return how exporting the model of a spec, with initial weights, goes in each format; nothing is kept.
+
+    Where a format cannot have several sizes, the smallest legal one is tried.
+
+    Args:
+        spec: its file.
+        known: by format, what was found before and is not tried again.
+
+    Raises:
+        MissingPackageError: a package that a format needs is not installed.
+        SpecError: the spec cannot be read.
+    """
+    names = names_of("network")
+    writers = {name: network_writer(name) for name in names if name not in known}
+    outcomes = dict(known)
+    if writers:
+        exported = _prepared(spec, size=None, activation="none")
+        exported = replace(exported, reference=exported.spec.name, usual_size=exported.spec.input.size.minimum)
+        outcomes |= {name: _try_format(writer, exported, name=name) for name, writer in writers.items()}
+    return {name: outcomes[name] for name in names}
+
+
+def _try_format(writer: NetworkWriter, exported: Exported, *, name: str) -> Outcome:
+    with tempfile.TemporaryDirectory(prefix="zoo-export-") as folder:
+        place = Path(folder) / f"{exported.spec.name}{FORMATS[name].suffix or ''}"
+        try:
+            made, compared = write_compared(writer, exported, place, name=name)
+        except ZooError as error:
+            return Outcome(reason=str(error))
+    return Outcome(
+        sizes=made.sizes.describe(),
+        every_size=made.sizes == exported.sizes,
+        dynamic=is_dynamic(made.sizes),
+        any_batch=made.any_batch,
+        difference=float(f"{max(one.difference / one.largest for one in compared):.1g}"),
+    )
+
+
+def _prepared(ref: str | Path, *, size: Sequence[int] | None, activation: Activation) -> Exported:
+    """Return the network of a reference as it is to be written, for every size that is asked for."""
+    source = find_source(ref)
+    return Exported(
+        reference=str(ref),
+        network=activated(source, activation, name=str(ref)),
+        spec=source.spec,
+        sizes=source.spec.input.size if size is None else _legal(source.spec, tuple(size)),
+        any_batch=True,
+        activation=activation,
+        provenance={},
+        usual_size=source.spec.training.patch_size if source.run is None else source.run.window,
+        trained=source.trained,
+        run=source.run,
+        task=source.task,
     )
 
 
@@ -128,66 +168,9 @@ def _legal(spec: ModelSpec, size: tuple[int, ...]) -> SizeRule:
     return fixed_sizes(size)
 
 
-def _written(
-    writer: NetworkWriter, exported: Exported, source: Source, path: Path, *, name: str
-) -> tuple[Exported, tuple[Comparison, ...]]:
-    """Write the network with as many sizes as the format can have, and return it as it was written.
-
-    Raises:
-        NotExportableError: not even with one.
-    """
-    failures: list[NotExportableError] = []
-    for sizes, any_batch in _tries(exported.sizes, _usual_size(source), failures):
-        said = provenance(source, sizes=sizes, any_batch=any_batch, activation=exported.activation)
-        attempt = replace(exported, sizes=sizes, any_batch=any_batch, provenance=said)
-        try:
-            writer.write(attempt, path)
-            return attempt, compare(attempt, writer.reader(path), name=name)
-        except NotExportableError as error:
-            failures.append(error)
-            _clear(path)
-    raise failures[-1]
-
-
-def _tries(
-    wanted: SizeRule, usual: tuple[int, ...], failures: list[NotExportableError]
-) -> Iterator[tuple[SizeRule, bool]]:
-    """Yield sizes and whether any batch is taken, from what was asked for to one input; the last failure decides."""
-    if is_dynamic(wanted):
-        yield wanted, True
-        if _fails_at_minimum(failures):
-            yield _from_the_next(wanted), True
-        elif not isinstance(failures[-1], SizeFailedError) and _coarser(wanted) != wanted:
-            yield _coarser(wanted), True
-        wanted = fixed_sizes(usual)
-    yield wanted, True
-    yield wanted, False
-
-
-def _fails_at_minimum(failures: list[NotExportableError]) -> bool:
-    return isinstance(failures[-1], SizeFailedError) and failures[-1].at_minimum
-
-
-def _from_the_next(rule: SizeRule) -> SizeRule:
-    """Return the rule without the smallest size of each axis."""
-    pairs = list(zip(rule.minimum, rule.step, strict=True))
-    return SizeRule(minimum=tuple(low if low + step > MAX_EDGE else low + step for low, step in pairs), step=rule.step)
-
-
-def _coarser(rule: SizeRule) -> SizeRule:
-    """Return the legal sizes that are a multiple of 16 apart."""
-    steps = tuple(step if step >= MAX_EDGE // 2 else math.lcm(step, _COARSE) for step in rule.step)
-    return SizeRule(minimum=rule.minimum, step=steps)
-
-
-def _usual_size(source: Source) -> tuple[int, ...]:
-    """Return the size that the network is used at: the window of its weights, else the patch of its recipe."""
-    return source.spec.training.patch_size if source.run is None else source.run.window
-
-
-def _notes(source: Source, made: Exported, wanted: SizeRule) -> Iterator[str]:
-    if source.trained is None:
-        yield "the weights are initial values, not trained ones" + _instead(source.spec)
+def _notes(made: Exported, wanted: SizeRule) -> Iterator[str]:
+    if made.trained is None:
+        yield "the weights are initial values, not trained ones" + _instead(made.spec)
     if made.sizes != wanted:
         yield (
             f"the format cannot have every legal size of this network ({wanted.describe()}), it takes "
@@ -204,13 +187,6 @@ def _instead(spec: ModelSpec) -> str:
 def _bytes_of(path: Path) -> int:
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files)
-
-
-def _clear(path: Path) -> None:
-    if path.is_dir():
-        remove_folder(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 export = export_network

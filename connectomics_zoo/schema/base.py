@@ -20,7 +20,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from connectomics_zoo.errors import nearest
 from connectomics_zoo.schema.limits import MAX_EDGE
-from connectomics_zoo.schema.report import facts
+from connectomics_zoo.schema.report import Page, facts
 
 
 class Node(BaseModel):
@@ -35,9 +35,15 @@ class Node(BaseModel):
         defer_build=True,  # a command reads one kind of spec, and should not wait for the others
     )
 
+    def _page(self) -> Page:
+        """Return what a notebook shows: the fields as a table, or what a kind of spec has better to show."""
+        return Page("", "", "", facts(self.model_dump(mode="json", exclude_none=True)))
+
     def _repr_html_(self) -> str:
-        """Return the fields as a table, which a notebook shows."""
-        return facts(self.model_dump(mode="json", exclude_none=True)).to_html()
+        return self._page().to_html()
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        return self._page().bundle()
 
     @model_validator(mode="before")
     @classmethod

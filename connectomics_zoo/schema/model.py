@@ -28,6 +28,8 @@ from connectomics_zoo.schema.base import (
 )
 from connectomics_zoo.schema.builder import BuilderConfig, builder_module
 from connectomics_zoo.schema.limits import MAX_EDGE, MAX_WEIGHTS_BYTES
+from connectomics_zoo.schema.report import Page
+from connectomics_zoo.schema.shown import model_page
 from connectomics_zoo.schema.training import TrainingSpec
 
 
@@ -306,6 +308,9 @@ class ModelSpec(Node):
         if outputs is not None:
             changes["outputs"] = tuple(output.model_copy(update={"channels": outputs}) for output in self.outputs)
         return self.model_copy(update=changes)
+
+    def _page(self) -> Page:
+        return model_page(self)
 
     @property
     def reference(self) -> str:

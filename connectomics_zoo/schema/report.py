@@ -31,6 +31,37 @@ class Table(NamedTuple):
         body = "".join(f"<tr>{row}</tr>" for row in rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
+    def to_text(self) -> str:
+        """Return it as lines, with columns below their titles, for what shows no HTML."""
+        cells = [[printable(text) for text in row] for row in (self.headers, *self.rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in cells)
+        return "\n".join(line.rstrip() for line in lines)
+
+
+class Page(NamedTuple):
+    """What a notebook shows of something."""
+
+    title: str
+    """What it is called; may be empty."""
+    summary: str
+    """What it is; may be empty."""
+    picture: str
+    """SVG of ours, or nothing."""
+    table: Table
+    """What there is to say."""
+
+    def to_html(self) -> str:
+        """Return it as HTML in which every text is escaped."""
+        head = f"<div><b>{_cell(self.title)}</b> {_cell(self.summary)}</div>" if self.title or self.summary else ""
+        return f"{head}{self.picture and f'<div>{self.picture}</div>'}{self.table.to_html()}"
+
+    def bundle(self) -> dict[str, str]:
+        """Return it by media type, as IPython asks for it."""
+        head = printable(f"{self.title}: {self.summary}" if self.title and self.summary else self.title or self.summary)
+        text = self.table.to_text()
+        return {"text/plain": f"{head}\n{text}" if head else text, "text/html": self.to_html()}
+
 
 class Report:
     """Base of the reports, which are dataclasses: a notebook shows them as tables."""
@@ -40,8 +71,15 @@ class Report:
         assert dataclasses.is_dataclass(self)
         return facts({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
+    def picture(self) -> str:
+        """Return SVG that says it at a glance; nothing where a table does."""
+        return ""
+
     def _repr_html_(self) -> str:
-        return self.table().to_html()
+        return Page("", "", self.picture(), self.table()).to_html()
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        return Page("", "", self.picture(), self.table()).bundle()
 
 
 def facts(values: Mapping[str, Any]) -> Table:

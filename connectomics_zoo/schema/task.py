@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from connectomics_zoo.schema.base import Name, Node, Sentence
+from connectomics_zoo.schema.report import Page
+from connectomics_zoo.schema.shown import task_page
 from connectomics_zoo.schema.target import CONTINUOUS_TARGETS, LATER_FIELDS, TargetSpec, check_fields
 
 ObjectMethod = Literal["components", "watershed", "mutex", "agglomeration"]
@@ -163,6 +165,9 @@ class TaskSpec(Node):
     ]
     """What validation reports, the mean over the channels that are `scored`; the first one chooses the best
     checkpoint."""
+
+    def _page(self) -> Page:
+        return task_page(self)
 
     @property
     def scored(self) -> tuple[int, ...]:

@@ -78,6 +78,8 @@ def _version(row: AnyRow) -> str:
 def _sort_key(value: Any) -> Any:
     if isinstance(value, list):
         return [inf if item is None else item for item in value]  # along an axis without a limit
+    if isinstance(value, dict):
+        return sorted((name, str(item)) for name, item in value.items())
     return natural(value) if isinstance(value, str) else value
 
 

@@ -14,8 +14,10 @@ from connectomics_zoo.errors import LimitError, SpecError, ZooError
 from connectomics_zoo.files.safetensors import read_header
 from connectomics_zoo.files.yaml import parse_yaml, read_yaml
 from connectomics_zoo.schema.limits import MAX_EDGE
+from connectomics_zoo.schema.report import Table
 from connectomics_zoo.specs.choosing import filter_rows, sort_rows
 from connectomics_zoo.specs.costs import Cost, costs_path, read_costs
+from connectomics_zoo.specs.exports import Outcome, exports_path, read_exports
 from connectomics_zoo.specs.rows import ExperimentRow, ModelRow, Row, TaskRow, WeightsRow
 
 _log = logging.getLogger(__name__)
@@ -47,16 +49,23 @@ def read_rows(*, all_versions: bool = False, patch: Sequence[int] = STATED_PATCH
         patch: what the memory of training is stated at, raised to the next legal size: one number, or one an axis.
     """
     costs: dict[str, dict[str, Cost]] = {}
+    exports: dict[str, dict[str, dict[str, Outcome]]] = {}
     broken: list[Broken] = []
     for home in catalog.catalogs():
+        costs[home.name], exports[home.name] = {}, {}
         try:
             costs[home.name] = read_costs(home)
         except SpecError as error:
-            costs[home.name] = {}
             broken.append(Broken(costs_path(home), str(error)))
+        try:
+            exports[home.name] = read_exports(home)
+        except SpecError as error:
+            broken.append(Broken(exports_path(home), str(error)))
 
     def row(entry: catalog.Entry, reference: str, document: dict[str, Any]) -> ModelRow:
-        return _model_row(entry, reference, document, costs=costs[entry.catalog.name], patch=tuple(patch))
+        listed = _model_row(entry, reference, document, costs=costs[entry.catalog.name], patch=tuple(patch))
+        tried = exports[entry.catalog.name].get(f"{listed.name}@{listed.version}", {})
+        return replace(listed, exports={form: outcome.describe() for form, outcome in tried.items()})
 
     listing = _read("model", lambda *item: [row(*item)], all_versions=all_versions)
     return Listing(listing.rows, [*broken, *listing.broken])
@@ -133,6 +142,7 @@ def _model_row(
         step=_take_sizes(document, "input.size.step", source=entry.path),
         weights=list(take("weights", dict)) if document.get("weights") is not None else [],
         tasks=_tasks_of(document),
+        exports={},
         license=take("source.license", str),
         path=str(entry.path),
     )
@@ -262,8 +272,36 @@ def _take_sizes(document: dict[str, Any], path: str, *, source: Path) -> list[in
     return value
 
 
-def list_models(pattern: str = "*", *, family: str | None = None, where: str = "", sort: str = "name") -> list[str]:
-    """Return the references of the models that all arguments select.
+class ModelList(list[str]):
+    """References of models, which a notebook shows as a table of what they are."""
+
+    def __init__(self, rows: Sequence[ModelRow]) -> None:
+        super().__init__(row.reference for row in rows)
+        self._rows = tuple(rows)
+
+    def table(self) -> Table:
+        """Return a row for each model."""
+        return Table(
+            ("model", "family", "parameters", "scales", "weights", "licence"),
+            [
+                (
+                    row.reference,
+                    row.family,
+                    "not measured" if row.parameters is None else f"{row.parameters:,}",
+                    str(row.scales),
+                    ", ".join(row.weights),
+                    row.license,
+                )
+                for row in self._rows
+            ],
+        )
+
+    def _repr_html_(self) -> str:
+        return self.table().to_html()
+
+
+def list_models(pattern: str = "*", *, family: str | None = None, where: str = "", sort: str = "name") -> ModelList:
+    """Return the references of the models that all arguments select: a list, which a notebook shows as a table.
 
     A file that cannot be read is left out, with a warning in the log.
 
@@ -280,7 +318,4 @@ def list_models(pattern: str = "*", *, family: str | None = None, where: str = "
     listing = read_rows()
     for path, reason in listing.broken:
         _log.warning("%s is left out of the list: %s", path, reason)
-    return [
-        row.reference
-        for row in sort_rows(filter_rows(listing.rows, pattern=pattern, family=family, where=where), by=sort)
-    ]
+    return ModelList(sort_rows(filter_rows(listing.rows, pattern=pattern, family=family, where=where), by=sort))

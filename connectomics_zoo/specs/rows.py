@@ -36,6 +36,7 @@ class ModelRow:
     step: Annotated[list[int], "distance between legal sizes in voxels, per axis"]
     weights: Annotated[list[str], "tags of the trained weights"]
     tasks: Annotated[list[str], "tasks that these solve"]
+    exports: Annotated[dict[str, str], "formats that zoo export has tried: for which sizes, or why not"]
     license: Annotated[str, "licence of the network's code"]
     path: Annotated[str, "file of the spec"]
 

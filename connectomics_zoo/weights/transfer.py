@@ -14,6 +14,7 @@ from connectomics_zoo.errors import WeightsError
 from connectomics_zoo.network.build import build, build_meta
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.report import Report, Table
+from connectomics_zoo.schema.svg import shares
 from connectomics_zoo.weights.keys import KeyMatch, match_keys
 
 
@@ -50,6 +51,17 @@ class LoadReport(Report):
             if keys
         ]
         return Table((f"tensors of {self.source}", "number", "which"), rows)
+
+    def picture(self) -> str:
+        """Return which part of the tensors is of each kind."""
+        return shares(
+            [
+                ("exact", len(self.exact)),
+                ("adapted", len(self.adapted)),
+                ("re-initialised", len(self.reinitialised)),
+                ("dropped", len(self.dropped)),
+            ]
+        )
 
     def summary(self) -> str:
         """One line: how many tensors of each kind."""

@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 
 import pytest
+from support.exporting import small_model
 
 from connectomics_zoo import catalog
 from connectomics_zoo.authoring import record
 from connectomics_zoo.errors import OutputError, SpecError
+from connectomics_zoo.export.exported import NotExportableError
+from connectomics_zoo.export.formats import FORMATS
+from connectomics_zoo.export.networks import torchscript
 from connectomics_zoo.files import changes, yaml_blocks
-from connectomics_zoo.files.yaml import parse_yaml, read_yaml
+from connectomics_zoo.files.yaml import dump_yaml, parse_yaml, read_yaml
 from connectomics_zoo.network.build import measure_expectation
 from connectomics_zoo.schema.json_schema import TYPES, schema_text
 from connectomics_zoo.specs import releases
+from connectomics_zoo.specs.exports import Outcome, read_exports
+from connectomics_zoo.specs.listing import read_rows
 from connectomics_zoo.specs.lookup import get_spec
 from connectomics_zoo.verify import verify
 
@@ -244,3 +250,35 @@ def test_the_lock_file_is_stable_json(add_spec, folder):
     assert releases.lock_text(released(folder)) == text
     assert list(json.loads(text)["tiny@1.0.0"]) == ["digest", "released"]
     assert read_yaml(folder / "specs" / "models" / "mednext" / "tiny.yaml")["name"] == "tiny"
+
+
+def test_recording_exports_tries_the_formats_that_were_not_tried_and_the_list_says_how_it_went(
+    add_spec, folder, monkeypatch
+):
+    spec = small_model().model_copy(update={"name": "tiny", "family": "mednext", "weights": {}, "expect": None})
+    add_spec("tiny", text=dump_yaml(spec.model_dump(mode="json")))
+    for name in set(FORMATS) - {"torchscript"}:
+        monkeypatch.delitem(FORMATS, name)
+
+    def refuse(exported, output):
+        raise NotExportableError("it cannot be.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torchscript, "write", refuse)
+        changes.write_changes(record.plan(["tiny"], exports=True).changes)
+    assert exports_in(folder) == {"torchscript": Outcome(reason="it cannot be.")}
+    assert row("tiny").exports == {"torchscript": "no: it cannot be."}
+    assert record.plan(["tiny"], exports=True).changes == ()
+    changes.write_changes(record.plan(["tiny"], exports=True, relock=True).changes)
+    sizes = "2 + n*2, 2 + n*2, 4 + n*2"
+    assert exports_in(folder) == {"torchscript": Outcome(sizes=sizes, every_size=True, dynamic=True, any_batch=True)}
+    assert row("tiny").exports == {"torchscript": "every size"}
+
+
+def exports_in(folder):
+    return read_exports(catalog.Catalog("other", "other_zoo", folder))["tiny@1.0.0"]
+
+
+def row(name):
+    (found,) = [row for row in read_rows().rows if row.name == name]
+    return found

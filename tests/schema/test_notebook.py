@@ -127,21 +127,30 @@ def test_every_verb_that_tells_its_progress_asks_for_the_bar(verb, monkeypatch):
 
 
 class Cells(HTMLParser):
-    """The texts in the cells of a table; anything but a table is an error."""
+    """The texts in the cells of a table, and in the title and the picture before it; other tags are an error."""
 
     def __init__(self, text):
         super().__init__()
-        self.texts = []
+        self.texts, self.head, self.widths = [], [], []
+        self._in_table = False
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
-        assert tag in {"table", "thead", "tbody", "tr", "th", "td", "br"}, tag
-        assert not attributes
+        assert tag in {"table", "thead", "tbody", "tr", "th", "td", "br", "div", "b", "svg", "rect", "text"}, tag
+        assert not attributes or tag in {"svg", "rect", "text"}
+        values = dict(attributes)
+        assert values.get("fill", "currentColor") == "currentColor"  # what is seen on dark pages as on light ones
+        self._in_table = self._in_table or tag == "table"
         if tag in {"th", "td"}:
             self.texts.append("")
+        if tag == "rect":
+            self.widths.append(float(values["width"]))
 
     def handle_data(self, data):
-        self.texts[-1] += data
+        if self._in_table:
+            self.texts[-1] += data
+        else:
+            self.head.append(data.strip())
 
 
 def cells(report):
@@ -214,10 +223,59 @@ def test_an_evaluation_is_the_table_of_the_terminal(run_zoo, tmp_path):
     assert ("Dice", "1.0000") in report.table().rows
 
 
-def test_a_spec_is_a_table_of_its_fields():
-    texts = cells(zoo.get_spec("mednext-S"))
-    assert texts[texts.index("name") + 1] == "mednext-S"
-    assert cells(zoo.get_task("mito"))[-1] == "dice, iou"
+def test_a_model_is_a_picture_of_its_scales_and_a_table():
+    spec = zoo.get_spec("mednext-S")
+    page = Cells(spec._repr_html_())
+    assert page.head[:2] == [f"mednext-S {spec.version}", spec.summary]
+    assert page.head[2::2] == ["×".join(map(str, output.stride)) for output in spec.outputs]
+    assert page.widths == [72 / output.stride[-1] for output in spec.outputs]
+    assert page.texts[page.texts.index("parameters") + 1] == "5,552,843 in training, 5,550,915 in inference"
+    assert "weights vnc-mito" in page.texts
+
+
+def test_a_task_is_a_table_of_its_channels_and_another_spec_of_its_fields():
+    task = zoo.get_task("affinities-3")
+    page = Cells(task._repr_html_())
+    assert [page.texts[row] for row in range(4, len(page.texts), 4)] == [channel.name for channel in task.channels]
+    assert "affinity (offset [1, 0, 0]" in page.texts[6]
+    assert page.head[1].startswith(f"{task.summary} Decoded by ")
+    texts = cells(zoo.get_experiment("vnc-mito"))
+    assert texts[texts.index("task") + 1] == "mito"
+
+
+def test_what_shows_no_html_gets_the_same_as_lines():
+    report = LoadReport("file", exact=("a", "b"), dropped=("\x1b[2J",))
+    bundle = report._repr_mimebundle_()
+    assert bundle["text/html"] == report._repr_html_()
+    assert bundle["text/plain"].splitlines() == [
+        "tensors of file  number  which",
+        "exact            2       a, b",
+        "dropped          1       \\x1b[2J",
+    ]
+    spec = zoo.get_spec("mednext-S")
+    assert spec._repr_mimebundle_()["text/plain"].startswith(f"mednext-S {spec.version}: {spec.summary}\nfield ")
+
+
+def test_pictures_show_shares_and_scores_by_their_lengths():
+    loaded = Cells(LoadReport("file", exact=("a", "b", "c"), reinitialised=("d",))._repr_html_())
+    assert loaded.widths[0] == 3 * loaded.widths[2]
+    assert loaded.head == ["3 exact", "1 re-initialised"]
+    scores = {"dice": 0.5, "voi": 2.0, "iou": float("nan")}
+    report = EvaluateReport(
+        *("p", "t", None, "semantic", "labels", None, None, (), 8, 0, scores), {"er": {"dice": 0.25, "voxels": 2}}
+    )
+    found = Cells(report.picture())
+    assert found.head == ["Dice", "0.5000", "Dice of er", "0.2500"]
+    assert [found.widths[number] / found.widths[0] for number in (1, 3)] == [0.5, 0.25]
+
+
+def test_a_list_of_models_is_a_list_and_a_table():
+    found = zoo.list_models("mednext*")
+    assert found == list(found) == sorted(found)
+    texts = cells(found)
+    assert texts[0] == "model"
+    assert texts[6::6] == found
+    assert texts[texts.index("mednext-S") + 2] == "5,552,843"
 
 
 def test_every_report_of_the_library_has_a_table():

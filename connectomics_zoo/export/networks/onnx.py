@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,9 @@ from connectomics_zoo.export.exported import Exported, not_exportable
 from connectomics_zoo.export.networks.program import program_of
 
 OPSET = 18
-"""What torch's exporter writes by itself, and every ONNX Runtime since 1.14 reads."""
+"""What torch's exporter writes by itself; ONNX Runtime reads it from 1.14 on."""
 
-MAX_BYTES = 2**31 - 2**20
+MAX_BYTES = 2**31 - 2**24
 """Of the weights: a file of protocol buffers holds two gigabytes."""
 
 
@@ -31,8 +34,7 @@ def write(exported: Exported, output: Path) -> None:
             "export it as torch-export or openvino."
         )
     onnx = importlib.import_module("onnx")
-    with not_exportable(exported, "onnx"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of what it itself does
+    with not_exportable(exported, "onnx"), _quiet():
         made: Any = torch.onnx.export(
             program_of(exported),
             (),
@@ -43,9 +45,37 @@ def write(exported: Exported, output: Path) -> None:
             verbose=False,
         )
         model = made.model_proto
+        _name_sizes(model, exported.spec.input.axes)
         onnx.helper.set_model_props(model, {f"zoo.{key}": value for key, value in exported.provenance.items()})
         onnx.checker.check_model(model, full_check=True)
         onnx.save_model(model, str(output))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within it, the exporter says nothing of what it itself does, and of packages that it does without."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _name_sizes(model: Any, axes: str) -> None:
+    """Call the symbols of sizes by their axes: `16*s58` of y becomes `16*y_n`, and `s40` of the batch `batch`."""
+    image = model.graph.input[0].type.tensor_type.shape.dim
+    names: dict[str, str] = {}
+    for dim, axis in zip((image[0], *image[2:]), ("batch", *axes), strict=True):
+        symbols = re.findall(r"\bs\d+\b", dim.dim_param)
+        names |= {symbol: axis if symbol == dim.dim_param else f"{axis}_n" for symbol in symbols}
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = re.sub(r"\bs\d+\b", lambda match: names.get(match[0], match[0]), dim.dim_param)
 
 
 def reader(output: Path) -> Callable[[Tensor], Tensor]:

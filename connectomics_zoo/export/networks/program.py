@@ -10,10 +10,13 @@ from connectomics_zoo.network.program import trace_dynamic
 
 def program_of(exported: Exported) -> ExportedProgram:
     """Return the program of the network for the sizes that are asked for."""
-    return trace_dynamic(
-        exported.network,
-        exported.sample_shape,
-        sizes=exported.sizes,
-        axes=exported.spec.input.axes,
-        any_batch=exported.any_batch,
-    )
+    asked = (exported.sizes, exported.any_batch)
+    if asked not in exported.programs:
+        exported.programs[asked] = trace_dynamic(
+            exported.network,
+            exported.sample_shape,
+            sizes=exported.sizes,
+            axes=exported.spec.input.axes,
+            any_batch=exported.any_batch,
+        )
+    return exported.programs[asked]
