@@ -141,6 +141,19 @@ def test_what_cannot_have_every_size_is_written_for_the_window_of_the_weights_an
     assert script(torch.zeros(2, 1, 4, 8, 8))[1, 0, :, 0, 0].tolist() == [0, 1, 2, 3]
 
 
+class Branching(torch.nn.Module):
+    """Computes something else where there are many sections."""
+
+    def forward(self, x):
+        return x if x.shape[2] < 10 else -x
+
+
+def test_a_program_that_holds_for_a_few_sizes_only_is_not_given_out_for_all(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "load_file", lambda *_, **__: Branching())
+    report = export_network(run, tmp_path / "net.pt2", format="torch-export")
+    assert (report.dynamic, report.sizes) == (False, "4, 8, 8")
+
+
 def _failing(*, writes=None, runs=None):
     """A format whose writer refuses a rule of sizes, or whose program refuses a shape."""
 
