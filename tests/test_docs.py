@@ -47,6 +47,7 @@ NOT_RUN = {
     "annotate-next.md": 0,
     "compare.md": 1,
     "convert.md": 1,
+    "export-labels.md": 0,
     "export.md": 1,
     "from-nnunet.md": 0,
     "from-pytorch-connectomics.md": 0,

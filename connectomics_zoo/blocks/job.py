@@ -65,7 +65,7 @@ class JobDescription(Node):
 
     schema_version: Literal[1]
     """Version of this form."""
-    verb: Literal["predict", "decode"]
+    verb: Literal["predict", "decode", "export"]
     """What is done."""
     program: str
     """What does it, and its version; another one takes no part."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from connectomics_zoo.cli._axes import axis_numbers
 from connectomics_zoo.cli._console import note, print_json, print_text
+from connectomics_zoo.cli._export_labels import export as export_labels
+from connectomics_zoo.cli._export_labels import label_options, refuse_others
 from connectomics_zoo.cli._references import complete_model
 from connectomics_zoo.errors import nearest
 from connectomics_zoo.export.formats import FORMATS
@@ -25,6 +27,7 @@ Examples:
   zoo export mednext-S.vnc-mito mito.onnx --format onnx --activation task
   zoo export my-run net.pt2 --format torch-export
   zoo export monai_unet unet --format openvino --size 64,64,64
+  zoo export neurons.h5:main neurons --format precomputed --meshes --skeletons
 """
 )
 
@@ -42,28 +45,41 @@ Examples:
 @click.option(
     "--activation",
     type=click.Choice(["none", "task"]),
-    default="none",
-    show_default=True,
-    help="Return logits, or the values of the task's channels, such as probabilities.",
+    help="Return logits, or the values of the task's channels, such as probabilities [default: none].",
 )
+@label_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def command(
-    source: str, out: Path, form: str | None, size: tuple[int, ...] | None, activation: str, as_json: bool
-) -> None:
+def command(source: str, out: Path, form: str | None, as_json: bool, **given: Any) -> None:
     """Write SOURCE to OUT in the format of another program.
 
     Of a network, SOURCE is a reference: a model alone is exported with initial weights, name.tag, hf://org/repo or a
     run folder with its trained ones. What is written is run at several legal sizes and compared with torch; it appears
     whole, or not at all.
+
+    Of labels, SOURCE is a volume of whole numbers, each of which but 0 is an object: what is written has several
+    scales and, in a precomputed volume, meshes, skeletons and a list of objects with names and sizes, all in nm. It is
+    made block by block; what is done lies in OUT.job until it is finished, and whatever stops it, the same command goes
+    on.
     """
     if form is None:
         raise click.UsageError(f"say what to write: --format {', '.join(FORMATS)}.")
     if form not in FORMATS:
         raise click.UsageError(f"--format {form!r} is unknown: {nearest(form, FORMATS)}")
+    kind = FORMATS[form].kind
+    refuse_others(given, form=form, kind=kind)
+    if kind == "labels":
+        export_labels(source, out, form=form, given=given, as_json=as_json)
+    else:
+        _export_network(source, out, form=form, size=given["size"], activation=given["activation"], as_json=as_json)
+
+
+def _export_network(
+    source: str, out: Path, *, form: str, size: tuple[int, ...] | None, activation: str | None, as_json: bool
+) -> None:
     from connectomics_zoo.export.run import export_network
 
-    assert activation in ("none", "task")
-    report = export_network(source, out, format=form, size=size, activation=activation)  # type: ignore[arg-type]
+    assert activation in (None, "none", "task")
+    report = export_network(source, out, format=form, size=size, activation=activation or "none")  # type: ignore[arg-type]
     for text in report.notes:
         note(f"{text}.")
     if as_json:

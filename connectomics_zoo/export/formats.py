@@ -55,6 +55,10 @@ FORMATS: dict[str, Format] = {
         packages=("openvino",),
         extra="export",
     ),
+    "precomputed": Format(
+        "labels", "labels.run", "a folder, for Neuroglancer, with meshes and skeletons where they are asked for"
+    ),
+    "ome-zarr": Format("labels", "labels.run", "a folder of OME-Zarr 0.5, for napari, Fiji and others", suffix=".zarr"),
 }
 """Every format by its name; a new one is a line here and a file in `export/networks`, or a line that says otherwise."""
 

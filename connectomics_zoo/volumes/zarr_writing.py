@@ -29,6 +29,8 @@ from connectomics_zoo.volumes.store_files import reachable
 from connectomics_zoo.volumes.uri import Place, kvstore_of, store_context
 from connectomics_zoo.volumes.volume import UNFINISHED
 
+_IMAGE_LABEL = "image-label"
+
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 
 
@@ -219,9 +221,42 @@ def _remove(folder: Place) -> None:
         open_store(folder).delete_range(tensorstore.KvStore.KeyRange()).result()
 
 
+def write_image_label(place: Place, *, dataset: str | None, document: Mapping[str, Any]) -> None:
+    """Let the image `dataset` say that it is of labels, and what is known of them (OME-NGFF's `image-label`).
+
+    An image in a group `labels` is listed there, where programs look for the labels of the image around it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with store_errors(place):
+        store = open_store(place)
+        groups = ["", *_ancestors(dataset)]
+        image = _attributes_of(store, groups[-1])
+        image["ome"][_IMAGE_LABEL] = document
+        _write_attributes(store, groups[-1], image)
+        parent, _, name = (dataset or "").rpartition("/")
+        if parent.rpartition("/")[2] == "labels":
+            _write_attributes(store, groups[-2], {"ome": {"version": "0.5", "labels": [name]}})
+
+
+def _attributes_of(store: tensorstore.KvStore, group: str) -> dict[str, Any]:
+    found = store.read(f"{group}zarr.json").result()
+    attributes: dict[str, Any] = {} if found.state == "missing" else json.loads(found.value)["attributes"]
+    return attributes
+
+
+def _write_attributes(store: tensorstore.KvStore, group: str, attributes: Mapping[str, Any]) -> None:
+    _write_json(store, f"{group}zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+
+
 def _write_group(store: tensorstore.KvStore, group: str, levels: Sequence[ArrayLayout]) -> None:
-    image = {"ome": {"version": "0.5", "multiscales": [_multiscale(levels)]}} if levels else {}
-    _write_json(store, f"{group}zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": image})
+    image: dict[str, Any] = {}
+    if levels:
+        said = _attributes_of(store, group).get("ome", {})
+        labels = {_IMAGE_LABEL: said[_IMAGE_LABEL]} if _IMAGE_LABEL in said else {}
+        image = {"ome": {"version": "0.5", "multiscales": [_multiscale(levels)], **labels}}
+    _write_attributes(store, group, image)
 
 
 def _multiscale(levels: Sequence[ArrayLayout]) -> dict[str, Any]:

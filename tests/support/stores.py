@@ -100,6 +100,7 @@ class _Files(http.server.SimpleHTTPRequestHandler):
     def end_headers(self) -> None:
         self.send_header("x-goog-generation", "1")
         self.send_header("ETag", '"1"')
+        self.send_header("Access-Control-Allow-Origin", "*")  # a page of another port may look at them
         super().end_headers()
 
     def log_message(self, format: str, *args: object) -> None:

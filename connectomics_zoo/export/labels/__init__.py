@@ -1,0 +1,1 @@
+"""Exports labels of objects for viewers: voxels at several scales, surfaces, skeletons, and what is known of each."""
