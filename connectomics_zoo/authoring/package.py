@@ -38,7 +38,7 @@ def write_package(name: str, folder: Path) -> None:
     check_place(folder, overwrite=False)
     with whole_folder(folder) as partial:
         for path in sorted(EXAMPLE.rglob("*.txt")):
-            place = partial / _renamed(path.relative_to(EXAMPLE).as_posix(), name).removesuffix(".txt")
+            place = partial / _place(path.relative_to(EXAMPLE).as_posix(), name)
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(_renamed(path.read_text(encoding="utf-8"), name), encoding="utf-8")
         _record(partial / package_name(name))
@@ -58,10 +58,16 @@ def _check_name(name: str) -> None:
             raise SpecError(f"there is a catalogue {used!r} already, of {taken[used].owner}: choose another name.")
 
 
+def _place(path: str, name: str) -> str:
+    """Return where a file of the example goes: what is hidden there begins with `dot-` here."""
+    shown = f".{path.removeprefix('dot-')}" if path.startswith("dot-") else path
+    return _renamed(shown, name).removesuffix(".txt")
+
+
 def _renamed(text: str, name: str) -> str:
     """Return a text, or path, of the example with its name replaced."""
     words = "".join(part.capitalize() for part in name.split("_"))
-    text = text.replace("dot-github", ".github").replace("acme-zoo", f"{name.replace('_', '-')}-zoo")
+    text = text.replace("acme-zoo", f"{name.replace('_', '-')}-zoo")
     return text.replace("AcmeNet", f"{words}Net").replace("acme", name)
 
 

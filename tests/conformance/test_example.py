@@ -81,13 +81,12 @@ def test_it_is_listed_with_its_version_and_nothing_is_wrong(acme):
     assert (row["owner"], row["problems"]) == ("acme-zoo 0.1.0", [])
     assert (row["models"], row["tasks"], row["experiments"], row["builders"]) == (1, 1, 1, ["acme_net"])
     assert [model["name"] for model in json.loads(acme.zoo("list", "acme:*", "--json"))] == ["acme-net"]
-    assert [task["name"] for task in json.loads(acme.zoo("list", "acme:*", "--kind", "task", "--json"))]
 
 
 def test_it_is_recorded_already_and_verified(acme):
-    code, out, err = acme.run(ZOO, "record", "acme:*", "--check", "--costs")
+    code, out, err = acme.run(ZOO, "record", "acme:*", "--check")
     assert (code, out) == (0, ""), err
-    report = json.loads(acme.zoo("verify", "acme:*", "--json"))
+    report = json.loads(acme.zoo("verify", "acme:*", "--level", "build", "--json"))
     assert report["passed"]
     assert len(report["models"]) == 1
 
@@ -107,15 +106,6 @@ def test_pytest_in_its_folder_runs_every_check_and_its_own_test(acme):
         "zoo:acme::task:acme-membrane::schema",
         "zoo:acme::experiment:acme-phantom::schema",
     } <= passed
-
-
-def test_pytest_names_the_catalogue_that_there_is_not(acme):
-    code, out, _ = acme.run(PYTEST, "--zoo", "acmee", "-p", "no:cacheprovider", "-p", "no:xdist")
-    assert code == 2
-    assert (
-        "--zoo acmee: unknown catalogue 'acmee': did you mean 'acme'? Is its package installed, or its folder in "
-        "ZOO_PATH?" in out
-    )
 
 
 def test_its_network_trains_predicts_and_is_given_away(acme, trained):
@@ -138,11 +128,9 @@ def test_its_network_trains_predicts_and_is_given_away(acme, trained):
 
 def test_it_is_shown_changed_and_compared_as_any_other(acme):
     assert "AcmeNet" in acme.zoo("show", "acme:acme-net")
-    assert "acme_net" in acme.zoo("show", "acme-net", "arch.width=4", "--yaml")
     assert "100" in acme.zoo("show", "acme-phantom")
     acme.zoo("new", "acme-tiny", "--from", "acme-net", "arch.width=2")
     assert "arch.width" in acme.zoo("diff", "acme-net", "acme-tiny.yaml")
-    assert "acme_net" in json.loads(acme.zoo("schema", "model"))["properties"]["builder"]["enum"]
 
 
 def test_the_folder_alone_is_a_catalogue_by_zoo_path(acme, tmp_path):
@@ -161,6 +149,7 @@ def test_the_example_is_clean_code_and_its_name_is_gone_under_another(tmp_path):
     assert not [path for path, text in texts.items() if "acme" in f"{path}{text}".lower()]
     assert {path.name for path in (tmp_path / "made").iterdir()} == {
         ".github",
+        ".gitignore",
         "README.md",
         "my_lab_zoo",
         "pyproject.toml",
