@@ -53,6 +53,7 @@ NOT_RUN = {
     "from-pytorch-connectomics.md": 0,
     "in-your-own-code.md": 0,
     "instances.md": 0,
+    "packages.md": 1,
     "performance.md": 0,
     "plug-ins.md": 3,
     "quick-start.md": 1,

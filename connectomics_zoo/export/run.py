@@ -78,7 +78,7 @@ def export_network(
     writer, place = network_writer(format), Path(output)
     check_name(format, place)
     check_place(place, overwrite=False)
-    exported = _prepared(ref, size=size, activation=activation)
+    exported = replace(_prepared(ref, size=size, activation=activation), suffix=place.suffix.lower())
     partial = PartialOutput(place, overwrite=False)
     with partial.writing():
         made, compared = write_compared(writer, exported, partial.path, name=format)
@@ -100,7 +100,7 @@ def export_network(
 
 
 def try_formats(spec: Path, known: Mapping[str, Outcome]) -> dict[str, Outcome]:
-    """Return how exporting the model of a spec, with initial weights, goes in each format; nothing is kept.
+    """Return how exporting the model of a spec goes in each format that takes initial weights; nothing is kept.
 
     Where a format cannot have several sizes, the smallest legal one is tried.
 
@@ -112,7 +112,7 @@ def try_formats(spec: Path, known: Mapping[str, Outcome]) -> dict[str, Outcome]:
         MissingPackageError: a package that a format needs is not installed.
         SpecError: the spec cannot be read.
     """
-    names = names_of("network")
+    names = [name for name in names_of("network") if not FORMATS[name].trained_only]
     writers = {name: network_writer(name) for name in names if name not in known}
     outcomes = dict(known)
     if writers:

@@ -287,5 +287,5 @@ def test_every_format_has_its_module_and_its_packages_an_extra(form):
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"][
         "optional-dependencies"
     ]
-    declared = {re.match(r"[\w.-]+", line)[0] for line in extras.get(known.extra, [])}
-    assert {package.partition(".")[0] for package in known.packages} <= {name.replace("-", "_") for name in declared}
+    declared = {re.match(r"[\w.-]+", line)[0].replace("-", "_") for line in extras.get(known.extra, [])}
+    assert {package.partition(".")[0] for package in known.packages} <= {name.partition(".")[0] for name in declared}

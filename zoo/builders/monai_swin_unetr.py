@@ -95,21 +95,31 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
     device = torch.empty(0).device
     downsample: Any = patch_merging(config.patch_merging)  # MONAI's hint is of an instance, and it takes the class
     with torch.device("cpu"):
-        network: nn.Module = SwinUNETR(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            depths=config.depths,
-            num_heads=config.num_heads,
-            feature_size=config.feature_size,
-            drop_rate=config.dropout,
-            attn_drop_rate=config.attention_dropout,
-            dropout_path_rate=config.path_dropout,
-            use_checkpoint=config.checkpointing,
-            normalize=config.normalize,
-            downsample=downsample,
-            spatial_dims=3,
-        )
+        network: nn.Module = SwinUNETR(**_arguments(config, in_channels, out_channels), downsample=downsample)
     return network.to(device)
+
+
+def monai_definition(config: Config, *, in_channels: int, out_channels: int) -> tuple[str, dict[str, Any]] | None:
+    """Return the class of MONAI and its arguments, as plain data; None for patches in an order of old."""
+    if config.patch_merging == "merging-before-1.5":
+        return None
+    return "SwinUNETR", {**_arguments(config, in_channels, out_channels), "downsample": config.patch_merging}
+
+
+def _arguments(config: Config, in_channels: int, out_channels: int) -> dict[str, Any]:
+    return {
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "depths": config.depths,
+        "num_heads": config.num_heads,
+        "feature_size": config.feature_size,
+        "drop_rate": config.dropout,
+        "attn_drop_rate": config.attention_dropout,
+        "dropout_path_rate": config.path_dropout,
+        "use_checkpoint": config.checkpointing,
+        "normalize": config.normalize,
+        "spatial_dims": 3,
+    }
 
 
 _FIELDS_OF_PYTC = {
