@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from connectomics_zoo.files.atomic import whole_file
 from connectomics_zoo.runs.folder import CURVE_FILE
@@ -50,7 +51,7 @@ def draw_curve(folder: Path, *, title: str, metric: str) -> None:
             right.axhline(values[0], color="tab:orange", linewidth=0.8, linestyle=":", label="before the first step")
         best = max(scores, key=lambda item: item[1])
         right.annotate(f"{best[1]:.3f}", best, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="lower center", ncols=3, frameon=False)
     with whole_file(folder / CURVE_FILE, overwrite=True) as partial:
         figure.savefig(partial, format="png", dpi=150)
