@@ -27,7 +27,8 @@ def cost_facts(spec: ModelSpec, found: Resolved) -> dict[str, str]:
     if not cost.receptive_field:
         return facts
     norm = spec.arch.model_dump().get("norm")
-    beside = "" if norm in ("batch", "layer") else "; its norms see the whole window"
+    alone = norm in ("batch", "layer") or spec.input.context is not None  # what is said does not depend on the window
+    beside = "" if alone else "; its norms see the whole window"
     if None in cost.receptive_field:
         facts["receptive field"] = f"the whole window{beside}"
     else:

@@ -22,6 +22,7 @@ Examples:
   zoo convert last.ckpt my-rsunet --model ./my-rsunet.yaml --no-ema
   zoo convert fold_0/checkpoint_final.pth my-net
   zoo convert teacher-student.pt my-net --model mednext-S --at state_dict/teacher
+  zoo convert organelles.onnx my-organelles --model cellmap-fly
   zoo convert program.pt2 my-net --model mednext-S
   zoo convert hf://org/repo@0123…cdef/model.safetensors my-net --model monai_unet --map map.yaml
 \b
@@ -80,14 +81,19 @@ def command(
 
     FILE is a checkpoint of the original MedNeXt, of PyTorch Connectomics, of nnU-Net v2, of a Lightning module, an
     exported program (.pt2), or a state dict, also as safetensors, and that also on the Hub, of a pinned commit. It is
-    read without importing or running anything that it names. OUT is then a reference for every verb.
+    read without importing or running anything that it names. Or it is an ONNX file (extra `export`), whose tensors are
+    proved by what it gives of a random image. OUT is then a reference for every verb.
     """
     from connectomics_zoo.convert.run import convert
 
     done = convert(
         file, output, model=model, source_format=source_format, averaged=averaged, at=at, tensor_map=tensor_map
     )
-    note(f"took the {'averaged (EMA)' if done.averaged else 'last'} weights, which lie in {done.place or 'the top'}.")
+    if done.proof is not None:
+        note(f"ran the file beside the network: {done.proof}.")
+    else:
+        kind = "averaged (EMA)" if done.averaged else "last"
+        note(f"took the {kind} weights, which lie in {done.place or 'the top'}.")
     if done.left_aside:
         note(f"left aside what lies in {_few(done.left_aside)}.")
     if as_json:
@@ -106,12 +112,15 @@ def _facts(done: Conversion) -> dict[str, str]:
         "tensors": f"{done.tensors}: " + ", ".join(f"{count} {dtype}" for dtype, count in done.dtypes.items()),
         "parameters": f"{done.parameters:,}",
         "format": done.format,
-        "taken from": done.place or "the top",
-        "prefix removed": done.prefix or "none",
-        "dropped": _few(done.dropped),
-        "left aside": _few(done.left_aside),
-        "made inert": _few(done.inert),
     }
+    if done.proof is None:  # an ONNX file holds one network, and nothing else
+        facts |= {
+            "taken from": done.place or "the top",
+            "prefix removed": done.prefix or "none",
+            "dropped": _few(done.dropped),
+            "left aside": _few(done.left_aside),
+            "made inert": _few(done.inert),
+        }
     if done.copies:
         facts["copies"] = f"{done.copies} tensors, which nnU-Net's networks have under several names"
     if done.recipe:
@@ -120,11 +129,14 @@ def _facts(done: Conversion) -> dict[str, str]:
         facts["not in the spec"] = "\n".join(done.not_said)
     if done.map is not None:
         facts["map"] = f"{done.map}, which renames or transposes {done.mapped} tensors"
-    if done.assumed:
+    if done.assumed and done.proof is None:
         values = tuple(f"{field} {value}" for field, value in done.assumed.items())
         facts["as the model says"] = f"{_few(values)} (no tensor tells)"
     if done.renamed:
-        facts["renamed"] = f"{done.renamed} tensors, which another implementation calls otherwise"
+        found = "were found by the order of use" if done.proof else "another implementation calls otherwise"
+        facts["renamed"] = f"{done.renamed} tensors, which {found}"
+    if done.folded:
+        facts["folded"] = f"{_few(done.folded)} (a part of the convolutions before them, here they change nothing)"
     if done.filled:
         facts["filled in"] = f"{_few(done.filled)} (no output depends on them)"
     if done.absent:

@@ -18,6 +18,10 @@ Examples:
 """
 
 
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+"""Addresses that nobody else reaches."""
+
+
 @click.command("view", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("volumes", metavar="VOLUME...", nargs=-1, required=True)
 @click.option("--labels", metavar="LABELS", multiple=True, help="Labels or objects, on top; may be repeated.")
@@ -100,6 +104,8 @@ def command(
     with shown:
         print_line(json.dumps({"url": shown.url, "layers": shown.layers}) if as_json else shown.url)
         note(f"{', '.join(shown.layers)}: shown until Ctrl-C")
+        if host not in _LOCAL:
+            note(f"{host} lets others in who have the URL, in which the name of this machine may stand for it")
         if not no_browser:
             _open_browser(shown.url)
         try:

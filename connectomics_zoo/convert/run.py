@@ -16,6 +16,7 @@ from connectomics_zoo.convert.choose import Choice, choose
 from connectomics_zoo.convert.copies import without_copies
 from connectomics_zoo.convert.key_map import KeyMap, get_key_map, key_maps
 from connectomics_zoo.convert.network import Fit, assumed
+from connectomics_zoo.convert.onnx_network import find_onnx_network
 from connectomics_zoo.convert.pick import Picked, pick, pick_at, recognise, unread_averages
 from connectomics_zoo.convert.plans import Planned, planned_network
 from connectomics_zoo.convert.plans_recipe import not_said, taken
@@ -86,6 +87,10 @@ class Conversion:
     """Tensors of each type; types are kept."""
     absent: tuple[str, ...]
     """Heads of deep supervision that the file does not have; loaded for training, they start fresh."""
+    folded: tuple[str, ...] = ()
+    """Batch norms that an ONNX file has as a part of the convolution before them: here they change nothing."""
+    proof: str | None = None
+    """Of an ONNX file: how far what it gives and what the network gives were apart, in words."""
     copies: int = 0
     """Tensors that lay there once more under another name, as nnU-Net's networks have it."""
     recipe: tuple[str, ...] = ()
@@ -112,7 +117,8 @@ def convert(
     Args:
         file: a checkpoint of the original MedNeXt, of PyTorch Connectomics, of nnU-Net v2, of a Lightning module, an
             exported program (.pt2), or a plain state dict, also as safetensors, and that also on the Hub
-            (`hf://org/repo@commit/file.safetensors`).
+            (`hf://org/repo@commit/file.safetensors`). Or an ONNX file: its operations are run, by ONNX Runtime or by
+            onnx itself, beside the network to see that both do the same.
         output: the folder, which must not exist.
         model: the model that the weights are of; by default, the one that has exactly these tensors, where these
             tell all of it, or the network of nnU-Net's plans. The channels are those of the checkpoint.
@@ -137,6 +143,9 @@ def convert(
     declared = None if model is None else get_spec(model)
     renaming = read_tensor_map(Path(tensor_map)) if isinstance(tensor_map, str | Path) else tensor_map
     source = find_source(file)
+    if source.path.suffix == ".onnx":
+        _refuse_choices(source, source_format=source_format, averaged=averaged, at=at, tensor_map=tensor_map)
+        return _convert_onnx(source, output, declared=declared)
     checkpoint = read_foreign_checkpoint(source.path, maps)
     key_map = recognise(checkpoint, maps, source=source.name)
     places = pick(checkpoint, key_map, source=source.name)
@@ -170,6 +179,40 @@ def convert(
         mapped=0 if mapped is None else mapped.changed,
         copies=choice.picked.copies,
         **(_network_facts(fit, spec, tensors) | _plan_facts(planned, spec)),
+    )
+
+
+def _refuse_choices(source: Source, **choices: object) -> None:
+    """Refuse what is said of checkpoints: an ONNX file holds one network, and says all of it."""
+    names = {"source_format": "--from", "averaged": "--ema", "at": "--at", "tensor_map": "--map"}
+    given = [names[name] for name, value in choices.items() if value is not None]
+    if given:
+        raise WeightsError(f"{source.name}: an ONNX file holds one network, for which {given[0]} means nothing.")
+
+
+def _convert_onnx(source: Source, output: Path, *, declared: ModelSpec | None) -> Conversion:
+    """Write what an ONNX file holds; see `convert`."""
+    found = find_onnx_network(source.path, declared=declared)
+    tensors = _tensors_of(found.fit, Picked("", averaged=False, tensors=found.tensors, rank=0), source=source.name)
+    spec = _spec_of(found.fit, source)
+    digest = file_sha256(source.path)
+    _write(output, tensors, spec, metadata={"converted_from": "onnx", "source_sha256": digest})
+    return Conversion(
+        folder=str(output),
+        file=source.name,
+        sha256=digest,
+        format="onnx",
+        place="",
+        averaged=False,
+        prefix=found.fit.match.prefix,
+        dropped=(),
+        left_aside=(),
+        inert=(),
+        map=None,
+        mapped=0,
+        folded=found.folded,
+        proof=found.proof,
+        **_network_facts(found.fit, spec, tensors),
     )
 
 

@@ -55,6 +55,11 @@ FORMATS: dict[str, Format] = {
         packages=("openvino",),
         extra="export",
     ),
+    "nnunet": Format(
+        "network",
+        "networks.nnunet",
+        "a results folder of nnU-Net v2 (plans.json, dataset.json, fold_0), for nnUNetv2_predict; its own U-Nets alone",
+    ),
     "precomputed": Format(
         "labels", "labels.run", "a folder, for Neuroglancer, with meshes and skeletons where they are asked for"
     ),

@@ -10,6 +10,8 @@ It may also have
 - `PYTC`, the architectures of PyTorch Connectomics that it builds,
 - `PLANS`, the kind of network of nnU-Net that it builds,
 - `INERT`, patterns of tensors that no output depends on,
+- `image_pooling(config)`, over blocks of how many voxels (z, y, x) its networks average the image, where originals take
+  that mean,
 - `other_key(key)`, which says what another implementation calls the tensor `key`,
 - `untold(config)`, which names the fields of `arch` that change what is computed and no tensor's name or shape.
 """
@@ -243,6 +245,12 @@ def plans_architecture(name: str) -> PlansArchitecture | None:
 def inert_keys(name: str) -> tuple[str, ...]:
     """Return the builder's `INERT`: patterns of tensors that no output depends on, `*` for anything."""
     return tuple(vars(builder_module(name)).get("INERT", ()))
+
+
+def image_pooling(name: str, config: BuilderConfig) -> tuple[int, ...]:
+    """Return over blocks of how many voxels (z, y, x) networks average the image first, where the originals do not."""
+    answer = vars(builder_module(name)).get("image_pooling")
+    return (1, 1, 1) if answer is None else tuple(answer(config))
 
 
 def other_key(name: str) -> Callable[[str], str] | None:

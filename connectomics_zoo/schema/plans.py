@@ -5,7 +5,7 @@ Plans are those of nnU-Net v2, https://github.com/MIC-DKFZ/nnUNet, 2.8.1, `nnune
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,3 +45,6 @@ class PlansArchitecture:
     describe: Callable[[Any], Mapping[str, Any]] | None = None
     """Returns, of a configuration, the section `architecture` of plans that nnU-Net builds the same network from; None
     where plans cannot say it."""
+    repeats: Callable[[Any, Iterable[str]], Mapping[str, str]] | None = None
+    """Returns, of a configuration and the names of its network's tensors, every name in a state dict of nnU-Net's with
+    the name of ours that it has the tensor of."""

@@ -22,7 +22,7 @@ def model_page(spec: ModelSpec) -> Page:
             told["cost"] = f"{flops.total / 1e9:,.1f} GFLOPs at {' × '.join(map(str, flops.input_shape))}"
     told["input"] = f"{spec.input.channels} channel(s), axes {', '.join(spec.input.axes)}"
     told["legal sizes"] = f"{spec.input.size.describe()} voxels, n = 0, 1, 2, …"
-    told["arch"] = spec.arch.model_dump(mode="json", exclude_none=True)
+    told["arch"] = spec.arch.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     for tag, entry in spec.weights.items():
         scores = ", ".join(f"{name} {value:.3f}" for name, value in entry.metrics.items())
         told[f"weights {tag}"] = f"{entry.task}{f': {scores}' if scores else ''} ({entry.license})"

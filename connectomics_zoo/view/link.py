@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from connectomics_zoo.errors import VolumeError
 from connectomics_zoo.view.scene import Layer, Scene
 from connectomics_zoo.view.source import Source
-from connectomics_zoo.view.state import fragment_of, state_of
+from connectomics_zoo.view.state import fragment_of, state_of, stored_source
 from connectomics_zoo.volumes.location import Location
 from connectomics_zoo.volumes.uri import Uri
 
@@ -20,8 +21,11 @@ def link_of(scene: Scene) -> str:
     Raises:
         VolumeError: a layer is a local file, or is not shown by Neuroglancer as it is stored.
     """
-    urls = {id(layer.source): _url(layer) for layer in scene.layers}
-    return f"{PAGE}#{fragment_of(state_of(scene, urls, placed=False))}"
+    sources = {id(layer.source): _source(layer) for layer in scene.layers}
+    state = state_of(scene, sources)
+    # Neuroglancer counts from the corner of a voxel, and of OME-Zarr from its centre: this is in the voxel by both.
+    state["position"] = [place - 0.25 for place in state["position"]]
+    return f"{PAGE}#{fragment_of(state)}"
 
 
 def refuse_local(where: Location) -> None:
@@ -42,7 +46,7 @@ def refuse_local(where: Location) -> None:
         )
 
 
-def _url(layer: Layer) -> str:
+def _source(layer: Layer) -> dict[str, Any]:
     where, source = layer.where, layer.source
     assert isinstance(where.place, Uri)
     _refuse_other_labels(source)
@@ -51,12 +55,19 @@ def _url(layer: Layer) -> str:
         raise VolumeError(
             f"{where}: a link shows an image with all of its levels, leave '#{where.level}' out, or leave --link out."
         )
+    if where.format == "n5" and source.channels > 1:
+        raise VolumeError(
+            f"{source.volume.location}: has {source.channels} channels in N5, of which a link shows none by its name: "
+            "leave --link out to look at it here."
+        )
     if source.channel is not None:
         raise VolumeError(
             f"{source.volume.location}: has masks in {source.volume.channels} channels, which Neuroglancer shows as "
             "labels only from here: leave --link out."
         )
-    return f"{where.format}://{_reached(place)}"
+    url = f"{where.format}://{_reached(place)}"
+    # The others say what their axes are.
+    return stored_source(source, url, axes=source.volume.axes) if where.format == "zarr" else {"url": url}
 
 
 def _refuse_other_labels(source: Source) -> None:

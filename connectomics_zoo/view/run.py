@@ -19,9 +19,6 @@ from connectomics_zoo.volumes.location import find_volume
 Volumes = str | Path | Sequence[str | Path]
 """Where one volume is, or several."""
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
-"""Addresses that nobody else reaches."""
-
 
 class View:
     """Volumes that are shown at `url` until it is closed; it may be used by `with`."""

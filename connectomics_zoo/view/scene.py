@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -154,7 +154,7 @@ def _open_layers(
             "(--probability), or decode it first (zoo decode)."
         )
     size = _voxel_size(volume, given=voxel_size_nm, first=first)
-    offset = _offset(volume, size, first=first)
+    offset = _offset(volume, size, where, first=first)
     levels = levels_of(volume, where=where, voxel_size_nm=size)
     name = where.dataset or where.place.name
 
@@ -227,9 +227,15 @@ def _voxel_size(volume: Volume, *, given: VoxelSize | None, first: Source | None
     return (1.0, 1.0, 1.0)
 
 
-def _offset(volume: Volume, size: VoxelSize, *, first: Source | None) -> Offset:
+def _offset(volume: Volume, size: VoxelSize, where: Location, *, first: Source | None) -> Offset:
+    """Return where the corner of the first voxel lies, if that of the first volume lies where that says."""
     if volume.offset_nm is not None:
-        return volume.offset_nm
+        if first is None or where.format == "precomputed":
+            return volume.offset_nm
+        # OME-Zarr and N5 say where the centre lies, which is further from the corner where voxels are larger.
+        triples = zip(volume.offset_nm, size, first.voxel_size_nm, strict=True)
+        z, y, x = (place - (edge - other) / 2 for place, edge, other in triples)
+        return z, y, x
     is_of_first = first is not None and _is_of(volume, first)
     start = first.offset_nm if first is not None and is_of_first else (0.0, 0.0, 0.0)
     if volume.placement is None:
@@ -285,8 +291,3 @@ def _named(layers: Sequence[Layer]) -> list[Layer]:
         taken.add(name)
         named.append(dataclasses.replace(layer, name=name))
     return named
-
-
-def map_sources(scene: Scene, function: Callable[[int, Source], str]) -> dict[int, str]:
-    """Return what `function` gives for the number and each source, by the identity of the source."""
-    return {id(source): function(number, source) for number, source in enumerate(scene.sources)}

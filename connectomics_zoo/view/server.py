@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from connectomics_zoo.errors import MissingPackageError, ZooError, reason
-from connectomics_zoo.view.scene import Scene, map_sources
-from connectomics_zoo.view.state import state_of
+from connectomics_zoo.view.scene import Scene
+from connectomics_zoo.view.state import served_source, state_of
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -90,7 +90,8 @@ class Server:
     def state(self, host: str) -> dict[str, Any]:
         """Return the state, for a browser that calls this server `host`."""
         base = f"precomputed://http://{host}/v/{self.token}/data"
-        return state_of(self.scene, map_sources(self.scene, lambda number, _: f"{base}/{number}"), boxes=self.boxes)
+        sources = {id(source): served_source(source, f"{base}/{number}") for number, source in enumerate(self.sources)}
+        return state_of(self.scene, sources, boxes=self.boxes)
 
     def content(self, path: str) -> tuple[bytes, str] | None:
         """Return what lies at a path below the token, and its type; None where nothing does.

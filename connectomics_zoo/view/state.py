@@ -31,15 +31,14 @@ SCREEN_PIXELS = 400
 
 
 def state_of(
-    scene: Scene, urls: Mapping[int, str], *, boxes: Sequence[Mapping[str, Any]] = (), placed: bool = True
+    scene: Scene, sources: Mapping[int, Mapping[str, Any]], *, boxes: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
     """Return the state that shows a scene.
 
     Args:
         scene: the layers.
-        urls: where Neuroglancer finds each source, by its identity.
+        sources: where Neuroglancer finds each source, by its identity, as states have it (`served_source`).
         boxes: further layers, as states have them.
-        placed: whether sources must be told where they lie; those that are read as they are stored say it themselves.
     """
     first = scene.first
     position = [
@@ -54,7 +53,7 @@ def state_of(
         "crossSectionScale": min(1.0, max(extents[1:]) / shortest / SCREEN_PIXELS),
         "projectionScale": 1.5 * max(extents) / shortest,
         "layers": [
-            *(_layer(layer, urls[id(layer.source)], placed=placed) for layer in scene.layers),
+            *(_layer(layer, sources[id(layer.source)]) for layer in scene.layers),
             *(_in_dimensions(layer, first) for layer in boxes),
         ],
         "layout": "4panel" if first.volume.shape[0] > 1 else "xy",
@@ -73,19 +72,22 @@ def _dimensions(source: Source, *, channels: bool = False) -> dict[str, list[Any
     return axes | ({"c^": [1, ""]} if channels else {})
 
 
-def _layer(layer: Layer, url: str, *, placed: bool) -> dict[str, Any]:
+def _layer(layer: Layer, source: Mapping[str, Any]) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "type": "segmentation" if layer.kind == "labels" else "image",
         "name": layer.name,
-        "source": {"url": url, "transform": _transform(layer.source)} if placed else url,
+        "source": source,
         "tab": "rendering",
     }
     if not layer.visible:
         shown["visible"] = False
     if layer.kind == "labels":
         return shown | {"selectedAlpha": LABEL_OPACITY} | _class_colours(layer)
+    axes = source.get("transform", {}).get("outputDimensions", {})
+    if "c'" in axes:
+        shown |= {"localDimensions": {"c'": [1, ""]}, "localPosition": [layer.channel + 0.25]}
     # A source without channels has no channel 0.
-    channel = f"(channel={layer.channel})" if layer.source.channels > 1 else ""
+    channel = f"(channel={layer.channel})" if "c^" in axes else ""
     controls: dict[str, Any] = {"normalized": {"range": list(layer.contrast)}}
     if layer.kind == "image":
         return shown | {"opacity": 1, "shader": _GREY.format(channel=channel), "shaderControls": controls}
@@ -97,14 +99,24 @@ def _layer(layer: Layer, url: str, *, placed: bool) -> dict[str, Any]:
     }
 
 
-def _transform(source: Source) -> dict[str, Any]:
-    """Return where a source lies: a translation in its own voxels, whose length is that of the axes."""
+def served_source(source: Source, url: str) -> dict[str, Any]:
+    """Return a source that is served, with where it lies: a translation in voxels, whose length is that of the axes."""
     many = source.channels > 1
     starts = [start / edge for start, edge in zip(source.offset_nm, source.voxel_size_nm, strict=True)][::-1]
     starts += [0.0] * many
     rank = len(starts)
     rows = [[float(row == column) for column in range(rank)] + [starts[row]] for row in range(rank)]
-    return {"matrix": rows, "outputDimensions": _dimensions(source, channels=many)}
+    return {"url": url, "transform": {"matrix": rows, "outputDimensions": _dimensions(source, channels=many)}}
+
+
+def stored_source(source: Source, url: str, *, axes: str) -> dict[str, Any]:
+    """Return a source that Neuroglancer reads as it is stored, with its axes named as we understand them, in order.
+
+    Channels are mostly in chunks of their own there, so that a layer shows one by its place (`c'`).
+    """
+    lengths = {**_dimensions(source), "c": [1, ""], "t": [1, ""]}
+    named = {axis if axis in "xyz" else f"{axis}'": lengths[axis] for axis in axes}
+    return {"url": url, "transform": {"outputDimensions": named}}
 
 
 def _class_colours(layer: Layer) -> dict[str, Any]:

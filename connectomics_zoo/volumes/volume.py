@@ -82,6 +82,11 @@ class Volume:
         return str(self._where)
 
     @property
+    def axes(self) -> str:
+        """The axes of the array as it is stored, in order, each one of `tczyx`."""
+        return self._axes
+
+    @property
     def whole(self) -> Box:
         """All of its voxels."""
         return Box.of_shape(self.shape)

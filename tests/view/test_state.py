@@ -122,7 +122,13 @@ def test_a_link_shows_stores_behind_uris_and_no_local_file(tmp_path, image, monk
         state = neuroglancer.parse_url(link(store, labels=store, at=(1, 2, 3)))
         assert [layer.source[0].url for layer in state.layers] == [f"zarr://{store}"] * 2
         assert [layer.type for layer in state.layers] == ["image", "segmentation"]
-        assert state.position.tolist() == [3.5, 2.5, 1.5]
+        assert state.position.tolist() == [3.25, 2.25, 1.25]
+        predicted(tmp_path / "p.zarr", zoo.get_task("organelles"), channels=5)
+        layers = neuroglancer.parse_url(link(store, probability=f"{address}/p.zarr")).layers
+        assert layers[0].source[0].transform.output_dimensions.names == ("z", "y", "x")
+        assert layers[0].source[0].transform.output_dimensions.scales.tolist() == [3e-8, 8e-9, 4e-9]
+        assert layers[-1].source[0].transform.output_dimensions.names == ("c'", "z", "y", "x")
+        assert [layer.local_position.tolist() for layer in layers[1:]] == [[0.25], [1.25], [2.25], [3.25], [4.25]]
         with fails("raw.zarr: is a signed link, which whoever gets a link to it could use: leave --link out"):
             link(f"{store}?signature=1")
     with fails(
@@ -154,7 +160,9 @@ def test_zoo_view_prints_the_url_alone_and_ends_well_by_ctrl_c(image, run_zoo, m
     assert code == 0
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v/[0-9a-f]{32}/\n", out)
     assert "raw.zarr: shown until Ctrl-C" in err
-    code, out, err = run_zoo("view", image, "--no-browser", "--json")
+    assert "lets others in" not in err
+    code, out, err = run_zoo("view", image, "--no-browser", "--json", "--host", "0.0.0.0")
+    assert "zoo: 0.0.0.0 lets others in who have the URL, in which the name of this machine may stand for it" in err
     assert json.loads(out)["layers"] == ["raw.zarr"]
 
 

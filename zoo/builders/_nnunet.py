@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -154,6 +154,30 @@ def describe(config: Config) -> Mapping[str, Any]:
         "arch_kwargs": arguments,
         "_kw_requires_import": imported,
     }
+
+
+def repeats(config: Config, keys: Iterable[str]) -> Mapping[str, str]:
+    """Return every name that the original's state dict has, with the one of `keys` whose tensor it is.
+
+    A layer lies in its block under its own name and, by its place, in `all_modules`; the encoder lies in the decoder,
+    too.
+    """
+    names: dict[str, str] = {}
+    for key in keys:
+        block, layer, leaf = ([""] * 3 + key.rsplit(".", 2))[-3:]
+        mine = [key]
+        if layer in ("conv", "norm"):
+            place = 0 if layer == "conv" else 1 + _drops(config, block) + config.activation_first
+            mine.append(f"{block}.all_modules.{place}.{leaf}")
+        names.update(dict.fromkeys((*mine, *(f"decoder.{name}" for name in mine if name.startswith("encoder."))), key))
+    return names
+
+
+def _drops(config: Config, block: str) -> bool:
+    """Whether the block has dropout between its convolution and its norm."""
+    name = block.rpartition(".")[2]
+    dropped = "conv1" if config.bottleneck_channels is None else "conv2"
+    return config.dropout > 0 and (name == dropped or block.rpartition(".")[0].endswith(".convs"))
 
 
 def _architecture(configuration: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:

@@ -171,4 +171,6 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
     return NNUNet(in_channels=in_channels, out_channels=out_channels, deep_supervision=deep_supervision, **values)
 
 
-PLANS = PlansArchitecture(marker=_nnunet.MARKER, translate=_nnunet.translate, describe=_nnunet.describe)
+PLANS = PlansArchitecture(
+    marker=_nnunet.MARKER, translate=_nnunet.translate, describe=_nnunet.describe, repeats=_nnunet.repeats
+)
