@@ -138,13 +138,11 @@ def test_the_engine_knows_no_catalogue():
         assert not [name for name in _all_imports(path) if name.partition(".")[0] == "zoo"], path
 
 
-PROJECTS = {"nnunet"}
-"""Families that are called after a project whose configurations and checkpoints the engine reads, by that name."""
+PROJECTS = {"nnunet", "monai"}
+"""Families that are called after a project whose files the engine reads or writes, by that name."""
 
 KNOWN_NAMES = {
     "cli/bench.py": {"mednext-S"},  # what `zoo bench` without a reference measures is part of the command line
-    "bench/machine.py": {"monai"},  # the package, whose version is recorded with that of torch
-    "train/resolve.py": {"monai"},  # likewise
 }
 """The names of the catalogue that the engine's code has all the same, and why."""
 

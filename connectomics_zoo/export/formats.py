@@ -31,6 +31,8 @@ class Format(NamedTuple):
     """The extra of this package that installs those."""
     suffix: str | None = None
     """What the name of the output ends in; None where that does not matter, or it is a folder."""
+    trained_only: bool = False
+    """Whether initial weights are refused."""
 
 
 FORMATS: dict[str, Format] = {
@@ -54,6 +56,20 @@ FORMATS: dict[str, Format] = {
         "a folder of model.xml and model.bin, for OpenVINO",
         packages=("openvino",),
         extra="export",
+    ),
+    "bioimageio": Format(
+        "network",
+        "packages.bioimageio",
+        "a folder or .zip for BioImage.IO, ilastik, Fiji: TorchScript, ONNX, test tensors, documentation",
+        packages=("bioimageio.core", "onnx", "onnxscript", "onnxruntime"),
+        extra="bioimageio",
+        trained_only=True,
+    ),
+    "monai-bundle": Format(
+        "network",
+        "packages.monai_bundle",
+        "a folder for MONAI: metadata, configuration of inference, weights",
+        trained_only=True,
     ),
     "nnunet": Format(
         "network",
@@ -99,12 +115,19 @@ def network_writer(name: str) -> NetworkWriter:
         raise UnknownNameError(f"{name!r} is no format that a network is exported in: {nearest(name, known)}")
     form = FORMATS[name]
     for package in form.packages:
-        if importlib.util.find_spec(package) is None:
+        if not _is_installed(package):
             raise MissingPackageError(
                 f"the format {name} needs the package {package}, which is not installed, run `pip install "
                 f"'connectomics-zoo[{form.extra}]'`."
             )
     return cast("NetworkWriter", importlib.import_module(f"connectomics_zoo.export.{form.module}"))
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # not even what it is in
+        return False
 
 
 def check_name(name: str, output: Path) -> None:

@@ -13,7 +13,7 @@ from connectomics_zoo.export.exported import Activation, Exported, fixed_sizes, 
 from connectomics_zoo.export.formats import FORMATS, NetworkWriter, check_name, names_of, network_writer
 from connectomics_zoo.export.source import activated, find_source
 from connectomics_zoo.export.tries import write_compared
-from connectomics_zoo.files.atomic import PartialOutput, check_place
+from connectomics_zoo.files.atomic import PartialOutput, check_place, refuse_existing
 from connectomics_zoo.schema.model import ModelSpec, SizeRule
 from connectomics_zoo.schema.report import Report
 from connectomics_zoo.specs.exports import Outcome
@@ -77,8 +77,9 @@ def export_network(
     """
     writer, place = network_writer(format), Path(output)
     check_name(format, place)
+    refuse_existing(place)
     check_place(place, overwrite=False)
-    exported = _prepared(ref, size=size, activation=activation)
+    exported = replace(_prepared(ref, size=size, activation=activation), suffix=place.suffix.lower())
     partial = PartialOutput(place, overwrite=False)
     with partial.writing():
         made, compared = write_compared(writer, exported, partial.path, name=format)
@@ -100,7 +101,7 @@ def export_network(
 
 
 def try_formats(spec: Path, known: Mapping[str, Outcome]) -> dict[str, Outcome]:
-    """Return how exporting the model of a spec, with initial weights, goes in each format; nothing is kept.
+    """Return how exporting the model of a spec goes in each format that takes initial weights; nothing is kept.
 
     Where a format cannot have several sizes, the smallest legal one is tried.
 
@@ -112,7 +113,7 @@ def try_formats(spec: Path, known: Mapping[str, Outcome]) -> dict[str, Outcome]:
         MissingPackageError: a package that a format needs is not installed.
         SpecError: the spec cannot be read.
     """
-    names = names_of("network")
+    names = [name for name in names_of("network") if not FORMATS[name].trained_only]
     writers = {name: network_writer(name) for name in names if name not in known}
     outcomes = dict(known)
     if writers:

@@ -13,7 +13,9 @@ It may also have
 - `image_pooling(config)`, over blocks of how many voxels (z, y, x) its networks average the image, where originals take
   that mean,
 - `other_key(key)`, which says what another implementation calls the tensor `key`,
-- `untold(config)`, which names the fields of `arch` that change what is computed and no tensor's name or shape.
+- `untold(config)`, which names the fields of `arch` that change what is computed and no tensor's name or shape,
+- `monai_definition(config, in_channels, out_channels)`, the class in `monai.networks.nets` and its arguments, as plain
+  data, that have the network's tensors and arithmetic without deep supervision; or None.
 """
 
 from __future__ import annotations
@@ -265,3 +267,11 @@ def untold_fields(name: str, config: BuilderConfig) -> tuple[str, ...]:
     """
     answer = vars(builder_module(name)).get("untold")
     return tuple(type(config).model_fields) if answer is None else tuple(answer(config))
+
+
+def monai_definition(
+    name: str, config: BuilderConfig, *, in_channels: int, out_channels: int
+) -> tuple[str, dict[str, Any]] | None:
+    """Return the class of MONAI and its arguments that the builder's `monai_definition` gives, or None."""
+    answer = vars(builder_module(name)).get("monai_definition")
+    return None if answer is None else answer(config, in_channels=in_channels, out_channels=out_channels)

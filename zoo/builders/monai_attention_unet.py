@@ -83,15 +83,20 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
     """Return MONAI's network; it has one output, with and without `deep_supervision`."""
     from monai.networks.nets.attentionunet import AttentionUnet
 
-    strides: Any = config.strides  # MONAI's hint is too narrow: a stride may have three axes
-    network: nn.Module = AttentionUnet(
-        spatial_dims=3,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        channels=config.channels,
-        strides=strides,
-        kernel_size=config.kernel_size,
-        up_kernel_size=config.up_kernel_size,
-        dropout=config.dropout,
-    )
+    _, arguments = monai_definition(config, in_channels=in_channels, out_channels=out_channels)
+    network: nn.Module = AttentionUnet(**arguments)
     return network
+
+
+def monai_definition(config: Config, *, in_channels: int, out_channels: int) -> tuple[str, dict[str, Any]]:
+    """Return the class of MONAI and its arguments, as plain data."""
+    return "AttentionUnet", {
+        "spatial_dims": 3,
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "channels": config.channels,
+        "strides": config.strides,
+        "kernel_size": config.kernel_size,
+        "up_kernel_size": config.up_kernel_size,
+        "dropout": config.dropout,
+    }

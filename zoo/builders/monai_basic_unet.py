@@ -101,17 +101,23 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
     """Return MONAI's network; it has one output, with and without `deep_supervision`."""
     from monai.networks.nets.basic_unet import BasicUNet
 
-    network: nn.Module = BasicUNet(
-        spatial_dims=config.spatial_dims,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        features=config.channels,
-        act=config.activation,
-        norm=monai_norm(config.norm, config.num_groups),
-        dropout=config.dropout,
-        upsample=config.upsampling,
-    )
+    _, arguments = monai_definition(config, in_channels=in_channels, out_channels=out_channels)
+    network: nn.Module = BasicUNet(**arguments)
     return network
+
+
+def monai_definition(config: Config, *, in_channels: int, out_channels: int) -> tuple[str, dict[str, Any]]:
+    """Return the class of MONAI and its arguments, as plain data."""
+    return "BasicUNet", {
+        "spatial_dims": config.spatial_dims,
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "features": config.channels,
+        "act": config.activation,
+        "norm": monai_norm(config.norm, config.num_groups),
+        "dropout": config.dropout,
+        "upsample": config.upsampling,
+    }
 
 
 def _from_pytc(request: PytcRequest) -> tuple[str, dict[str, Any]]:

@@ -113,22 +113,33 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
     """Return MONAI's network under our contract for outputs; without `deep_supervision` it has the last head only."""
     from zoo.builders.nets.monai_supervised import SupervisedDynUNet
 
+    _, arguments = monai_definition(config, in_channels=in_channels, out_channels=out_channels)
+    return SupervisedDynUNet(
+        **arguments
+        | {
+            "deep_supervision": deep_supervision and config.supervised_levels > 0,
+            "deep_supr_num": max(config.supervised_levels, 1),
+        }
+    )
+
+
+def monai_definition(config: Config, *, in_channels: int, out_channels: int) -> tuple[str, dict[str, Any]]:
+    """Return the class of MONAI and its arguments, as plain data, without deep supervision."""
     norms: dict[str, Any] = {
         "batch": "batch",
         "instance": ("instance", {"affine": True}),
         "group": ("group", {"num_groups": config.num_groups}),
     }
-    return SupervisedDynUNet(
-        spatial_dims=3,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        kernel_size=config.kernel_sizes,
-        strides=((1, 1, 1), *config.strides),
-        upsample_kernel_size=config.strides,
-        filters=config.channels,
-        norm_name=norms[config.norm],
-        act_name=_LEAKY if config.activation == "leakyrelu" else config.activation,
-        deep_supervision=deep_supervision and config.supervised_levels > 0,
-        deep_supr_num=max(config.supervised_levels, 1),
-        res_block=config.residual,
-    )
+    return "DynUNet", {
+        "spatial_dims": 3,
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "kernel_size": config.kernel_sizes,
+        "strides": ((1, 1, 1), *config.strides),
+        "upsample_kernel_size": config.strides,
+        "filters": config.channels,
+        "norm_name": norms[config.norm],
+        "act_name": _LEAKY if config.activation == "leakyrelu" else config.activation,
+        "deep_supervision": False,
+        "res_block": config.residual,
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -105,16 +105,22 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
     """Return MONAI's network; it has one output, with and without `deep_supervision`."""
     from monai.networks.nets.segresnet import SegResNet
 
-    network: nn.Module = SegResNet(
-        spatial_dims=3,
-        init_filters=config.base_channels,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        dropout_prob=config.dropout,
-        act=config.activation,
-        norm=monai_norm(config.norm, config.num_groups),
-        blocks_down=config.encoder_block_counts,
-        blocks_up=config.decoder_block_counts,
-        upsample_mode=config.upsampling,
-    )
+    _, arguments = monai_definition(config, in_channels=in_channels, out_channels=out_channels)
+    network: nn.Module = SegResNet(**arguments)
     return network
+
+
+def monai_definition(config: Config, *, in_channels: int, out_channels: int) -> tuple[str, dict[str, Any]]:
+    """Return the class of MONAI and its arguments, as plain data."""
+    return "SegResNet", {
+        "spatial_dims": 3,
+        "init_filters": config.base_channels,
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "dropout_prob": config.dropout,
+        "act": config.activation,
+        "norm": monai_norm(config.norm, config.num_groups),
+        "blocks_down": config.encoder_block_counts,
+        "blocks_up": config.decoder_block_counts,
+        "upsample_mode": config.upsampling,
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -119,14 +119,20 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
     """Return MONAI's network under our contract for outputs; without `deep_supervision` it has the last head only."""
     from zoo.builders.nets.monai_supervised import SupervisedSegResNetDS
 
-    return SupervisedSegResNetDS(
-        spatial_dims=3,
-        init_filters=config.base_channels,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        act=config.activation,
-        norm=monai_norm(config.norm, config.num_groups),
-        blocks_down=config.encoder_block_counts,
-        dsdepth=1 + config.supervised_levels if deep_supervision else 1,
-        resolution=config.voxel_size_nm,
-    )
+    _, arguments = monai_definition(config, in_channels=in_channels, out_channels=out_channels)
+    return SupervisedSegResNetDS(**arguments | {"dsdepth": 1 + config.supervised_levels if deep_supervision else 1})
+
+
+def monai_definition(config: Config, *, in_channels: int, out_channels: int) -> tuple[str, dict[str, Any]]:
+    """Return the class of MONAI and its arguments, as plain data, without deep supervision."""
+    return "SegResNetDS", {
+        "spatial_dims": 3,
+        "init_filters": config.base_channels,
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "act": config.activation,
+        "norm": monai_norm(config.norm, config.num_groups),
+        "blocks_down": config.encoder_block_counts,
+        "dsdepth": 1,
+        "resolution": config.voxel_size_nm,
+    }

@@ -128,21 +128,26 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
         )
     from monai.networks.nets.unet import UNet
 
-    strides: Any = config.strides  # MONAI's hint is too narrow: a stride may have three axes
-    network: nn.Module = UNet(
-        spatial_dims=config.spatial_dims,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        channels=config.channels,
-        strides=strides,
-        kernel_size=config.kernel_size,
-        up_kernel_size=config.up_kernel_size,
-        num_res_units=config.num_res_units,
-        act=config.activation,
-        norm=monai_norm(config.norm, config.num_groups),
-        dropout=config.dropout,
-    )
+    _, arguments = monai_definition(config, in_channels=in_channels, out_channels=out_channels)
+    network: nn.Module = UNet(**arguments)
     return network
+
+
+def monai_definition(config: Config, *, in_channels: int, out_channels: int) -> tuple[str, dict[str, Any]]:
+    """Return the class of MONAI and its arguments, as plain data."""
+    return "UNet", {
+        "spatial_dims": config.spatial_dims,
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "channels": config.channels,
+        "strides": config.strides,
+        "kernel_size": config.kernel_size,
+        "up_kernel_size": config.up_kernel_size,
+        "num_res_units": config.num_res_units,
+        "act": config.activation,
+        "norm": monai_norm(config.norm, config.num_groups),
+        "dropout": config.dropout,
+    }
 
 
 PYTC_FLAT_LEVELS = 5

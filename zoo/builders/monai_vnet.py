@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from connectomics_zoo.errors import SpecError
 from connectomics_zoo.schema.builder import BuilderConfig, Interface
@@ -53,13 +53,19 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
     from monai.networks.nets.vnet import VNet
     from torch import nn
 
-    network: nn.Module = VNet(
-        spatial_dims=3,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        act=("elu", {"inplace": True}) if config.activation == "elu" else config.activation,
-    )
+    _, arguments = monai_definition(config, in_channels=in_channels, out_channels=out_channels)
+    network: nn.Module = VNet(**arguments)
     for module in network.modules():
         if isinstance(module, nn.Dropout3d):  # not by MONAI's arguments, which leave two of them at 0.5
             module.p = config.dropout
     return network
+
+
+def monai_definition(config: Config, *, in_channels: int, out_channels: int) -> tuple[str, dict[str, Any]]:
+    """Return the class of MONAI and its arguments, as plain data; dropout is not among them."""
+    return "VNet", {
+        "spatial_dims": 3,
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "act": ("elu", {"inplace": True}) if config.activation == "elu" else config.activation,
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -32,6 +32,11 @@ def write(exported: Exported, output: Path) -> None:
 
 def reader(output: Path) -> Callable[[Tensor], Tensor]:
     """Return the network as TorchScript runs it; see `NetworkWriter`."""
+    return load(str(output))
+
+
+def load(source: str | BinaryIO) -> Callable[[Tensor], Tensor]:
+    """Return the network in a file, which may lie in memory, as TorchScript runs it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return cast("Callable[[Tensor], Tensor]", torch.jit.load(str(output)))  # type: ignore[no-untyped-call]
+        return cast("Callable[[Tensor], Tensor]", torch.jit.load(source))  # type: ignore[no-untyped-call]
