@@ -115,14 +115,15 @@ def legal_sizes(model: Model) -> list[str]:
                 returned = network.train()(torch.empty((1, spec.input.channels, *size), device="meta"))
                 evaluated = network.eval()(torch.empty((1, spec.input.channels, *size), device="meta"))
             given = returned if isinstance(returned, dict) else {spec.outputs[0].name: returned}
+            whole = spec.input.given(size)
             wanted = {
-                output.name: [1, output.channels, *(edge // by for edge, by in zip(size, output.stride, strict=True))]
+                output.name: [1, output.channels, *(edge // by for edge, by in zip(whole, output.stride, strict=True))]
                 for output in spec.outputs
             }
             found = {name: list(value.shape) for name, value in given.items()}
             if found != wanted:
                 problems.append(f"{model.name}: for {list(size)} it returns {found}, declared are {wanted}.")
-            full = [1, spec.outputs[0].channels, *size]
+            full = [1, spec.outputs[0].channels, *whole]
             if not isinstance(evaluated, Tensor) or list(evaluated.shape) != full:
                 problems.append(f"{model.name}: in evaluation at {list(size)} it does not return one tensor of {full}.")
     return problems[:3]

@@ -15,8 +15,10 @@ from connectomics_zoo.fastpath import plain_only
 from connectomics_zoo.network.seeding import seeded_input
 from connectomics_zoo.schema.model import SizeRule
 
-TOLERANCE = 1e-4
-"""How far an exported network may be from torch's, as a fraction of the largest absolute value that torch computes."""
+TOLERANCE = 5e-4
+"""How far an exported network may be from torch's, as a fraction of the largest absolute value that torch computes.
+
+Initial weights are off by 6e-5 at most where a bottleneck of few voxels is normalised, trained ones by 1e-5."""
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,8 @@ class Exported:
     """The task that the weights solve, where it is known."""
     suffix: str = ""
     """The ending of the output's name, where a format is written in several ways; the path to write at has another."""
-    programs: dict[tuple[SizeRule, bool], ExportedProgram] = field(default_factory=dict)
-    """Programs of torch.export that were traced already, by sizes and whether any batch is taken."""
+    programs: dict[tuple[SizeRule, bool], ExportedProgram | Exception] = field(default_factory=dict)
+    """Programs of torch.export that were traced already, or why not, by sizes and whether any batch is taken."""
 
     @property
     def output_name(self) -> str:

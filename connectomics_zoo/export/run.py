@@ -13,7 +13,7 @@ from connectomics_zoo.export.exported import Activation, Exported, fixed_sizes, 
 from connectomics_zoo.export.formats import FORMATS, NetworkWriter, check_name, names_of, network_writer
 from connectomics_zoo.export.source import activated, find_source
 from connectomics_zoo.export.tries import write_compared
-from connectomics_zoo.files.atomic import PartialOutput, check_place
+from connectomics_zoo.files.atomic import PartialOutput, check_place, refuse_existing
 from connectomics_zoo.schema.model import ModelSpec, SizeRule
 from connectomics_zoo.schema.report import Report
 from connectomics_zoo.specs.exports import Outcome
@@ -77,6 +77,7 @@ def export_network(
     """
     writer, place = network_writer(format), Path(output)
     check_name(format, place)
+    refuse_existing(place)
     check_place(place, overwrite=False)
     exported = replace(_prepared(ref, size=size, activation=activation), suffix=place.suffix.lower())
     partial = PartialOutput(place, overwrite=False)

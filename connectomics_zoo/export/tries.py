@@ -55,11 +55,10 @@ def _tries(exported: Exported, failures: list[NotExportableError]) -> Iterator[t
     if is_dynamic(wanted):
         yield wanted, True
         failed = failures[-1]
-        if not isinstance(failed, SizeFailedError):  # it cannot even be written
-            if _coarser(wanted) != wanted:
-                yield _coarser(wanted), True
-        elif failed.at_minimum:
+        if isinstance(failed, SizeFailedError) and failed.at_minimum:
             yield _from_the_next(wanted), True
+        elif _coarser(wanted) != wanted:
+            yield _coarser(wanted), True
         wanted = fixed_sizes(exported.usual_size)
     yield wanted, True
     yield wanted, False

@@ -39,6 +39,9 @@ def trace_dynamic(
         sizes: what it must take; an axis of one size is fixed.
         axes: names of the spatial axes.
         any_batch: it must take batches of any size.
+
+    Raises:
+        ValueError: the network computes sizes with Python's numbers, so that the program would take but few of them.
     """
     dynamic: dict[int, Any] = {0: Dim("batch", min=1)} if any_batch else {}
     for index, (axis, low, step) in enumerate(zip(axes, sizes.minimum, sizes.step, strict=True)):
@@ -51,7 +54,11 @@ def trace_dynamic(
     # Otherwise a bottleneck of one voxel, as the smallest inputs have, would be a case of its own.
     any_number = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
     with _quiet(), any_number:
-        return torch.export.export(network, (torch.empty(shape),), dynamic_shapes=(dynamic,), strict=False)
+        program = torch.export.export(network, (torch.empty(shape),), dynamic_shapes=(dynamic,), strict=False)
+    largest = MAX_EDGE // max((step for step in sizes.step if step < MAX_EDGE), default=1)
+    if dynamic and any(bounds.upper < largest for bounds in program.range_constraints.values()):
+        raise ValueError("what it computes holds for a few sizes only")
+    return program
 
 
 def convert_to_openvino(openvino: Any, program: ExportedProgram) -> Any:

@@ -83,7 +83,7 @@ def reader(output: Path) -> Callable[[Tensor], Tensor]:
     runtime = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails at some size is tried otherwise
     session = runtime.InferenceSession(str(output), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
