@@ -10,8 +10,8 @@ from connectomics_zoo.fit.receptive_field import measure_reach
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.specs.costs import Cost
 
-EDGES = (64, 128)
-"""Edges of the two patches, in voxels, or the next legal ones, that the line goes through."""
+EDGES = {3: (64, 128), 2: (512, 1024)}
+"""By the number of axes, edges of the two patches, in voxels, or the next legal ones, that the line goes through."""
 
 
 def cost_of(spec: ModelSpec) -> Cost:
@@ -25,7 +25,7 @@ def cost_of(spec: ModelSpec) -> Cost:
 
 def _line(spec: ModelSpec, step: Callable[[tuple[int, ...]], StepBytes]) -> tuple[int, float]:
     """Return bytes that no size changes, and bytes a voxel."""
-    sizes = [spec.input.size.round_up((edge,) * len(spec.input.axes)) for edge in EDGES]
+    sizes = [spec.input.size.round_up((edge,) * len(spec.input.axes)) for edge in EDGES[len(spec.input.axes)]]
     if sizes[0] == sizes[1]:  # the smallest one is larger than both
         wanted = zip(sizes[0], spec.training.patch_size, strict=True)
         sizes[1] = spec.input.size.round_up(tuple(max(edge + 1, patch) for edge, patch in wanted))

@@ -139,6 +139,38 @@ class GpuAutocast(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class FusedAttention(TorchFunctionMode):
+    """Within it, attention keeps what the kernels of GPUs and CPUs keep of it, and no matrix of all tokens.
+
+    On the meta device torch would compute it step by step.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is F.scaled_dot_product_attention and len(args) == 3 and not kwargs:
+            return _Attention.apply(*args)  # type: ignore[no-untyped-call]  # torch has no types there
+        return func(*args, **(kwargs or {}))
+
+
+class _Attention(torch.autograd.Function):
+    """The shapes of a fused attention, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        result = query.new_empty(*query.shape[:-1], value.shape[-1])
+        ctx.save_for_backward(query, key, value, result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
+
+
 def _cast(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_cast(item, dtype) for item in value) if type(value) in (list, tuple) else value

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from connectomics_zoo.fit.counting import GpuAutocast, LiveBytes, run_backward
+from connectomics_zoo.fit.counting import FusedAttention, GpuAutocast, LiveBytes, run_backward
 from connectomics_zoo.network.build import build_meta
 from connectomics_zoo.schema.builder import kept_on_cpu
 from connectomics_zoo.schema.model import ModelSpec
@@ -87,7 +87,7 @@ def training_bytes(
     live.ignore([*network.parameters(), *network.buffers()])
     half = _HALF[precision]
     # The mode stays on in the backward pass, in which checkpointing runs blocks again.
-    with live, GpuAutocast(half) if half is not None else nullcontext():
+    with live, FusedAttention(), GpuAutocast(half) if half is not None else nullcontext():
         given = _Batch.empty(spec, size, batch=batch)
         outputs = network(given.image)
         loss = _loss(outputs, given, spec=spec, task=task)
@@ -127,7 +127,7 @@ def prediction_bytes(
     half = _HALF[precision]
     with live, torch.no_grad():
         image = torch.empty(batch, spec.input.channels, *size, device="meta")
-        with GpuAutocast(half) if half is not None else nullcontext():
+        with FusedAttention(), GpuAutocast(half) if half is not None else nullcontext():
             output = network(image)
         kept, working = live.now, live.peak - live.now
         del output

@@ -34,9 +34,10 @@ class Reach(NamedTuple):
 def measure_reach(spec: ModelSpec) -> Reach:
     """Return how far the convolutions and the attention of a network reach, measured in seconds on the CPU.
 
-    Norms are left out: those with statistics of the window (group, instance and layer norm over space) make every
-    voxel depend a little on all of them. Along each axis a long, thin input is put through; all weights and inputs are
-    positive, so that no gradient vanishes where there is a way, and channels are averaged, which changes no way.
+    Norms are left out: those with statistics of the window (group, instance and layer norm over space, and whatever
+    scales channels by such) make every voxel depend a little on all of them. Along each axis a long, thin input is put
+    through; all weights and inputs are positive, so that no gradient vanishes where there is a way, and channels are
+    averaged, which changes no way.
     """
     network = build(spec, deep_supervision=False).double().eval()
     with torch.no_grad():
@@ -57,7 +58,7 @@ def _reach_along(axis: int, network: nn.Module, spec: ModelSpec) -> tuple[int | 
         size = list(rule.minimum)
         size[axis] = rule.round_up((length,) * len(size))[axis]
         x = torch.ones(1, spec.input.channels, *size, dtype=torch.float64, requires_grad=True)
-        with _Ways(2 + axis):
+        with _Ways(axis, len(size)):
             output = network(x)
         field = halo = 0
         middle = size[axis] // (2 * period) * period
@@ -81,8 +82,13 @@ _SAME = {
 }
 """What changes values and no ways: it returns its input."""
 
-_SUMS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}
-_IN_PLACE = {Tensor.add_, Tensor.__iadd__}
+_PAIRS: dict[Any, Callable[[Any, Any], Tensor]] = {
+    **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.add_, Tensor.__iadd__), torch.add),
+    **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), torch.mul),
+    **dict.fromkeys((torch.max, torch.maximum), torch.maximum),
+}
+"""What joins two tensors, and not in place: channels may share their memory."""
+
 _CONVOLUTIONS = {torch.conv2d, torch.conv3d, torch.conv_transpose2d, torch.conv_transpose3d}
 _POOLS: dict[str, Callable[..., Tensor]] = {
     **dict.fromkeys(("max_pool2d", "_max_pool2d"), F.avg_pool2d),
@@ -94,12 +100,14 @@ class _Ways(TorchFunctionMode):
     """Within it a network computes what leads where, cheaply: convolutions of one channel, whose mean goes on.
 
     Args:
-        axis: of tensors, along which ways matter; along the others kernels have one tap where that changes no size.
+        axis: the spatial axis along which ways matter; along the others kernels have one tap where that changes no
+            size. A 2-D convolution in a network of volumes has their last two axes.
+        axes: how many spatial axes the network has.
     """
 
-    def __init__(self, axis: int) -> None:
+    def __init__(self, axis: int, axes: int) -> None:
         super().__init__()
-        self.axis = axis
+        self.behind = axes - axis
 
     def __torch_function__(
         self,
@@ -111,16 +119,15 @@ class _Ways(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func in _SAME:
             return args[0] if args else kwargs["input"]
-        if func in _SUMS or func in _IN_PLACE:
-            first, second = args[:2]
-            if _is_one_channel(first) and _is_one_channel(second) and first.shape == second.shape:
-                return (first[:, :1] + second[:, :1]).expand(first.shape)
-            return first + second  # channels that share their memory are not changed in place
+        if func in _PAIRS and len(args) == 2:
+            return _pair(_PAIRS[func], *args)
+        if func is torch.linalg.vector_norm:  # a statistic, as in a norm
+            return torch.ones(func(args[0].to("meta"), *args[1:], **kwargs).shape, dtype=args[0].dtype)
         if func in (torch.cat, torch.concat) and all(map(_is_one_channel, args[0])) and _axis(args, kwargs) == 1:
             single = torch.stack([part[:, :1] for part in args[0]]).mean(0)
             return single.expand(-1, sum(part.shape[1] for part in args[0]), *[-1] * (single.dim() - 2))
         if func in _CONVOLUTIONS:
-            return _convolve(func, self.axis, *args, **kwargs)
+            return _convolve(func, self.behind, *args, **kwargs)
         if getattr(func, "__name__", "") in _POOLS:
             x, kernel, *rest = args
             stride = kwargs.get("stride", rest[0] if rest else None)
@@ -139,9 +146,26 @@ def _is_one_channel(x: Any) -> bool:
     return isinstance(x, Tensor) and x.dim() >= 4 and (x.stride(1) == 0 or x.shape[1] == 1)
 
 
+def _pair(func: Callable[[Any, Any], Tensor], first: Any, second: Any) -> Tensor:
+    """Join two tensors by `func`: of single channels one alone, and one weight a channel changes no way."""
+    if _is_one_channel(first) and _is_one_channel(second) and first.shape[2:] == second.shape[2:]:
+        single = func(first[:, :1], second[:, :1])
+        return single.expand(-1, max(first.shape[1], second.shape[1]), *[-1] * (single.dim() - 2))
+    for x, other in ((first, second), (second, first)):
+        if _is_one_channel(x) and isinstance(other, Tensor) and _is_a_weight_a_channel(other, x):
+            result: Tensor = x
+            return result
+    return func(first, second)
+
+
+def _is_a_weight_a_channel(values: Tensor, x: Tensor) -> bool:
+    alike = values.dim() == x.dim() and values.shape[1] == x.shape[1] and values.shape[2:].numel() == 1
+    return alike and not values.requires_grad
+
+
 def _convolve(
     func: Callable[..., Tensor],
-    axis: int,
+    behind: int,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -150,7 +174,11 @@ def _convolve(
     *args: Any,
     **kwargs: Any,
 ) -> Tensor:
-    """Do `func` with a kernel of ones between single channels, and give the result as many channels as it has."""
+    """Do `func` with a kernel of ones between single channels, and give the result as many channels as it has.
+
+    `behind` counts the axis along which ways matter from the last one of x, which is 1.
+    """
+    axis = x.dim() - behind  # 1, and none of the kernel's, where x has no such axis
     is_transposed = func in (torch.conv_transpose2d, torch.conv_transpose3d)
     names = ("output_padding", "groups", "dilation") if is_transposed else ("dilation", "groups")
     more = {**dict(zip(names, args, strict=False)), **kwargs}

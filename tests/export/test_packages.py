@@ -16,6 +16,7 @@ import torch
 import yaml
 from PIL import Image
 from support.exporting import make_small_run
+from support.valid_network import CONTEXT, make_valid_run
 
 from connectomics_zoo.errors import CheckFailedError, MissingPackageError, OutputError, SpecError, WeightsError
 from connectomics_zoo.export.packages import bioimageio as bioimageio_writer
@@ -181,6 +182,20 @@ def test_what_makes_no_package_is_refused(run, tmp_path):
     with pytest.raises(OutputError, match=r"a MONAI bundle is a folder, and a name in .zip is that of a file"):
         export_network(run, tmp_path / "out.zip", format="monai-bundle")
     assert [path.name for path in tmp_path.iterdir()] == ["mixed"]
+
+
+def test_a_network_of_valid_padding_says_how_much_smaller_its_outputs_are(tmp_path, monkeypatch):
+    pytest.importorskip("bioimageio.core", reason="the extra bioimageio is not installed")
+    monkeypatch.setattr(bioimageio_writer, "_test", lambda *_: None)
+    monkeypatch.setattr(bioimageio_writer, "_write_onnx", lambda *_: None)
+    run = make_valid_run(tmp_path / "run")
+    export_network(run, tmp_path / "out", format="bioimageio")
+    (made,) = yaml.safe_load((tmp_path / "out" / "rdf.yaml").read_text())["outputs"]
+    space = [axis for axis in made["axes"] if axis["type"] == "space"]
+    assert [axis["size"]["offset"] for axis in space] == [-2 * margin for margin in CONTEXT]
+    assert not any("halo" in axis for axis in space)
+    with pytest.raises(SpecError, match=r"returns less than it takes \(context \[2, 4, 4\]\), which MONAI's sliding"):
+        export_network(run, tmp_path / "bundle", format="monai-bundle")
 
 
 def _verify(bundle, **values):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from connectomics_zoo.fastpath import plain_only
-from connectomics_zoo.fit.counting import GpuAutocast, LiveBytes, run_backward
+from connectomics_zoo.fit.counting import FusedAttention, GpuAutocast, LiveBytes, run_backward
 from connectomics_zoo.fit.memory import prediction_bytes, training_bytes
 from connectomics_zoo.network.build import build
 from connectomics_zoo.specs.lookup import get_spec, get_task
@@ -153,3 +153,23 @@ def test_autocast_casts_as_it_does_on_a_gpu():
         assert (y.flatten(2) @ y.flatten(2).transpose(1, 2)).dtype == torch.bfloat16
         run_backward(y.float().sum())
     assert convolution.weight.grad.dtype == torch.float32
+
+
+def test_attention_keeps_what_its_kernel_on_the_cpu_keeps():
+    shape, saved = (2, 3, 40, 8), {}
+
+    def pack(tensor):
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    query, key, value = (torch.rand(shape, requires_grad=True) for _ in range(3))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = F.scaled_dot_product_attention(query, key, value)
+    live = LiveBytes()
+    with live, FusedAttention():
+        given = [torch.empty(shape, device="meta", requires_grad=True) for _ in range(3)]
+        counted = F.scaled_dot_product_attention(*given)
+        assert counted.shape == result.shape
+        assert live.now == pytest.approx(sum(saved.values()), rel=0.1)
+        run_backward(counted.sum())
+    assert all(tensor.grad.shape == shape for tensor in given)

@@ -338,7 +338,10 @@ def test_a_model_that_was_not_measured_is_listed_without_numbers(add_spec):
 
 
 def test_the_list_of_names_takes_every_argument():
-    assert list_models("mednext-*", where="parameters < 6e6", sort="-parameters") == ["mednext-S-k5", "mednext-S"]
+    assert list_models("mednext-*-k5", where="parameters < 11e6", sort="-parameters") == [
+        "mednext-B-k5",
+        "mednext-S-k5",
+    ]
     assert list_models(family="no-such-family") == []
     assert set(list_models(family="mednext")) == set(list_models("mednext"))
     assert list_models("nothing*") == []

@@ -30,7 +30,8 @@ from connectomics_zoo.train.trainer import first_network
 from connectomics_zoo.weights.storage import read_weights
 from connectomics_zoo.weights.transfer import find_roles
 
-MODELS = sorted(entry.name for entry in catalog.entries("model"))
+MODELS = sorted({get_spec(entry.path).builder: entry.name for entry in catalog.entries("model")}.values())
+"""One model of each builder."""
 
 
 @pytest.fixture(scope="module")

@@ -72,6 +72,9 @@ class Config(BuilderConfig):
     """`group`: one group a channel, statistics over space; `layer`: statistics over channels, voxel by voxel."""
     spatial_dims: Literal[2, 3] = 3
     """2 for images, 3 for volumes."""
+    sections: Annotated[int, Field(ge=1, le=15, json_schema_extra={"not": {"multipleOf": 2}})] = 1
+    """Sections that a 2-D network sees as channels to predict the one in the middle (2.5-D), an odd number: with more
+    than one it takes volumes (Z, Y, X), section by section."""
     down_expansion: Literal["next", "own"] = "next"
     """Whose expansion ratio a downsampling block has: that of the stage it leads to, as in the original, or that of the
     stage it comes from, as in MONAI. An upsampling block has that of the stage it leads to in both."""
@@ -126,6 +129,12 @@ class Config(BuilderConfig):
             kernel = getattr(self, name)
             if kernel is not None and kernel % 2 == 0:
                 raise ValueError(f"{name} {kernel} is even, a depthwise kernel needs a centre: give an odd number")
+        if self.sections % 2 == 0:
+            raise ValueError(f"sections {self.sections} is even, none of them is in the middle: give an odd number")
+        if self.sections > 1 and self.spatial_dims == 3:
+            raise ValueError(f"sections {self.sections} are the channels of a 2-D network: give spatial_dims 2, too")
+        if self.sections > 1 and self.backend == "nnunet_mednext":
+            raise ValueError("backend 'nnunet_mednext' sees one section, use backend 'native'")
         if self.backend == "nnunet_mednext" and self.norm == "layer" and self.spatial_dims == 2:
             raise ValueError("backend 'nnunet_mednext' computes layer norm wrongly in 2-D, use backend 'native'")
         if self.backend == "nnunet_mednext" and self.down_expansion == "own":
@@ -170,13 +179,13 @@ def interface(config: Config) -> Interface:
     At 16 on every axis the bottleneck is one voxel, and a norm over one voxel is undefined.
     """
     dims = config.spatial_dims
-    outputs = [OutputGeometry("output", (1,) * dims, 1.0)]
-    outputs += [OutputGeometry(f"ds_{level}", (2**level,) * dims, 0.5**level) for level in range(1, 5)]
+    whole = (1,) if config.sections > 1 else ()  # any number of sections
+    outputs = [OutputGeometry(f"ds_{level}", whole + (2**level,) * dims, 0.5**level) for level in range(1, 5)]
     return Interface(
-        axes="zyx"[3 - dims :],
-        minimum=(16, 32, 32)[3 - dims :],
-        step=(16,) * dims,
-        outputs=tuple(outputs),
+        axes="zyx"[3 - dims - len(whole) :],
+        minimum=whole + (16, 32, 32)[3 - dims :],
+        step=whole + (16,) * dims,
+        outputs=(OutputGeometry("output", whole + (1,) * dims, 1.0), *outputs),
     )
 
 
@@ -246,6 +255,7 @@ def build(config: Config, *, in_channels: int, out_channels: int, deep_supervisi
         resample_residual=config.resample_residual,
         norm=config.norm,
         spatial_dims=config.spatial_dims,
+        sections=config.sections,
         grn=config.grn,
         checkpointing=config.checkpointing,
         deep_supervision=deep_supervision,

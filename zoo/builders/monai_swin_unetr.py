@@ -39,6 +39,8 @@ class Config(BuilderConfig):
     `merging` until then, which took two tokens twice and left two out under the same keys."""
     normalize: bool = True
     """Layer norm, without a learned scale, of each stage's tokens before the decoder."""
+    stage_convolutions: bool = False
+    """A residual block of convolutions before each stage: Swin UNETR version 2 (He et al., 2023)."""
     dropout: Probability = 0.0
     """Dropout of tokens and hidden layers, in training."""
     attention_dropout: Probability = 0.0
@@ -64,6 +66,7 @@ class Config(BuilderConfig):
         total = 2 * weights(16 * size, 16 * size) + 2 * weights(size, size)
         for stage, depth in enumerate(self.depths):
             width = size * 2**stage
+            total += 2 * weights(width, width) if self.stage_convolutions else 0
             total += depth * 12 * width**2 + 16 * width**2
             total += 4 * weights(width, width) + weights(width, width) + weights(2 * width, width, (2, 2, 2))
         return total
@@ -118,6 +121,7 @@ def _arguments(config: Config, in_channels: int, out_channels: int) -> dict[str,
         "dropout_path_rate": config.path_dropout,
         "use_checkpoint": config.checkpointing,
         "normalize": config.normalize,
+        "use_v2": config.stage_convolutions,
         "spatial_dims": 3,
     }
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from zoo.builders.nets import mednext_fast
+from zoo.builders.nets.sections import section_by_section
 
 LEVELS = 4
 """Number of halvings; level 0 is full resolution, level 4 the bottleneck."""
@@ -126,6 +127,7 @@ class MedNeXt(nn.Module):
         resample_residual: residual connections in the down- and upsampling blocks.
         norm: `group` (one group a channel) or `layer`.
         spatial_dims: 2 or 3.
+        sections: neighbouring sections that a 2-D network sees as channels; with more than one it takes volumes.
         grn: global response normalisation.
         checkpointing: recompute the blocks in the backward pass.
         deep_supervision: have heads at all five resolutions, and return them all in training.
@@ -146,6 +148,7 @@ class MedNeXt(nn.Module):
         resample_residual: bool,
         norm: Literal["group", "layer"],
         spatial_dims: Literal[2, 3],
+        sections: int,
         grn: bool,
         checkpointing: bool,
         deep_supervision: bool,
@@ -153,6 +156,7 @@ class MedNeXt(nn.Module):
         super().__init__()
         self.checkpointing = checkpointing
         self.deep_supervision = deep_supervision
+        self.sections = sections
         channels = [base_channels * 2**level for level in range(LEVELS + 1)]
 
         def stage(index: int, level: int, kernel_size: int) -> nn.Sequential:
@@ -188,7 +192,7 @@ class MedNeXt(nn.Module):
         conv = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
         # The original's work-around for checkpointing: inert, but its checkpoints have the key.
         self.dummy_tensor = nn.Parameter(torch.ones(1), requires_grad=False)
-        self.stem = conv(in_channels, channels[0], 1)
+        self.stem = conv(in_channels * sections, channels[0], 1)
         for level in range(LEVELS):
             self.add_module(f"enc_block_{level}", stage(level, level, encoder_kernel_size))
             self.add_module(
@@ -208,9 +212,13 @@ class MedNeXt(nn.Module):
         In training with deep supervision: `{"output": …, "ds_1": …, … "ds_4": …}`, each half as large as the
         one before it.
         """
-        supervise = self.deep_supervision and self.training
         if self.obstacle(x) is None:
-            return mednext_fast.forward(self, x, supervise=supervise)
+            return mednext_fast.forward(self, x, supervise=self.deep_supervision and self.training)
+        return self._forward(x) if self.sections == 1 else section_by_section(self._forward, x, self.sections)
+
+    def _forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+        """As `forward`, in plain PyTorch; of a 2-D network (B, C, Y, X)."""
+        supervise = self.deep_supervision and self.training
         features = {}  # by level, of the encoder and then of the decoder
         x = self.stem(x)
         for level in range(LEVELS):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from monai.networks.nets.basic_unetplusplus import BasicUNetPlusPlus
 from monai.networks.nets.dynunet import DynUNet
 from monai.networks.nets.segresnet_ds import SegResNetDS
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class SupervisedSegResNetDS(SegResNetDS):
@@ -30,6 +31,21 @@ class SupervisedDynUNet(DynUNet):
         if not (self.training and self.deep_supervision):
             return output
         return _named([output, *supervised])
+
+
+class SupervisedBasicUNetPlusPlus(BasicUNetPlusPlus):
+    """BasicUNetPlusPlus that returns a dict in training, the output of the deepest nested U-Net first, and one tensor
+    in evaluation."""
+
+    def keep_the_last_head(self) -> None:
+        """Remove the heads of the nested U-Nets but the deepest, which MONAI builds and computes in any case."""
+        for index in range(1, 4):
+            self.add_module(f"final_conv_0_{index}", nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+        """(B, C, Z, Y, X) -> logits at full resolution, or a dict of the four outputs, all at full resolution."""
+        outputs: list[Tensor] = super().forward(x)
+        return _named(outputs[::-1]) if self.training and self.deep_supervision else outputs[-1]
 
 
 def _named(outputs: list[Tensor]) -> dict[str, Tensor]:
