@@ -45,7 +45,12 @@ def quick_result(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mappin
         return x
     if func in _SAME_SHAPE or func in _SAME_SHAPE_BACKWARD:
         return torch.empty_like(x)
-    if func in _ELEMENTWISE and not kwargs and _are_alike(x, args[1]):
+    if func in _ELEMENTWISE and not kwargs and (_are_alike(x, args[1]) or _is_spread(args[1], over=x)):
+        return torch.empty_like(x)
+    if func is _aten.native_layer_norm.default and _fits(x, *args[1:4]):
+        normed = len(args[1])
+        return _normed(x, statistics=(*x.shape[: x.dim() - normed], *[1] * normed))
+    if func is _aten._softmax.default and not args[2]:
         return torch.empty_like(x)
     if func is _aten.native_batch_norm.default:
         return _normed(x, statistics=x.shape[1:2])
@@ -60,6 +65,22 @@ def quick_result(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mappin
 
 def _are_alike(x: Tensor, other: Any) -> bool:
     return isinstance(other, Tensor) and other.is_meta and (x.shape, x.dtype) == (other.shape, other.dtype)
+
+
+def _fits(x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None) -> bool:
+    """Whether a layer norm over `shape` is possible, which is checked nowhere else."""
+    given = [tuple(tensor.shape) for tensor in (weight, bias) if tensor is not None]
+    return all(known == tuple(shape) for known in (tuple(x.shape[-len(shape) :]), *given))
+
+
+def _is_spread(other: Any, *, over: Tensor) -> bool:
+    """Whether `other` has one number for each channel in the last axis of a tensor, as in a transformer."""
+    return (
+        isinstance(other, Tensor)
+        and other.is_meta
+        and other.dim() == 1
+        and (other.shape[0], other.dtype) == (over.shape[-1], over.dtype)
+    )
 
 
 def _normed(x: Tensor, *, statistics: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:

@@ -166,18 +166,15 @@ def _open_layers(
     if kind == "image":
         whole = source()
         return [Layer(name, kind, whole, where, contrast=_contrast(whole))]
-    called = _channel_names(volume)
+    titles = _channel_titles(volume, name)
     if kind == "labels":
-        if volume.channels is None:
+        if volume.channels in (None, 1):
             return [Layer(name, kind, source(), where)]
-        return [
-            Layer(f"{name}: {called[channel]}", kind, source(channel), where, number=channel)
-            for channel in range(volume.channels)
-        ]
+        return [Layer(title, kind, source(channel), where, number=channel) for channel, title in enumerate(titles)]
     whole, targets = source(), _targets(volume)
     return [
         Layer(
-            f"{name}: {called[channel]}",
+            titles[channel],
             kind,
             whole,
             where,
@@ -196,13 +193,15 @@ def _declared_kind(volume: Volume) -> Kind:
     return "image" if volume.content is None else "labels"
 
 
-def _channel_names(volume: Volume) -> list[str]:
-    """Return what the channels are called: by the task, by `class_names`, or by their numbers."""
+def _channel_titles(volume: Volume, name: str) -> list[str]:
+    """Return the name of the volume with that of each channel: by the task, by `class_names`, or by their numbers."""
     count = volume.channels or 1
     task = volume.stored().task
     if task is not None and len(task.channels) == count:
-        return [channel.name for channel in task.channels]
-    return [volume.class_names.get(channel, f"channel {channel}") for channel in range(count)]
+        return [f"{name}: {channel.name}" for channel in task.channels]
+    if count == 1 and not volume.class_names:
+        return [name]
+    return [f"{name}: {volume.class_names.get(channel, f'channel {channel}')}" for channel in range(count)]
 
 
 def _is_of(volume: Volume, first: Source) -> bool:

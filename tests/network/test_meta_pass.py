@@ -30,6 +30,10 @@ SHORT_CUTS = {
     "gelu": F.gelu,
     "leaky relu": F.leaky_relu,
     "leaky relu in place": lambda x: F.leaky_relu(x, inplace=True),
+    "layer norm": lambda x: F.layer_norm(x, (7,), _channels(7), _channels(7)),
+    "layer norm over space": lambda x: F.layer_norm(x, (5, 6, 7)),
+    "one number a channel": lambda x: (x * torch.empty(7, device=META, dtype=x.dtype)) + x.new_empty(7),
+    "softmax": lambda x: F.softmax(x, -1),
     "relu": F.relu,
     "relu in place": lambda x: F.relu(x, inplace=True),
 }
@@ -56,6 +60,7 @@ def test_a_norm_in_a_pass_without_data_has_the_statistics_that_torch_returns():
     def normed():
         return (
             *torch.native_group_norm(x, weight, weight, 3, 4, 5 * 6 * 7, 2, 1e-5),
+            *torch.native_layer_norm(x, (6, 7), None, None, 1e-5),
             *torch.native_batch_norm(x, weight, weight, weight, weight, True, 0.1, 1e-5),
         )
 
@@ -81,6 +86,8 @@ def test_gradients_without_data_are_of_the_shapes_that_torch_returns(name):
     [
         lambda x: F.batch_norm(x, _channels(5), _channels(5)),
         lambda x: F.batch_norm(x, _channels(4), _channels(4), weight=_channels(3)),
+        lambda x: F.layer_norm(x, (6,)),
+        lambda x: F.layer_norm(x, (7,), _channels(6)),
         lambda x: F.group_norm(x, 3),
         lambda x: F.group_norm(x, 2, _channels(3), _channels(3)),
     ],
@@ -98,7 +105,7 @@ def test_a_pass_without_data_leaves_real_tensors_alone():
         assert F.group_norm(x, 2).square().mean().item() == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["mednext-S", "monai_unet", "monai_unetr", "monai_vnet", "rsunet-aniso"])
+@pytest.mark.parametrize("name", ["mednext-S", "monai_unet", "monai_unetr", "monai_vnet", "omniem", "rsunet-aniso"])
 def test_a_pass_without_data_costs_what_torch_counts_and_has_its_shapes(name):
     spec = get_spec(name)
     network = build.build_meta(spec, deep_supervision=True)

@@ -271,7 +271,7 @@ def test_pictures_show_shares_and_scores_by_their_lengths():
 
 def test_a_list_of_models_is_a_list_and_a_table():
     found = zoo.list_models("mednext*")
-    assert found == list(found) == sorted(found)
+    assert found == [reference for reference in zoo.list_models() if reference in found]
     texts = cells(found)
     assert texts[0] == "model"
     assert texts[6::6] == found

@@ -39,7 +39,7 @@ def test_images_lie_below_probabilities_and_these_below_labels(tmp_path, image, 
     state = known_to_neuroglancer(view.state())
     assert [(layer.name, layer.type) for layer in state.layers] == [
         ("raw.zarr", "image"),
-        ("p: channel 0", "image"),
+        ("p", "image"),
         ("mito", "segmentation"),
     ]
     assert state.position.tolist() == [20.5, 10.5, 2.5]
