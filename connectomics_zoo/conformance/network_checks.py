@@ -114,16 +114,16 @@ def legal_sizes(model: Model) -> list[str]:
             with torch.no_grad():
                 returned = network.train()(torch.empty((1, spec.input.channels, *size), device="meta"))
                 evaluated = network.eval()(torch.empty((1, spec.input.channels, *size), device="meta"))
-            given = returned if isinstance(returned, dict) else {spec.outputs[0].name: returned}
-            whole = spec.input.given(size)
+            outputs = returned if isinstance(returned, dict) else {spec.outputs[0].name: returned}
+            given = spec.input.given(size)
             wanted = {
-                output.name: [1, output.channels, *(edge // by for edge, by in zip(whole, output.stride, strict=True))]
+                output.name: [1, output.channels, *(edge // by for edge, by in zip(given, output.stride, strict=True))]
                 for output in spec.outputs
             }
-            found = {name: list(value.shape) for name, value in given.items()}
+            found = {name: list(value.shape) for name, value in outputs.items()}
             if found != wanted:
                 problems.append(f"{model.name}: for {list(size)} it returns {found}, declared are {wanted}.")
-            full = [1, spec.outputs[0].channels, *whole]
+            full = [1, spec.outputs[0].channels, *given]
             if not isinstance(evaluated, Tensor) or list(evaluated.shape) != full:
                 problems.append(f"{model.name}: in evaluation at {list(size)} it does not return one tensor of {full}.")
     return problems[:3]
@@ -169,10 +169,10 @@ def deep_supervision(model: Model) -> list[str]:
     report = transfer(single, _network(model).state_dict(), spec=spec, source="the network with all heads")
     if report.reinitialised:
         return [f"{model.name}: without its heads it has tensors of its own: {', '.join(report.reinitialised[:3])}."]
-    if not isinstance(single.train()(_input(spec)), Tensor):
-        return [f"{model.name}: built without deep supervision, it still returns several outputs in training."]
     if not torch.equal(_evaluate(single, _input(spec)), _evaluate(_network(model), _input(spec))):
         return [f"{model.name}: with the same weights, it computes something else without its heads."]
+    if not isinstance(single.train()(_input(spec)), Tensor):
+        return [f"{model.name}: built without deep supervision, it still returns several outputs in training."]
     return []
 
 

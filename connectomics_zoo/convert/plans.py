@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from connectomics_zoo import catalog
 from connectomics_zoo.convert.pick import Picked
 from connectomics_zoo.errors import SpecError, WeightsError
 from connectomics_zoo.files.json_text import parse_json
 from connectomics_zoo.files.yaml import MAX_BYTES
-from connectomics_zoo.schema.builder import interface_of, plans_architecture
+from connectomics_zoo.schema.builder import interface_of, plans_architecture, usable_builders
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.schema.plans import PlannedNetwork, PlansArchitecture, PlansRequest
 from connectomics_zoo.schema.validation import validate
-from connectomics_zoo.specs.listing import read_rows
-from connectomics_zoo.specs.lookup import get_spec
+from connectomics_zoo.specs.lookup import every_model, get_spec
 from connectomics_zoo.specs.resolve import validate_arch
 
 _PLANS, _DATASET = "plans.json", "dataset.json"
@@ -124,12 +122,13 @@ def planned_network(content: Mapping[str, Any], candidates: Sequence[Picked], *,
 
 
 def _same(spec: ModelSpec) -> tuple[str, ...]:
-    others = [get_spec(f"{row.catalog}:{row.name}") for row in read_rows().rows]
-    return tuple(other.name for other in others if (other.builder, other.arch) == (spec.builder, spec.arch))
+    return tuple(
+        other.name for other in every_model().values() if (other.builder, other.arch) == (spec.builder, spec.arch)
+    )
 
 
 def _architectures() -> Iterator[tuple[str, PlansArchitecture]]:
-    for name in catalog.builders():
+    for name in usable_builders():
         architecture = plans_architecture(name)
         if architecture is not None:
             yield name, architecture

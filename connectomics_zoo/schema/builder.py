@@ -153,6 +153,7 @@ def _check_declarations(name: str) -> None:
     declared = vars(module).get("PYTC", ())
     if not isinstance(declared, list | tuple) or not all(isinstance(item, PytcArchitecture) for item in declared):
         raise SpecError(f"the builder {import_path!r}: 'PYTC' is no list of PytcArchitecture, make it one.")
+    plans_architecture(name)
 
 
 def interface_of(name: str, config: BuilderConfig) -> Interface:

@@ -102,11 +102,15 @@ class ListedModel(Protocol):
 
 
 def exports_table(models: Iterable[ListedModel], *, formats: Iterable[str]) -> str:
-    """Return a table in Markdown: a row for each model that was tried, a column for each format that was."""
+    """Return a table in Markdown: a row for each model that was tried, a column for each format that was.
+
+    Why one cannot be had is left to the list, which has it in whole sentences.
+    """
     tried = [model for model in models if model.exports]
     names = [name for name in formats if any(name in model.exports for model in tried)]
     lines = [f"| model | {' | '.join(names)} |", "| --- |" + " --- |" * len(names)]
     for model in tried:
-        cells = [model.exports.get(name, "not tried").replace("|", "\\|") for name in names]
+        told = [model.exports.get(name, "not tried") for name in names]
+        cells = ["no" if text.startswith("no: ") else text for text in told]
         lines.append(f"| `{model.name}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -42,7 +42,7 @@ def folder(tmp_path):
 def test_a_folder_is_a_catalogue_whose_builder_reaches_its_other_files(use, folder):
     use(folder)
     assert get_spec("mine:net-none").builder == "faulty"
-    assert sum(value.numel() for value in zoo.load("net-none", deep_supervision=False).parameters()) == 7
+    assert sum(value.numel() for value in zoo.load("net-none", deep_supervision=False).parameters()) == 11
     assert "mine" not in sys.modules
 
 

@@ -16,7 +16,6 @@ import zoo
 from connectomics_zoo.convert import plans as plans_module
 from connectomics_zoo.convert.run import convert
 from connectomics_zoo.errors import SpecError, WeightsError
-from connectomics_zoo.specs.lookup import get_spec
 from connectomics_zoo.verify.run import verify
 from zoo.builders import nnunet_primus, nnunet_unet
 
@@ -171,9 +170,7 @@ def test_what_the_spec_cannot_say_is_named_with_what_to_do_and_so_is_the_release
         decoder_blocks=(1, 1),
     )
     released = zoo.get_spec("nnunet-resenc-L").model_copy(update={"arch": config})
-    monkeypatch.setattr(
-        plans_module, "get_spec", lambda ref: released if ref == "zoo:nnunet-resenc-L" else get_spec(ref)
-    )
+    monkeypatch.setattr(plans_module, "every_model", lambda: {released.name: released})
     code, out, _ = run_zoo("convert", str(tmp_path / "a.pth"), str(tmp_path / "out"))
     assert code == 0
     text = " ".join(out.split())

@@ -131,6 +131,15 @@ def test_broken_packages_are_listed_and_no_verb_fails_for_them(broken):
         code, out, _ = broken[command]
         assert (code, out != "") == (0, True), command
     assert "raises-net" in broken["list"][1]
+    for name, what in (
+        ("raises", "cannot be imported (it raises in line 1: raise RuntimeError('boom'))"),
+        ("lacks", "cannot be imported (the package 'no_such_package' is not installed)"),
+        ("empty", "has no 'Config', which a builder needs"),
+    ):
+        line = (
+            f"zoo: broken: the builder '{name}_net' of the package '{name}-zoo 1.0' {what}, mend, update or remove it."
+        )
+        assert broken["list"][2].splitlines().count(line) == 1
     assert broken["verify"][1].rstrip().endswith("passed")
 
 

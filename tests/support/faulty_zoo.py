@@ -43,6 +43,7 @@ class Net(nn.Module):
         super().__init__()
         self.fault = fault
         self.stem = nn.Conv3d(in_channels, width, 1)
+        self.norm = nn.BatchNorm3d(width)  # whose averages a pass in training moves
         self.head = nn.Conv3d(width, out_channels, 1)
         self.coarse = nn.Conv3d(width, out_channels, 1) if deep_supervision or fault == "keeps" else None
         if fault == "unused":
@@ -53,7 +54,7 @@ class Net(nn.Module):
             self.register_buffer("calls", torch.zeros(1))
 
     def forward(self, x):
-        y = self.stem(x)
+        y = self.norm(self.stem(x))
         if self.fault == "dropout":
             y = F.dropout(y, training=True)
         if self.fault == "batch":

@@ -24,9 +24,6 @@ from zoo.builders._shared import (
 if TYPE_CHECKING:
     from torch import nn
 
-CHANNELS_LAST = True
-"""Inference on a CPU is faster with channels last."""
-
 _MOST_LEVELS = 10
 
 Count = Annotated[int, Field(ge=1, le=64)]

@@ -42,7 +42,7 @@ class SurfaceStage:
         labels, origin = with_next(self.source, self.grid.box_of(index), is_closed=True)
         size = np.array(self.source.voxel_size_nm)
         made: dict[int, Piece] = {}
-        for batch in batches(surfaces(labels, size), MOST_FACES):
+        for batch in batches(surfaces(labels, size, advance), MOST_FACES):
             for one, mesh in simplified(batch, error_nm=self.error_nm)[0].items():
                 points = mesh.vertices / size
                 points[mesh.fixed] = np.rint(2 * points[mesh.fixed]) / 2  # the same numbers in all blocks
@@ -65,8 +65,16 @@ def with_next(source: Source, core: Box, *, is_closed: bool) -> tuple[NDArray[An
     return np.pad(labels, pads), np.array(core.start) - [before for before, _ in pads]
 
 
-def surfaces(labels: NDArray[Any], voxel_size_nm: NDArray[np.float64]) -> Iterator[tuple[int, Mesh]]:
-    """Yield the surface of each object in nm from the first voxel, with its id; fixed is what lies where labels end."""
+def surfaces(
+    labels: NDArray[Any], voxel_size_nm: NDArray[np.float64], advance: Callable[[float], None]
+) -> Iterator[tuple[int, Mesh]]:
+    """Yield the surface of each object, with its id.
+
+    Args:
+        labels: (Z, Y, X); a vertex where they end is fixed.
+        voxel_size_nm: of the vertices, which are in nm from the first voxel.
+        advance: is told which fraction is done.
+    """
     from bioimage_cpp.mesh import marching_cubes
 
     ids, numbers = np.unique(labels, return_inverse=True)
@@ -75,6 +83,7 @@ def surfaces(labels: NDArray[Any], voxel_size_nm: NDArray[np.float64]) -> Iterat
     numbers = numbers.reshape(labels.shape).astype(np.int32)
     last = np.array(labels.shape) - 1
     for number, place in enumerate(ndimage.find_objects(numbers), start=1):
+        advance((number - 1) / (len(ids) - 1))
         grown = tuple(slice(max(0, part.start - 1), part.stop + 1) for part in place)
         mask = numbers[grown] == number
         if min(mask.shape) < 2 or mask.all():
