@@ -30,6 +30,12 @@ _PASSES = 3
 _FLATTEST = 0.2
 """Cosine of the angle by which the normal of a triangle may turn in one collapse, at least."""
 
+_NARROWEST = 1e-3
+"""Height of a triangle over its longest side, at least: a line has no plane."""
+
+_ANY_DIRECTION, _ANY_LARGE = np.array((12.9898, 78.233, 37.719)), 43758.5453
+"""Make of a place a number that says nothing of it."""
+
 _ATTEMPTS = 5
 """How often an object is simplified, with more vertices that stay where they are."""
 
@@ -172,7 +178,8 @@ class _State:
         self._quadrics = quadrics
         self._border = _border_edges(faces, len(vertices))
         self._refused = np.empty(0, np.int64)
-        self._random = np.random.default_rng(0)
+        # Random, but of a place: where an object is simplified again, all that is far from what now stays is the same.
+        self._shuffled = np.sin(vertices @ _ANY_DIRECTION) * _ANY_LARGE
 
     def collapse(self, bound: float) -> None:
         """Collapse edges that do not touch each other, the cheapest of each neighbourhood."""
@@ -212,7 +219,8 @@ class _State:
         is_open = (error <= bound**2) & ~fixed.all(axis=1) & ~np.isin(self._key(edges), self._refused)
         candidates = np.flatnonzero(is_open)
         # Of equally cheap ones, as they are in planes, any: else the first of a row would keep all others waiting.
-        order = np.lexsort((self._random.random(len(candidates)), error[candidates].astype(np.float32)))
+        shuffled = self._shuffled[edges[candidates]].sum(axis=1) % 1
+        order = np.lexsort((shuffled, error[candidates].astype(np.float32)))
         rank = np.empty(len(candidates), np.int64)
         rank[order] = np.arange(len(candidates))
         found = [np.empty(0, np.intp)]
@@ -279,6 +287,8 @@ class _State:
         old, new = (np.cross(part[:, 1] - part[:, 0], part[:, 2] - part[:, 0]) for part in (before, after))
         sizes = np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
         turned = np.einsum("ij,ij->i", old, new) <= _FLATTEST * sizes
+        longest = ((after - after[:, [1, 2, 0]]) ** 2).sum(axis=2).max(axis=1, initial=0.0)
+        turned |= np.linalg.norm(new, axis=1) < _NARROWEST * longest
         return np.asarray(np.bincount(edge[turned], minlength=len(one)) == 0)
 
 

@@ -50,12 +50,11 @@ class Source:
         """
         with open_volume(self.location, voxel_size_nm=self.voxel_size_nm) as volume:
             values = without_largest(volume.read_plain(box), unlabelled=())
-        values = values.astype(self.dtype, copy=False)
         if self.ids is None:
-            return values
-        ids = self.ids.astype(self.dtype)
-        at = np.minimum(np.searchsorted(ids, values), len(ids) - 1)
-        return np.where(ids[at] == values, values, np.zeros((), values.dtype))
+            return values.astype(self.dtype, copy=False)
+        wide = values.astype(np.uint64, copy=False)  # another label may be the same number in 32 bits
+        at = np.minimum(np.searchsorted(self.ids, wide), len(self.ids) - 1)
+        return np.where(self.ids[at] == wide, wide, np.uint64(0)).astype(self.dtype)
 
     def to_nm(self, points: NDArray[Any]) -> NDArray[np.float64]:
         """Return where points (N, 3) lie, (x, y, z) in nm: 0 is the centre of the first voxel, as numbers of voxels."""

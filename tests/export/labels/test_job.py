@@ -74,6 +74,14 @@ def test_objects_are_chosen_by_id_and_size_and_the_others_are_in_no_file(volume,
     assert sorted(path.name for path in (tmp_path / "out" / "mesh").iterdir()) == ["90.0", "90:0", "info"]
 
 
+def test_a_label_that_is_the_same_in_32_bits_is_another_object(tmp_path):
+    labels = np.zeros((8, 20, 20), np.uint64)
+    labels[2:4, 2:6, 2:6], labels[2:4, 10:18, 10:18] = 5, 2**32 + 5
+    place = write(tmp_path / "wide.h5", labels, voxel_size_nm=VOXEL_SIZE_NM)
+    assert export_labels(place, tmp_path / "out", ids=[5]).dtype == "uint32"
+    np.testing.assert_array_equal(read_all(tmp_path / "out"), np.where(labels == 5, 5, 0))
+
+
 def test_what_cannot_be_exported_is_refused_in_one_sentence(volume, labels, tmp_path):
     out = tmp_path / "out"
     bare = write(tmp_path / "bare.h5", labels)
