@@ -81,7 +81,9 @@ def status_of(out: str | Path) -> JobStatus:
         if isinstance(place, Path) and place.exists():
             with open_volume(place) as volume:
                 if volume.stored().provenance is None:
-                    raise UnknownNameError(f"{place}: is no output of zoo predict or zoo decode, check the path.")
+                    raise UnknownNameError(
+                        f"{place}: does not say that zoo has made it, and no job for it is left: check the path."
+                    )
             return JobStatus(str(place), "finished")
         raise UnknownNameError(f"{place}: there is neither this output nor a job that makes it, check the path.")
     whole = description.identity.get("spread of")

@@ -48,7 +48,7 @@ class LazyArray:
         parts += [slice(None)] * (3 - len(parts))
         ranges, inside = zip(*map(_bounds, parts, self.shape), strict=True)
         if any(first >= stop for first, stop in ranges):
-            return np.asarray(np.empty(self.shape, self.dtype)[tuple(parts)])
+            return np.asarray(np.broadcast_to(np.zeros((), self.dtype), self.shape)[tuple(parts)])
         block = self._source.read(self._number, Box.of_ranges(ranges))[self._channel]
         return np.asarray(block[inside], dtype=self.dtype)
 

@@ -113,13 +113,18 @@ def open_scene(
     if not asked:
         raise VolumeError("there is nothing to look at, give a volume.")
     opened: list[Layer] = []
-    for place, kind in asked:
-        first = opened[0].source if opened else None
-        opened += _open_layers(find_volume(place), kind, first=first, voxel_size_nm=voxel_size_nm)
+    try:
+        for place, kind in asked:
+            first = opened[0].source if opened else None
+            opened += _open_layers(find_volume(place), kind, first=first, voxel_size_nm=voxel_size_nm)
+        counted_in = opened[0].source
+        position = _position(counted_in, at)
+    except BaseException:
+        for layer in opened:
+            layer.source.close()
+        raise
     order: tuple[Kind, ...] = ("image", "probability", "labels")
-    counted_in = opened[0].source
     layers = _named(sorted(opened, key=lambda layer: order.index(layer.kind)))
-    position = _position(counted_in, at)
     return Scene(tuple(sorted(layers, key=lambda layer: layer.source is not counted_in)), position)
 
 

@@ -9,8 +9,9 @@ import re
 import secrets
 import socket
 import socketserver
+import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -82,6 +83,7 @@ class Server:
                 f"port {port} of {host} cannot be listened on ({reason(error)}): give another one (--port), or 0 for "
                 "any that is free; of addresses (--host), one of this machine."
             ) from None
+        self._http.failed = self.say
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._http.server_address[1]}/v/{self.token}/"
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -118,7 +120,7 @@ class Server:
         return None if block is None else (block, "application/octet-stream")
 
     def say(self, message: str) -> None:
-        """Log what is wrong with a volume, once."""
+        """Log what is wrong, once."""
         if message not in self._said:
             self._said.add(message)
             _log.warning("%s", message)
@@ -134,6 +136,7 @@ class Server:
 class _HTTPServer(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    failed: Callable[[str], None]
 
     def server_bind(self) -> None:
         """Bind, without asking what this machine is called, which may take seconds."""
@@ -141,7 +144,10 @@ class _HTTPServer(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing where a browser has gone."""
+        """Say nothing where a browser has gone, and of all else what it was, once."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, ConnectionError | TimeoutError):
+            self.failed(f"zoo view could not answer a browser: {type(error).__name__}: {error}")
 
 
 class _HTTPServer6(_HTTPServer):

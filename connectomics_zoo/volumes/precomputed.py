@@ -19,6 +19,9 @@ from connectomics_zoo.volumes.metadata import VoxelSize, as_list, as_voxel_size
 from connectomics_zoo.volumes.store_files import find_json
 from connectomics_zoo.volumes.uri import Place
 
+SAID_BY = "connectomics_zoo"
+"""The member of the description, which other programs skip, that says what the attributes of other formats do."""
+
 _FILE = "info"
 _PACKED = (".gz", ".br", ".zstd", ".xz", ".bz2")
 _LOOKED_AT = 16
@@ -31,12 +34,13 @@ class PrecomputedArray:
     """An open scale; `read` touches only the chunks that the index needs."""
 
     dataset: str | None = None
-    attributes: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, place: Place, *, level: str | None = None) -> None:
         self._place = place
         with readable(place, kind="precomputed"):
             info = find_json(place, _FILE) or {}
+            said = info.get(SAID_BY)
+            self.attributes: Mapping[str, Any] = MappingProxyType(said if isinstance(said, dict) else {})
             scales = {str(scale["key"]): scale for scale in info["scales"]}
             sizes = {key: _in_order(scale["resolution"]) for key, scale in scales.items()}
             key = choose_level(sizes, level, location=str(place))

@@ -622,7 +622,7 @@ def test_a_job_into_a_bucket_that_was_killed_as_it_began_is_begun_again(
 def test_the_status_of_what_is_no_output_is_an_error(image, tmp_path, run_zoo):
     code, _, error = run_zoo("status", str(image))
     assert code == 2
-    assert "is no output of zoo predict or zoo decode, check the path" in error
+    assert "does not say that zoo has made it, and no job for it is left: check the path" in error
 
 
 @pytest.mark.parametrize(

@@ -220,3 +220,18 @@ def test_floats_are_no_labels_and_napari_is_named_where_it_is_missing(tmp_path, 
         ImportError, match="--napari needs the package napari, which is not installed, run `pip install"
     ):
         open_napari(place)
+
+
+def test_what_goes_wrong_within_is_said_once(tmp_path, shown, ramp, monkeypatch, caplog):
+    view = shown(write(str(tmp_path / "a.zarr"), ramp(4, 8, 8), voxel_size_nm=(8, 8, 8)))
+
+    def fail(*arguments, **options):
+        raise RuntimeError("of ours")
+
+    monkeypatch.setattr("connectomics_zoo.view.source.Source.info", fail)
+    for _ in range(2):
+        with pytest.raises(OSError, match="closed connection"):
+            info_of(view)
+    assert [record.getMessage() for record in caplog.records] == [
+        "zoo view could not answer a browser: RuntimeError: of ours"
+    ]

@@ -19,9 +19,9 @@ from connectomics_zoo.errors import OutputError
 from connectomics_zoo.export.labels.job import begun, describe, finished, note_report, objects_of, voxel_size_of
 from connectomics_zoo.export.labels.objects import Objects
 from connectomics_zoo.export.labels.request import LabelExport, Request, block_edges, chunk_edges
-from connectomics_zoo.export.labels.source import Source, lies_at, names_of, source_of
+from connectomics_zoo.export.labels.source import Source, lies_at, names_of, source_of, stored_of
 from connectomics_zoo.schema.progress import Progress
-from connectomics_zoo.volumes import StoredPrediction, Volume
+from connectomics_zoo.volumes import Volume
 from connectomics_zoo.volumes.location import split_place
 from connectomics_zoo.volumes.writing import check_volume_place
 from connectomics_zoo.volumes.zarr_writing import write_image_label
@@ -69,7 +69,7 @@ def export_ome_zarr(
     report = finished(job, description, job.unfinished)
     if report is not None:
         return report
-    stored = StoredPrediction(content="label" if volume.content == "label" else "instances")
+    stored = stored_of(volume)
     target = check_volume_place(
         out,
         shape=volume.shape,

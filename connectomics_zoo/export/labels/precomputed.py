@@ -20,8 +20,10 @@ from connectomics_zoo.export.labels.pieces import Piece
 from connectomics_zoo.export.labels.simplify import Mesh
 from connectomics_zoo.export.labels.source import Source
 from connectomics_zoo.files.atomic import output_errors
-from connectomics_zoo.volumes import Box, VoxelSize
+from connectomics_zoo.volumes import Box, StoredPrediction, VoxelSize
 from connectomics_zoo.volumes.multiscale import SMALLEST, next_step
+from connectomics_zoo.volumes.precomputed import SAID_BY
+from connectomics_zoo.volumes.prediction import to_attributes
 from connectomics_zoo.volumes.resample import downsample_labels
 from connectomics_zoo.volumes.uri import kvstore_of, store_context
 from connectomics_zoo.volumes.zarr_writing import store_errors
@@ -87,8 +89,8 @@ class PrecomputedVolume:
     chunks: Edges
     """Edges (z, y, x) of what is a file."""
 
-    def create(self, parts: Iterable[str]) -> None:
-        """Write what it is, and which of meshes, skeletons and properties there are.
+    def create(self, parts: Iterable[str], stored: StoredPrediction) -> None:
+        """Write what it is, how it came to be, and which of meshes, skeletons and properties there are.
 
         Raises:
             OutputError: it cannot be written.
@@ -113,6 +115,7 @@ class PrecomputedVolume:
             "num_channels": 1,
             "scales": scales,
             **{names[part]: part for part in parts},
+            SAID_BY: to_attributes(stored),
         }
         self._write_json("info", info)
 

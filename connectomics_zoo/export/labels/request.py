@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ LabelFormat = Literal["precomputed", "ome-zarr"]
 
 BLOCK_VOXELS = 2**23
 """Voxels of a block, about."""
+
+IS_WINDOWS = os.name == "nt"
 
 CHUNK = 64
 """Edge of a chunk in voxels."""
@@ -52,6 +55,11 @@ class Request:
             raise SpecError(
                 f"meshes and skeletons are written in precomputed volumes, and the format is {self.format}: leave "
                 "them out, or give --format precomputed."
+            )
+        if self.meshes and IS_WINDOWS:
+            raise SpecError(
+                "meshes need files with ':' in their names, as Neuroglancer asks for them, which Windows does not have: "
+                "leave --meshes out, or export on another system."
             )
         if self.mesh_error_nm is not None and not self.meshes:
             raise SpecError("mesh_error_nm has no effect without meshes, leave it out or give --meshes.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectomics_zoo.export.labels.objects import Objects
-from connectomics_zoo.volumes import Box, Volume, VoxelSize, open_volume
+from connectomics_zoo.volumes import Box, StoredPrediction, Volume, VoxelSize, open_volume
 from connectomics_zoo.volumes.label_look import without_largest
 from connectomics_zoo.volumes.levels import Offset
 from connectomics_zoo.volumes.placement import offset_of_part
+from connectomics_zoo.volumes.prediction import Content
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +80,12 @@ def names_of(volume: Volume) -> Mapping[int, str]:
     """Return what labels are called: in a mask, 1 is what its one channel is called."""
     names = volume.class_names
     return {1: names[0]} if set(names) == {0} else names
+
+
+def stored_of(volume: Volume) -> StoredPrediction:
+    """Return what an export of labels says of itself: what they say, as of which model and weights they are."""
+    content: Content = "label" if volume.content == "label" else "instances"
+    return dataclasses.replace(volume.stored(), content=content, scale=None)
 
 
 def absolute(location: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from connectomics_zoo.export.labels.precomputed import (
 )
 from connectomics_zoo.export.labels.request import LabelExport, Request, block_edges, check_folder, chunk_edges
 from connectomics_zoo.export.labels.simplify import Mesh
-from connectomics_zoo.export.labels.source import Source, names_of, source_of
+from connectomics_zoo.export.labels.source import Source, names_of, source_of, stored_of
 from connectomics_zoo.files.atomic import check_place, move_into_place
 from connectomics_zoo.schema.progress import Progress
 from connectomics_zoo.volumes import Volume
@@ -79,7 +79,7 @@ def export_precomputed(
         source = source_of(volume, objects, voxel_size_nm=voxel_size_nm, is_choice=request.is_choice)
         made = PrecomputedVolume(unfinished, levels_of(source), source.dtype, chunks)
         making = _Making(job, cut.grid, source, made, objects, request, progress)
-        report = making.all(labels=volume.location, out=folder, names=names_of(volume))
+        report = making.all(volume, out=folder)
         note_report(job, report)
         move_into_place(unfinished, folder, overwrite=overwrite)
         job.remove()
@@ -98,11 +98,11 @@ class _Making:
     request: Request
     progress: Tell
 
-    def all(self, *, labels: str, out: Path, names: Mapping[int, str]) -> LabelExport:
+    def all(self, volume: Volume, *, out: Path) -> LabelExport:
         """Do all that is not done, and return what came of it."""
-        request, made = self.request, self.made
+        request, made, names = self.request, self.made, names_of(volume)
         parts = [PROPERTIES, *([MESHES] if request.meshes else []), *([SKELETONS] if request.skeletons else [])]
-        made.create(parts)
+        made.create(parts, stored_of(volume))
         self._each("voxels", VoxelStage(self.source, self.grid, made), self.grid)
         for level in range(1, len(made.levels)):
             self._each(f"level-{level}", LevelStage(made, level), made.grid(level))
@@ -114,7 +114,7 @@ class _Making:
         made.write_properties(self.objects.ids, named, numbers)
         made.write_table(TABLE, self.objects.to_csv(named, columns))
         return LabelExport(
-            labels=labels,
+            labels=volume.location,
             out=str(out),
             format=request.format,
             objects=len(self.objects),

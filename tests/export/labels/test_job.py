@@ -11,11 +11,14 @@ import zarr
 from click.testing import CliRunner
 from support.volume_files import fails, read_all, refuses, write
 
+import zoo
 from connectomics_zoo.blocks.status import status_of
 from connectomics_zoo.cli.main import cli
 from connectomics_zoo.errors import SpecError
 from connectomics_zoo.export.labels.run import export_labels
 from connectomics_zoo.export.labels.surfaces import SurfaceStage
+from connectomics_zoo.schema.provenance import Provenance, UsedWeights
+from connectomics_zoo.volumes import Box, Placement, StoredPrediction, open_volume
 
 BLOCK = (16, 32, 32)
 VOXEL_SIZE_NM = (30.0, 8.0, 8.0)
@@ -144,3 +147,23 @@ def test_the_command_line_exports_labels_and_refuses_options_of_networks(volume,
     assert "2 objects, 20 x 40 x 40 uint32 of 30 x 8 x 8 nm at 1 scales" in replaced.stdout
     wrong = CliRunner().invoke(cli, ["export", "a", "b", "--format", "ome-zarr", "--size", "8,8,8"])
     assert "--size: of networks alone, and the format ome-zarr is one of labels, leave it out." in wrong.output
+
+
+def test_meshes_are_refused_where_files_cannot_be_called_as_they_must(volume, tmp_path, monkeypatch):
+    monkeypatch.setattr("connectomics_zoo.export.labels.request.IS_WINDOWS", True)
+    with pytest.raises(SpecError, match="which Windows does not have: leave --meshes out"):
+        export_labels(volume, tmp_path / "out", meshes=True)
+
+
+@pytest.mark.parametrize("form", ["precomputed", "ome-zarr"])
+def test_an_export_says_of_itself_what_its_labels_do(form, labels, tmp_path):
+    weights = UsedWeights(reference="runs/a", model="tiny@1.0.0", sha256="a" * 64)
+    provenance = Provenance(weights=weights)
+    placement = Placement(Box((1, 2, 3), (21, 42, 43)), (40, 50, 50))
+    stored = StoredPrediction("instances", zoo.get_task("affinities-3"), placement, provenance=provenance)
+    place = write(str(tmp_path / "objects.zarr"), labels, voxel_size_nm=VOXEL_SIZE_NM, stored=stored)
+    out = tmp_path / ("out.zarr" if form == "ome-zarr" else "out")
+    export_labels(place, out, format=form)
+    with open_volume(out) as volume:
+        assert volume.stored() == stored
+    assert status_of(out).state == "finished"
