@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -147,7 +148,8 @@ def _without_context(values: Tensor, model: ModelSpec, size: tuple[int, ...]) ->
             f"{model.name} says something of {list(size)} voxels and the targets have {list(given)}: give them as "
             "large, or as large as the input."
         )
-    return values[(..., *model.input.inner)]
+    inner: tuple[Any, ...] = (..., *model.input.inner)
+    return values[inner]
 
 
 def supervised_losses(

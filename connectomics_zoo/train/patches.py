@@ -58,7 +58,8 @@ def _trained(values: NDArray[Any], run: RunSpec) -> NDArray[Any]:
     """Return that part of values (…, Z, Y, X) of a patch."""
     if run.model.input.context is None:
         return values
-    return np.ascontiguousarray(values[(..., *run.model.input.inner)])
+    inner: tuple[Any, ...] = (..., *run.model.input.inner)
+    return np.ascontiguousarray(values[inner])
 
 
 class TrainingPatches(IterableDataset[Patch]):
