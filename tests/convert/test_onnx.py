@@ -116,7 +116,7 @@ def test_what_constants_were_folded_into_is_found_by_the_order_of_use(model, arc
 
 def test_tensors_without_any_name_of_the_network_s_are_found_by_the_order_of_use(valid, tmp_path):
     spec, network, path = valid
-    file = changed(path, tmp_path / "nameless.onnx", nameless)
+    file = changed(path, tmp_path / "nameless.ONNX", nameless)
     done = convert(file, tmp_path / "out", model=spec)
     assert done.renamed == len(network.state_dict())
     same_numbers(tmp_path / "out", network, image_of(spec))

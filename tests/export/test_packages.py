@@ -250,6 +250,8 @@ def test_metadata_of_a_bundle_have_what_monais_schema_requires(bundle):
 
     document = json.loads((bundle / "configs" / "metadata.json").read_text())
     assert document.keys() >= SCHEMA_REQUIRES
+    assert "averaged, before activations" in (bundle / "docs" / "README.md").read_text()
+    assert "every array (z, y, x) in" in (bundle / "docs" / "README.md").read_text()
     tensors = document["network_data_format"]
     assert tensors["inputs"]["image"].keys() >= TENSOR_REQUIRES <= tensors["outputs"]["pred"].keys()
     assert tensors["inputs"]["image"]["spatial_shape"] == ["2*n", "2*n", "2*n + 2"]

@@ -119,5 +119,5 @@ network.load_state_dict(torch.load("models/model.pt", weights_only=True))
 ```
 
 `python -m monai.bundle run --config_file configs/inference.json` predicts every array (AXES) in `data/*.npy`; it
-needs `pytorch-ignite` and `nibabel`.
+needs `pytorch-ignite`, `nibabel` and `fire`. Where windows share voxels, their logits are averaged, before activations.
 """
