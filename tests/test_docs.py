@@ -46,7 +46,7 @@ NOT_RUN = {
     "README.md": 3,
     "annotate-next.md": 0,
     "compare.md": 1,
-    "convert.md": 2,
+    "convert.md": 4,
     "export-labels.md": 0,
     "export.md": 1,
     "from-nnunet.md": 0,

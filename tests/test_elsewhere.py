@@ -100,7 +100,7 @@ def test_the_action_is_composite_and_no_input_becomes_part_of_a_script():
 
 
 def test_the_action_installs_its_own_zoo_and_verifies_what_it_is_told(repository):
-    done = run_action(patterns="mine:* tiny", level="schema", install=".[test] --no-deps")
+    done = run_action(patterns="mednext-S\nmine:* tiny\n", level="schema", install=".[test]\n--no-deps")
     installs = (repository / "pip.log").read_text().splitlines()
     assert installs[0] == "install|torch|--index-url|https://download.pytorch.org/whl/cpu|"
     assert (Path(installs[1].split("|")[1]) / "pyproject.toml").samefile(REPOSITORY / "pyproject.toml")

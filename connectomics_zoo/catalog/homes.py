@@ -142,9 +142,10 @@ def _on_path() -> Iterator[Catalog | LeftOut]:
         if not text.strip():
             continue
         folder = Path(text.strip()).expanduser()
-        if not folder.is_dir():
+        if not _may_read(folder):
             problem = (
-                f"{PATH_VARIABLE} names the folder {text.strip()!r}, which does not exist: make it or take it out."
+                f"{PATH_VARIABLE} names the folder {text.strip()!r}, which does not exist or may not be read: make it "
+                "or take it out."
             )
             yield LeftOut(folder.name, f"the folder {text.strip()!r} in {PATH_VARIABLE}", problem, str(folder))
             continue
@@ -154,6 +155,13 @@ def _on_path() -> Iterator[Catalog | LeftOut]:
             yield catalog
         else:
             yield LeftOut(folder.name, catalog.owner, f"{_illegal(folder.name, catalog)}.", str(folder))
+
+
+def _may_read(folder: Path) -> bool:
+    try:
+        return folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
+    except OSError:  # one of its parents may not be looked into
+        return False
 
 
 def _package_folder(package: str) -> Path | None:

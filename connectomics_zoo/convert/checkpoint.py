@@ -160,7 +160,8 @@ def _is_zip(path: Path) -> bool:
     if packer is not None:
         raise WeightsError(f"{path}: a {packer} file, unpack it and give the checkpoint that is in it.")
     raise WeightsError(
-        f"{path}: not a file that torch.save writes, give a checkpoint (.ckpt, .pth, .pt, .model, .pt2, .safetensors)."
+        f"{path}: not a file that torch.save writes, give a checkpoint (.ckpt, .pth, .pt, .model, .pt2, .safetensors) "
+        "or an ONNX file (.onnx)."
     )
 
 

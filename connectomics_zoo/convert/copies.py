@@ -17,23 +17,26 @@ _LAYERS = ".all_modules."
 
 
 def without_copies(picked: Picked, *, source: str) -> Picked:
-    """Return `picked` with every tensor once.
+    """Return `picked` with every tensor once; a name like a copy's without what it would be a copy of is none.
 
     Raises:
         WeightsError: what should be a copy differs from what it is one of.
     """
-    kept = {key: tensor for key, tensor in picked.tensors.items() if not _is_copy(key)}
-    if len(kept) == len(picked.tensors):
-        return picked
+    copies = set()
     for key, tensor in picked.tensors.items():
-        if _is_copy(key) and not any(
-            name in kept and _equal(kept[name], tensor) for name in _originals(key.replace(_ENCODER, "encoder."))
-        ):
+        if not _is_copy(key):
+            continue
+        originals = [name for name in _originals(key.replace(_ENCODER, "encoder.")) if name in picked.tensors]
+        if not any(_equal(picked.tensors[name], tensor) for name in originals) and originals:
             raise WeightsError(
                 f"{source}: {key!r} is a copy of another tensor in nnU-Net's networks and here it is not, so the file "
                 "is damaged or of another network."
             )
-    return replace(picked, tensors=kept, copies=len(picked.tensors) - len(kept))
+        copies.update([key] if originals else [])
+    if not copies:
+        return picked
+    kept = {key: tensor for key, tensor in picked.tensors.items() if key not in copies}
+    return replace(picked, tensors=kept, copies=len(copies))
 
 
 def _is_copy(key: str) -> bool:

@@ -90,9 +90,10 @@ def _refuse_without_weights(path: Path, records: Mapping[str, object]) -> NoRetu
     if any(name.startswith("data/aotinductor/") for name in records):
         raise WeightsError(f"{path}: a program that AOTInductor compiled, save the weights of its network alone.")
     if any(name.endswith(_LEGACY) and not name.startswith("data/sample_inputs/") for name in records):
+        version = torch.__version__.partition("+")[0]
         raise WeightsError(
-            f"{path}: its weights are a pickle in it, as older versions of PyTorch wrote exported programs: save it "
-            "anew by torch.export.save of PyTorch 2.9 or later, or its state dict alone."
+            f"{path}: its weights are a pickle in it, as older versions of PyTorch wrote exported programs: load it "
+            f"there and save its state dict alone, or save the program by PyTorch {version}."
         )
     raise WeightsError(f"{path}: an archive of torch.export without weights, save the program or its state dict.")
 

@@ -27,6 +27,9 @@ MAX_NODES = 100_000
 _FLOATS = {1: torch.float32, 10: torch.float16, 11: torch.float64, 16: torch.bfloat16}
 """Types that weights have, by their number in the file (TensorProto.DataType)."""
 
+_EXTERNAL = 1
+"""Says that the bytes of a tensor lie in another file (TensorProto.DataLocation)."""
+
 _NESTED = ("If", "Loop", "Scan")
 """Operators that hold graphs of their own, and may never end."""
 
@@ -145,11 +148,19 @@ def _refuse_foreign(model: Any, path: Path) -> None:
         raise WeightsError(
             f"{path}: has operators of {name[:100]!r} beside those of ONNX, export the network in ONNX's own alone."
         )
-    nested = next((node.op_type for node in graph.node if node.op_type in _NESTED), None)
+    nested = next((node.op_type for node in graph.node if node.op_type in _NESTED or _has_graph(node)), None)
     if nested is not None:
         raise WeightsError(f"{path}: has the operator {nested}, whose graph is not looked into: export it without.")
     if len(graph.sparse_initializer):
         raise WeightsError(f"{path}: has sparse tensors, save it with dense ones.")
+    inside = [item for node in graph.node for attribute in node.attribute for item in (attribute.t, *attribute.tensors)]
+    for item in (*graph.initializer, *inside):  # of every type, since what runs the file reads all of them
+        if item.data_location == _EXTERNAL:
+            _external_file(item, path)
+
+
+def _has_graph(node: Any) -> bool:
+    return any(attribute.HasField("g") or len(attribute.graphs) for attribute in node.attribute)
 
 
 def _port(value: Any) -> Port:
@@ -164,8 +175,8 @@ def _tensor(name: str, proto: Any, path: Path) -> Tensor:
     size = math.prod(shape) * dtype.itemsize
     if min(shape, default=1) < 0:
         raise WeightsError(f"{path}: {name[:100]!r} has a negative size, get it again.")
-    if proto.data_location == 1:
-        content = _external(name, {item.key: item.value for item in proto.external_data}, size, path)
+    if proto.data_location == _EXTERNAL:
+        content = _external(proto, size, path)
     elif proto.HasField("raw_data"):
         content = bytearray(proto.raw_data)
     else:
@@ -184,9 +195,9 @@ def _from_fields(proto: Any, dtype: torch.dtype) -> bytearray:
     return bytearray(np.array(proto.int32_data, dtype=np.int64).astype(np.uint16).tobytes())
 
 
-def _external(name: str, entries: dict[str, str], size: int, path: Path) -> bytearray:
-    """Return the bytes of a tensor that lie in another file of the folder of `path`."""
-    location = entries.get("location", "")
+def _external_file(proto: Any, path: Path) -> Path:
+    """Return the file in the folder of `path` in which the bytes of a tensor lie."""
+    name, location = proto.name, _entries(proto).get("location", "")
     parts = PurePosixPath(location).parts
     place = path.parent.joinpath(*parts)
     is_inside = bool(parts) and not PurePosixPath(location).is_absolute() and ".." not in parts and "\\" not in location
@@ -196,12 +207,22 @@ def _external(name: str, entries: dict[str, str], size: int, path: Path) -> byte
         )
     if not place.is_file():
         raise WeightsError(f"{path}: its file {location[:200]!r} is missing, put it into the same folder.")
+    return place
+
+
+def _external(proto: Any, size: int, path: Path) -> bytearray:
+    """Return the bytes of a tensor that lie in another file of the folder of `path`."""
+    place, entries = _external_file(proto, path), _entries(proto)
     offset, length = (_number(entries.get(key, usual)) for key, usual in (("offset", "0"), ("length", str(size))))
     if offset is None or length != size or offset + size > place.stat().st_size:
-        raise WeightsError(f"{path}: {name[:100]!r} is not wholly in {location[:200]!r}, get both again.")
+        raise WeightsError(f"{path}: {proto.name[:100]!r} is not wholly in {place.name[:200]!r}, get both again.")
     with place.open("rb") as stream:
         stream.seek(offset)
         return bytearray(stream.read(size))
+
+
+def _entries(proto: Any) -> dict[str, str]:
+    return {item.key: item.value for item in proto.external_data}
 
 
 def _number(text: str) -> int | None:

@@ -17,8 +17,7 @@ from connectomics_zoo.errors import WeightsError, ZooError
 from connectomics_zoo.network.build import build, build_meta
 from connectomics_zoo.schema.model import ModelSpec
 from connectomics_zoo.specs.identity import is_same_function
-from connectomics_zoo.specs.listing import read_rows
-from connectomics_zoo.specs.lookup import get_spec
+from connectomics_zoo.specs.lookup import every_model
 from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.weights.keys import KeyMatch
 
@@ -91,8 +90,7 @@ def _candidates(file: OnnxFile, inputs: int, outputs: int) -> Iterator[tuple[Mod
     """Yield the models whose convolutions have the shapes of the file's, each also with its channels."""
     rank = len(file.input.shape)
     wanted = Counter(_convolutions_of(file))
-    for row in read_rows().rows:
-        model = get_spec(f"{row.catalog}:{row.name}")
+    for model in every_model().values():
         if 2 + len(model.input.axes) != rank:
             continue
         try:

@@ -63,9 +63,15 @@ def prove(network: nn.Module, spec: ModelSpec, file: OnnxFile) -> str:
             f"{file.path}: gives {list(given.shape)} of {size} and {spec.name} {list(found.shape)}, so that it is "
             "another network: give its spec by --model."
         )
+    spread = float(given.std() if given.numel() > 1 else given.abs())
+    if spread == 0:
+        raise WeightsError(
+            f"{file.path}: gives {float(given.flatten()[0]):.3g} wherever one looks in {size}, so that nothing tells "
+            "whether its network is another one: convert a checkpoint of it instead."
+        )
     apart = float((found - given).abs().max())
     coarse = any(tensor.dtype in _COARSE for tensor in file.tensors.values())
-    most = (HALF if coarse else 1) * (OF_SPREAD * float(given.std()) + OF_LARGEST * float(given.abs().max()))
+    most = (HALF if coarse else 1) * (OF_SPREAD * spread + OF_LARGEST * float(given.abs().max()))
     if not apart <= most:
         raise WeightsError(
             f"{file.path}: {spec.name} has tensors of these shapes, and gives other numbers of {size} (up to "

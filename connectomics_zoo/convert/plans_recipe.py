@@ -47,6 +47,8 @@ def _intensity(plans: Plans, spec: ModelSpec) -> Iterator[str]:
         match scheme:
             case "RGBTo01Normalization":
                 continue  # 0 to 255 becomes 0 to 1, as here
+            case "NoNormalization":
+                yield f"{start}: grey values were left as they are, and here become 0 to 1{_consequence(first_norm)}"
             case "RescaleTo01Normalization":
                 yield f"{start}: give the smallest and largest grey value of each volume as --intensity-range"
             case "CTNormalization" if isinstance(own, Mapping):
@@ -56,10 +58,15 @@ def _intensity(plans: Plans, spec: ModelSpec) -> Iterator[str]:
                     f"{_text(low)},{_text(high)} does, then mean {_text(own.get('mean'))} was subtracted and the rest "
                     f"divided by {_text(own.get('std'))}; here they become 0 to 1{_consequence(first_norm)}"
                 )
-            case _:
+            case "ZScoreNormalization":
                 yield (
                     f"{start}: grey values of each volume got mean 0 and deviation 1, and here become 0 to 1"
                     f"{_consequence(first_norm)}"
+                )
+            case _:
+                yield (
+                    f"{start}, which is none of those that are known here: grey values become 0 to 1, see in the code "
+                    "that the network was trained with whether that is the same"
                 )
 
 
@@ -84,7 +91,7 @@ def _classes(plans: Plans, spec: ModelSpec) -> Iterator[str]:
 
 def _rest(plans: Plans, spec: ModelSpec) -> Iterator[str]:
     if plans.mirrored:
-        axes = "".join("zyx"[-len(spec.input.axes) :][axis] for axis in plans.mirrored if axis < len(spec.input.axes))
+        axes = "".join(axis for index, axis in enumerate(spec.input.axes) if index in plans.mirrored)
         yield f"predictions were averaged over flips along {axes}: --views flips flips along all"
     if plans.values.get("previous_stage"):
         yield f"the cascade: its input holds the classes that {_text(plans.values['previous_stage'])} predicted, too"

@@ -143,7 +143,7 @@ def convert(
     declared = None if model is None else get_spec(model)
     renaming = read_tensor_map(Path(tensor_map)) if isinstance(tensor_map, str | Path) else tensor_map
     source = find_source(file)
-    if source.path.suffix == ".onnx":
+    if source.path.suffix.lower() == ".onnx":
         _refuse_choices(source, source_format=source_format, averaged=averaged, at=at, tensor_map=tensor_map)
         return _convert_onnx(source, output, declared=declared)
     checkpoint = read_foreign_checkpoint(source.path, maps)

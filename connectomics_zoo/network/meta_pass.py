@@ -16,6 +16,13 @@ _IN_PLACE = frozenset({_aten.elu_.default, _aten.leaky_relu_.default, _aten.relu
 _SAME_SHAPE_BACKWARD = frozenset(
     {_aten.gelu_backward.default, _aten.leaky_relu_backward.default, _aten.threshold_backward.default}
 )
+_BATCH_NORMS = frozenset(
+    {
+        _aten.native_batch_norm.default,
+        _aten._native_batch_norm_legit.default,
+        _aten._native_batch_norm_legit.no_stats,  # of instance norms
+    }
+)
 _ELEMENTWISE = frozenset({_aten.add.Tensor, _aten.mul.Tensor})
 
 
@@ -44,15 +51,15 @@ def quick_result(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mappin
     if func in _IN_PLACE:
         return x
     if func in _SAME_SHAPE or func in _SAME_SHAPE_BACKWARD:
-        return torch.empty_like(x)
+        return _like(x)
     if func in _ELEMENTWISE and not kwargs and (_are_alike(x, args[1]) or _is_spread(args[1], over=x)):
-        return torch.empty_like(x)
+        return _like(x)
     if func is _aten.native_layer_norm.default and _fits(x, *args[1:4]):
         normed = len(args[1])
         return _normed(x, statistics=(*x.shape[: x.dim() - normed], *[1] * normed))
     if func is _aten._softmax.default and not args[2]:
-        return torch.empty_like(x)
-    if func is _aten.native_batch_norm.default:
+        return _like(x)
+    if func in _BATCH_NORMS:
         return _normed(x, statistics=x.shape[1:2])
     if func is _aten.native_group_norm.default:
         return _normed(x, statistics=(x.shape[0], args[6]))
@@ -61,6 +68,11 @@ def quick_result(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mappin
     if func is _aten.native_group_norm_backward.default:
         return _normed_backward(args[1], weight=args[4], wanted=args[9])
     return func(*args, **kwargs)
+
+
+def _like(x: Tensor) -> Tensor:
+    """A tensor as `torch.empty_like` gives it, sooner where `x` has the usual strides."""
+    return x.new_empty(x.shape) if x.is_contiguous() else torch.empty_like(x)
 
 
 def _are_alike(x: Tensor, other: Any) -> bool:
@@ -85,7 +97,7 @@ def _is_spread(other: Any, *, over: Tensor) -> bool:
 
 def _normed(x: Tensor, *, statistics: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """Return what a norm returns: the result, and the means and deviations that its gradient needs."""
-    return torch.empty_like(x), x.new_empty(statistics), x.new_empty(statistics)
+    return _like(x), x.new_empty(statistics), x.new_empty(statistics)
 
 
 def _normed_backward(
@@ -94,7 +106,7 @@ def _normed_backward(
     """Return the gradients of a norm's input, scale and shift, those that are wanted."""
     of_x, of_scale, of_shift = wanted
     return (
-        torch.empty_like(x) if of_x else None,
-        torch.empty_like(weight) if of_scale and weight is not None else None,
-        torch.empty_like(weight) if of_shift and weight is not None else None,
+        _like(x) if of_x else None,
+        _like(weight) if of_scale and weight is not None else None,
+        _like(weight) if of_shift and weight is not None else None,
     )

@@ -141,16 +141,17 @@ def violations(kind: SpecKind, document: Any) -> list[SchemaViolation]:
     As in pydantic's strict mode, and unlike in plain JSON Schema, 1.0 is no whole number.
     """
     named = document.get("builder") if kind == "model" and isinstance(document, dict) else None
-    validator = _validator(kind, tuple(catalog.builders()), named if isinstance(named, str) else None)
+    builders = catalog.builders()
+    is_foreign = isinstance(named, str) and named in builders and not catalog.find_builder(named).catalog.is_builtin
+    validator = _validator(kind, tuple(builders), named if is_foreign else None)
     return [_finding(error) for error in sorted(validator.iter_errors(document), key=_position)]
 
 
 @functools.cache
-def _validator(kind: SpecKind, builders: tuple[str, ...], named: str | None) -> Any:
-    """The validator of `kind` where these `builders` are known; of other packages, only the one `named` is run."""
+def _validator(kind: SpecKind, builders: tuple[str, ...], foreign: str | None) -> Any:
+    """The validator of `kind` where these `builders` are known; of other packages, only the one `foreign` is run."""
     built_in = [name for name in builders if catalog.find_builder(name).catalog.is_builtin]
-    others = [named] if named in builders and named not in built_in else []
-    described = [name for name in (*built_in, *others) if is_usable(name)]
+    described = [name for name in (*built_in, *filter(None, [foreign])) if is_usable(name)]
     schema = _schema(kind, names=builders, described=described)
     jsonschema.Draft202012Validator.check_schema(schema)
     types = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(

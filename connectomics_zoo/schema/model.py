@@ -91,6 +91,11 @@ class InputSpec(Node):
         """Return how many voxels per axis the network says something of that is given an input of `size`."""
         return tuple(edge - 2 * margin for edge, margin in zip(size, self.margins, strict=True))
 
+    @property
+    def inner(self) -> tuple[slice, ...]:
+        """What of an array as large as the input the network says something of, per axis."""
+        return tuple(slice(margin, -margin or None) for margin in self.margins)
+
     @model_validator(mode="after")
     def _leaves_something(self) -> InputSpec:
         if self.context is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -139,7 +140,6 @@ def resize_targets(
 
 def _without_context(values: Tensor, model: ModelSpec, size: tuple[int, ...]) -> Tensor:
     """Return the middle of values (B, C, Z, Y, X) that the network says something of, `size` voxels."""
-    assert model.input.context is not None
     given = tuple(values.shape[2:])
     if given == size:
         return values
@@ -148,7 +148,7 @@ def _without_context(values: Tensor, model: ModelSpec, size: tuple[int, ...]) ->
             f"{model.name} says something of {list(size)} voxels and the targets have {list(given)}: give them as "
             "large, or as large as the input."
         )
-    inner = (..., *(slice(more, -more or None) for more in model.input.context))
+    inner: tuple[Any, ...] = (..., *model.input.inner)
     return values[inner]
 
 

@@ -127,6 +127,13 @@ class SegmentationModule(L.LightningModule):
         }
 
 
+def lay_channels_last(network: nn.Module) -> None:
+    """Lay the weights of 3-D convolutions so; beside them a network may have others, of 2-D ones, that cannot."""
+    for parameter in network.parameters():
+        if parameter.dim() == 5:
+            parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
+
+
 def _as_network_input(image: Tensor) -> Tensor:
     """Channels last on the CPU, where convolutions are about twice as fast that way."""
     if image.device.type == "cpu":

@@ -58,7 +58,7 @@ def _trained(values: NDArray[Any], run: RunSpec) -> NDArray[Any]:
     """Return that part of values (…, Z, Y, X) of a patch."""
     if run.model.input.context is None:
         return values
-    inner = (..., *(slice(more, -more or None) for more in run.model.input.context))
+    inner: tuple[Any, ...] = (..., *run.model.input.inner)
     return np.ascontiguousarray(values[inner])
 
 

@@ -43,7 +43,7 @@ from connectomics_zoo.train.checkpoint_writer import WriteInPlace
 from connectomics_zoo.train.curve import draw_curve
 from connectomics_zoo.train.data import training_loader, validation_loader
 from connectomics_zoo.train.initial import Start, first_network, has_heads
-from connectomics_zoo.train.module import SegmentationModule
+from connectomics_zoo.train.module import SegmentationModule, lay_channels_last
 from connectomics_zoo.train.report import TrainReport
 from connectomics_zoo.train.start_score import ScoreStart
 from connectomics_zoo.train.stopping import StopBetweenSteps
@@ -88,7 +88,7 @@ def fit_run(
     warn_of_waiting(run.training.workers, accelerator=accelerator)
     if accelerator == "cpu":
         for part in (network, *(() if teacher is None else (teacher.network,))):
-            part.to(memory_format=torch.channels_last_3d)
+            lay_channels_last(part)
     module = SegmentationModule(run, network, loaded=_loaded(run, start, folder), teacher=teacher)
     frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
     refuse_what_cannot_fit(run, device=accelerator, precision=precision, frozen=frozen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from support.faulty_zoo import BUILDER, write_faulty_zoo
@@ -68,8 +69,24 @@ def test_a_folder_that_is_not_there_is_one_sentence_and_the_others_are_used(use,
     code, out, err = run_zoo("list", "mine:net-none")
     assert (code, "net-none" in out) == (0, True)
     gone = str(folder.parent / "gone")
-    assert caplog.messages == [f"ZOO_PATH names the folder {gone!r}, which does not exist: make it or take it out."]
+    assert caplog.messages == [
+        f"ZOO_PATH names the folder {gone!r}, which does not exist or may not be read: make it or take it out."
+    ]
     assert err == ""
+
+
+def test_a_folder_that_may_not_be_looked_into_is_left_out_and_breaks_nothing_else(use, folder, run_zoo, monkeypatch):
+    is_dir = Path.is_dir
+
+    def refused(path: Path) -> bool:
+        if path.name == "locked":  # as the system does where a parent may not be searched; root may do anything
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    use(folder.parent / "locked", folder)
+    code, out, _ = run_zoo("list", "mine:net-none")
+    assert (code, "net-none" in out) == (0, True)
 
 
 def test_a_folder_with_the_name_of_another_catalogue_is_left_out_with_both_named(use, folder, run_zoo, caplog):

@@ -155,7 +155,7 @@ def test_a_catalogue_that_is_left_out_says_why(monkeypatch, tmp_path):
     monkeypatch.setenv(PATH_VARIABLE, str(tmp_path / "gone"))
     catalog.forget()
     try:
-        with pytest.raises(SpecError, match="which does not exist: make it or take it out"):
+        with pytest.raises(SpecError, match="which does not exist or may not be read: make it or take it out"):
             cases("gone")
     finally:
         monkeypatch.undo()

@@ -14,6 +14,9 @@ from support.nnunet import DATASET, checkpoint, network_from_plans, plans
 
 import zoo
 from connectomics_zoo.convert import plans as plans_module
+from connectomics_zoo.convert.copies import without_copies
+from connectomics_zoo.convert.pick import Picked
+from connectomics_zoo.convert.plans_recipe import not_said
 from connectomics_zoo.convert.run import convert
 from connectomics_zoo.errors import SpecError, WeightsError
 from connectomics_zoo.verify.run import verify
@@ -185,6 +188,22 @@ def test_what_the_spec_cannot_say_is_named_with_what_to_do_and_so_is_the_release
         "averaged over flips along zyx: --views flips",
     ):
         assert part in text
+
+
+def test_a_scheme_of_grey_values_that_is_not_known_is_not_taken_for_another_and_wrong_axes_are_none():
+    spec = zoo.get_spec("nnunet-resenc-M")
+    values = {"normalization_schemes": ["NoNormalization", "AcmeNormalization"]}
+    read = plans_module.Plans("3d_fullres", values, {}, DATASET, "nnUNetTrainer", mirrored=(0, -7, 2, 9))
+    left, unknown, _, flips = not_said(read, spec)
+    assert left.startswith("NoNormalization of channel 0: grey values were left as they are, and here become 0 to 1")
+    assert unknown.startswith("AcmeNormalization of channel 1, which is none of those that are known here")
+    assert "flips along zx:" in flips
+
+
+def test_a_network_with_names_like_those_of_nnunet_s_copies_keeps_its_tensors():
+    tensors = {"a.all_modules.0.weight": torch.ones(1), "decoder.encoder.weight": torch.ones(1)}
+    picked = Picked("", averaged=False, tensors=tensors, rank=0)
+    assert without_copies(picked, source="a.pth") is picked
 
 
 Edit = Callable[[dict[str, Any]], Any]

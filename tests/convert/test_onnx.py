@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import re
 import warnings
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +19,6 @@ from connectomics_zoo.errors import LimitError, MissingPackageError, WeightsErro
 from connectomics_zoo.fastpath import plain_only
 from connectomics_zoo.network.build import build, with_counts
 from connectomics_zoo.network.seeding import seed_parameters
-from connectomics_zoo.specs.listing import Listing
 from connectomics_zoo.specs.resolve import resolve_model
 from connectomics_zoo.weights.load import load
 
@@ -118,7 +116,7 @@ def test_what_constants_were_folded_into_is_found_by_the_order_of_use(model, arc
 
 def test_tensors_without_any_name_of_the_network_s_are_found_by_the_order_of_use(valid, tmp_path):
     spec, network, path = valid
-    file = changed(path, tmp_path / "nameless.onnx", nameless)
+    file = changed(path, tmp_path / "nameless.ONNX", nameless)
     done = convert(file, tmp_path / "out", model=spec)
     assert done.renamed == len(network.state_dict())
     same_numbers(tmp_path / "out", network, image_of(spec))
@@ -131,9 +129,7 @@ def test_the_model_is_the_one_that_gives_the_file_s_numbers(monkeypatch, tmp_pat
         name: with_counts(resolve_model("rsunet", arch=arch | changes).model_copy(update={"name": name}))
         for name, changes in {"other": {"channels": [2, 4]}, "relu": {}, "elu": {"activation": "elu"}}.items()
     }
-    rows = [SimpleNamespace(catalog="zoo", name=name) for name in specs]
-    monkeypatch.setattr(onnx_network, "read_rows", lambda: Listing(rows, []))
-    monkeypatch.setattr(onnx_network, "get_spec", lambda name: specs[name.removeprefix("zoo:")])
+    monkeypatch.setattr(onnx_network, "every_model", lambda: specs)
     network = seeded(specs["elu"])
     file = export(nn.Sequential(network, nn.Sigmoid()), image_of(specs["elu"]), tmp_path / "model.onnx")
     done = convert(file, tmp_path / "out")
@@ -195,6 +191,33 @@ def unknown_channels(model):
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "channels"
 
 
+def external(proto, location):
+    proto.data_location = onnx.TensorProto.EXTERNAL
+    proto.external_data.add(key="location", value=location)
+
+
+def numbers_elsewhere(model):
+    model.graph.initializer.add(name="steps", data_type=onnx.TensorProto.INT64, dims=[1])
+    external(model.graph.initializer[-1], "../secret.bin")
+
+
+def constant_elsewhere(model):
+    value = onnx.helper.make_tensor("value", onnx.TensorProto.INT64, [1], [1])
+    external(value, "/etc/hostname")
+    model.graph.node.append(onnx.helper.make_node("ConstantOfShape", ["output"], ["more"], value=value))
+
+
+def with_graph(model):
+    body = onnx.helper.make_graph([], "body", [], [])
+    model.graph.node.append(onnx.helper.make_node("SequenceMap", ["output"], ["more"], body=body))
+
+
+def same_everywhere(model):
+    for item in model.graph.initializer:
+        if item.name == "prediction_head.weight":
+            item.raw_data = bytes(len(item.raw_data))
+
+
 def another_size(model):
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 4
 
@@ -205,6 +228,10 @@ def another_size(model):
         (renamed_tensor, r"has no tensor for backbone.0.l_conv.0.conv_pass.0.weight, a convolution of shape \[2, 1, 1"),
         (with_operator("Strange", "com.acme"), "has operators of 'com.acme' beside those of ONNX"),
         (with_operator("Loop"), "has the operator Loop, whose graph is not looked into"),
+        (with_graph, "has the operator SequenceMap, whose graph is not looked into"),
+        (numbers_elsewhere, "the bytes of 'steps' lie at '../secret.bin', and are read from its own folder alone"),
+        (constant_elsewhere, "lie at '/etc/hostname', and are read from its own folder alone"),
+        (same_everywhere, r"gives -?[\d.e-]+ wherever one looks in an image of .*, so that nothing tells"),
         (second_output, "has 1 inputs and 2 outputs, and a network here has one of each"),
         (one_byte_less, r"has \d+ bytes and not \d+, get it again"),
         (unknown_channels, "does not say the channels of 'input', export it with fixed ones"),

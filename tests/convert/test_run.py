@@ -288,14 +288,6 @@ def test_what_is_no_state_dict_is_refused(given, spec, tmp_path):
     ("content", "message"),
     [
         (
-            {"network_weights": {"encoder.stages.0.0.convs.0.conv.weight": 0}, "trainer_name": "T"},
-            "PlainConvUNet or Res",
-        ),
-        (
-            {"network_weights": {"_orig_mod.eva.blocks.0.weight": 0}, "trainer_name": "T"},
-            "nnU-Net's Primus, a transformer",
-        ),
-        (
             {"state_dict": {"conv_blocks_context.0.weight": 0}, "plot_stuff": ()},
             r"nnU-Net v1's own U-Net \(Generic_UNet\)",
         ),

@@ -50,8 +50,9 @@ def predict(network: nn.Module, size: tuple[int, ...]) -> Tensor:
 def check_size(network: nn.Module, interface: Interface, size: tuple[int, ...], *, supervised: bool) -> None:
     """Assert that `size` works: in training the declared outputs at their real strides, in evaluation one tensor."""
     declared = interface.outputs if supervised else interface.outputs[:1]
+    given = [edge - 2 * more for edge, more in zip(size, interface.context or [0] * len(size), strict=True)]
     expected = {
-        output.name: (1, 2, *(edge // step for edge, step in zip(size, output.stride, strict=True)))
+        output.name: (1, 2, *(edge // step for edge, step in zip(given, output.stride, strict=True)))
         for output in declared
     }
     outputs = train_step(network, size)

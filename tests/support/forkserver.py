@@ -87,6 +87,7 @@ def _import_everything() -> None:
     for module in pkgutil.walk_packages(connectomics_zoo.__path__, "connectomics_zoo."):
         importlib.import_module(module.name)
     import torch
+    import torch._dynamo  # which the first pass without data imports, so that each child would
 
     threads = Path("/proc/self/task")
     assert not threads.exists() or len(list(threads.iterdir())) == 1, "an import started threads, which no child has"

@@ -74,7 +74,7 @@ class Config(BuilderConfig):
     """2 for images, 3 for volumes."""
     sections: Annotated[int, Field(ge=1, le=15, json_schema_extra={"not": {"multipleOf": 2}})] = 1
     """Sections that a 2-D network sees as channels to predict the one in the middle (2.5-D), an odd number: with more
-    than one it takes volumes (Z, Y, X), section by section."""
+    than one it takes volumes (Z, Y, X), of which the first and the last sections // 2 are context."""
     down_expansion: Literal["next", "own"] = "next"
     """Whose expansion ratio a downsampling block has: that of the stage it leads to, as in the original, or that of the
     stage it comes from, as in MONAI. An upsampling block has that of the stage it leads to in both."""
@@ -179,13 +179,15 @@ def interface(config: Config) -> Interface:
     At 16 on every axis the bottleneck is one voxel, and a norm over one voxel is undefined.
     """
     dims = config.spatial_dims
-    whole = (1,) if config.sections > 1 else ()  # any number of sections
+    seen = (config.sections,) if config.sections > 1 else ()
+    whole = (1,) * len(seen)  # any number of sections beyond those that are seen to predict one
     outputs = [OutputGeometry(f"ds_{level}", whole + (2**level,) * dims, 0.5**level) for level in range(1, 5)]
     return Interface(
         axes="zyx"[3 - dims - len(whole) :],
-        minimum=whole + (16, 32, 32)[3 - dims :],
+        minimum=seen + (16, 32, 32)[3 - dims :],
         step=whole + (16,) * dims,
         outputs=(OutputGeometry("output", whole + (1,) * dims, 1.0), *outputs),
+        context=(config.sections // 2, 0, 0) if seen else None,
     )
 
 

@@ -62,7 +62,8 @@ def write(exported: Exported, output: Path) -> None:
         (INFERENCE_FILE, inference(exported, facts, definition, torchscript_file=TORCHSCRIPT_FILE)),
     ):
         (output / name).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (output / README_FILE).write_text(readme(exported, facts) + _USE, encoding="utf-8")
+    axes = ", ".join(exported.spec.input.axes)
+    (output / README_FILE).write_text(readme(exported, facts) + _USE.replace("AXES", axes), encoding="utf-8")
     (output / LICENSE_FILE).write_text(licence_text(facts), encoding="utf-8")
 
 
@@ -117,6 +118,6 @@ network = parser.get_parsed_content("network_def")
 network.load_state_dict(torch.load("models/model.pt", weights_only=True))
 ```
 
-`python -m monai.bundle run --config_file configs/inference.json` predicts every array (z, y, x) in `data/*.npy`; it
-needs `pytorch-ignite` and `nibabel`.
+`python -m monai.bundle run --config_file configs/inference.json` predicts every array (AXES) in `data/*.npy`; it
+needs `pytorch-ignite`, `nibabel` and `fire`. Where windows share voxels, their logits are averaged, before activations.
 """

@@ -42,7 +42,7 @@ def metadata(exported: Exported, facts: Facts) -> dict[str, Any]:
         "monai_version": monai.__version__,
         "pytorch_version": torch.__version__.partition("+")[0],
         "numpy_version": np.__version__,
-        "required_packages_version": {"pytorch-ignite": "0.5.0", "nibabel": "5.0.0"},
+        "required_packages_version": {"pytorch-ignite": "0.5.0", "nibabel": "5.0.0", "fire": "0.5.0"},
         "name": facts.name,
         "task": spec.summary if task is None else task.summary,
         "description": facts.summary,

@@ -120,7 +120,11 @@ def _input(exported: Exported, facts: Facts, folder: Path) -> dict[str, Any]:
         low if is_fixed(low, step) else {"min": low, "step": step}
         for low, step in zip(sizes.minimum, sizes.step, strict=True)
     ]
-    grey = "8-bit grey values" if facts.intensity_range is None else f"grey values, {low:g} black and {high:g} white"
+    grey = (
+        "8-bit grey values; scale others to 0..255, black to white of their type"
+        if facts.intensity_range is None
+        else f"grey values, {low:g} black and {high:g} white"
+    )
     names = ["raw"] if spec.input.channels == 1 else [f"raw_{index}" for index in range(spec.input.channels)]
     space = zip(spec.input.axes, edges, _scales(exported, facts), strict=True)
     return {

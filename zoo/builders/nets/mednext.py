@@ -127,7 +127,8 @@ class MedNeXt(nn.Module):
         resample_residual: residual connections in the down- and upsampling blocks.
         norm: `group` (one group a channel) or `layer`.
         spatial_dims: 2 or 3.
-        sections: neighbouring sections that a 2-D network sees as channels; with more than one it takes volumes.
+        sections: neighbouring sections that a 2-D network sees as channels; with more than one it takes volumes, and
+            says nothing of their first and last `sections // 2`.
         grn: global response normalisation.
         checkpointing: recompute the blocks in the backward pass.
         deep_supervision: have heads at all five resolutions, and return them all in training.

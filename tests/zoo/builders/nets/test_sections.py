@@ -1,10 +1,9 @@
-"""The 2.5-D way: which sections are seen, at borders too, and that it is the 2-D network in the middle of them."""
+"""The 2.5-D way: which sections are seen, and that it is the 2-D network in the middle of them, whatever the window."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -28,12 +27,19 @@ FLAT: Arch = {
 TINY: Arch = FLAT | {"sections": 5}
 
 
-def test_each_section_comes_with_its_neighbours_and_the_outermost_is_repeated():
-    x = np.random.default_rng(0).random((2, 3, 4, 5, 6))
-    seen = neighbours_as_channels(torch.from_numpy(x), 5).reshape(2, 4, 3, 5, 5, 6).numpy()
-    padded = np.pad(x, ((0, 0), (0, 0), (2, 2), (0, 0), (0, 0)), mode="edge")
+def test_each_section_comes_with_its_neighbours_and_the_outermost_are_seen_alone():
+    x = torch.rand(2, 3, 8, 5, 6)
+    seen = neighbours_as_channels(x, 5).reshape(2, 4, 3, 5, 5, 6)
     for z in range(4):
-        np.testing.assert_array_equal(seen[:, z], padded[:, :, z : z + 5])
+        torch.testing.assert_close(seen[:, z], x[:, :, z : z + 5], rtol=0, atol=0)
+
+
+def test_no_prediction_depends_on_where_windows_lie_along_z():
+    network = built("mednext", TINY).eval()
+    x = torch.rand(1, 1, 12, 32, 32)
+    with torch.no_grad():
+        whole, parts = network(x), [network(x[:, :, z : z + 6]) for z in (0, 2, 4, 6)]
+    torch.testing.assert_close(torch.cat(parts, dim=2), whole, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("supervised", [True, False])
@@ -43,22 +49,23 @@ def test_each_section_is_what_the_2d_network_says_of_its_neighbours(supervised):
     images = builder.build(config, in_channels=5, out_channels=2, deep_supervision=supervised)
     assert fingerprint(volumes) == fingerprint(images)
     images.load_state_dict(volumes.state_dict())
-    x = torch.rand(1, 1, 6, 32, 48)
+    x = torch.rand(1, 1, 7, 32, 48)
     found, expected = volumes(x), images(x[:, 0, 1:6])
     if supervised:
-        assert [tuple(value.shape[2:]) for value in found.values()] == [(6, 32 >> n, 48 >> n) for n in range(5)]
+        assert [tuple(value.shape[2:]) for value in found.values()] == [(3, 32 >> n, 48 >> n) for n in range(5)]
     pairs = zip(found.values(), expected.values(), strict=True) if supervised else [(found, expected)]
-    assert all(ours[:, :, 3].allclose(theirs, atol=1e-6) for ours, theirs in pairs)
+    assert all(ours[:, :, 1].allclose(theirs, atol=1e-6) for ours, theirs in pairs)
 
 
 def test_legal_sizes_give_the_declared_outputs_and_every_parameter_a_gradient():
     _, _, interface = configured("mednext", TINY)
-    assert (interface.axes, interface.minimum, interface.step) == ("zyx", (1, 32, 32), (1, 16, 16))
+    assert (interface.axes, interface.minimum, interface.step) == ("zyx", (5, 32, 32), (1, 16, 16))
+    assert interface.context == (2, 0, 0)
     network = built("mednext", TINY)
-    check_size(network, interface, (1, 32, 32), supervised=True)
+    check_size(network, interface, (5, 32, 32), supervised=True)
     assert [name for name in without_gradient(network) if name != "dummy_tensor"] == []
-    check_size(network, interface, (3, 32, 48), supervised=True)
-    check_logits(network, (2, 32, 32))
+    check_size(network, interface, (7, 32, 48), supervised=True)
+    check_logits(network, (6, 32, 32))
 
 
 def test_a_section_depends_on_its_neighbours_and_on_as_much_of_them_as_in_2d():
