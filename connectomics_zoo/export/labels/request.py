@@ -58,7 +58,7 @@ class Request:
             )
         if self.meshes and IS_WINDOWS:
             raise SpecError(
-                "meshes need files with ':' in their names, as Neuroglancer asks for them, which Windows does not have: "
+                "meshes need files with ':' in their names, as Neuroglancer asks for, which Windows does not have: "
                 "leave --meshes out, or export on another system."
             )
         if self.mesh_error_nm is not None and not self.meshes:
