@@ -13,8 +13,6 @@ from support.builder_checks import (
     check_size,
     configured,
     next_illegal,
-    predict,
-    train_step,
     without_gradient,
     works,
 )
@@ -162,8 +160,8 @@ def test_a_grey_image_is_repeated_and_other_channels_have_weights_of_their_own(c
     assert network(torch.rand(1, channels, 14, 14)).shape == (1, 2, 14, 14)
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("omniem", None), ("omniem-2d", None)])
-def test_the_published_networks_have_a_large_vit(name, parameters):
+@pytest.mark.parametrize("name", ["omniem", "omniem-2d"])
+def test_the_published_networks_have_a_large_vit(name):
     spec = get_spec(name)
     arch: Any = spec.arch
     network = build_meta(spec, deep_supervision=False)
@@ -184,9 +182,3 @@ def test_what_cannot_be_built_is_refused_in_words(arch, message):
     with pytest.raises(ValidationError) as caught:
         configured("omniem", arch)
     assert message in describe_errors(caught.value)
-
-
-def test_a_training_step_gives_finite_values():
-    outputs = train_step(built("omniem", TINY), (2, 14, 28))
-    assert outputs["output"].isfinite().all()
-    assert predict(built("omniem", TINY), (2, 14, 28)).shape == (1, 2, 2, 14, 28)
