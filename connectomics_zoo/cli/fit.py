@@ -92,10 +92,11 @@ def _print(report: FitReport) -> None:
     )
     on = "GPU" if report.device == "cuda" else "CPU"
     what = "a training step with AdamW" if report.use == "train" else "a window"
+    none = " A patch of none: not even this model's smallest fits, or not the one that was given."
     print_text(
         f"GB that {what} takes on a {on} of {report.memory_bytes / 1e9:.1f} GB, counted; weights with gradients and "
-        "AdamW's averages, what is kept for the backward pass, and what comes and goes. "
-        "A patch of none: not even this model's smallest fits, or not the one that was given.",
+        "AdamW's averages, what is kept for the backward pass, and what comes and goes."
+        + (none if any(item.patch is None for item in report.fits) else ""),
         dim=True,
     )
 

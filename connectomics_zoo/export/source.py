@@ -97,4 +97,11 @@ class Activated(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, Z, Y, X) -> the values (B, K, Z, Y, X) of the task's channels."""
-        return activate(self.network(image), task=self.task)
+        logits = self.network(image)
+        # One operator behind the logits, where all channels have the same, which other programs know for what it is.
+        kinds = {channel.activation for channel in self.task.channels}
+        if kinds == {"sigmoid"}:
+            return torch.sigmoid(logits.float())
+        if kinds == {"softmax"}:
+            return torch.softmax(logits.float(), dim=1)
+        return activate(logits, task=self.task)

@@ -10,12 +10,14 @@ import warnings
 import pytest
 import torch
 from support.cellmap_original import CASES, original
+from support.exporting import make_small_run
 from support.valid_network import valid_network, valid_spec
 from torch import nn
 
 from connectomics_zoo.convert import onnx_file, onnx_network, onnx_proof
 from connectomics_zoo.convert.run import convert
 from connectomics_zoo.errors import LimitError, MissingPackageError, WeightsError
+from connectomics_zoo.export.run import export_network
 from connectomics_zoo.fastpath import plain_only
 from connectomics_zoo.network.build import build, with_counts
 from connectomics_zoo.network.seeding import seed_parameters
@@ -94,6 +96,14 @@ def test_cellmap_s_own_networks_come_in(case, tmp_path):
     weights = load(tmp_path / "out").state_dict()
     assert all(torch.equal(weights[key], tensor) for key, tensor in theirs.state_dict().items())
     assert re.match(r"\d.*e-\d+ apart at most from what ONNX Runtime gives of an image of", done.proof)
+
+
+def test_an_activation_that_zoo_export_wrote_is_one_operator_behind_the_logits(tmp_path):
+    export_network(
+        make_small_run(tmp_path / "run"), tmp_path / "model.onnx", format="onnx", activation="task", size=(4, 8, 8)
+    )
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert [node.op_type for node in graph.node if graph.output[0].name in node.output] == ["Sigmoid"]
 
 
 @pytest.mark.parametrize(
