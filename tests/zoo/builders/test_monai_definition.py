@@ -16,7 +16,7 @@ from connectomics_zoo.specs.lookup import get_spec
 DEFINED = sorted(
     {
         spec.builder: spec.name
-        for spec in (get_spec(name) for name in catalog.names_of("model"))
+        for spec in (get_spec(name) for name in sorted(catalog.names_of("model")))
         if vars(__import__(catalog.builder_import_path(spec.builder), fromlist=["x"])).get("monai_definition")
     }.values()
 )
