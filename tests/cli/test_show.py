@@ -25,7 +25,7 @@ def columns(request, monkeypatch):
 
 
 def test_everything_that_is_shipped_fits_a_screen(columns, run_zoo):
-    weights = [f"{name}.{tag}" for name in catalog.names_of("model") for tag in get_spec(name).weights]
+    weights = [f"{name}.{tag}" for name in sorted(catalog.names_of("model")) for tag in get_spec(name).weights]
     assert weights
     for name in [*NAMES, *weights]:
         code, out, _ = run_zoo("show", name)
