@@ -217,7 +217,7 @@ def safetensors(model: Model) -> list[str]:
     """What a file in safetensors holds of its state is all of it: read back, it computes the same."""
     network, other = _network(model), build(model.spec, deep_supervision=True)
     with tempfile.TemporaryDirectory() as folder:
-        file = str(Path(folder) / "model.safetensors")
+        file = str(Path(folder) / "state.safetensors")
         save_model(network, file)
         missing, unexpected = load_model(other, file, strict=False)
     if missing or unexpected:

@@ -34,7 +34,7 @@ def test_verbs_are_completed():
 def test_references_are_completed_in_any_case():
     assert "plain,mednext-S-k5" in _complete("zoo", "show", "MEDNEXT-s")
     assert {"plain,mito", "plain,mito-instance"} <= set(_complete("zoo", "show", "mit"))
-    assert _complete("zoo", "new", "x", "--from", "mednext-S-") == ["plain,mednext-S-k5"]
+    assert _complete("zoo", "new", "x", "--from", "mednext-S-k") == ["plain,mednext-S-k5"]
     assert _complete("zoo", "show", "mednext-S@") == ["plain,mednext-S@1.0.0"]
     assert _complete("zoo", "show", "runs/") == ["file,runs/"]
     assert "plain,--json" in _complete("zoo", "list", "--j")

@@ -270,7 +270,7 @@ def test_zoo_suggest_predicts_once_and_uses_that_again(run, tmp_path, run_zoo):
 def test_a_network_of_two_dimensions_gets_boxes_of_one_section():
     spec = SimpleNamespace(
         data=DataSpec(voxel_size_nm=(80.0, 8.0, 8.0)),
-        model=SimpleNamespace(input=SimpleNamespace(axes="yx")),
+        model=SimpleNamespace(input=SimpleNamespace(axes="yx", given=lambda size: size)),
         training=SimpleNamespace(patch_size=(32, 64)),
     )
     source = SimpleNamespace(voxel_size_nm=(20.0, 4.0, 4.0), shape=(40, 400, 400))
