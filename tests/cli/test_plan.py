@@ -179,6 +179,9 @@ def test_a_job_comes_back_after_its_limit_and_not_after_it_was_cancelled(tmp_pat
     else:
         os.killpg(job.pid, sent)  # scancel ends all of them
         assert job.wait(10) != 0
+    end = time.monotonic() + 10
+    while "ended" not in said.read_text() and time.monotonic() < end:  # by a process of its own
+        time.sleep(0.05)
     lines = said.read_text().splitlines()
     assert lines[0] == "predict tiny image.h5 out.zarr --shard 2/4"
     assert "ended" in lines
