@@ -15,15 +15,13 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from support.exporting import make_small_run
+from support.exporting import make_small_run, task_of_activations
 from support.valid_network import CONTEXT, make_valid_run
 
 from connectomics_zoo.errors import CheckFailedError, MissingPackageError, OutputError, SpecError, WeightsError
 from connectomics_zoo.export import source
 from connectomics_zoo.export.packages import bioimageio as bioimageio_writer
 from connectomics_zoo.export.run import export_network
-from connectomics_zoo.schema.task import TaskSpec
-from connectomics_zoo.specs.lookup import get_task
 from connectomics_zoo.weights.load import load
 
 DATA = {
@@ -168,24 +166,12 @@ def test_a_package_that_does_not_pass_is_not_left(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def _with_activations(*kinds):
-    targets = [
-        {"kind": "class", "labels": [index]} if kind == "softmax" else {"kind": "foreground"}
-        for index, kind in enumerate(kinds, start=1)
-    ]
-    channels = [
-        {"name": f"c{index}", "activation": kind, "target": target, "losses": [{"kind": "mse"}]}
-        for index, (kind, target) in enumerate(zip(kinds, targets, strict=True))
-    ]
-    return TaskSpec.model_validate({**get_task("mito").model_dump(mode="json"), "channels": channels})
-
-
 def test_what_makes_no_package_is_refused(run, tmp_path):
     pytest.importorskip("bioimageio.core", reason="the extra bioimageio is not installed")
     for form in ("bioimageio", "monai-bundle"):
         with pytest.raises(WeightsError, match=f"has initial weights, and a package of the format {form} is"):
             export_network("mednext-S", tmp_path / "out", format=form)
-    mixed = make_small_run(tmp_path / "mixed", task=_with_activations("sigmoid", "tanh"))
+    mixed = make_small_run(tmp_path / "mixed", task=task_of_activations("sigmoid", "tanh"))
     with pytest.raises(SpecError, match=r"no words for the activations of the task mito \(sigmoid, tanh\), export it"):
         export_network(mixed, tmp_path / "out", format="bioimageio")
     with pytest.raises(OutputError, match=r"a MONAI bundle is a folder, and a name in .zip is that of a file"):
@@ -295,7 +281,7 @@ def test_activations_of_a_bundle_are_those_of_the_task(tmp_path):
     from connectomics_zoo.tasks.activations import activate
 
     for kinds in (("sigmoid",), ("softmax", "softmax"), ("scaled_sigmoid", "softmax", "tanh", "softmax", "none")):
-        task = _with_activations(*kinds)
+        task = task_of_activations(*kinds)
         run = make_small_run(tmp_path / f"run-{len(kinds)}", task=task)
         export_network(run, tmp_path / f"out-{len(kinds)}", format="monai-bundle")
         parser = ConfigParser()

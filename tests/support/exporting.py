@@ -42,3 +42,16 @@ def make_small_run(folder: Path, *, data: dict | None = None, task: TaskSpec | N
     torch.manual_seed(0)
     write_weights(build(model, deep_supervision=False), folder / WEIGHTS_FILE)
     return folder
+
+
+def task_of_activations(*kinds: str) -> TaskSpec:
+    """Return a task with a channel of each of these activations."""
+    targets = [
+        {"kind": "class", "labels": [index]} if kind == "softmax" else {"kind": "foreground"}
+        for index, kind in enumerate(kinds, start=1)
+    ]
+    channels = [
+        {"name": f"c{index}", "activation": kind, "target": target, "losses": [{"kind": "mse"}]}
+        for index, (kind, target) in enumerate(zip(kinds, targets, strict=True))
+    ]
+    return TaskSpec.model_validate({**get_task("mito").model_dump(mode="json"), "channels": channels})

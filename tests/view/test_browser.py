@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import io
-import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.browser import CHROMIUM, SWITCHES
 from support.volume_files import h5
 
 from connectomics_zoo.pictures.palette import BLUE
 from connectomics_zoo.view.state import PROBABILITY_OPACITY
-
-CHROMIUM = shutil.which("chromium")
-
-SWITCHES = [
-    "--no-sandbox",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    # WebGL 2 without a GPU:
-    "--use-gl=angle",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-]
 
 EDGE = 128
 

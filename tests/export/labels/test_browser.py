@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import io
-import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.browser import CHROMIUM, SWITCHES
 from support.stores import file_server
 from support.volume_files import write
 
 from connectomics_zoo.export.labels.run import export_labels
-
-CHROMIUM = shutil.which("chromium")
-
-SWITCHES = [
-    "--no-sandbox",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    # WebGL 2 without a GPU:
-    "--use-gl=angle",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-]
 
 RED, BLUE = "#ff0000", "#0000ff"
 
